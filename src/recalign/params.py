@@ -1,0 +1,261 @@
+"""params.yaml as a frozen pydantic tree; every stage reads it through `load_params`.
+
+A null that the budget sets is filled in here, so the rest of the code never meets one.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recalign.errors import RecalignError
+from recalign.layout import PARAMS
+
+Source = Literal["simulated", "movielens-100k", "movielens-1m", "lastfm", "table"]
+Budget = Literal["smoke", "demo", "few-shot", "full"]
+ObjectiveName = Literal["dpo", "dpo_pairs", "sdpo", "dmpo", "simpo"]
+Strategy = Literal["uniform", "popularity", "hard", "profile"]
+Metric = Literal["hr_at_1", "hr_at_5", "ndcg_at_10", "mrr"]
+Share = Field(ge=0.0, le=1.0)
+
+
+class Section(BaseModel):
+    """A part of params.yaml: unknown keys are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BudgetValues(Section):
+    base_model: str
+    sft_examples: int = Field(gt=0)
+    sft_epochs: int = Field(gt=0)
+    pairs: int = Field(gt=0)
+    align_epochs: int = Field(gt=0)
+    negatives: int = Field(gt=0)
+    profile_users: int = Field(gt=0)
+    validation_cases: int = Field(gt=0)
+    test_cases: int = Field(gt=0)
+
+
+class SimulatorParams(Section):
+    users: int = Field(gt=0)
+    days: int = Field(gt=0)
+    seed: int = Field(ge=0)
+
+
+class TableParams(Section):
+    interactions: str
+    items: str | None
+    user: str
+    item: str
+    title: str
+    timestamp: str | None
+    rating: str | None
+    attributes: tuple[str, ...]
+    noun: str
+
+
+class ValidateParams(Section):
+    max_rejected: float = Share
+    min_rows: int = Field(ge=1)
+    max_rows_per_user: float = Field(gt=0.0, le=1.0)
+    chunk_rows: int = Field(ge=1000)
+
+
+class PrepareParams(Section):
+    min_rating: float | None
+    core: int = Field(ge=1)
+    split: Literal["time", "leave-one-out"]
+    validation_share: float = Field(gt=0.0, lt=0.5)
+    test_share: float = Field(gt=0.0, lt=0.5)
+    profile_share: float = Field(ge=0.0, lt=1.0)
+    min_history: int = Field(ge=1)
+    max_history: int = Field(ge=1)
+    candidates: int = Field(ge=2)
+    cases_per_user: int = Field(ge=1)
+    memory_limit: str = Field(pattern=r"^\d+(\.\d+)?\s?(MB|GB|MiB|GiB)$")
+    popularity_alpha: float = Field(ge=0.0)
+
+
+class BaseParams(Section):
+    model: str
+    revision: str | None
+    quantisation: Literal["none", "nf4", "int8"]
+    compute: Literal["auto", "fp32", "bf16"]
+
+
+class PromptParams(Section):
+    form: Literal["history", "candidates"]
+    history: int = Field(ge=1)
+    profile: bool
+    max_title_tokens: int = Field(ge=1)
+
+
+class ProfilesParams(Section):
+    engine: Literal["statements", "generate", "endpoint", "counting"]
+    users: int = Field(gt=0)
+    claims: int = Field(ge=1)
+    max_new_tokens: int = Field(ge=1)
+    url: str
+    endpoint_model: str | None
+    batch: int = Field(ge=1)
+
+
+class PairsParams(Section):
+    examples: int = Field(gt=0)
+    negatives: int = Field(gt=0)
+    strategy: Literal["uniform", "popularity", "hard", "profile", "mixed"]
+    popularity_alpha: float = Field(ge=0.0)
+    hard_pool: int = Field(ge=1)
+    shares: dict[Strategy, float]
+
+
+class LoraParams(Section):
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0.0)
+    dropout: float = Field(ge=0.0, lt=1.0)
+    targets: str | tuple[str, ...]
+
+
+class OptimiserParams(Section):
+    learning_rate: float = Field(gt=0.0)
+    batch: int = Field(ge=1)
+    micro_batch: int = Field(ge=1)
+    warmup: float = Share
+    weight_decay: float = Field(ge=0.0)
+    max_grad_norm: float = Field(gt=0.0)
+    evaluations: int = Field(ge=1)
+
+
+class SftParams(OptimiserParams):
+    examples: int = Field(gt=0)
+    epochs: int = Field(gt=0)
+
+
+class AlignParams(OptimiserParams):
+    objectives: tuple[ObjectiveName, ...] = Field(min_length=1)
+    epochs: int = Field(gt=0)
+    beta: float = Field(gt=0.0)
+    rho: float
+
+
+class EvaluateParams(Section):
+    validation_cases: int = Field(gt=0)
+    test_cases: int = Field(gt=0)
+    score: Literal["auto", "logprob", "logprob_less_prior", "reward"]
+    prior_weights: tuple[float, ...]
+    resamples: int = Field(ge=100)
+    batch: int = Field(ge=1)
+
+
+class RegistryParams(Section):
+    model: str
+    metric: Metric
+    margin: float = Field(ge=0.0)
+
+
+class ScheduleParams(Section):
+    cron: str
+    timezone: str
+    retries: int = Field(ge=0)
+    timeout_minutes: float = Field(gt=0.0)
+
+
+class Params(Section):
+    """The whole of params.yaml, budget applied."""
+
+    source: Source
+    budget: Budget
+    seed: int = Field(ge=0)
+    threads: int = Field(ge=1)
+    budgets: dict[Budget, BudgetValues]
+    simulator: SimulatorParams
+    table: TableParams
+    validate_: ValidateParams = Field(alias="validate")
+    prepare: PrepareParams
+    base: BaseParams
+    prompt: PromptParams
+    profiles: ProfilesParams
+    pairs: PairsParams
+    lora: LoraParams
+    sft: SftParams
+    align: AlignParams
+    evaluate: EvaluateParams
+    registry: RegistryParams
+    schedule: ScheduleParams
+
+
+# section, key, and the budget's value that fills a null there
+FROM_BUDGET = (
+    ("base", "model", "base_model"),
+    ("profiles", "users", "profile_users"),
+    ("pairs", "examples", "pairs"),
+    ("pairs", "negatives", "negatives"),
+    ("sft", "examples", "sft_examples"),
+    ("sft", "epochs", "sft_epochs"),
+    ("align", "epochs", "align_epochs"),
+    ("evaluate", "validation_cases", "validation_cases"),
+    ("evaluate", "test_cases", "test_cases"),
+)
+
+
+def load_params(path: Path = PARAMS) -> Params:
+    """Read and check params.yaml.
+
+    Raises RecalignError: one line that names the key, its value, what is allowed, and the nearest valid key for a typo.
+    """
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecalignError(f"{path} is missing; run recalign in the project's root, where params.yaml lies") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise RecalignError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    return parse_params(tree, str(path))
+
+
+def parse_params(tree: Any, origin: str = "params") -> Params:
+    """Check a tree of plain values as `load_params` does; `origin` names it in errors."""
+    if not isinstance(tree, dict):
+        raise RecalignError(f"{origin} holds {type(tree).__name__}, not a mapping of sections")
+    try:
+        return Params.model_validate(_with_budget(tree))
+    except ValidationError as error:
+        raise RecalignError(f"{origin}: {_describe(error, tree)}") from None
+
+
+def _with_budget(tree: dict[str, Any]) -> dict[str, Any]:
+    values = (tree.get("budgets") or {}).get(tree.get("budget"))
+    if not isinstance(values, dict):
+        return tree  # pydantic then names what is wrong with the budget
+    filled = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    for section, key, budget_key in FROM_BUDGET:
+        part = filled.get(section)
+        if isinstance(part, dict) and part.get(key, 0) is None:
+            part[key] = values.get(budget_key)
+    return filled
+
+
+def _describe(error: ValidationError, tree: dict[str, Any]) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        parents, name = first["loc"][:-1], str(first["loc"][-1])
+        near = difflib.get_close_matches(name, _siblings(parents), n=1, cutoff=0.0)
+        return f"unknown key '{key}'; the nearest valid key is '{'.'.join([*map(str, parents), near[0]])}'"
+    if first["type"] == "missing":
+        return f"key '{key}' is missing; add it as the params.yaml of the repository shows it"
+    return f"{key} is {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _siblings(parents: tuple[int | str, ...]) -> list[str]:
+    model: Any = Params
+    for part in parents:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            fields = {field.alias or name: field for name, field in model.model_fields.items()}
+            model = fields[str(part)].annotation
+        else:
+            model = BudgetValues  # the only mapping of sections
+    return [field.alias or name for name, field in model.model_fields.items()]

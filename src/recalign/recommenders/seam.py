@@ -1,0 +1,52 @@
+"""The one seam of every recommender: whatever ranks items answers the same call."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from recalign.data.records import Items
+
+
+@dataclass(frozen=True)
+class Request:
+    """Whom to rank for: the history is oldest first (a set where there is no clock); cutoff is the time of asking."""
+
+    user_id: int | None
+    history: tuple[int, ...]
+    cutoff: datetime | None = None
+    profile: str | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An item and its score; higher is better, comparable within one request only."""
+
+    item_id: int
+    score: float
+
+
+class Recommender(Protocol):
+    """Scores candidates or the whole catalogue. `name` is the system's name in every table."""
+
+    name: str
+
+    def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
+        """[B, C] scores of equally long candidate lists, or [B, items] over the catalogue in ascending item id."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write the fitted state into the folder `path` (safetensors, Parquet, JSON)."""
+        ...
+
+
+def top(recommender: Recommender, catalogue: Items, requests: list[Request], k: int) -> list[list[Scored]]:
+    """The k best items a request that are not in its history, best first; equal scores by ascending item id."""
+    best = []
+    for request, row in zip(requests, recommender.scores(requests, None), strict=True):
+        seen = set(request.history)
+        scored = [Scored(i, float(s)) for i, s in zip(catalogue.ids, row.tolist(), strict=True) if i not in seen]
+        best.append(sorted(scored, key=lambda s: (-s.score, s.item_id))[:k])
+    return best
