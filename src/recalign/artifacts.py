@@ -93,7 +93,9 @@ def verify(path: Path) -> None:
     for name, expected in read_json(path / MANIFEST)["sha256"].items():
         file = path / name
         if not file.is_file():
-            raise RecalignError(f"{file} is missing though {path / MANIFEST} lists it; run 'dvc repro' to make it again")
+            raise RecalignError(
+                f"{file} is missing though {path / MANIFEST} lists it; run 'dvc repro' to make it again"
+            )
         if file_digest(file) != expected:
             raise RecalignError(f"{file} was changed after it was written (sha256 differs); 'dvc checkout' restores it")
 

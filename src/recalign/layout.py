@@ -3,17 +3,19 @@
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
-RAW = Path("data/raw")                  # /<source>: tracked by DVC, one folder a source
-INTERACTIONS = Path("data/interactions")  # ingest: interactions, items, malformed (unparsable lines), source.json, simulated: truth
-VALIDATED = Path("data/validated")      # validate: interactions, items, quarantine, summary.json
-PREPARED = Path("data/prepared")        # prepare: events, items, examples, candidates, manifest.json
-BASELINES = Path("data/baselines")      # baselines: one folder a fitted ID recommender, tuning.json
-BASE = Path("data/models/base")         # base: Hugging Face folder and base.json (id, revision, sha256)
-PROFILES = Path("data/profiles")        # profiles: profiles.parquet
-PAIRS = Path("data/pairs")              # pairs: pairs.parquet
-SFT = Path("data/models/sft")           # sft: PEFT adapter, curve.csv, training.json
-REFERENCE = Path("data/reference")      # reference: reference.parquet, log-probs under the SFT adapter
-ALIGN = Path("data/models/align")       # align@<objective>: PEFT adapter, curve.csv, training.json
-RANKS = Path("data/ranks")              # evaluate: ranks.parquet, systems.json
-REPORTS = Path("reports")               # report: metrics.json, plots/, report.html; validate: validation.html
-CACHE = Path("data/cache")              # content-addressed partial work that survives a kill; safe to delete
+RAW = Path("data/raw")  # /<source>: tracked by DVC, one folder a source
+INTERACTIONS = Path(
+    "data/interactions"
+)  # ingest: see docs/contracts.md for the files of each
+VALIDATED = Path("data/validated")  # validate: interactions, items, quarantine, summary.json
+PREPARED = Path("data/prepared")  # prepare: events, items, examples, candidates, manifest.json
+BASELINES = Path("data/baselines")  # baselines: one folder a fitted ID recommender, tuning.json
+BASE = Path("data/models/base")  # base: Hugging Face folder and base.json (id, revision, sha256)
+PROFILES = Path("data/profiles")  # profiles: profiles.parquet
+PAIRS = Path("data/pairs")  # pairs: pairs.parquet
+SFT = Path("data/models/sft")  # sft: PEFT adapter, curve.csv, training.json
+REFERENCE = Path("data/reference")  # reference: reference.parquet, log-probs under the SFT adapter
+ALIGN = Path("data/models/align")  # align@<objective>: PEFT adapter, curve.csv, training.json
+RANKS = Path("data/ranks")  # evaluate: ranks.parquet, systems.json
+REPORTS = Path("reports")  # report: metrics.json, plots/, report.html; validate: validation.html
+CACHE = Path("data/cache")  # content-addressed partial work that survives a kill; safe to delete

@@ -1,0 +1,132 @@
+"""The command line: one subcommand a stage of dvc.yaml, one a thing that a user does. Thin: it parses and calls.
+
+Exit codes: 0 well, 1 unforeseen fault (with a stack trace), 2 something the user can mend (one line), 130 interrupted.
+"""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from recalign import __version__
+from recalign.errors import RecalignError
+
+# The stages of dvc.yaml in its order, with what `recalign --help` says of each.
+STAGES = {
+    "ingest": "read the raw files of `source` into interactions and items",
+    "validate": "check every row, quarantine the bad ones with their reasons",
+    "prepare": "k-core, sequences, time split, examples and frozen candidate lists",
+    "baselines": "fit and tune popularity and item-kNN",
+    "base": "fetch the base model and convert it to safetensors",
+    "profiles": "infer what each user likes, from the history before the split's cutoff",
+    "pairs": "build preference pairs: one chosen item, K rejected ones",
+    "sft": "supervised fine-tuning of a LoRA adapter on histories",
+    "reference": "store the pairs' log-probs under the SFT adapter",
+    "align": "train one objective's adapter on the pairs (see --objective)",
+    "evaluate": "rank the frozen candidates with every system",
+    "report": "metrics, plots, the table and report.html",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("recalign").setLevel(logging.INFO)
+    try:
+        arguments.run(arguments)
+    except RecalignError as error:
+        print(f"recalign {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"recalign {arguments.command}: interrupted; nothing half-written is left", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="recalign",
+        description="From an interaction log to a preference-aligned LLM recommender. `dvc repro` runs the stages in "
+        "their order; params.yaml holds every parameter.",
+    )
+    parser.add_argument("--version", action="version", version=f"recalign {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in STAGES.items():
+        stage = commands.add_parser(name, help=summary, description=f"Stage {name}: {summary}.")
+        stage.set_defaults(run=_run_stage)
+        if name == "align":
+            stage.add_argument("--objective", required=True, help="one of align.objectives in params.yaml")
+    _add_simulate(commands)
+    _add_registry(commands)
+    _add_recommend(commands)
+    _add_rank(commands)
+    return parser
+
+
+def _call(module: str) -> Callable[..., None]:
+    """The function of a stage's module; imported here, so that `--help` imports none of the heavy libraries."""
+    function: Callable[..., None] = getattr(importlib.import_module(f"recalign.stages.{module}"), module)
+    return function
+
+
+def _params():  # type: ignore[no-untyped-def]  # its type would import pydantic for --help
+    from recalign.params import load_params
+
+    return load_params()
+
+
+def _run_stage(arguments: argparse.Namespace) -> None:
+    options = {"objective": arguments.objective} if arguments.command == "align" else {}
+    _call(arguments.command)(_params(), **options)
+
+
+Commands = argparse._SubParsersAction
+
+
+def _add_simulate(commands: Commands) -> None:
+    simulate = commands.add_parser("simulate", help="write the simulated log to data/raw/simulated")
+    simulate.add_argument("--days", type=int, help="days of log (default: simulator.days); more only adds events")
+    simulate.set_defaults(run=lambda a: _call("simulate")(_params(), days=a.days))
+
+
+def _add_registry(commands: Commands) -> None:
+    register = commands.add_parser("register", help="log the best adapter to MLflow and let the gate judge it")
+    register.set_defaults(run=lambda a: _call("register")(_params()))
+    promote = commands.add_parser("promote", help="make a registered version the champion")
+    promote.add_argument("version", help="version number in the registry")
+    promote.add_argument("--reason", required=True, help="why; kept with the version")
+    promote.set_defaults(run=lambda a: _call("promote")(_params(), a.version, a.reason))
+    rollback = commands.add_parser("rollback", help="give the alias champion back to the previous champion")
+    rollback.add_argument("--reason", required=True, help="why; kept with the version")
+    rollback.set_defaults(run=lambda a: _call("rollback")(_params(), a.reason))
+
+
+def _add_recommend(commands: Commands) -> None:
+    recommend = commands.add_parser("recommend", help="rank the catalogue for a user or for some titles")
+    whom = recommend.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--user", type=int, help="user id of the log")
+    whom.add_argument("--titles", nargs="+", metavar="TITLE", help="liked titles, oldest first")
+    recommend.add_argument("--adapter", help="adapter folder or models:/ URI (default: champion, else challenger)")
+    recommend.add_argument("-k", type=int, default=10, help="how many (default: 10)")
+    recommend.set_defaults(
+        run=lambda a: _call("recommend")(_params(), user=a.user, titles=a.titles, adapter=a.adapter, k=a.k)
+    )
+
+
+def _add_rank(commands: Commands) -> None:
+    rank = commands.add_parser("rank", help="score anyone's candidate lists (JSONL)")
+    system = rank.add_mutually_exclusive_group(required=True)
+    system.add_argument("--adapter", help="adapter folder or models:/ URI")
+    system.add_argument("--recommender", choices=("popularity", "item_knn"), help="an ID recommender instead")
+    rank.add_argument("--train", type=Path, help="interactions CSV (user_id,item_id[,timestamp]) for --recommender")
+    rank.add_argument("--cases", type=Path, required=True, help="JSONL: case, user_id, history, candidates, target")
+    rank.add_argument("--items", type=Path, required=True, help="CSV: item_id,title")
+    rank.add_argument("--out", type=Path, required=True, help="JSONL to write: case, rank, ranked")
+    rank.set_defaults(
+        run=lambda a: _call("rank")(
+            _params(), a.cases, a.items, a.out, adapter=a.adapter, recommender=a.recommender, train=a.train
+        )
+    )

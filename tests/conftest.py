@@ -1,0 +1,26 @@
+"""What all tests share: the params of the repository, and where real data may lie."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+_TREE = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def tree() -> dict[str, Any]:
+    """params.yaml as plain values, a copy a test."""
+    return copy.deepcopy(_TREE)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real data beside the checkout; skips where it is not."""
+    path = ROOT.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("real data (../shared/data) is not beside this checkout")
+    return path

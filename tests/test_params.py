@@ -1,0 +1,69 @@
+"""params.yaml is checked whole, and says what is wrong in one line."""
+
+import pytest
+from pydantic import ValidationError
+
+from recalign.errors import RecalignError
+from recalign.params import load_params, parse_params
+
+
+def test_the_budget_fills_what_is_null(tree):
+    """budget: demo gives the counts that budgets.demo lists."""
+    params = parse_params(tree)
+    assert params.sft.examples == tree["budgets"]["demo"]["sft_examples"]
+    assert params.pairs.negatives == tree["budgets"]["demo"]["negatives"]
+    assert params.base.model == "smollm2-135m-instruct"
+
+
+def test_a_value_beside_the_budget_wins(tree):
+    """sft.examples: 7 stands against the budget's count."""
+    tree["sft"]["examples"] = 7
+    assert parse_params(tree).sft.examples == 7
+
+
+@pytest.mark.parametrize(
+    ("section", "wrong", "right"),
+    [("sft", "learnig_rate", "sft.learning_rate"), (None, "sead", "seed"), ("prepare", "corre", "prepare.core")],
+)
+def test_a_typo_names_the_nearest_key(tree, section, wrong, right):
+    """An unknown key is refused with the key that was probably meant."""
+    (tree[section] if section else tree)[wrong] = 1
+    with pytest.raises(RecalignError, match=f"the nearest valid key is '{right}'"):
+        parse_params(tree)
+
+
+def test_an_unknown_source_lists_the_allowed_ones(tree):
+    """The message names key, value and what is allowed."""
+    tree["source"] = "netflix"
+    with pytest.raises(RecalignError, match=r"source is 'netflix'; input should be 'simulated', 'movielens-100k'"):
+        parse_params(tree)
+
+
+def test_an_unknown_objective_lists_the_allowed_ones(tree):
+    """align.objectives takes the presets' names only."""
+    tree["align"]["objectives"] = ["ppo"]
+    with pytest.raises(RecalignError, match=r"align.objectives.0 is 'ppo'; input should be 'dpo'.*'sdpo'"):
+        parse_params(tree)
+
+
+def test_a_missing_key_is_named(tree):
+    """Leaving a key out is an error that names it."""
+    del tree["pairs"]["strategy"]
+    with pytest.raises(RecalignError, match=r"key 'pairs.strategy' is missing"):
+        parse_params(tree)
+
+
+def test_params_are_frozen(tree):
+    """No stage can change what another one read."""
+    params = parse_params(tree)
+    with pytest.raises(ValidationError, match="frozen"):
+        params.seed = 1
+
+
+def test_broken_yaml_is_one_line(tmp_path):
+    """A syntax error is reported in one line with its place."""
+    path = tmp_path / "params.yaml"
+    path.write_text("source: [simulated\nbudget: demo\n", encoding="utf-8")
+    with pytest.raises(RecalignError, match="is not readable YAML") as error:
+        load_params(path)
+    assert "\n" not in str(error.value)
