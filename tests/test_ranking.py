@@ -1,0 +1,115 @@
+"""Ranks and metrics, with expectations worked out by hand and against an independent implementation."""
+
+import math
+
+import numpy as np
+import pytest
+
+from recalign.errors import RecalignError
+from recalign.evaluation.ranking import (
+    METRICS,
+    hit_rate,
+    metric_values,
+    ndcg,
+    reciprocal_rank,
+    target_places,
+    target_ranks,
+)
+
+INF = float("inf")
+
+
+def test_the_best_scored_target_has_rank_1_and_the_worst_stands_last() -> None:
+    assert target_ranks([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]], [0, 2]).tolist() == [1, 3]
+
+
+def test_a_target_stands_after_its_equals() -> None:
+    assert target_ranks([[1.0, 1.0, 1.0, 0.0]], [1]).tolist() == [3]
+
+
+def test_a_model_that_scores_everything_alike_is_ranked_last() -> None:
+    assert target_ranks(np.zeros((2, 20)), [0, 19]).tolist() == [20, 20]
+
+
+def test_excluded_items_do_not_stand_before_the_target() -> None:
+    assert target_ranks([[-INF, 2.0, -INF, 3.0]], [1]).tolist() == [2]
+
+
+def test_a_single_candidate_has_rank_1() -> None:
+    assert target_ranks([[-7.5]], [0]).tolist() == [1]
+
+
+def test_no_cases_give_no_ranks() -> None:
+    assert target_ranks(np.zeros((0, 20)), []).tolist() == []
+
+
+def test_nan_is_refused_and_its_case_named() -> None:
+    with pytest.raises(RecalignError, match="a score of case 1 is NaN"):
+        target_ranks([[1.0, 2.0], [1.0, math.nan]], [0, 0])
+
+
+def test_a_target_outside_of_its_list_is_refused() -> None:
+    with pytest.raises(RecalignError, match="target_index of case 1 is 2; 0 … 1 is allowed"):
+        target_ranks([[1.0, 2.0], [1.0, 2.0]], [0, 2])
+
+
+def test_an_empty_list_is_refused() -> None:
+    with pytest.raises(RecalignError, match="a list of candidates is empty"):
+        target_ranks(np.zeros((1, 0)), [0])
+
+
+def test_places_of_targets() -> None:
+    assert target_places([[5, 6, 7], [9, 5]], [7, 9]) == [2, 0]
+
+
+def test_a_missing_target_is_named() -> None:
+    with pytest.raises(RecalignError, match="candidates of case 1 lack the target 8"):
+        target_places([[5, 6], [5, 6]], [5, 8])
+
+
+def test_a_candidate_that_stands_twice_is_named() -> None:
+    with pytest.raises(RecalignError, match="candidates of case 0 hold item 6 twice"):
+        target_places([[5, 6, 6]], [5])
+
+
+def test_metrics_of_known_ranks() -> None:
+    ranks = np.array([1, 3, 7, 20])
+    assert hit_rate(ranks, 1).mean() == 1 / 4
+    assert hit_rate(ranks, 5).mean() == 2 / 4
+    assert ndcg(ranks, 10).tolist() == [1.0, 1 / 2, 1 / 3, 0.0]
+    assert reciprocal_rank(ranks).mean() == pytest.approx((1 + 1 / 3 + 1 / 7 + 1 / 20) / 4, abs=1e-15)
+
+
+def test_ndcg_at_10_ends_after_rank_10() -> None:
+    assert ndcg(np.array([10, 11]), 10).tolist() == [1 / math.log2(11), 0.0]
+
+
+def test_metrics_of_no_cases_are_refused() -> None:
+    with pytest.raises(RecalignError, match="mrr of no cases"):
+        metric_values("mrr", np.array([], dtype=np.int64))
+
+
+def test_a_rank_below_1_is_refused() -> None:
+    with pytest.raises(RecalignError, match="a rank is 0"):
+        metric_values("mrr", np.array([1, 0]))
+
+
+def test_an_unknown_metric_names_the_allowed_ones() -> None:
+    with pytest.raises(RecalignError, match="'hr_at_3' is unknown; allowed are hr_at_1, hr_at_5, ndcg_at_10, mrr"):
+        metric_values("hr_at_3", np.array([1]))
+
+
+def test_metrics_equal_those_of_ir_measures() -> None:
+    """Independent implementation: trec_eval through ir-measures, on scores without ties."""
+    import ir_measures
+    from ir_measures import RR, Success, nDCG
+
+    generator = np.random.default_rng(7)
+    scores = generator.permuted(np.tile(np.arange(20.0), (300, 1)), axis=1)
+    targets = generator.integers(0, 20, 300)
+    ranks = target_ranks(scores, targets)
+    qrels = [ir_measures.Qrel(str(q), str(t), 1) for q, t in enumerate(targets)]
+    run = [ir_measures.ScoredDoc(str(q), str(d), s) for q, row in enumerate(scores) for d, s in enumerate(row)]
+    theirs = ir_measures.calc_aggregate([Success @ 1, Success @ 5, nDCG @ 10, RR], qrels, run)
+    ours = [METRICS[key](ranks).mean() for key in ("hr_at_1", "hr_at_5", "ndcg_at_10", "mrr")]
+    assert ours == pytest.approx([theirs[m] for m in (Success @ 1, Success @ 5, nDCG @ 10, RR)], abs=1e-9)

@@ -1,0 +1,116 @@
+"""Intervals clustered by user, and the refusal to compare what cannot be compared."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recalign.errors import RecalignError
+from recalign.evaluation.ranking import metric_values
+from recalign.evaluation.significance import bootstrap_interval, metric_interval, paired_difference
+from recalign.evaluation.system_ranks import SystemRanks, in_case_order, read_system_ranks, write_system_ranks
+
+
+def system(name: str, ranks: list[int], users: list[int] | None = None) -> SystemRanks:
+    users = users or list(range(len(ranks)))
+    cases = [(f"{user}-{row:03d}", user) for row, user in enumerate(users)]
+    return in_case_order(name, "sampled-20", "uniform", "d1", cases, np.array(ranks), np.zeros(len(ranks)))
+
+
+def test_the_value_is_the_mean_over_cases_not_over_users() -> None:
+    interval = bootstrap_interval(np.array([1.0, 1.0, 1.0, 0.0]), [1, 1, 1, 2], 200, 0)
+    assert interval.value == 3 / 4
+
+
+def test_equal_values_have_an_interval_without_width() -> None:
+    interval = bootstrap_interval(np.full(6, 0.5), [1, 1, 2, 2, 3, 3], 200, 0)
+    assert (interval.low, interval.high) == (0.5, 0.5)
+
+
+def test_the_interval_equals_a_slow_loop_over_resamples() -> None:
+    generator = np.random.default_rng(3)
+    values, users = generator.random(40), generator.integers(0, 9, 40)
+    fast = bootstrap_interval(values, users.tolist(), 400, 5)
+    counts = np.random.default_rng(5).multinomial(9, np.full(9, 1 / 9), size=400)
+    means = []
+    for drawn in counts:
+        rows = [row for user, times in enumerate(drawn) for _ in range(times) for row in np.flatnonzero(users == user)]
+        means.append(values[rows].mean())
+    assert [fast.low, fast.high] == pytest.approx(np.quantile(means, [0.025, 0.975]).tolist(), abs=1e-12)
+
+
+def test_the_interval_holds_the_truth_about_95_times_in_100() -> None:
+    """Coverage over 300 samples of 100 independent users with HR@1 0.3; its own standard error is 1.3 points."""
+    generator = np.random.default_rng(11)
+    hits = 0
+    for sample in range(300):
+        interval = bootstrap_interval((generator.random(100) < 0.3).astype(float), list(range(100)), 400, sample)
+        hits += interval.low <= 0.3 <= interval.high
+    assert 0.90 <= hits / 300 <= 0.985
+
+
+def test_cases_of_one_user_widen_the_interval_when_they_are_alike() -> None:
+    values = np.repeat(np.random.default_rng(1).random(20), 5)
+    apart = bootstrap_interval(values, list(range(100)), 1000, 0)
+    together = bootstrap_interval(values, np.repeat(np.arange(20), 5).tolist(), 1000, 0)
+    assert (together.high - together.low) > 1.8 * (apart.high - apart.low)
+
+
+def test_users_in_small_and_large_chunks_of_resamples_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, users = np.random.default_rng(2).random(50), list(range(50))
+    whole = bootstrap_interval(values, users, 300, 4)
+    monkeypatch.setattr("recalign.evaluation.significance.CELLS_AT_ONCE", 700)
+    assert bootstrap_interval(values, users, 300, 4) == whole
+
+
+def test_no_case_has_no_interval() -> None:
+    with pytest.raises(RecalignError, match="0 values with 0 users"):
+        bootstrap_interval(np.array([]), [], 100, 0)
+
+
+def test_a_nan_is_refused_by_its_place() -> None:
+    with pytest.raises(RecalignError, match="value 1 is NaN"):
+        bootstrap_interval(np.array([0.0, np.nan]), [1, 2], 100, 0)
+
+
+def test_a_system_that_is_better_everywhere_differs_by_its_interval() -> None:
+    interval = paired_difference(system("a", [1] * 30), system("b", [2] * 30), "mrr", 200, 0)
+    assert (interval.value, interval.low, interval.high) == (0.5, 0.5, 0.5)
+
+
+def test_the_paired_difference_is_the_difference_of_the_means_and_turns_its_sign() -> None:
+    first, second = system("a", [1, 4, 2, 9, 1, 3]), system("b", [2, 1, 2, 5, 6, 3])
+    there = paired_difference(first, second, "ndcg_at_10", 500, 3)
+    back = paired_difference(second, first, "ndcg_at_10", 500, 3)
+    means = [metric_values("ndcg_at_10", s.ranks).mean() for s in (first, second)]
+    assert there.value == pytest.approx(means[0] - means[1], abs=1e-12)
+    assert [back.value, back.low, back.high] == pytest.approx([-there.value, -there.high, -there.low], abs=1e-12)
+
+
+@pytest.mark.parametrize("field", ["protocol", "manifest", "digest"])
+def test_systems_with_different_lists_cannot_be_compared_and_the_field_is_named(field: str) -> None:
+    first = system("a", [1, 2])
+    with pytest.raises(RecalignError, match=f"'a' and 'b' cannot be compared: {field} is "):
+        paired_difference(first, replace(system("b", [1, 2]), **{field: "other"}), "mrr", 100, 0)
+
+
+def test_systems_with_different_cases_cannot_be_compared_and_a_case_is_named() -> None:
+    with pytest.raises(RecalignError, match=r"example_id 2-002 was ranked by one of them only \(2 and 3 cases\)"):
+        paired_difference(system("a", [1, 2]), system("b", [1, 2, 3]), "mrr", 100, 0)
+
+
+def test_ranks_read_back_as_they_were_written(tmp_path: Path) -> None:
+    written = [system("a", [1, 4, 2], [7, 7, 3]), system("b", [3, 3, 3], [7, 7, 3])]
+    write_system_ranks(tmp_path / "ranks.parquet", written)
+    read = read_system_ranks(tmp_path / "ranks.parquet", {"uniform": "d1"})
+    assert [(s.system, s.example_ids, s.user_ids, s.ranks.tolist()) for s in read] == [
+        ("a", ("3-002", "7-000", "7-001"), (3, 7, 7), [2, 1, 4]),
+        ("b", ("3-002", "7-000", "7-001"), (3, 7, 7), [3, 3, 3]),
+    ]
+    assert metric_interval(read[0], "mrr", 200, 1) == metric_interval(written[0], "mrr", 200, 1)
+
+
+def test_an_example_that_was_ranked_twice_is_refused() -> None:
+    with pytest.raises(RecalignError, match="example_id 1-1 was ranked twice by 'a'"):
+        in_case_order("a", "sampled-20", "uniform", "d", [("1-1", 1), ("1-1", 1)], np.array([1, 2]), np.zeros(2))
