@@ -4,11 +4,9 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 RAW = Path("data/raw")  # /<source>: tracked by DVC, one folder a source
-INTERACTIONS = Path(
-    "data/interactions"
-)  # ingest: see docs/contracts.md for the files of each
+INTERACTIONS = Path("data/interactions")  # ingest: docs/contracts.md names the files of each folder
 VALIDATED = Path("data/validated")  # validate: interactions, items, quarantine, summary.json
-PREPARED = Path("data/prepared")  # prepare: events, items, examples, candidates, manifest.json
+PREPARED = Path("data/prepared")  # prepare: events, items, examples, candidates, summary.json
 BASELINES = Path("data/baselines")  # baselines: one folder a fitted ID recommender, tuning.json
 BASE = Path("data/models/base")  # base: Hugging Face folder and base.json (id, revision, sha256)
 PROFILES = Path("data/profiles")  # profiles: profiles.parquet

@@ -1,0 +1,119 @@
+"""dvc.yaml says what the code does, and the chain runs in a fresh clone."""
+
+import ast
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from project import copy_project, run, set_params
+from ruamel.yaml import YAML
+from stage_modules import SOURCE, stage_modules
+
+from recalign import layout
+from recalign.cli import STAGES
+
+ROOT = SOURCE.parent
+DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+REPEATABLE = ("data/prepared/examples.parquet", "data/prepared/candidates.parquet", "data/pairs/pairs.parquet", "data/ranks/ranks.parquet")
+
+
+def test_dvc_and_the_command_line_know_the_same_stages():
+    """Every stage of dvc.yaml is a subcommand, in the same order."""
+    assert list(DVC) == list(STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_every_module_it_imports(stage):
+    """Changing a module reruns the stages that import it, and no others."""
+    listed = [path for path in DVC[stage]["deps"] if path.startswith("src/")]
+    assert listed == stage_modules(stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_every_parameter_it_reads(stage):
+    """`params.x` in a stage's module stands among its parameters in dvc.yaml."""
+    tree = ast.parse((SOURCE / "recalign" / "stages" / f"{stage}.py").read_text(encoding="utf-8"))
+    read = {
+        node.attr.rstrip("_")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
+    }
+    listed = {key.split(".")[0] for key in DVC[stage]["params"]}
+    assert read <= listed, f"dvc.yaml lacks {sorted(read - listed)} under {stage}.params"
+
+
+def test_dvc_writes_where_the_code_writes():
+    """The outs of dvc.yaml are the places that layout.py names."""
+    outs = {str(next(iter(o)) if isinstance(o, dict) else o) for stage in DVC.values() for o in stage.get("outs", [])}
+    places = {str(value) for name, value in vars(layout).items() if name.isupper()}
+    folders = {re.sub(r"/\$\{.*", "", out) for out in outs if not out.startswith("reports/")}
+    assert folders <= places
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> Path:
+    """A clone in which `dvc repro` ran at budget smoke."""
+    project = copy_project(tmp_path_factory.mktemp("smoke") / "project", budget="smoke")
+    run(project, "dvc", "pull", "data/raw/films.dvc")
+    (project / "repro.log").write_text(run(project, "dvc", "repro").stdout, encoding="utf-8")
+    return project
+
+
+def digests(project: Path) -> dict[str, str]:
+    """sha256 of the files that must repeat."""
+    return {name: hashlib.sha256((project / name).read_bytes()).hexdigest() for name in REPEATABLE}
+
+
+def test_the_chain_ends_with_the_table_the_report_and_what_to_type_next(smoke):
+    """The last screen shows every system, the page's path and the next commands."""
+    screen = (smoke / "repro.log").read_text(encoding="utf-8")
+    for expected in ("popularity", "item_knn", "llm-base", "llm-sft", "llm-sdpo", "HR@1", "NDCG@10", "MRR",
+                     "reports/report.html", "recalign register"):
+        assert expected in screen
+    metrics = json.loads((smoke / "reports/metrics.json").read_text(encoding="utf-8"))
+    assert "ndcg_at_10" in json.dumps(metrics)
+
+
+def test_a_second_repro_does_nothing_and_says_so(smoke):
+    """Nothing changed: every stage is skipped."""
+    assert "Data and pipelines are up to date." in run(smoke, "dvc", "repro").stdout
+
+
+def test_no_artefact_is_a_pickle(smoke):
+    """Safetensors, Parquet, JSON, CSV and HTML only."""
+    files = [f for f in (smoke / "data").rglob("*") if f.is_file() and "cache" not in f.parts]
+    assert files
+    assert [f for f in files if f.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle", ".joblib"}] == []
+    assert [f for f in files if f.read_bytes()[:2] in (b"\x80\x02", b"\x80\x04", b"\x80\x05")] == []
+
+
+def test_two_fresh_runs_give_the_same_bytes(smoke, tmp_path):
+    """Examples, manifests, pairs and ranks repeat exactly on one machine."""
+    again = copy_project(tmp_path / "again", budget="smoke")
+    run(again, "dvc", "pull", "data/raw/films.dvc")
+    run(again, "dvc", "repro", "evaluate")
+    assert digests(again) == digests(smoke)
+
+
+def test_a_kill_in_the_middle_is_mended_by_the_next_repro(smoke, tmp_path):
+    """SIGKILL while training runs: `dvc repro` afterwards ends well, with the same bytes."""
+    before = digests(smoke)
+    set_params(smoke, sft__weight_decay=0.01)  # makes sft and all after it stale
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with (tmp_path / "log").open("w") as log:
+        killed = subprocess.Popen(
+            ["dvc", "repro"], cwd=smoke, stdout=log, stderr=log, env={**os.environ, "PATH": path}, start_new_session=True
+        )
+        time.sleep(9)
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    set_params(smoke, sft__weight_decay=0.0)
+    run(smoke, "dvc", "repro")
+    assert digests(smoke) == before
