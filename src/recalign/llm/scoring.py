@@ -1,0 +1,135 @@
+"""The one scorer: log-probabilities of several short responses after one prompt, with the prompt encoded once.
+
+SFT, the objectives, the reference store, ranking, profiles and serving all call `response_logprobs`.
+"""
+
+import inspect
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from recalign.llm.packing import SHARED_ATTENTION, check, pack
+
+log = logging.getLogger(__name__)
+POSITIONAL_LAYERS = {"full_attention", "sliding_attention"}  # kinds of layer that only look at ids' positions
+_said: set[str] = set()
+
+
+@dataclass(frozen=True)
+class ResponseLogprobs:
+    """What the model gives 1+K responses to each of B prompts; all tensors are [B, 1+K].
+
+    sums: summed token log-probs in fp32, 0 where mask is False; lengths: tokens, terminator included;
+    mask: True where a response exists (K may differ from prompt to prompt).
+    """
+
+    sums: Tensor
+    lengths: Tensor
+    mask: Tensor
+
+
+def response_logprobs(
+    model: torch.nn.Module, prompts: list[list[int]], responses: list[list[list[int]]]
+) -> ResponseLogprobs:
+    """Σ_t log π(y_t | x, y_<t) of each response, differentiable, all prompts in one flat row.
+
+    model: a transformers causal LM, bare or under PEFT; prompts: B lists of token ids; responses: B lists of 1+K lists
+    of token ids (ragged K allowed), each ending with its terminator. Equal to scoring every prompt + response on its
+    own; the decoder sees Σ (P + Σ(R − 1)) tokens and the head Σ (1 + Σ(R − 1)) rows. A model whose attention cannot
+    share a prompt is scored the naive way, and the log says why. Memory grows with the row: the caller chooses B.
+    Raises ValueError for an empty prompt or response.
+    """
+    reason = why_not_shared(model)
+    if reason is not None:
+        if reason not in _said:
+            _said.add(reason)
+            log.info("scoring each response on its own: %s", reason)
+        return naive_logprobs(model, prompts, responses)
+    _use_shared_attention(model)
+    row = pack(prompts, responses, _device(model))
+    logits = model(
+        input_ids=row.input_ids,
+        position_ids=row.position_ids,
+        # a 4-D mask is handed on as it is, so no T × T mask is built; the attention function goes by the layout alone
+        attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=row.input_ids.device),
+        layout=row.layout,
+        logits_to_keep=row.keep,
+        use_cache=False,
+    ).logits[0]
+    # fp32: log-softmax in bf16 loses what objectives compare. Less exact alternatives: logits[y] − logsumexp(logits)
+    logprobs = torch.log_softmax(logits.float(), dim=-1)[row.rows, row.tokens]
+    lengths = row.valid.sum(-1)
+    return ResponseLogprobs(logprobs.masked_fill(~row.valid, 0.0).sum(-1), lengths, lengths > 0)
+
+
+def naive_logprobs(
+    model: torch.nn.Module, prompts: list[list[int]], responses: list[list[list[int]]]
+) -> ResponseLogprobs:
+    """What `response_logprobs` computes, with a right-padded sequence a response: the oracle of its tests and the
+    fallback for models that cannot share a prompt. One prompt a forward pass."""
+    check(prompts, responses)
+    width = max(map(len, responses))
+    device = _device(model)
+    sums = [_naive(model, prompt, group, width) for prompt, group in zip(prompts, responses, strict=True)]
+    lengths = torch.tensor([[len(r) for r in group] + [0] * (width - len(group)) for group in responses], device=device)
+    return ResponseLogprobs(torch.stack(sums), lengths, lengths > 0)
+
+
+def _naive(model: torch.nn.Module, prompt: list[int], group: list[list[int]], width: int) -> Tensor:
+    device = _device(model)
+    longest = max(map(len, group))
+    length = len(prompt) + longest - 1  # nobody asks what follows the last token
+    ids = torch.zeros(len(group), length, dtype=torch.long)
+    seen, valid = torch.zeros_like(ids), torch.zeros(len(group), longest, dtype=torch.bool)
+    labels = torch.zeros(len(group), longest, dtype=torch.long)
+    for k, response in enumerate(group):
+        n = len(prompt) + len(response) - 1
+        ids[k, :n] = torch.tensor(prompt + response[:-1])
+        seen[k, :n] = 1
+        labels[k, : len(response)] = torch.tensor(response)
+        valid[k, : len(response)] = True
+    labels, valid = labels.to(device), valid.to(device)
+    logits = model(input_ids=ids.to(device), attention_mask=seen.to(device), use_cache=False).logits
+    logprobs = torch.log_softmax(logits[:, len(prompt) - 1 :].float(), dim=-1)
+    sums = logprobs.gather(-1, labels[..., None]).squeeze(-1).masked_fill(~valid, 0.0).sum(-1)
+    return torch.nn.functional.pad(sums, (0, width - len(group)))
+
+
+def why_not_shared(model: torch.nn.Module) -> str | None:
+    """Why this model's responses cannot branch off one encoded prompt; None where they can."""
+    base = _base(model)
+    name, config = type(base).__name__, base.config.get_text_config()
+    takes = inspect.signature(base.forward).parameters
+    if not base._can_set_attn_implementation() or not getattr(base, "_supports_attention_backend", False):
+        return f"{name} does not take a registered attention function"
+    if not {"position_ids", "logits_to_keep"} <= set(takes):
+        return f"{name} does not take position ids (ALiBi) or does not project chosen places"
+    if getattr(base, "_is_stateful", False):
+        return f"{name} is recurrent: its state is the order of the row"
+    others = set(getattr(config, "layer_types", None) or ()) - POSITIONAL_LAYERS
+    if others:
+        return f"{name} has layers of the kind {min(others)}"
+    if getattr(config, "attn_logit_softcapping", None):
+        return f"{name} caps its attention logits"
+    if getattr(config, "alibi", False):
+        return f"{name} biases attention by distance in the row (ALiBi)"
+    return None
+
+
+def _base(model: Any) -> PreTrainedModel:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _device(model: torch.nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _use_shared_attention(model: torch.nn.Module) -> None:
+    """Once a model, and for good: with gradient checkpointing attention runs again in the backward pass."""
+    base = _base(model)
+    if base.config._attn_implementation != SHARED_ATTENTION:
+        base.set_attn_implementation(SHARED_ATTENTION)

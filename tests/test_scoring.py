@@ -1,0 +1,148 @@
+"""The scorer equals naive scoring, in values and gradients, on every family that can share a prompt."""
+
+import logging
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+import tiny
+from recalign.llm import scoring
+from recalign.llm.scoring import naive_logprobs, response_logprobs, why_not_shared
+
+LORA_WEIGHTS = 0.1
+
+
+def with_lora(model: torch.nn.Module) -> torch.nn.Module:
+    """LoRA on every linear layer, with both factors non-zero, so that all of them get gradients."""
+    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(LORA_WEIGHTS * torch.randn(parameter.shape, generator=generator))
+    return adapted
+
+
+def gradients(model: torch.nn.Module, score) -> torch.Tensor:
+    """The gradient of a softmax loss over each prompt's responses (the first one chosen), as one vector."""
+    model.zero_grad()
+    prompts, responses = tiny.scoring_case()
+    result = score(model, prompts, responses)
+    (-torch.log_softmax(result.sums.masked_fill(~result.mask, -torch.inf), dim=1)[:, 0].mean()).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("family", tiny.SHARING)
+def test_values_equal_naive_scoring(family):
+    model = tiny.model(family)
+    prompts, responses = tiny.scoring_case()
+    assert why_not_shared(model) is None
+    with torch.no_grad():
+        shared, naive = response_logprobs(model, prompts, responses), naive_logprobs(model, prompts, responses)
+    torch.testing.assert_close(shared.sums, naive.sums, rtol=1e-5, atol=1e-5)
+    assert shared.lengths.tolist() == naive.lengths.tolist() == [[4, 1, 6, 0], [3, 0, 0, 0], [7, 2, 5, 5]]
+    assert shared.mask.tolist() == naive.mask.tolist()
+    assert shared.sums[1, 1:].tolist() == [0.0, 0.0, 0.0]
+    assert shared.sums[shared.mask].max() < -1.0
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "gradient-checkpointing"])
+@pytest.mark.parametrize("family", tiny.SHARING)
+def test_gradients_equal_naive_scoring_under_peft(family, checkpointing):
+    model = with_lora(tiny.model(family)).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    shared, naive = gradients(model, response_logprobs), gradients(model, naive_logprobs)
+    assert naive.norm() > 1e-3
+    assert (shared - naive).norm() / naive.norm() < 1e-4
+
+
+@pytest.mark.parametrize("family", ["mistral-window", "gemma3"])
+def test_the_window_is_shorter_than_the_prompt_and_matters(family):
+    """Without the window the values are others: the equality above would see a row that ignores it."""
+    prompts, responses = tiny.scoring_case()
+    windowed, free = tiny.model(family), tiny.model(family)
+    for layer in free.modules():
+        if hasattr(layer, "sliding_window"):
+            layer.sliding_window = None
+    free.config.sliding_window = None
+    with torch.no_grad():
+        difference = (
+            response_logprobs(windowed, prompts, responses).sums - response_logprobs(free, prompts, responses).sums
+        )
+    assert difference[0].abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("gemma2", "Gemma2ForCausalLM caps its attention logits"),
+        ("bloom", "BloomForCausalLM does not take a registered attention function"),
+        ("mamba", "MambaForCausalLM does not take a registered attention function"),
+    ],
+)
+def test_families_that_cannot_share_are_scored_naively_and_the_log_says_why(family, reason, caplog, monkeypatch):
+    monkeypatch.setattr(scoring, "_said", set())
+    model = tiny.model(family)
+    prompts, responses = tiny.scoring_case()
+    with torch.no_grad(), caplog.at_level(logging.INFO, logger="recalign"):
+        result = response_logprobs(model, prompts, responses)
+        response_logprobs(model, prompts, responses)
+    one_by_one = naive_logprobs(model, prompts[:1], [responses[0][2:3]])
+    torch.testing.assert_close(result.sums[0, 2], one_by_one.sums[0, 0], rtol=1e-5, atol=1e-4)
+    said = [record.message for record in caplog.records if record.name == "recalign.llm.scoring"]
+    assert said == [f"scoring each response on its own: {reason}"]
+
+
+def test_the_decoder_sees_each_prompt_once_and_no_last_token_and_the_head_only_needed_rows():
+    model = tiny.model()
+    prompts, responses = tiny.scoring_case()
+    seen = {}
+    model.model.layers[0].register_forward_pre_hook(lambda _, args: seen.update(decoder=args[0].shape[:2]))
+    model.lm_head.register_forward_pre_hook(lambda _, args: seen.update(head=args[0].shape[:2]))
+    response_logprobs(model, prompts, responses)
+    branches = [(4 - 1) + (1 - 1) + (6 - 1), 3 - 1, (7 - 1) + (2 - 1) + (5 - 1) + (5 - 1)]
+    assert seen["decoder"] == (1, 20 + 1 + 33 + sum(branches))
+    assert seen["head"] == (1, 3 + sum(branches))
+
+
+def test_a_prompt_scores_the_same_alone_and_in_company():
+    model = tiny.model()
+    prompts, responses = tiny.scoring_case()
+    with torch.no_grad():
+        together = response_logprobs(model, prompts, responses)
+        alone = response_logprobs(model, prompts[2:], responses[2:])
+    torch.testing.assert_close(alone.sums[0], together.sums[2], rtol=1e-5, atol=1e-5)
+
+
+def test_naive_scoring_is_the_sum_of_next_token_log_probs():
+    model = tiny.model()
+    with torch.no_grad():
+        logprobs = torch.log_softmax(model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits[0], dim=-1)
+        result = naive_logprobs(model, [[5, 6]], [[[7, 8]]])
+    torch.testing.assert_close(result.sums[0, 0], logprobs[1, 7] + logprobs[2, 8])
+
+
+def test_generation_and_padded_batches_still_work_after_scoring():
+    """The attention stays registered on the model; without a packed row it must be the library's own."""
+    model, untouched = tiny.model(), tiny.model()
+    response_logprobs(model, [[5, 6]], [[[7]]])
+    ids, mask = torch.tensor([[2, 2, 9, 10], [11, 12, 13, 14]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    options = {"attention_mask": mask, "max_new_tokens": 5, "do_sample": False}
+    assert model.generate(ids, **options).tolist() == untouched.generate(ids, **options).tolist()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "responses", "message"),
+    [
+        ([[]], [[[1]]], "a prompt is empty"),
+        ([[1]], [[[]]], "a response is empty"),
+        ([[1]], [[]], "a response is empty, or a prompt has none"),
+        ([[1], [2]], [[[1]]], "2 prompts and 1 groups"),
+    ],
+)
+def test_nothing_to_score_is_refused(prompts, responses, message):
+    with pytest.raises(ValueError, match=message):
+        response_logprobs(tiny.model(), prompts, responses)

@@ -1,0 +1,68 @@
+"""Tiny random models of many families, their tokenizer and a small catalogue: made by code, offline."""
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from recalign.data.records import Items
+from recalign.llm import tiny_random
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 640, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 512, "pad_token_id": 2,
+    "bos_token_id": 0, "eos_token_id": 2,
+}  # fmt: skip
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", SIZES),
+    "qwen2": ("qwen2", SIZES),
+    "qwen3": ("qwen3", SIZES),
+    "mistral": ("mistral", SIZES | {"sliding_window": None}),
+    "mistral-window": ("mistral", SIZES | {"sliding_window": 12}),
+    "phi3": ("phi3", SIZES),
+    "gemma": ("gemma", SIZES),
+    "gemma3": ("gemma3_text", SIZES | {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"]}),
+    "gpt2": ("gpt2", {"vocab_size": 640, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512,
+                      "attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}),
+    # the ones below cannot share a prompt
+    "gemma2": ("gemma2", SIZES | {"attn_logit_softcapping": 5.0, "layer_types": ["full_attention"] * 2}),
+    "bloom": ("bloom", {"vocab_size": 640, "hidden_size": 64, "n_layer": 2, "n_head": 4}),
+    "mamba": ("mamba", {"vocab_size": 640, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}),
+}  # fmt: skip
+SHARING = [name for name in FAMILIES if name not in ("gemma2", "bloom", "mamba")]
+
+
+def model(family: str = "llama", seed: int = 0) -> PreTrainedModel:
+    """A random fp32 model in eval mode; weights are large enough for log-probs of responses to differ clearly."""
+    kind, sizes = FAMILIES[family]
+    torch.manual_seed(seed)
+    built = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**sizes)).float().eval()
+    with torch.no_grad():
+        for name, parameter in built.named_parameters():
+            if parameter.ndim == 2 and "embed" not in name and "wte" not in name:
+                parameter.mul_(4.0)
+    return built
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    return tiny_random.tokenizer()
+
+
+def items(titles: list[str] | None = None) -> Items:
+    """A catalogue whose ids are 1, 2, …; by default ten invented films."""
+    words = ["House", "Secret", "Last", "Winter", "Return", "King", "Story", "Fall", "Legend", "Heart"]
+    titles = titles or [f"The {word} of Night (19{80 + n})" for n, word in enumerate(words)]
+    ids = tuple(range(1, len(titles) + 1))
+    return Items(ids, dict(zip(ids, titles, strict=True)), {i: {"genre": ["drama"]} for i in ids}, {i: i for i in ids})
+
+
+def scoring_case(seed: int = 0, *, vocabulary: int = 640) -> tuple[list[list[int]], list[list[list[int]]]]:
+    """Three prompts and ragged groups of responses, ids below `vocabulary`; the shortest have one token."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(n: int) -> list[int]:
+        return torch.randint(3, vocabulary, (n,), generator=generator).tolist()
+
+    prompts = [ids(20), ids(1), ids(33)]
+    return prompts, [[ids(4), ids(1), ids(6)], [ids(3)], [ids(7), ids(2), ids(5), ids(5)]]
