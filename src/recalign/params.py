@@ -74,6 +74,7 @@ class PrepareParams(Section):
     max_history: int = Field(ge=1)
     candidates: int = Field(ge=2)
     cases_per_user: int = Field(ge=1)
+    train_examples_per_user: int = Field(ge=1)
     memory_limit: str = Field(pattern=r"^\d+(\.\d+)?\s?(MB|GB|MiB|GiB)$")
     popularity_alpha: float = Field(ge=0.0)
 
