@@ -1,0 +1,2 @@
+-- Times below which the given shares of all likes lie.
+select quantile_disc(timestamp, [$profile_share, $before_validation, $before_test]) from sequences
