@@ -123,7 +123,8 @@ def _layout(blocks: list[tuple[int, list[int], list[int]]], device: torch.device
         scatter += range(b * longest, b * longest + n)
     flat = torch.tensor([position for _, positions, _ in blocks for position in positions])
     tensors = (gather, torch.tensor(scatter), all_positions, all_branches)
-    return Layout(*(tensor.to(device) for tensor in tensors)), flat[None].to(device)
+    gather, places, all_positions, all_branches = (tensor.to(device) for tensor in tensors)
+    return Layout(gather, places, all_positions, all_branches), flat[None].to(device)
 
 
 def shared_prefix_attention(
