@@ -148,6 +148,7 @@ class EvaluateParams(Section):
     prior_weights: tuple[float, ...]
     resamples: int = Field(ge=100)
     batch: int = Field(ge=1)
+    popularity_manifest: bool
 
 
 class RegistryParams(Section):
