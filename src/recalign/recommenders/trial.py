@@ -1,0 +1,102 @@
+"""A trial: the frozen cases of a split under one manifest, put to a recommender; the outcome is its ranks."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recalign.artifacts import digest_of, read_json
+from recalign.data.records import Case, Items, read_cases
+from recalign.errors import RecalignError
+from recalign.evaluation.ranking import Floats, target_ranks
+from recalign.evaluation.system_ranks import CATALOGUE, FULL, SAMPLED, SystemRanks, in_case_order
+from recalign.recommenders.seam import Recommender, Request
+
+CASES_AT_ONCE = 256  # requests in one call over the whole catalogue: bounds the score matrix
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Cases and the requests that they stand for, in the same order; digest is the manifest's."""
+
+    manifest: str
+    digest: str
+    cases: tuple[Case, ...]
+    requests: tuple[Request, ...]
+
+    @property
+    def candidates(self) -> list[list[int]]:
+        """The candidate lists, equally long."""
+        return [list(case.candidates) for case in self.cases]
+
+    @property
+    def target_index(self) -> list[int]:
+        """Column of each target in its list."""
+        return [case.target_index for case in self.cases]
+
+    @property
+    def keys(self) -> list[tuple[str, int]]:
+        """(example id, user id) of each case."""
+        return [(case.example.example_id, case.example.user_id) for case in self.cases]
+
+
+def read_trial(
+    prepared: Path, split: str, manifest: str, limit: int | None, seed: int, profiles: Mapping[int, str] | None = None
+) -> Trial:
+    """The first `limit` cases of a split (in hashed order) under a manifest; `profiles` maps users to the text to show.
+
+    Raises RecalignError when there is none.
+    """
+    cases = read_cases(prepared, split, manifest, limit, seed=seed)
+    if not cases:
+        raise RecalignError(f"{prepared}/candidates.parquet has no {split} case of manifest '{manifest}'; see counts")
+    digest = read_json(prepared / "summary.json")["manifests"][manifest]
+    texts = profiles or {}
+    requests = tuple(
+        Request(case.example.user_id, case.example.history, case.example.cutoff, texts.get(case.example.user_id))
+        for case in cases
+    )
+    return Trial(manifest, digest, tuple(cases), requests)
+
+
+def sampled_ranks(system: str, trial: Trial, scores: Floats) -> SystemRanks:
+    """Ranks of the targets among their candidates, from scores [B, C] in the trial's order."""
+    ranks = target_ranks(scores, trial.target_index)
+    own = scores[np.arange(len(ranks)), trial.target_index]
+    return in_case_order(system, SAMPLED, trial.manifest, trial.digest, trial.keys, ranks, own)
+
+
+def rank_sampled(recommender: Recommender, trial: Trial) -> SystemRanks:
+    """Put a trial to any recommender: protocol "sampled-20"."""
+    scores = recommender.scores(list(trial.requests), trial.candidates).double().cpu().numpy()
+    return sampled_ranks(recommender.name, trial, scores)
+
+
+def rank_catalogue(recommender: Recommender, catalogue: Items, trial: Trial) -> SystemRanks:
+    """Rank each target among the whole catalogue less the case's history: protocol "full". A target stays in always."""
+    column = {item: place for place, item in enumerate(catalogue.ids)}
+    targets = [column[case.example.target] for case in trial.cases]
+    ranks, scores = [], []
+    for start, stop in _spans(len(trial.cases)):
+        block = recommender.scores(list(trial.requests[start:stop]), None).double().cpu().numpy().copy()
+        for row, place in enumerate(range(start, stop)):
+            target_score = block[row, targets[place]]
+            block[row, [column[item] for item in trial.requests[place].history if item in column]] = -np.inf
+            block[row, targets[place]] = target_score
+        ranks.append(target_ranks(block, targets[start:stop]))
+        scores.append(block[np.arange(stop - start), targets[start:stop]])
+    digest = catalogue_digest(catalogue)
+    joined = np.concatenate(ranks), np.concatenate(scores)
+    return in_case_order(recommender.name, FULL, CATALOGUE, digest, trial.keys, *joined)
+
+
+def catalogue_digest(catalogue: Items) -> str:
+    """Digest (hex) of the ids and titles: what the "full" protocol ranks."""
+    return digest_of([[item, catalogue.titles[item]] for item in catalogue.ids])
+
+
+def _spans(count: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, count, CASES_AT_ONCE):
+        yield start, min(start + CASES_AT_ONCE, count)
+

@@ -1,0 +1,269 @@
+"""Stage evaluate: every system ranks the same frozen test cases; ranks.parquet is the only source of every figure."""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recalign import columns as c
+from recalign.artifacts import folder, read_json, read_parquet, write_json
+from recalign.data.records import Items
+from recalign.evaluation.ranking import METRICS, Floats, metric_values
+from recalign.evaluation.ranking_rule import LogprobScores, choose_rule, ranking_scores, rules_to_try
+from recalign.evaluation.system_ranks import CATALOGUE, SystemRanks, write_system_ranks
+from recalign.layout import ALIGN, BASE, BASELINES, CACHE, INTERACTIONS, PREPARED, PROFILES, RANKS, SFT
+from recalign.params import Params
+from recalign.recommenders.seam import Recommender
+from recalign.recommenders.trial import Trial, catalogue_digest, rank_catalogue, rank_sampled, read_trial, sampled_ranks
+
+log = logging.getLogger(__name__)
+
+UNIFORM, POPULARITY = "uniform", "popularity"
+UNTRAINED, TUNED = "llm-base", "llm-sft"
+EXAMPLES = 3  # users shown in the report
+SHOWN = 5  # of their ranked titles
+RANKED_BY = {"popularity": "train events", "item_knn": "co-occurrence", "oracle": "true probability"}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One system: its ranks, what systems.json says of it, and its scores [B, C] of the uniform test cases."""
+
+    ranks: list[SystemRanks]
+    about: dict[str, Any]
+    scores: Floats
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What is put to the systems: validation cases to choose on, test cases to measure on."""
+
+    validation: Trial
+    uniform: Trial
+    popularity: Trial
+    catalogue: Items
+
+    def tested(self, params: Params) -> list[Trial]:
+        """The test cases that language models rank: the harder manifest costs as much again, so params decide."""
+        return [self.uniform, self.popularity] if params.evaluate.popularity_manifest else [self.uniform]
+
+
+@dataclass(frozen=True)
+class RawScores:
+    """One language model's raw scores on the validation and test cases, and the seconds that they took."""
+
+    validation: LogprobScores
+    tests: dict[str, LogprobScores]  # by manifest
+    digest: str
+    seconds: float
+
+
+def evaluate(
+    params: Params,
+    prepared: Path = PREPARED,
+    baselines: Path = BASELINES,
+    base: Path = BASE,
+    sft: Path = SFT,
+    align: Path = ALIGN,
+    profiles: Path = PROFILES,
+    interactions: Path = INTERACTIONS,
+    out: Path = RANKS,
+    store: Path | None = CACHE / "logprobs",
+) -> None:
+    """Rank the test cases with every system and write `out`: ranks.parquet, systems.json, cases.json, examples.json.
+
+    Reads the folders of the earlier stages as docs/contracts.md draws them; `store` keeps log-probs between runs.
+    Raises RecalignError when an input is missing or an adapter belongs to another base.
+    """
+    trials = _trials(params, prepared, profiles)
+    measured: dict[str, Measured] = {}
+    for recommender in _id_recommenders(params, trials.catalogue, baselines, interactions):
+        measured[recommender.name] = _measure_id(recommender, trials)
+    raw = {
+        name: _score_language_model(name, adapter, params, base, prepared, trials, store)
+        for name, adapter in language_models(params, sft, align).items()
+    }
+    for name in raw:
+        measured[name] = _rank_language_model(name, raw, params, trials)
+    with folder(out) as partial:
+        write_system_ranks(partial / "ranks.parquet", [ranks for system in measured.values() for ranks in system.ranks])
+        write_json(partial / "systems.json", {name: system.about for name, system in measured.items()})
+        write_json(partial / "cases.json", _about_cases(trials, prepared))
+        write_json(partial / "examples.json", _examples(trials, measured))
+    log.info("evaluate: %d systems on %d cases -> %s", len(measured), len(trials.uniform.cases), out)
+
+
+def _trials(params: Params, prepared: Path, profiles: Path) -> Trials:
+    limits = {c.VALIDATION: params.evaluate.validation_cases, c.TEST: params.evaluate.test_cases}
+
+    def trial(split: str, manifest: str) -> Trial:
+        texts = profile_texts(params, profiles, split)
+        return read_trial(prepared, split, manifest, limits[split], params.seed, texts)
+
+    return Trials(
+        trial(c.VALIDATION, UNIFORM), trial(c.TEST, UNIFORM), trial(c.TEST, POPULARITY), Items.read(prepared)
+    )
+
+
+def profile_texts(params: Params, profiles: Path, split: str) -> dict[int, str]:
+    """The text of each user's profile for a split, by the engine in params; empty where prompts show none."""
+    if not params.prompt.profile:
+        return {}
+    rows = read_parquet(profiles / "profiles.parquet").to_pylist()
+    engine = params.profiles.engine
+    return {row[c.USER]: row[c.TEXT] for row in rows if row[c.SPLIT] == split and row["engine"] == engine}
+
+
+def _id_recommenders(params: Params, catalogue: Items, baselines: Path, interactions: Path) -> list[Recommender]:
+    from recalign.recommenders.item_knn import ItemKNN
+    from recalign.recommenders.oracle import Oracle
+    from recalign.recommenders.popularity import Popularity
+
+    found: list[Recommender] = [
+        Popularity.load(baselines / "popularity", catalogue),
+        ItemKNN.load(baselines / "item_knn", catalogue),
+    ]
+    if params.source == "simulated":
+        found.append(Oracle.read(interactions, catalogue))
+    return found
+
+
+def _measure_id(recommender: Recommender, trials: Trials) -> Measured:
+    started = time.monotonic()
+    uniform = recommender.scores(list(trials.uniform.requests), trials.uniform.candidates).double().cpu().numpy()
+    ranks = [
+        sampled_ranks(recommender.name, trials.uniform, uniform),
+        rank_sampled(recommender, trials.popularity),
+        rank_catalogue(recommender, trials.catalogue, trials.uniform),
+    ]
+    about = {
+        "kind": "oracle" if recommender.name == "oracle" else "id",
+        "ranked_by": RANKED_BY[recommender.name],
+        "prior_weight": None,
+        "cases": len(trials.uniform.cases),
+        "seconds": round(time.monotonic() - started, 1),
+        "validation": _means(rank_sampled(recommender, trials.validation)),
+    }
+    return Measured(ranks, about, uniform)
+
+
+def language_models(params: Params, sft: Path, align: Path) -> dict[str, Path | None]:
+    """The systems that are language models: name -> adapter folder, None for the untrained base."""
+    aligned = {f"llm-{objective}": align / objective for objective in params.align.objectives}
+    return {UNTRAINED: None, TUNED: sft, **aligned}
+
+
+def _score_language_model(
+    name: str, adapter: Path | None, params: Params, base: Path, prepared: Path, trials: Trials, store: Path | None
+) -> RawScores:
+    """One pass over validation and test; the model leaves the memory before the next one is loaded."""
+    from recalign.llm.base import load_language_model
+    from recalign.prompts import PromptBuilder
+    from recalign.recommenders.language_model import LanguageModelRecommender
+
+    started = time.monotonic()
+    model = load_language_model(base, params.base, adapter=adapter, seed=params.seed, threads=params.threads)
+    summary = read_json(prepared / "summary.json")
+    builder = PromptBuilder(
+        model.tokenizer, trials.catalogue, params.prompt, summary["noun"], clock=summary["clock"]
+    )
+    recommender = LanguageModelRecommender(
+        model, builder, trials.catalogue, name, batch=params.evaluate.batch, store=store
+    )
+
+    def score(trial: Trial) -> LogprobScores:
+        return LogprobScores(
+            recommender.logprobs(trial.requests, trial.candidates), recommender.priors(trial.candidates)
+        )
+
+    validation = score(trials.validation)
+    tests = {trial.manifest: score(trial) for trial in trials.tested(params)}
+    return RawScores(validation, tests, model.digest, round(time.monotonic() - started, 1))
+
+
+def _rank_language_model(name: str, raw: dict[str, RawScores], params: Params, trials: Trials) -> Measured:
+    """Choose on validation what ranks, then rank the test cases by it; the SFT model is the aligned ones' reference."""
+    own = raw[name]
+    reference = None if name in (UNTRAINED, TUNED) else raw[TUNED]
+    rules = rules_to_try(params.evaluate.score, params.evaluate.prior_weights, reference is not None)
+    validation = _with_reference(own.validation, reference.validation if reference else None)
+    choice = choose_rule(rules, validation, trials.validation.target_index)
+    scores = {
+        trial.manifest: ranking_scores(
+            choice.rule,
+            _with_reference(own.tests[trial.manifest], reference.tests[trial.manifest] if reference else None),
+        )
+        for trial in trials.tested(params)
+    }
+    chosen = sampled_ranks(name, trials.validation, ranking_scores(choice.rule, validation))
+    about = {
+        "kind": "llm",
+        **choice.as_dict(),
+        "cases": len(trials.uniform.cases),
+        "seconds": own.seconds,
+        "validation": _means(chosen),
+        "model_digest": own.digest,
+    }
+    log.info("%s is ranked by %s, chosen on %d validation cases", name, choice.rule.sentence, len(chosen.ranks))
+    ranks = [sampled_ranks(name, trial, scores[trial.manifest]) for trial in trials.tested(params)]
+    return Measured(ranks, about, scores[UNIFORM])
+
+
+def _with_reference(own: LogprobScores, reference: LogprobScores | None) -> LogprobScores:
+    return own if reference is None else replace(own, reference=reference.logprob)
+
+
+def _means(ranks: SystemRanks) -> dict[str, float]:
+    return {metric: round(float(metric_values(metric, ranks.ranks).mean()), 6) for metric in METRICS}
+
+
+def _about_cases(trials: Trials, prepared: Path) -> dict[str, Any]:
+    """What every figure carries: where the cases come from, and how many there are."""
+    summary = read_json(prepared / "summary.json")
+    cases = trials.uniform.cases
+    return {
+        "source": summary["source"],
+        "noun": summary["noun"],
+        "clock": summary["clock"],
+        "data_digest": summary["data_digest"],
+        "split": c.TEST,
+        "cases": len(cases),
+        "users": len({case.example.user_id for case in cases}),
+        "candidates": len(cases[0].candidates),
+        "items": len(trials.catalogue.ids),
+        "validation_cases": len(trials.validation.cases),
+        "manifests": {
+            UNIFORM: trials.uniform.digest,
+            POPULARITY: trials.popularity.digest,
+            CATALOGUE: catalogue_digest(trials.catalogue),
+        },
+    }
+
+
+def _examples(trials: Trials, measured: dict[str, Measured]) -> list[dict[str, Any]]:
+    """The first cases of three different users, with the best titles of every system: rows a person can judge."""
+    titles = trials.catalogue.titles
+    first: dict[int, int] = {}
+    for row, case in enumerate(trials.uniform.cases):
+        first.setdefault(case.example.user_id, row)
+    shown = []
+    for row in list(first.values())[:EXAMPLES]:
+        case, request = trials.uniform.cases[row], trials.uniform.requests[row]
+        ranked = {
+            name: [titles[case.candidates[place]] for place in np.argsort(-system.scores[row], kind="stable")[:SHOWN]]
+            for name, system in measured.items()
+        }
+        shown.append(
+            {
+                c.EXAMPLE: case.example.example_id,
+                c.USER: case.example.user_id,
+                c.HISTORY: [titles[item] for item in case.example.history],
+                c.PROFILE: request.profile,
+                c.TARGET: titles[case.example.target],
+                "ranked": ranked,
+            }
+        )
+    return shown
