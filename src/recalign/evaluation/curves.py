@@ -1,0 +1,49 @@
+"""Training curves: what a run wrote to its curve.csv, row by row."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recalign.errors import RecalignError
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The curve of one stage ("sft", "sdpo", …): numbers by column, None where a column was not measured."""
+
+    stage: str
+    rows: tuple[dict[str, float | None], ...]
+
+    def points(self, column: str) -> tuple[list[float], list[float]]:
+        """(examples seen, value) where the column was measured; empty where the stage has no such column."""
+        measured = [(row["examples"], row.get(column)) for row in self.rows]
+        pairs = [(float(x), float(y)) for x, y in measured if x is not None and y is not None]
+        return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def read_curve(stage: str, path: Path) -> Curve:
+    """Read a curve.csv. Raises RecalignError naming the file and line where a value is no number."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecalignError(f"{path} is missing; run 'dvc repro' to make it") from None
+    rows = []
+    for number, line in enumerate(csv.DictReader(io.StringIO(text)), start=2):
+        try:
+            rows.append({name: float(value) if value else None for name, value in line.items()})
+        except ValueError:
+            raise RecalignError(f"{path}:{number} holds a value that is no number; 'dvc checkout' restores it") from None
+    if rows and "examples" not in rows[0]:
+        raise RecalignError(f"{path} has no column 'examples'; 'dvc checkout' restores it")
+    return Curve(stage, tuple(rows))
+
+
+def to_csv(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
+    """Rows as CSV text with a heading; None is an empty field."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()

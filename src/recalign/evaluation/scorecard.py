@@ -1,0 +1,117 @@
+"""The scorecard: what every system reached on the same cases, with intervals, and who beats whom."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recalign.errors import RecalignError
+from recalign.evaluation.ranking import METRICS
+from recalign.evaluation.ranking_rule import CHOSEN_BY, RankingRule
+from recalign.evaluation.significance import Interval, metric_interval, paired_difference
+from recalign.evaluation.system_ranks import SystemRanks
+
+LLM, ID, ORACLE = "llm", "id", "oracle"  # kinds of system; an oracle knows the truth: it is no baseline
+UNTRAINED, TUNED = "llm-base", "llm-sft"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system: its metrics, and its NDCG@10 less the best baseline's (None for that baseline itself)."""
+
+    system: str
+    kind: str
+    ranked_by: str
+    metrics: dict[str, Interval]
+    difference: Interval | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """NDCG@10 of `first` less that of `second` on the same cases."""
+
+    first: str
+    second: str
+    interval: Interval
+
+    @property
+    def words(self) -> str:
+        """above, below or level with: what the interval allows to say."""
+        if self.interval.low > 0:
+            return "above"
+        return "below" if self.interval.high < 0 else "level with"
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """Systems under one protocol and manifest; baseline and llm are the best of their kind by validation."""
+
+    protocol: str
+    manifest: str
+    digest: str
+    cases: int
+    users: int
+    rows: tuple[Row, ...]
+    baseline: str
+    llm: str | None
+    comparisons: tuple[Comparison, ...]
+
+    def row(self, system: str) -> Row:
+        """The row of a system that is on the card."""
+        return next(row for row in self.rows if row.system == system)
+
+
+def ranked_by_sentence(about: Mapping[str, Any]) -> str:
+    """What ranks a system, from its entry in systems.json, in the words of the table."""
+    if about["kind"] == LLM:
+        return RankingRule(about["ranked_by"], about["prior_weight"]).sentence
+    return str(about["ranked_by"])
+
+
+def build_scorecard(
+    ranks: Sequence[SystemRanks], about: Mapping[str, Mapping[str, Any]], resamples: int, seed: int
+) -> Scorecard:
+    """The card of systems ranked on the same cases; `about` is systems.json.
+
+    Raises RecalignError when their cases differ (naming the field), or when no ID recommender is among them.
+    """
+    by_name = {system.system: system for system in ranks}
+    baseline = best_by_validation(about, [name for name in by_name if about[name]["kind"] == ID])
+    if baseline is None:
+        raise RecalignError("no ID recommender is among the systems; an LLM's figure means nothing without a baseline")
+    llm = best_by_validation(about, [name for name in by_name if about[name]["kind"] == LLM and name != UNTRAINED])
+
+    def compare(first: str, second: str) -> Comparison:
+        gain = paired_difference(by_name[first], by_name[second], CHOSEN_BY, resamples, seed)
+        return Comparison(first, second, gain)
+
+    rows = tuple(
+        Row(
+            name,
+            about[name]["kind"],
+            ranked_by_sentence(about[name]),
+            {metric: metric_interval(system, metric, resamples, seed) for metric in METRICS},
+            None if name == baseline else compare(name, baseline).interval,
+        )
+        for name, system in by_name.items()
+    )
+    first = ranks[0]
+    comparisons = tuple(compare(*pair) for pair in _pairs(list(by_name), baseline, llm))
+    users = len(set(first.user_ids))
+    return Scorecard(
+        first.protocol, first.manifest, first.digest, len(first.ranks), users, rows, baseline, llm, comparisons
+    )
+
+
+def best_by_validation(about: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> str | None:
+    """The system with the highest NDCG@10 on the validation cases; test cases choose nothing. None of none."""
+    return max(names, key=lambda name: about[name]["validation"][CHOSEN_BY], default=None)
+
+
+def _pairs(names: Sequence[str], baseline: str, llm: str | None) -> list[tuple[str, str]]:
+    """Each step of the training against the one before it, and the best LLM against the baselines."""
+    aligned = [name for name in names if name.startswith("llm-") and name not in (UNTRAINED, TUNED)]
+    pairs = [(name, TUNED) for name in aligned] + [(TUNED, UNTRAINED)]
+    wanted = [pair for pair in pairs if set(pair) <= set(names)]
+    if llm:
+        wanted += [(llm, other) for other in dict.fromkeys((baseline, "popularity")) if other in names]
+    return wanted

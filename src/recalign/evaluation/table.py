@@ -1,0 +1,54 @@
+"""The scorecard as a table on the terminal."""
+
+from recalign.evaluation.ranking import LABELS, METRICS
+from recalign.evaluation.scorecard import Scorecard
+from recalign.evaluation.significance import Interval
+
+
+def plain(interval: Interval) -> str:
+    """A metric with its 95 % interval: '0.312 [0.264, 0.361]'."""
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def difference(interval: Interval | None) -> str:
+    """A paired difference with its sign and interval; a dash where there is nothing to compare with."""
+    if interval is None:
+        return "—"
+    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]".replace("-", "−")
+
+
+def headings(card: Scorecard) -> list[str]:
+    """The columns of the card."""
+    return ["system", *(LABELS[metric] for metric in METRICS), f"NDCG@10 less {card.baseline}", "ranked by"]
+
+
+def cells(card: Scorecard) -> list[list[str]]:
+    """The card's rows as text, best NDCG@10 last, in the order of `headings`."""
+    rows = sorted(card.rows, key=lambda row: (row.metrics["ndcg_at_10"].value, row.system))
+    return [
+        [row.system, *(plain(row.metrics[metric]) for metric in METRICS), difference(row.difference), row.ranked_by]
+        for row in rows
+    ]
+
+
+def caption(card: Scorecard, source: str) -> str:
+    """What every figure of the card carries: source, protocol, manifest with digest, numbers of cases and users."""
+    return (
+        f"{source}, test split, {card.protocol}, manifest {card.manifest} {card.digest[:12]}, "
+        f"{card.cases} cases of {card.users} users, 95 % intervals over users"
+    )
+
+
+def print_scorecard(card: Scorecard, source: str) -> None:
+    """Print the card to standard output, in colour where it is a terminal; narrow terminals fold cells."""
+    import rich.box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if Console().is_terminal else 150, highlight=False)
+    table = Table(box=rich.box.SIMPLE_HEAD, title=caption(card, source), title_justify="left", title_style="")
+    for place, heading in enumerate(headings(card)):
+        table.add_column(heading, no_wrap=place == 0)
+    for row in cells(card):
+        table.add_row(*row, style="bold" if row[0] == card.llm else None)
+    console.print(table)

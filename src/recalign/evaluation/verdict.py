@@ -1,0 +1,68 @@
+"""The outcome in plain words, as the intervals allow them."""
+
+from recalign.evaluation.ranking_rule import CHOSEN_BY
+from recalign.evaluation.scorecard import TUNED, UNTRAINED, Comparison, Scorecard
+
+NAMES = {
+    "popularity": "popularity",
+    "item_knn": "item-kNN",
+    "oracle": "the oracle",
+    UNTRAINED: "the untrained model",
+    TUNED: "the SFT model",
+    "llm-sdpo": "S-DPO",
+    "llm-dpo": "DPO",
+    "llm-dpo_pairs": "DPO over pairs",
+    "llm-dmpo": "DMPO",
+    "llm-simpo": "SimPO",
+}
+
+
+def spoken(system: str) -> str:
+    """A system's name as a sentence says it."""
+    return NAMES.get(system, system)
+
+
+def verdict(card: Scorecard) -> list[str]:
+    """Sentences, the weightiest first: the best LLM against the best baseline, then what each training step gave."""
+    sentences = []
+    if card.llm:
+        against = next(pair for pair in card.comparisons if (pair.first, pair.second) == (card.llm, card.baseline))
+        sentences.append(_headline(card, against))
+    sentences += [_step(pair) for pair in card.comparisons if pair.second in (UNTRAINED, TUNED)]
+    if any(row.system == "oracle" for row in card.rows):
+        most = card.row("oracle").metrics[CHOSEN_BY].value
+        sentences.append(f"The oracle, which knows the true probabilities, reaches {most:.3f}: more can not be had.")
+    return sentences
+
+
+def _headline(card: Scorecard, against: Comparison) -> str:
+    llm, baseline = (card.row(name).metrics[CHOSEN_BY].value for name in (card.llm or "", card.baseline))
+    ends = {
+        "above": f"The LLM wins: {spoken(against.first)} stands above",
+        "below": f"The LLM loses: {spoken(against.first)} stands below",
+        "level with": f"No clear winner: {spoken(against.first)} is within the error of",
+    }[against.words]
+    return (
+        f"{ends} {spoken(card.baseline)}, the best baseline (NDCG@10 {llm:.3f} against {baseline:.3f}; "
+        f"difference {signed(against)} on {card.cases} cases of {card.users} users)."
+    )
+
+
+def _step(pair: Comparison) -> str:
+    said = {
+        "above": "is better than",
+        "below": "is worse than",
+        "level with": "can not be told from",
+    }[pair.words]
+    first = spoken(pair.first)
+    return f"{first[:1].upper()}{first[1:]} {said} {spoken(pair.second)} (NDCG@10 {signed(pair)})."
+
+
+def signed(pair: Comparison) -> str:
+    """A difference with its sign and its 95 % interval: '+0.031 [−0.002, +0.064]'."""
+    value, low, high = (f"{number:+.3f}".replace("-", "−") for number in _numbers(pair))
+    return f"{value} [{low}, {high}]"
+
+
+def _numbers(pair: Comparison) -> tuple[float, float, float]:
+    return pair.interval.value, pair.interval.low, pair.interval.high
