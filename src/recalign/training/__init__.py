@@ -1,0 +1,1 @@
+"""Training of LoRA adapters: supervised fine-tuning, the reference log-probs, and preference objectives."""

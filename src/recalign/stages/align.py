@@ -1,0 +1,79 @@
+"""Stage align: preference training of one objective, from the SFT adapter and with it as the reference."""
+
+from pathlib import Path
+from typing import Any
+
+from recalign import columns as c
+from recalign import layout
+from recalign.artifacts import digest_of
+from recalign.llm.base import LanguageModel, load_language_model
+from recalign.objectives import build_objective
+from recalign.params import Params
+from recalign.training.checkpoints import Checkpoints
+from recalign.training.examples import PreferenceExample, read_preference_examples
+from recalign.training.loop import train
+from recalign.training.preference import PreferenceTraining
+from recalign.training.reference import read_store, reference_sums
+from recalign.training.results import write_training
+
+# largest relative difference of policy and reference log-probs at step 0, by compute type: in bf16 the sums depend on
+# which examples share a forward pass (8 bits of mantissa)
+TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
+
+
+def align(
+    params: Params,
+    objective: str,
+    *,
+    prepared: Path = layout.PREPARED,
+    base: Path = layout.BASE,
+    pairs: Path = layout.PAIRS,
+    sft: Path = layout.SFT,
+    reference: Path = layout.REFERENCE,
+    out: Path = layout.ALIGN,
+    cache: Path = layout.CACHE,
+) -> None:
+    """Train the SFT adapter on by `objective`, into the folder `out`/<objective>; keep the best step by validation.
+
+    Raises RecalignError for an unknown objective, no pairs, missing reference log-probs, an adapter of another base, or
+    a loss that is not finite.
+    """
+    loss = build_objective(objective, beta=params.align.beta, rho=params.align.rho)
+    lm = load_language_model(
+        base, params.base, adapter=sft, trainable=True, seed=params.seed, threads=params.threads
+    )
+    examples = read_preference_examples(params, prepared, pairs, lm.tokenizer)
+    references = reference_sums(read_store(reference), lm.digest, [*examples[c.TRAIN], *examples[c.VALIDATION]])
+    task = PreferenceTraining(lm.model, loss, references, examples[c.VALIDATION], params.align.micro_batch)
+    checkpoints = Checkpoints(cache / "checkpoints", task.name, _inputs(params, objective, lm, examples))
+    apart = _check_start(params, lm, task, examples[c.TRAIN])
+    result = train(
+        lm.model, task, examples[c.TRAIN], params.align, epochs=params.align.epochs, seed=params.seed,
+        checkpoints=checkpoints,
+    )  # fmt: skip
+    facts = {
+        "stage": task.name,
+        "base": lm.identity,
+        "reference": lm.digest,
+        "inputs": checkpoints.digest,
+        "examples": len(examples[c.TRAIN]),
+        "step_0_difference": apart,
+        "params": {"align": params.align.model_dump(), "seed": params.seed},
+    }
+    write_training(lm, result, facts, out / objective)
+    checkpoints.remove()
+
+
+def _check_start(
+    params: Params, lm: LanguageModel, task: PreferenceTraining, examples: list[PreferenceExample]
+) -> float:
+    """Assert policy = reference in the mode that trains, or without dropout where there is some."""
+    lm.model.train(params.lora.dropout == 0.0)
+    return task.check_start(examples[: params.align.micro_batch], TOLERANCE[lm.dtype])
+
+
+def _inputs(params: Params, objective: str, lm: LanguageModel, examples: dict[str, list[PreferenceExample]]) -> str:
+    """Digest of everything that the trained weights depend on."""
+    section: dict[str, Any] = params.align.model_dump(exclude={"objectives"})
+    read = [[split, e.example_id, e.prompt, e.responses] for split, part in examples.items() for e in part]
+    return digest_of([objective, section, params.lora.model_dump(), params.seed, params.threads, lm.digest, read])

@@ -1,0 +1,50 @@
+"""Stage reference: the log-probs of the pairs' responses under the SFT adapter, computed where none are stored."""
+
+import logging
+import time
+from pathlib import Path
+
+from recalign import artifacts, layout
+from recalign.llm.base import load_language_model
+from recalign.params import Params
+from recalign.training.examples import read_preference_examples
+from recalign.training.reference import Store, compute, keys_of, missing_examples, read_store, store_table
+
+log = logging.getLogger(__name__)
+SAVE_EVERY_SECONDS = 60.0
+
+
+def reference(
+    params: Params,
+    *,
+    prepared: Path = layout.PREPARED,
+    base: Path = layout.BASE,
+    pairs: Path = layout.PAIRS,
+    sft: Path = layout.SFT,
+    out: Path = layout.REFERENCE,
+) -> None:
+    """Write reference.parquet with exactly the log-probs that the pairs need; those of the earlier file are kept.
+
+    A killed run keeps what it had computed up to a minute before. Raises RecalignError where there are no pairs or the
+    adapter belongs to another base.
+    """
+    lm = load_language_model(base, params.base, adapter=sft, seed=params.seed, threads=params.threads)
+    splits = read_preference_examples(params, prepared, pairs, lm.tokenizer)
+    examples = [example for split in splits.values() for example in split]
+    needed = {key for example in examples for key in keys_of(lm.digest, example)}
+    store = {key: value for key, value in read_store(out).items() if key in needed}
+    log.info("reference log-probs: %d read, %d to compute", len(store), len(needed) - len(store))
+    read, saved = len(store), time.monotonic()
+    missing = missing_examples(store, lm.digest, examples)
+    for part in compute(lm.model, lm.digest, missing, params.align.micro_batch):
+        store |= part
+        if time.monotonic() - saved > SAVE_EVERY_SECONDS:
+            _write(store, out)
+            saved = time.monotonic()
+    _write(store, out)
+    log.info("reference log-probs: %d read, %d computed", read, len(store) - read)
+
+
+def _write(store: Store, out: Path) -> None:
+    with artifacts.folder(out) as partial:
+        artifacts.write_parquet(partial / "reference.parquet", store_table(store))

@@ -1,0 +1,82 @@
+"""Stage sft: supervised fine-tuning of a new LoRA adapter on histories."""
+
+from pathlib import Path
+
+from recalign import columns as c
+from recalign import layout
+from recalign.artifacts import digest_of, read_json
+from recalign.data.records import Example, Items, read_examples
+from recalign.errors import RecalignError
+from recalign.llm.base import load_language_model
+from recalign.params import Params
+from recalign.preferences.profiles import read_profiles
+from recalign.prompts import PromptBuilder
+from recalign.training.checkpoints import Checkpoints
+from recalign.training.examples import text_examples
+from recalign.training.listing import read_listing
+from recalign.training.loop import train
+from recalign.training.results import write_training
+from recalign.training.sft import LanguageModelling
+
+
+def sft(
+    params: Params,
+    *,
+    prepared: Path = layout.PREPARED,
+    base: Path = layout.BASE,
+    profiles: Path = layout.PROFILES,
+    out: Path = layout.SFT,
+    cache: Path = layout.CACHE,
+) -> None:
+    """Train an adapter on the titles of training histories and their targets; keep the step with the best validation.
+
+    Raises RecalignError where there are no training or validation examples, or a loss is not finite.
+    """
+    items, summary = Items.read(prepared), read_json(prepared / "summary.json")
+    lm = load_language_model(
+        base, params.base, new_adapter=params.lora, trainable=True, seed=params.seed, threads=params.threads
+    )
+    builder = PromptBuilder(lm.tokenizer, items, params.prompt, summary["noun"], clock=summary["clock"])
+    train_on = _examples(prepared, c.TRAIN, params.sft.examples, params.seed)
+    validate_on = _examples(prepared, c.VALIDATION, params.evaluate.validation_cases, params.seed)
+    listing = read_listing(params, prepared, items)
+    texts = {split: _profile_texts(params, profiles, split) for split in (c.TRAIN, c.VALIDATION)}
+    learned = text_examples(train_on, builder, profiles=texts[c.TRAIN], listing=listing, whole_history=True)
+    held_out = text_examples(validate_on, builder, profiles=texts[c.VALIDATION], listing=listing)
+    inputs = digest_of(
+        [params.sft.model_dump(), params.lora.model_dump(), params.seed, params.threads, lm.digest, builder.digest]
+        + [[e.example_id, e.prompt, e.continuation] for e in [*learned, *held_out]]
+    )
+    checkpoints = Checkpoints(cache / "checkpoints", "sft", inputs)
+    task = LanguageModelling(lm.model, held_out, params.sft.micro_batch)
+    result = train(
+        lm.model, task, learned, params.sft, epochs=params.sft.epochs, seed=params.seed, checkpoints=checkpoints
+    )
+    facts = {
+        "stage": "sft",
+        "base": lm.identity,
+        "inputs": inputs,
+        "prompt": builder.digest,
+        "examples": len(learned),
+        "params": {"sft": params.sft.model_dump(), "lora": params.lora.model_dump(), "seed": params.seed},
+    }
+    write_training(lm, result, facts, out)
+    checkpoints.remove()
+
+
+def _examples(prepared: Path, split: str, limit: int, seed: int) -> list[Example]:
+    examples = read_examples(prepared, split, limit, seed=seed)
+    if not examples:
+        raise RecalignError(
+            f"{prepared / 'examples.parquet'} has no {split} examples; lower prepare.core or prepare.min_history, "
+            "or bring a longer log"
+        )
+    return examples
+
+
+def _profile_texts(params: Params, profiles: Path, split: str) -> dict[int, str]:
+    """User → the profile that prompts show; empty where they show none."""
+    if not params.prompt.profile:
+        return {}
+    found = read_profiles(profiles, params.profiles.engine)
+    return {user: profile.text for (of_split, user), profile in found.items() if of_split == split}

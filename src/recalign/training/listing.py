@@ -1,0 +1,50 @@
+"""The candidates that a training prompt lists, where prompts list candidates (prompt.form: candidates)."""
+
+import random
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from recalign import columns as c
+from recalign.artifacts import read_parquet
+from recalign.data.records import Items, hashed_order, read_examples
+from recalign.params import Params
+from recalign.preferences.pairs import taken_items
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Draws the items that a prompt lists, as many as an evaluated case has.
+
+    catalogue: all item ids; count: items listed; taken: example id → items that must not be listed as wrong ones;
+    seed: of the run. The draw depends on the seed and the example's id only.
+    """
+
+    catalogue: tuple[int, ...]
+    count: int
+    taken: Mapping[str, Set[int]]
+    seed: int
+
+    def items(self, example_id: str, target: int, rejected: Sequence[int] = ()) -> list[int]:
+        """The target, the rejected items and uniform others, shuffled; shorter where the catalogue is used up."""
+        generator = random.Random(int(hashed_order(self.seed, "listing", example_id), 16))
+        listed = dict.fromkeys([target, *rejected])
+        barred = self.taken[example_id]
+        draws = generator.sample(self.catalogue, min(len(self.catalogue), self.count + len(barred)))
+        others = [item for item in draws if item not in barred and item not in listed]
+        shown = [*listed, *others[: max(0, self.count - len(listed))]]
+        generator.shuffle(shown)
+        return shown
+
+
+def read_listing(params: Params, prepared: Path, catalogue: Items) -> Listing | None:
+    """The listing of training and validation examples; None where prompts list no candidates.
+
+    As for pairs, what a user took in training is never listed as a wrong item, and no later event is consulted.
+    """
+    if params.prompt.form == "history":
+        return None
+    examples = [e for split in (c.TRAIN, c.VALIDATION) for e in read_examples(prepared, split, seed=params.seed)]
+    taken = taken_items(read_parquet(prepared / "events.parquet"), examples)
+    by_example = {example.example_id: items for example, items in zip(examples, taken, strict=True)}
+    return Listing(catalogue.ids, params.prepare.candidates, by_example, params.seed)

@@ -1,0 +1,219 @@
+"""The training loop: AdamW, cosine schedule with warm-up, exact gradient accumulation, best step by validation."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from recalign.artifacts import digest_of
+from recalign.data.records import hashed_order
+from recalign.errors import RecalignError
+from recalign.params import OptimiserParams
+from recalign.progress import track
+from recalign.training.checkpoints import Checkpoints, TrainingState, Weights
+
+log = logging.getLogger(__name__)
+
+
+class Example(Protocol):
+    """What a task learns from."""
+
+    @property
+    def example_id(self) -> str:
+        """The example's name; the order of training is drawn from it."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the model reads for it."""
+        ...
+
+
+E = TypeVar("E", bound=Example)
+E_contra = TypeVar("E_contra", bound=Example, contravariant=True)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """loss: scalar, differentiable, summed over the examples' weights; sums: other figures, summed over examples."""
+
+    loss: Tensor
+    sums: dict[str, float]
+
+
+class Task(Protocol[E_contra]):
+    """What the loop trains on: language modelling, or a preference objective."""
+
+    name: str
+
+    def weight(self, example: E_contra) -> int:
+        """What an example counts in its batch's mean: its tokens in language modelling, 1 in preference training."""
+        ...
+
+    def loss(self, examples: Sequence[E_contra]) -> Measured:
+        """Loss of a micro-batch under the present weights."""
+        ...
+
+    def start(self) -> dict[str, float]:
+        """What `validate` gives before the first step."""
+        ...
+
+    def validate(self) -> dict[str, float]:
+        """Figures on the validation examples at the present weights, validation_loss (lower is better) among them."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """rows: the curve, one dict a step (step 0 first); best_step, best_loss: by validation; seconds, tokens_per_second:
+    of training alone, validation left out."""
+
+    rows: list[dict[str, Any]]
+    best_step: int
+    best_loss: float
+    seconds: float
+    tokens_per_second: float
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
+    """Rate of step 1 … `steps`: linear up to `peak` over the share `warmup` of the steps, then a cosine towards 0."""
+    rising = math.ceil(warmup * steps)
+    if step <= rising:
+        return peak * step / rising
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising - 1) / max(1, steps - rising)))
+
+
+def batches(examples: Sequence[E], size: int, epochs: int, seed: int) -> Iterator[list[E]]:
+    """The batches of all epochs; an epoch's order is drawn from (seed, epoch, example id), never from the order given.
+
+    Within a batch examples stand by length, so that micro-batches pad little; that does not change what a batch holds.
+    """
+    for epoch in range(epochs):
+        order = sorted(examples, key=lambda e: hashed_order(seed, epoch, e.example_id))
+        for start in range(0, len(order), size):
+            yield sorted(order[start : start + size], key=lambda e: (e.tokens, e.example_id))
+
+
+def evaluation_steps(steps: int, evaluations: int) -> set[int]:
+    """The steps after which validation is looked at: evenly spread, the last one among them."""
+    return {math.ceil(steps * i / evaluations) for i in range(1, evaluations + 1)}
+
+
+def trainable_weights(model: torch.nn.Module) -> Weights:
+    """The parameters that train, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def train(
+    model: torch.nn.Module,
+    task: Task[E],
+    examples: Sequence[E],
+    params: OptimiserParams,
+    *,
+    epochs: int,
+    seed: int,
+    checkpoints: Checkpoints,
+) -> TrainingResult:
+    """Train `model` in place; leave it at the step with the lowest validation loss, which may be step 0, the start.
+
+    The same examples (in any order), params, seed and machine give the same weights, even after a kill in between.
+    Raises RecalignError where there are no examples, or naming the step whose loss or gradient is not finite.
+    """
+    if not examples:
+        raise RecalignError(f"{task.name}: no training examples; look at data/prepared/summary.json and pairs.examples")
+    weights = trainable_weights(model)
+    optimiser = torch.optim.AdamW(weights.values(), lr=params.learning_rate, weight_decay=params.weight_decay)
+    state = checkpoints.load(weights, optimiser)
+    plan = list(batches(examples, params.batch, epochs, seed))
+    looks = evaluation_steps(len(plan), params.evaluations)
+    seen = list(accumulate(map(len, plan)))
+    if not state.rows:
+        _keep(task.name, state, weights, {"step": 0, "examples": 0, **task.start()})
+    steps = range(state.step + 1, len(plan) + 1)
+    for step in track(steps, len(steps), task.name, "steps"):
+        started = time.monotonic()
+        rate = learning_rate(step, len(plan), params.learning_rate, params.warmup)
+        torch.manual_seed(int(digest_of([seed, task.name, step])[:15], 16))  # dropout, the same after a resumption
+        row = _step(task, plan[step - 1], weights, optimiser, rate, params, step)
+        state.step = step
+        state.tokens += sum(example.tokens for example in plan[step - 1])
+        state.seconds += time.monotonic() - started
+        figures = _validated(model, task) if step in looks else {}
+        _keep(task.name, state, weights, {"step": step, "examples": seen[step - 1], **row, **figures})
+        if checkpoints.due():
+            checkpoints.save(state, weights, optimiser)
+    return _finish(task.name, state, weights)
+
+
+def _step(
+    task: Task[E],
+    batch: list[E],
+    weights: Weights,
+    optimiser: torch.optim.Optimizer,
+    rate: float,
+    params: OptimiserParams,
+    step: int,
+) -> dict[str, float]:
+    """One step of the optimiser; the loss is the weighted mean over the batch, however it is cut into micro-batches."""
+    total = sum(map(task.weight, batch))
+    loss, sums = 0.0, dict[str, float]()
+    for start in range(0, len(batch), params.micro_batch):
+        try:
+            measured = task.loss(batch[start : start + params.micro_batch])
+        except RecalignError as error:
+            raise RecalignError(f"{task.name}: at step {step}: {error}") from None
+        (measured.loss / total).backward()
+        loss += measured.loss.item() / total
+        for key, value in measured.sums.items():
+            sums[key] = sums.get(key, 0.0) + value
+    norm = float(torch.nn.utils.clip_grad_norm_(weights.values(), params.max_grad_norm))
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        section = task.name.partition("@")[0]  # align@sdpo is trained by align.learning_rate
+        raise RecalignError(
+            f"{task.name}: at step {step} the loss is {loss} and the gradient's norm {norm} (first example "
+            f"{batch[0].example_id}); both must be finite: lower {section}.learning_rate, now {params.learning_rate}"
+        )
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    means = {key: value / len(batch) for key, value in sums.items()}
+    return {"loss": loss, "learning_rate": rate, "grad_norm": norm, **means}
+
+
+def _validated(model: torch.nn.Module, task: Task[E]) -> dict[str, float]:
+    model.eval()
+    try:
+        return task.validate()
+    finally:
+        model.train()
+
+
+def _keep(name: str, state: TrainingState, weights: Weights, row: dict[str, Any]) -> None:
+    """Add a row to the curve; keep the weights where its validation loss is the lowest so far (or the first)."""
+    state.rows.append(row)
+    if "validation_loss" not in row:
+        return
+    figures = (f"{key.replace('_', ' ')} {row[key]:.4f}" for key in row if key.startswith("validation"))
+    log.info("%s: step %d, %s", name, row["step"], ", ".join(figures))
+    if not math.isfinite(row["validation_loss"]):
+        raise RecalignError(f"{name}: at step {row['step']} the validation loss is {row['validation_loss']}")
+    if row["validation_loss"] < state.best_loss:
+        state.best_step, state.best_loss = row["step"], row["validation_loss"]
+        state.best_weights = {key: parameter.detach().clone() for key, parameter in weights.items()}
+
+
+def _finish(name: str, state: TrainingState, weights: Weights) -> TrainingResult:
+    with torch.no_grad():
+        for name, parameter in weights.items():
+            parameter.copy_(state.best_weights[name])
+    if state.best_step == 0:
+        log.info("%s: validation never improved on the start, so the start is kept", name)
+    speed = state.tokens / state.seconds if state.seconds else 0.0
+    return TrainingResult(state.rows, state.best_step, state.best_loss, state.seconds, speed)

@@ -1,0 +1,59 @@
+"""What a training stage leaves behind: the adapter, its curve and the facts of its training."""
+
+import csv
+import io
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recalign import artifacts
+from recalign.llm.adapters import save_adapter
+from recalign.llm.base import LanguageModel
+from recalign.training.loop import TrainingResult
+
+log = logging.getLogger(__name__)
+CURVE = (
+    "step",
+    "examples",
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "reward_accuracy",
+    "reward_margin",
+    "chosen_logp_drift",
+    "rejected_logp_drift",
+    "validation_loss",
+    "validation_reward_accuracy",
+)
+
+
+def curve_csv(rows: list[dict[str, Any]]) -> str:
+    """The curve as CSV: a line a step, step 0 first; a cell is empty where the step measured nothing."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CURVE, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    return text.getvalue()
+
+
+def write_training(language_model: LanguageModel, result: TrainingResult, facts: Mapping[str, Any], out: Path) -> None:
+    """Write the adapter, curve.csv and training.json (`facts` and what the loop measured) into the folder `out`."""
+    with artifacts.folder(out) as partial:
+        save_adapter(language_model, partial)
+        artifacts.write_text(partial / "curve.csv", curve_csv(result.rows))
+        measured = {
+            "steps": result.rows[-1]["step"],
+            "best_step": result.best_step,
+            "best_validation_loss": result.best_loss,
+            "start_validation_loss": result.rows[0]["validation_loss"],
+            "seconds": round(result.seconds, 1),
+            "tokens_per_second": round(result.tokens_per_second, 1),
+        }
+        artifacts.write_json(partial / "training.json", {**facts, **measured})
+    log.info(
+        "%s: %d steps in %.0f s (%.0f tokens/s), validation loss %.4f at the start and %.4f at step %d, which is kept",
+        out, result.rows[-1]["step"], result.seconds, result.tokens_per_second,
+        result.rows[0]["validation_loss"], result.best_loss, result.best_step,
+    )  # fmt: skip
