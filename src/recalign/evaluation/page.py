@@ -1,12 +1,13 @@
 """Pieces of a self-contained HTML page. All text is escaped here: titles come from users' files."""
 
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as escape
 
 from recalign.evaluation.plots import Drawing
 
 CSS = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fdfdfc; --faint: #6b6b6b; --line: #d9d9d6; --mark: #b45309; }
+:root { color-scheme: light dark;
+  --ink: #1c1c1c; --paper: #fdfdfc; --faint: #6b6b6b; --line: #d9d9d6; --mark: #b45309; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e6e3; --paper: #161616; --faint: #9a9a96; --line: #3a3a38; --mark: #f0a35e; }
 }
@@ -79,3 +80,12 @@ def commands(lines: Iterable[str]) -> str:
 def folded(summary: str, inside: str) -> str:
     """HTML that opens on a click."""
     return f"<details>\n<summary>{escape(summary)}</summary>\n{inside}\n</details>"
+
+
+def ordered(lines: Iterable[str], hit: str) -> str:
+    """A ranked list; the line that equals `hit` stands out, in words too."""
+    listed = [
+        f'<li class="hit">{escape(line)} ← came next</li>' if line == hit else f"<li>{escape(line)}</li>"
+        for line in lines
+    ]
+    return "<ol>\n" + "\n".join(listed) + "\n</ol>"

@@ -1,9 +1,10 @@
 """Figures as SVG text: the same data gives the same bytes, and ink takes the colour of the page that shows them."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 ACCENT, OTHER, THIRD = "#d9730d", "#3b82c4", "#4c9f70"  # readable on white and on black
-STYLE = {
+STYLE: Any = {  # matplotlib types the keys of its settings one by one
     "svg.hashsalt": "recalign",  # ids of clip paths would be random otherwise
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -43,8 +44,17 @@ class Drawing:
     svg: str
 
 
-def interval_plot(card: Scorecard, metric: str = "ndcg_at_10") -> Drawing:
-    """Each system's metric with its 95 % interval, best on top, beside the value that a random order expects."""
+@contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):  # artists take their colours when they are made, the file its ids when written
+        yield
+
+
+@_style()
+def interval_plot(card: Scorecard, candidates: int, metric: str = "ndcg_at_10") -> Drawing:
+    """Each system's metric with its 95 % interval, best on top, beside what a random order of `candidates` expects."""
     rows = sorted(card.rows, key=lambda row: (row.metrics[metric].value, row.system))
     figure, (axes,) = _figure(1, height=0.6 + 0.36 * len(rows))
     for place, row in enumerate(rows):
@@ -53,7 +63,7 @@ def interval_plot(card: Scorecard, metric: str = "ndcg_at_10") -> Drawing:
         axes.plot([interval.value], [place], "o", color=colour)
     axes.set_yticks(range(len(rows)), [row.system for row in rows])
     axes.set_xlabel(f"{LABELS[metric]}, 95 % interval over users (dashed: random order)")
-    axes.axvline(chance(metric, 20), color=INK, linestyle="--", linewidth=1)
+    axes.axvline(chance(metric, candidates), color=INK, linestyle="--", linewidth=1)
     told = "; ".join(f"{row.system} {row.metrics[metric].value:.3f}" for row in reversed(rows))
     return Drawing("metrics", f"{LABELS[metric]} of every system", f"{LABELS[metric]}: {told}.", _svg(figure))
 
@@ -63,6 +73,7 @@ def chance(metric: str, candidates: int) -> float:
     return float(metric_values(metric, np.arange(1, candidates + 1)).mean())
 
 
+@_style()
 def learning_plot(curves: Sequence[Curve]) -> Drawing:
     """Training and validation loss of each stage over the examples it has seen."""
     figure, panels = _figure(len(curves))
@@ -77,6 +88,7 @@ def learning_plot(curves: Sequence[Curve]) -> Drawing:
     return Drawing("training", "Learning curves", f"Loss over examples. Validation loss, {told}.", _svg(figure))
 
 
+@_style()
 def drift_plot(curve: Curve) -> Drawing:
     """How far an aligned model's log-probs have moved from the reference's, and how often the chosen one leads."""
     figure, (drift, accuracy) = _figure(2)
@@ -103,19 +115,14 @@ def _first_and_last(curve: Curve, column: str) -> str:
 
 
 def _figure(panels: int, height: float = 3.0) -> tuple["Figure", list["Axes"]]:
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, height), layout="constrained")
-        return figure, [figure.add_subplot(1, panels, place + 1) for place in range(panels)]
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    return figure, [figure.add_subplot(1, panels, place + 1) for place in range(panels)]
 
 
 def _svg(figure: "Figure") -> str:
-    import matplotlib
-
     out = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     text = out.getvalue()
     return text[text.index("<svg") :].replace(INK, "currentColor").strip() + "\n"

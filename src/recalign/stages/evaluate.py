@@ -9,20 +9,22 @@ from typing import Any
 import numpy as np
 
 from recalign import columns as c
-from recalign.artifacts import folder, read_json, read_parquet, write_json
+from recalign.artifacts import folder, read_json, write_json
 from recalign.data.records import Items
+from recalign.evaluation.machine import machine
 from recalign.evaluation.ranking import METRICS, Floats, metric_values
 from recalign.evaluation.ranking_rule import LogprobScores, choose_rule, ranking_scores, rules_to_try
+from recalign.evaluation.scorecard import ID, LLM, ORACLE, TUNED, UNTRAINED
 from recalign.evaluation.system_ranks import CATALOGUE, SystemRanks, write_system_ranks
 from recalign.layout import ALIGN, BASE, BASELINES, CACHE, INTERACTIONS, PREPARED, PROFILES, RANKS, SFT
 from recalign.params import Params
+from recalign.preferences.profiles import read_profiles
 from recalign.recommenders.seam import Recommender
 from recalign.recommenders.trial import Trial, catalogue_digest, rank_catalogue, rank_sampled, read_trial, sampled_ranks
 
 log = logging.getLogger(__name__)
 
 UNIFORM, POPULARITY = "uniform", "popularity"
-UNTRAINED, TUNED = "llm-base", "llm-sft"
 EXAMPLES = 3  # users shown in the report
 SHOWN = 5  # of their ranked titles
 RANKED_BY = {"popularity": "train events", "item_knn": "co-occurrence", "oracle": "true probability"}
@@ -112,9 +114,8 @@ def profile_texts(params: Params, profiles: Path, split: str) -> dict[int, str]:
     """The text of each user's profile for a split, by the engine in params; empty where prompts show none."""
     if not params.prompt.profile:
         return {}
-    rows = read_parquet(profiles / "profiles.parquet").to_pylist()
-    engine = params.profiles.engine
-    return {row[c.USER]: row[c.TEXT] for row in rows if row[c.SPLIT] == split and row["engine"] == engine}
+    found = read_profiles(profiles, params.profiles.engine)
+    return {user: profile.text for (of_split, user), profile in found.items() if of_split == split}
 
 
 def _id_recommenders(params: Params, catalogue: Items, baselines: Path, interactions: Path) -> list[Recommender]:
@@ -140,7 +141,7 @@ def _measure_id(recommender: Recommender, trials: Trials) -> Measured:
         rank_catalogue(recommender, trials.catalogue, trials.uniform),
     ]
     about = {
-        "kind": "oracle" if recommender.name == "oracle" else "id",
+        "kind": ORACLE if recommender.name == "oracle" else ID,
         "ranked_by": RANKED_BY[recommender.name],
         "prior_weight": None,
         "cases": len(trials.uniform.cases),
@@ -200,7 +201,7 @@ def _rank_language_model(name: str, raw: dict[str, RawScores], params: Params, t
     }
     chosen = sampled_ranks(name, trials.validation, ranking_scores(choice.rule, validation))
     about = {
-        "kind": "llm",
+        "kind": LLM,
         **choice.as_dict(),
         "cases": len(trials.uniform.cases),
         "seconds": own.seconds,
@@ -232,9 +233,11 @@ def _about_cases(trials: Trials, prepared: Path) -> dict[str, Any]:
         "split": c.TEST,
         "cases": len(cases),
         "users": len({case.example.user_id for case in cases}),
+        "example_user": cases[0].example.user_id,
         "candidates": len(cases[0].candidates),
         "items": len(trials.catalogue.ids),
         "validation_cases": len(trials.validation.cases),
+        "machine": machine(),
         "manifests": {
             UNIFORM: trials.uniform.digest,
             POPULARITY: trials.popularity.digest,
