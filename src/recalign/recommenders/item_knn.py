@@ -1,0 +1,152 @@
+"""Item-kNN: what was liked together, is liked together.
+
+The score of item j for the history h_1 … h_n (h_n the latest) is
+    Σ_k r(n − k) · C[h_k, j] / (popularity[h_k]^q · popularity[j]^p),
+where C[i, j] adds up, over train users u who like both, |u|^−w · d(distance of i and j in u's order). With a clock, r
+and d fade by e over `recency` and `distance` likes; without one both are 1 and a history is a set. This is the
+similarity by conditional probability of Deshpande and Karypis (ACM TOIS 2004), with its damping by popularity and its
+lesser weight of long histories, both as exponents; the weights by age are ours.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+
+from recalign import columns as c
+from recalign.data.records import Items
+from recalign.recommenders.popularity import Popularity
+from recalign.recommenders.seam import Request
+from recalign.recommenders.store import columns_of, load_state, pick, save_state
+
+REACH = 3.0        # pairs further apart than so many `distance`s weigh under 5 % and are left out
+CELLS = 2**24      # requests × items scored at once: 128 MiB
+TIE_BREAK = 1e-9   # weight of popularity, which only orders items that the votes leave equal
+
+
+@dataclass(frozen=True)
+class Settings:
+    """damping p, context_damping q, user_damping w; distance and recency in likes, None where order does not count.
+
+    neighbours: how many items each item votes for at most; bounds the size of the model.
+    """
+
+    damping: float = 0.5
+    context_damping: float = 0.25
+    user_damping: float = 0.0
+    distance: float | None = None
+    recency: float | None = None
+    neighbours: int = 1000
+
+
+class ItemKNN:
+    """Scores by co-occurrence in train; items without a vote come after all others, by popularity."""
+
+    name = "item_knn"
+
+    def __init__(
+        self, catalogue: Items, votes: sparse.csr_array, popularity: NDArray[np.int64], settings: Settings
+    ) -> None:
+        """votes [items, items]: what the row's item, in a history, gives the column's; popularity [items] in train."""
+        self.catalogue = catalogue
+        self.votes = votes
+        self.popularity = popularity
+        self.settings = settings
+
+    @classmethod
+    def fit(cls, catalogue: Items, events: pa.Table, settings: Settings) -> "ItemKNN":
+        """Fit on train events (columns user_id, item_id, position: the user's order, read only with a `distance`)."""
+        together = co_occurrence(catalogue, events, settings.user_damping, settings.distance)
+        return cls.of(catalogue, together, Popularity.fit(catalogue, events).counts, settings)
+
+    @classmethod
+    def of(
+        cls, catalogue: Items, together: sparse.csr_array, popularity: NDArray[np.int64], settings: Settings
+    ) -> "ItemKNN":
+        """Damp a co-occurrence [items, items] and keep each row's strongest votes."""
+        count = np.maximum(popularity, 1).astype(np.float64)
+        voice = sparse.diags_array(count**-settings.context_damping)
+        prior = sparse.diags_array(count**-settings.damping)
+        votes = strongest(sparse.csr_array(voice @ together @ prior), settings.neighbours)
+        return cls(catalogue, votes.astype(np.float32), popularity, settings)
+
+    def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
+        """[B, C] votes for the candidates, or [B, items] for the whole catalogue; float64.
+
+        Raises RecalignError for an item, in a history or a list, that the catalogue does not hold.
+        """
+        step = max(1, CELLS // len(self.catalogue.ids))
+        parts = []
+        for start in range(0, len(requests), step):
+            votes = self._votes([request.history for request in requests[start : start + step]])
+            parts.append(pick(votes, self.catalogue, candidates and candidates[start : start + step]))
+        return torch.cat(parts) if parts else torch.empty((0, 0), dtype=torch.float64)
+
+    def _votes(self, histories: list[tuple[int, ...]]) -> NDArray[np.float64]:
+        lengths = [len(history) for history in histories]
+        items = columns_of(self.catalogue, [item for history in histories for item in history])
+        rows = np.repeat(np.arange(len(histories)), lengths)
+        weights = np.ones(len(items))
+        if self.settings.recency is not None:
+            back = np.concatenate([np.arange(length)[::-1] for length in lengths])
+            weights = np.exp(-back / self.settings.recency)
+        context = sparse.csr_array((weights, (rows, items)), shape=(len(histories), len(self.catalogue.ids)))
+        votes: NDArray[np.float64] = (context @ self.votes.astype(np.float64)).toarray()
+        return votes + TIE_BREAK * self.popularity / max(int(self.popularity.max()), 1)
+
+    def save(self, path: Path) -> None:
+        """Write votes (compressed sparse rows), popularity and settings into the folder `path`."""
+        arrays = {
+            "votes": self.votes.data,
+            "columns": self.votes.indices.astype(np.int32),
+            "row_starts": self.votes.indptr.astype(np.int64),
+            "popularity": self.popularity,
+        }
+        save_state(path, self.name, self.catalogue, arrays, asdict(self.settings))
+
+    @classmethod
+    def load(cls, path: Path, catalogue: Items) -> "ItemKNN":
+        """Read what `save` wrote. Raises RecalignError for a model of another catalogue."""
+        arrays, settings = load_state(path, cls.name, catalogue)
+        size = len(catalogue.ids)
+        votes = sparse.csr_array((arrays["votes"], arrays["columns"], arrays["row_starts"]), shape=(size, size))
+        return cls(catalogue, votes, arrays["popularity"], Settings(**settings))
+
+
+def co_occurrence(
+    catalogue: Items, events: pa.Table, user_damping: float, distance: float | None
+) -> sparse.csr_array:
+    """Symmetric [items, items] sum over users of |u|^−user_damping · exp(−distance / `distance`), zero diagonal."""
+    ordered = events.select([c.USER, c.ITEM, c.POSITION]).sort_by([(c.USER, "ascending"), (c.POSITION, "ascending")])
+    _, users, lengths = np.unique(ordered[c.USER].to_numpy(), return_inverse=True, return_counts=True)
+    items = columns_of(catalogue, ordered[c.ITEM].to_numpy())
+    size = len(catalogue.ids)
+    weights = lengths[users] ** (-user_damping / 2)  # each of a pair brings the root of |u|^−w
+    if distance is None:
+        likes = sparse.csr_array((weights, (users, items)), shape=(len(lengths), size))
+        together = sparse.csr_array(likes.T @ likes)
+        together.setdiag(0)
+        together.eliminate_zeros()
+        return together
+    together = sparse.csr_array((size, size))
+    for step in range(1, min(int(REACH * distance), int(lengths.max(initial=1)) - 1) + 1):
+        same = users[step:] == users[:-step]
+        pair = (items[:-step][same], items[step:][same])
+        weight = (weights[:-step] * weights[step:])[same] * np.exp(-step / distance)
+        together = together + sparse.csr_array((weight, pair), shape=(size, size))
+    return sparse.csr_array(together + together.T)
+
+
+def strongest(votes: sparse.csr_array, neighbours: int) -> sparse.csr_array:
+    """The `neighbours` largest entries of each row; equal ones by ascending column."""
+    votes.sort_indices()
+    keep = np.ones(votes.nnz, dtype=bool)
+    for row in np.flatnonzero(np.diff(votes.indptr) > neighbours):
+        start, end = votes.indptr[row], votes.indptr[row + 1]
+        keep[start + np.argsort(-votes.data[start:end], kind="stable")[neighbours:]] = False
+    rows = np.repeat(np.arange(votes.shape[0]), np.diff(votes.indptr))[keep]
+    return sparse.csr_array((votes.data[keep], (rows, votes.indices[keep])), shape=votes.shape)

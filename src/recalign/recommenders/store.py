@@ -1,0 +1,64 @@
+"""What ID recommenders share: columns of item ids, and a fitted state on disk that knows its catalogue."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from recalign.artifacts import digest_of, read_json, replacing, write_json
+from recalign.data.records import Items
+from recalign.errors import RecalignError
+
+ARRAYS = "model.safetensors"
+SETTINGS = "settings.json"
+
+
+def columns_of(catalogue: Items, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Column of each item id in the catalogue's ascending order.
+
+    Raises RecalignError naming the first id that the catalogue does not hold.
+    """
+    known = np.array(catalogue.ids, dtype=np.int64)
+    wanted = np.asarray(ids, dtype=np.int64)
+    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    unknown = known[places] != wanted
+    if unknown.any():
+        raise RecalignError(
+            f"item {wanted[unknown][0]} is not among the {len(known)} items of the catalogue; leave it out or add it"
+        )
+    return places
+
+
+def pick(scores: NDArray[np.float64], catalogue: Items, candidates: list[list[int]] | None) -> torch.Tensor:
+    """[B, items] scores as they are, or those of equally long candidate lists, [B, C]."""
+    if candidates is None:
+        return torch.from_numpy(scores)
+    flat = columns_of(catalogue, [item for row in candidates for item in row])
+    return torch.from_numpy(np.take_along_axis(scores, flat.reshape(len(candidates), -1), axis=1))
+
+
+def save_state(
+    path: Path, name: str, catalogue: Items, arrays: dict[str, NDArray[Any]], settings: dict[str, Any]
+) -> None:
+    """Write arrays (safetensors) and settings (JSON) with the catalogue's digest into the folder `path`."""
+    path.mkdir(parents=True, exist_ok=True)
+    with replacing(path / ARRAYS) as partial:
+        save_file({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in arrays.items()}, partial)
+    write_json(path / SETTINGS, {"name": name, "catalogue": digest_of(catalogue.ids), "settings": settings})
+
+
+def load_state(path: Path, name: str, catalogue: Items) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Arrays and settings as `save_state` wrote them.
+
+    Raises RecalignError when the folder holds another recommender, or one fitted on another catalogue.
+    """
+    state = read_json(path / SETTINGS)
+    if state["name"] != name:
+        raise RecalignError(f"{path} holds the recommender '{state['name']}', not '{name}'; run 'dvc repro baselines'")
+    if state["catalogue"] != digest_of(catalogue.ids):
+        raise RecalignError(f"{path} was fitted on another catalogue than this one; run 'dvc repro baselines'")
+    return {key: value.numpy() for key, value in load_file(path / ARRAYS).items()}, state["settings"]

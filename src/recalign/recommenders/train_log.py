@@ -1,0 +1,71 @@
+"""Anyone's interactions file (CSV), on which an ID recommender is fitted to rank candidate lists."""
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
+from recalign import columns as c
+from recalign.data.records import Items, hashed_order
+from recalign.errors import RecalignError
+from recalign.recommenders.popularity import Popularity
+from recalign.recommenders.seam import Recommender
+from recalign.recommenders.store import columns_of
+from recalign.recommenders.tuning import tuned_item_knn
+
+log = logging.getLogger(__name__)
+
+
+def fit_on_log(name: Literal["popularity", "item_knn"], catalogue: Items, path: Path, seed: int) -> Recommender:
+    """Fit a recommender on an interactions CSV as `read_train_log` reads it; item-kNN is tuned on a tenth of it."""
+    events, clock = read_train_log(path, catalogue)
+    log.info("%s: %d events, %s", path, len(events), "ordered by timestamp" if clock else "no timestamp: sets")
+    if name == "popularity":
+        return Popularity.fit(catalogue, events)
+    return tuned_item_knn(catalogue, events, clock, seed)[0]
+
+
+def read_train_log(path: Path, catalogue: Items) -> tuple[pa.Table, bool]:
+    """Events (user_id, item_id, timestamp, position) of a CSV with columns user_id, item_id and maybe timestamp.
+
+    The second value says whether there is a clock. Timestamps are seconds since 1970 or ISO 8601; a repeated
+    (user, item) counts once. Raises RecalignError for a missing file, column or item, or values that cannot be read.
+    """
+    try:
+        table = csv.read_csv(path)
+    except FileNotFoundError:
+        raise RecalignError(f"{path} is missing; give --train an interactions file") from None
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise RecalignError(f"{path} is not CSV in UTF-8 with a header: {' '.join(str(error).split())}") from None
+    for column in (c.USER, c.ITEM):
+        if column not in table.column_names:
+            raise RecalignError(f"{path} has no column '{column}' (it has {', '.join(table.column_names)}); add it")
+        if not pa.types.is_integer(table[column].type) or table[column].null_count:
+            raise RecalignError(f"{path}: column '{column}' must hold whole numbers in every row; renumber the ids")
+    if not len(table):
+        raise RecalignError(f"{path} holds no row; an ID recommender learns from at least one interaction")
+    columns_of(catalogue, table[c.ITEM].to_numpy())
+    clock = c.TIMESTAMP in table.column_names
+    times = table[c.TIMESTAMP] if clock else pa.nulls(len(table), pa.timestamp("us"))
+    try:
+        times = pc.cast(times, pa.timestamp("s")) if pa.types.is_integer(times.type) else times
+        times = pc.cast(times, pa.timestamp("us"))
+    except pa.ArrowInvalid as error:
+        raise RecalignError(f"{path}: column 'timestamp' must be seconds or ISO 8601: {error}") from None
+    firsts = pa.table({c.USER: table[c.USER], c.ITEM: table[c.ITEM], c.TIMESTAMP: times})
+    firsts = firsts.group_by([c.USER, c.ITEM]).aggregate([(c.TIMESTAMP, "min")])
+    return _in_order(firsts.rename_columns([c.USER, c.ITEM, c.TIMESTAMP])), clock
+
+
+def _in_order(events: pa.Table) -> pa.Table:
+    """Add position: by time, equal times by a hash of (user, item)."""
+    pairs = zip(events[c.USER].to_pylist(), events[c.ITEM].to_pylist(), strict=True)
+    events = events.append_column("tie", pa.array([hashed_order(*pair) for pair in pairs], pa.string()))
+    events = events.sort_by([(c.USER, "ascending"), (c.TIMESTAMP, "ascending"), ("tie", "ascending")]).drop(["tie"])
+    users = events[c.USER].to_numpy()
+    _, starts, lengths = np.unique(users, return_index=True, return_counts=True)
+    return events.append_column(c.POSITION, pa.array(np.arange(len(users)) - np.repeat(starts, lengths)))
