@@ -1,0 +1,151 @@
+"""The base model: fetched once into a folder with its identity, and loaded with or without an adapter."""
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from recalign.artifacts import digest_of, file_digest, folder, read_json, write_json
+from recalign.errors import RecalignError
+from recalign.llm import downloads, tiny_random
+from recalign.llm.adapters import adapter_digest, add_adapter, check_base, load_adapter
+from recalign.llm.quantisation import choose_device, choose_dtype, keep_layout, quantisation_config
+from recalign.params import BaseParams, LoraParams
+
+log = logging.getLogger(__name__)
+IDENTITY = "base.json"
+SMOLLM2, TINY = "smollm2-135m-instruct", "tiny-random"
+COPIED = (".safetensors", ".json", ".jinja", ".model", ".txt")  # of a local folder; pickles stay behind
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal LM ready to score, train or generate.
+
+    model: transformers or PEFT; dtype: "fp32" or "bf16", of activations and plain weights; quantisation: what really
+    runs, "none" where 4 or 8 bits cannot; identity: base.json (id, revision, sha256); digest: of base, adapter,
+    quantisation and dtype, the key of everything computed with this model as it was loaded.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    dtype: str
+    quantisation: str
+    identity: dict[str, Any]
+    digest: str
+
+
+def fetch_base(params: BaseParams, out: Path) -> None:
+    """Write the base model that base.model names as a Hugging Face folder with base.json into `out`.
+
+    base.json: id (what base.model accepts again, a local folder's name), revision, sha256 over the weight files.
+    Raises RecalignError when it is not found, not a causal LM, has no safetensors or needs code of its own.
+    """
+    with folder(out) as partial:
+        if params.model == SMOLLM2:
+            identity, revision = SMOLLM2, downloads.smollm2(partial)
+        elif params.model == TINY:
+            tiny_random.write(partial)
+            identity, revision = TINY, "1"
+        elif (source := Path(params.model).expanduser()).is_dir():
+            _copy(source, partial)
+            identity, revision = source.resolve().name, "local"
+        elif downloads.is_hub_name(params.model):
+            identity, revision = params.model, downloads.hub(params.model, params.revision, partial)
+        else:
+            raise RecalignError(
+                f"base.model is {params.model!r}, which is no folder; allowed: {SMOLLM2}, {TINY}, "
+                "a Hub name owner/name with base.revision, or the path of a model's folder"
+            )
+        _check_causal(partial, params.model)
+        write_json(partial / IDENTITY, {"id": identity, "revision": revision, "sha256": _weights_digest(partial)})
+
+
+def _copy(source: Path, target: Path) -> None:
+    files = [file for file in sorted(source.iterdir()) if file.suffix in COPIED]
+    downloads.need_space(target, sum(file.stat().st_size for file in files))
+    for file in files:
+        shutil.copyfile(file, target / file.name)
+
+
+def _weights_digest(path: Path) -> str:
+    return digest_of({file.name: file_digest(file) for file in sorted(path.glob("*.safetensors"))})
+
+
+def _check_causal(path: Path, model: str) -> None:
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if not list(path.glob("*.safetensors")):
+        raise RecalignError(f"base.model {model!r} has no *.safetensors files; other formats (pickle) are not read")
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (ValueError, OSError) as error:
+        said = " ".join(str(error).split())[:160]
+        raise RecalignError(
+            f"base.model {model!r} has no config.json that transformers knows without running the model's own code "
+            f"({said}); choose a model whose architecture transformers ships"
+        ) from None
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    names = config.architectures or []
+    if known is None or not any(name == known or name.endswith("ForCausalLM") for name in names):
+        raise RecalignError(
+            f"base.model {model!r} is not a causal language model (config.json: {', '.join(names) or 'no'} "
+            "architecture); choose one whose architecture ends in ForCausalLM"
+        )
+
+
+def load_language_model(
+    base: Path,
+    params: BaseParams,
+    *,
+    adapter: Path | None = None,
+    new_adapter: LoraParams | None = None,
+    trainable: bool = False,
+    seed: int = 0,
+    threads: int | None = None,
+) -> LanguageModel:
+    """Load a base folder, with an adapter's folder or a new adapter on top.
+
+    trainable: the adapter gets gradients and the model is in train mode, else in eval mode; the base is always frozen.
+    seed: draws a new adapter; threads: of torch on the CPU. The same folder, adapter and params give the same
+    log-probs in both modes (dropout aside), so a policy equals its reference at step 0.
+    Raises RecalignError when the base is missing or the adapter was trained on another one.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # loading takes a second; in a log the bar takes a screen
+    if adapter is not None and new_adapter is not None:
+        raise ValueError("either an adapter to load or a new one, not both")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    identity = read_json(base / IDENTITY)
+    trained = None
+    if adapter is not None:
+        trained = adapter_digest(adapter)
+        check_base(adapter, identity)
+    device = choose_device()
+    dtype = choose_dtype(params, device)
+    quantiser = quantisation_config(params, device, dtype)
+    options = {"device_map": {"": device}} | ({"quantization_config": quantiser} if quantiser else {})
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **options)
+    # no prepare_model_for_kbit_training: it recasts norms and head to fp32, which a frozen reference would not share
+    model.requires_grad_(False)
+    if quantiser:
+        keep_layout(model)
+    if adapter is not None:
+        model = load_adapter(model, adapter, trainable=trainable)
+    elif new_adapter is not None:
+        model = add_adapter(model, new_adapter, seed)
+    model.train(trainable)
+    quantisation = params.quantisation if quantiser else "none"
+    name = "bf16" if dtype == torch.bfloat16 else "fp32"
+    digest = digest_of([identity["sha256"], trained, quantisation, name])
+    log.info("%s on %s: weights %s, compute %s", identity["id"], device, name if not quantiser else quantisation, name)
+    return LanguageModel(model, AutoTokenizer.from_pretrained(base), device, name, quantisation, identity, digest)

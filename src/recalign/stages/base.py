@@ -1,0 +1,18 @@
+"""The stage `base`: the base model as a folder of safetensors with its id, revision and sha256."""
+
+import logging
+from pathlib import Path
+
+from recalign import layout
+from recalign.artifacts import read_json
+from recalign.llm.base import IDENTITY, fetch_base
+from recalign.params import Params
+
+log = logging.getLogger(__name__)
+
+
+def base(params: Params, out: Path = layout.BASE) -> None:
+    """Fetch the base model that `base.model` names into data/models/base."""
+    fetch_base(params.base, out)
+    identity = read_json(out / IDENTITY)
+    log.info("base model: %s, revision %s, sha256 %s", identity["id"], identity["revision"], identity["sha256"][:12])
