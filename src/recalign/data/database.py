@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 ROW_GROUP = 131_072  # rows of a Parquet row group: fixed, since equal data must have equal bytes
 
@@ -35,9 +35,19 @@ def database(spill: Path, memory_limit: str, threads: int) -> Iterator["DuckDBPy
         shutil.rmtree(spill, ignore_errors=True)
 
 
+def statement(name: str) -> str:
+    """The text of sql/<name>.sql."""
+    return (files("recalign.data") / "sql" / f"{name}.sql").read_text("utf-8")
+
+
 def run(connection: "DuckDBPyConnection", name: str, **values: Any) -> "DuckDBPyConnection":
     """Execute sql/<name>.sql with named parameters and return its result."""
-    return connection.execute((files("recalign.data") / "sql" / f"{name}.sql").read_text("utf-8"), values)
+    return connection.execute(statement(name), values)
+
+
+def select(connection: "DuckDBPyConnection", name: str, **values: Any) -> "DuckDBPyRelation":
+    """The rows of the query in sql/<name>.sql, to be read as Arrow."""
+    return connection.sql(statement(name), params=values)
 
 
 def one(result: "DuckDBPyConnection") -> Any:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from recalign import columns as c
 from recalign.artifacts import read_parquet
-from recalign.data.database import ROW_GROUP, one, run, write_rows
+from recalign.data.database import ROW_GROUP, one, run, select, write_rows
 from recalign.errors import RecalignError
 from recalign.params import PrepareParams
 from recalign.progress import track
@@ -165,7 +165,7 @@ def choose_targets(connection: "DuckDBPyConnection", params: PrepareParams, cuto
 def write_events(connection: "DuckDBPyConnection", path: Path) -> None:
     """Write `events` in the user's order."""
     query = "select user_id, item_id, timestamp, position, split from events order by user_id, position"
-    batches = connection.execute(query).to_arrow_reader(ROW_GROUP)
+    batches = connection.sql(query).to_arrow_reader(ROW_GROUP)
     write_rows(path, batches.schema, (pa.Table.from_batches([batch]) for batch in batches))
 
 
@@ -179,7 +179,7 @@ def write_examples(connection: "DuckDBPyConnection", path: Path, max_history: in
     name = "examples_time" if clock else "examples_set"
     ranges = user_ranges(connection)
     tables = (
-        run(connection, name, first=first, last=last, max_history=max_history).to_arrow_table()
+        select(connection, name, first=first, last=last, max_history=max_history).to_arrow_table()
         for first, last in track(ranges, len(ranges), "examples", "ranges of users")
     )
     write_rows(path, EXAMPLES_SCHEMA, tables)
