@@ -138,7 +138,3 @@ class LanguageModelRecommender:
         row = self._ranking_scores([prompt], [items])[0]
         scored = [Scored(item, float(score)) for item, score in zip(items, row, strict=True)]
         return sorted(scored, key=lambda s: (-s.score, s.item_id))[:k]
-
-    def save(self, path: Path) -> None:
-        """A language model is kept as an adapter and a base, by training: refused, so that nothing is kept twice."""
-        raise RecalignError(f"'{self.name}' is not saved to {path}: copy the adapter folder that its training wrote")

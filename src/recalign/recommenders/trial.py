@@ -3,17 +3,29 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+import torch
 
 from recalign.artifacts import digest_of, read_json
 from recalign.data.records import Case, Items, read_cases
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking import Floats, target_ranks
 from recalign.evaluation.system_ranks import CATALOGUE, FULL, SAMPLED, SystemRanks, in_case_order
-from recalign.recommenders.seam import Recommender, Request
+from recalign.recommenders.seam import Request
 
 CASES_AT_ONCE = 256  # requests in one call over the whole catalogue: bounds the score matrix
+
+
+class Ranker(Protocol):
+    """What a trial asks of a recommender: the seam without `save`, since a language model or an oracle is not saved."""
+
+    name: str
+
+    def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
+        """[B, C] scores of equally long candidate lists, or [B, items] over the catalogue in ascending item id."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -67,13 +79,13 @@ def sampled_ranks(system: str, trial: Trial, scores: Floats) -> SystemRanks:
     return in_case_order(system, SAMPLED, trial.manifest, trial.digest, trial.keys, ranks, own)
 
 
-def rank_sampled(recommender: Recommender, trial: Trial) -> SystemRanks:
+def rank_sampled(recommender: Ranker, trial: Trial) -> SystemRanks:
     """Put a trial to any recommender: protocol "sampled-20"."""
     scores = recommender.scores(list(trial.requests), trial.candidates).double().cpu().numpy()
     return sampled_ranks(recommender.name, trial, scores)
 
 
-def rank_catalogue(recommender: Recommender, catalogue: Items, trial: Trial) -> SystemRanks:
+def rank_catalogue(recommender: Ranker, catalogue: Items, trial: Trial) -> SystemRanks:
     """Rank each target among the whole catalogue less the case's history: protocol "full". A target stays in always."""
     column = {item: place for place, item in enumerate(catalogue.ids)}
     targets = [column[case.example.target] for case in trial.cases]

@@ -19,8 +19,15 @@ from recalign.evaluation.system_ranks import CATALOGUE, SystemRanks, write_syste
 from recalign.layout import ALIGN, BASE, BASELINES, CACHE, INTERACTIONS, PREPARED, PROFILES, RANKS, SFT
 from recalign.params import Params
 from recalign.preferences.profiles import read_profiles
-from recalign.recommenders.seam import Recommender
-from recalign.recommenders.trial import Trial, catalogue_digest, rank_catalogue, rank_sampled, read_trial, sampled_ranks
+from recalign.recommenders.trial import (
+    Ranker,
+    Trial,
+    catalogue_digest,
+    rank_catalogue,
+    rank_sampled,
+    read_trial,
+    sampled_ranks,
+)
 
 log = logging.getLogger(__name__)
 
@@ -118,12 +125,12 @@ def profile_texts(params: Params, profiles: Path, split: str) -> dict[int, str]:
     return {user: profile.text for (of_split, user), profile in found.items() if of_split == split}
 
 
-def _id_recommenders(params: Params, catalogue: Items, baselines: Path, interactions: Path) -> list[Recommender]:
+def _id_recommenders(params: Params, catalogue: Items, baselines: Path, interactions: Path) -> list[Ranker]:
     from recalign.recommenders.item_knn import ItemKNN
     from recalign.recommenders.oracle import Oracle
     from recalign.recommenders.popularity import Popularity
 
-    found: list[Recommender] = [
+    found: list[Ranker] = [
         Popularity.load(baselines / "popularity", catalogue),
         ItemKNN.load(baselines / "item_knn", catalogue),
     ]
@@ -132,7 +139,7 @@ def _id_recommenders(params: Params, catalogue: Items, baselines: Path, interact
     return found
 
 
-def _measure_id(recommender: Recommender, trials: Trials) -> Measured:
+def _measure_id(recommender: Ranker, trials: Trials) -> Measured:
     started = time.monotonic()
     uniform = recommender.scores(list(trials.uniform.requests), trials.uniform.candidates).double().cpu().numpy()
     ranks = [

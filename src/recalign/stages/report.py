@@ -78,9 +78,7 @@ def metrics_of(cards: Sequence[Scorecard], about: Mapping[str, Any]) -> dict[str
         }
         for card in cards
     }
-    metrics["paired"] = {
-        f"{pair.first}_less_{pair.second}": pair.interval.as_dict() for pair in main.comparisons
-    }
+    metrics["paired"] = {f"{pair.first}_less_{pair.second}": pair.interval.as_dict() for pair in main.comparisons}
     metrics["best"] = {"baseline": main.baseline, "llm": main.llm}
     metrics["about"] = {
         "source": about["source"],
@@ -95,7 +93,7 @@ def metrics_of(cards: Sequence[Scorecard], about: Mapping[str, Any]) -> dict[str
 
 
 def _write_plots(folder: Path, card: Scorecard, curves: Sequence[Curve], drawings: Sequence[Drawing]) -> None:
-    metrics = [
+    metrics: list[dict[str, object]] = [
         {"system": row.system, "metric": metric, **interval.as_dict()}
         for row in card.rows
         for metric, interval in row.metrics.items()
@@ -119,7 +117,7 @@ def _lineage(
     params: Params, about: Mapping[str, Any], ranks: Path, base: Path, sft: Path, align: Path
 ) -> dict[str, str]:
     model = read_json(base / "base.json")
-    adapters = {"sft": sft, **{name: align / name for name in params.align.objectives}}
+    adapters = {"sft": sft} | {str(name): align / name for name in params.align.objectives}
     return {
         "source": f"{about['source']}, data digest {about['data_digest'][:16]}",
         "budget, seed": f"{params.budget}, {params.seed}",

@@ -1,0 +1,215 @@
+"""The language model as a recommender, on a tiny random model, against scores worked out the slow way."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from recalign.errors import RecalignError
+from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, choose_rule, ranking_scores, rules_to_try
+from recalign.llm.base import LanguageModel
+from recalign.llm.scoring import naive_logprobs
+from recalign.params import PromptParams
+from recalign.prompts import PromptBuilder
+from recalign.recommenders import language_model as under_test
+from recalign.recommenders.language_model import LanguageModelRecommender
+from recalign.recommenders.seam import Request
+
+ITEMS = tiny.items()
+REQUESTS = [Request(1, (1, 2, 3)), Request(2, (4,)), Request(3, (5, 6, 7, 8, 9))]
+LISTS = [[4, 5, 6, 7], [1, 2, 3, 5], [1, 2, 3, 4]]
+
+
+def language_model(seed: int = 0) -> LanguageModel:
+    identity = {"id": "tiny", "revision": "1", "sha256": "0"}
+    return LanguageModel(
+        tiny.model(seed=seed), tiny.tokenizer(), torch.device("cpu"), "fp32", "none", identity, f"digest-{seed}"
+    )
+
+
+@pytest.fixture(scope="module")
+def policy() -> LanguageModel:
+    return language_model()
+
+
+@pytest.fixture
+def builder(policy: LanguageModel) -> PromptBuilder:
+    params = PromptParams(form="history", history=8, profile=False, max_title_tokens=24)
+    return PromptBuilder(policy.tokenizer, ITEMS, params, "films")
+
+
+@pytest.fixture
+def recommender(policy: LanguageModel, builder: PromptBuilder) -> LanguageModelRecommender:
+    return LanguageModelRecommender(policy, builder, ITEMS, "llm-tiny", batch=2)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Prompts in each forward pass that the recommender asks for."""
+    seen: list[int] = []
+    real = under_test.response_logprobs
+
+    def counting(model: torch.nn.Module, prompts: list, responses: list):  # type: ignore[no-untyped-def]
+        seen.append(len(prompts))
+        return real(model, prompts, responses)
+
+    monkeypatch.setattr(under_test, "response_logprobs", counting)
+    return seen
+
+
+def slow(policy: LanguageModel, builder: PromptBuilder, request: Request, items: list[int]) -> np.ndarray:
+    """Each title on its own after the prompt, by a plain forward pass."""
+    with torch.no_grad():
+        return np.array(
+            [
+                naive_logprobs(policy.model, [builder.prompt(request.history)], [[builder.response(item)]]).sums.item()
+                for item in items
+            ]
+        )
+
+
+def test_a_score_is_the_log_prob_of_the_title_after_the_history(
+    policy: LanguageModel, builder: PromptBuilder, recommender: LanguageModelRecommender
+) -> None:
+    expected = np.stack([slow(policy, builder, r, items) for r, items in zip(REQUESTS, LISTS, strict=True)])
+    assert recommender.scores(REQUESTS, LISTS).numpy() == pytest.approx(expected, rel=1e-4)
+
+
+def test_several_cases_share_a_forward_pass_and_the_order_of_the_answers_stays(
+    recommender: LanguageModelRecommender, passes: list[int]
+) -> None:
+    together = recommender.scores(REQUESTS, LISTS)
+    assert passes == [2, 1]
+    backwards = recommender.scores(REQUESTS[::-1], LISTS[::-1])
+    assert torch.allclose(together, backwards.flip(0), rtol=1e-4)
+
+
+def test_the_whole_catalogue_is_scored_in_ascending_item_id_and_in_chunks_after_one_prompt(
+    recommender: LanguageModelRecommender, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = recommender.scores(REQUESTS[:1], None)
+    monkeypatch.setattr(under_test, "RESPONSES_AT_ONCE", 4)
+    passes.clear()
+    chunked = recommender.scores(REQUESTS[:1], None)
+    assert whole.shape == (1, 10)
+    assert passes == [1, 1, 1]
+    assert torch.allclose(whole, chunked, rtol=1e-4)
+    assert torch.allclose(whole[0, 3:7], recommender.scores(REQUESTS[:1], LISTS[:1])[0], rtol=1e-4)
+
+
+def test_the_prior_is_the_log_prob_after_a_prompt_without_a_history(
+    policy: LanguageModel, builder: PromptBuilder, recommender: LanguageModelRecommender
+) -> None:
+    with torch.no_grad():
+        expected = naive_logprobs(policy.model, [builder.neutral()], [[builder.response(i) for i in (4, 5)]]).sums
+    assert recommender.priors([[4, 5]]) == pytest.approx(expected.numpy(), rel=1e-4)
+
+
+def test_each_title_prior_is_computed_once(recommender: LanguageModelRecommender, passes: list[int]) -> None:
+    first = recommender.priors([[1, 2, 3], [3, 2, 4]])
+    again = recommender.priors([[4, 3, 2], [1, 2, 4]])
+    assert passes == [1]
+    assert (first[1, 2], first[0, 2]) == (again[0, 0], again[0, 1])
+
+
+def test_log_prob_less_prior_and_reward_follow_from_the_raw_scores(
+    policy: LanguageModel, builder: PromptBuilder, recommender: LanguageModelRecommender
+) -> None:
+    sft = language_model(seed=1)
+    plain = recommender.scores(REQUESTS, LISTS).numpy()
+    rule = RankingRule("logprob_less_prior", 0.5)
+    less = LanguageModelRecommender(policy, builder, ITEMS, "a", rule).scores(REQUESTS, LISTS).numpy()
+    reward = LanguageModelRecommender(policy, builder, ITEMS, "b", RankingRule("reward"), reference=sft)
+    other = LanguageModelRecommender(sft, builder, ITEMS, "c").scores(REQUESTS, LISTS).numpy()
+    assert less == pytest.approx(plain - 0.5 * recommender.priors(LISTS), abs=1e-3)
+    assert reward.scores(REQUESTS, LISTS).numpy() == pytest.approx(plain - other, abs=1e-3)
+
+
+def test_the_reward_without_a_reference_is_refused(policy: LanguageModel, builder: PromptBuilder) -> None:
+    with pytest.raises(RecalignError, match="'x' is ranked by the reward, which needs a reference"):
+        LanguageModelRecommender(policy, builder, ITEMS, "x", RankingRule("reward"))
+
+
+def test_lists_of_different_length_are_refused(recommender: LanguageModelRecommender) -> None:
+    with pytest.raises(RecalignError, match="candidate lists differ in length"):
+        recommender.scores(REQUESTS[:2], [[1, 2], [1, 2, 3]])
+
+
+def test_stored_log_probs_save_the_second_pass_and_another_model_does_not_read_them(
+    policy: LanguageModel, builder: PromptBuilder, passes: list[int], tmp_path: Path
+) -> None:
+    def fresh(model: LanguageModel) -> np.ndarray:
+        return LanguageModelRecommender(model, builder, ITEMS, "x", store=tmp_path).logprobs(REQUESTS, LISTS)
+
+    first = fresh(policy)
+    passes.clear()
+    assert fresh(policy).tolist() == first.tolist()
+    assert passes == []
+    fresh(replace(policy, digest="another"))
+    assert passes != []
+
+
+def test_the_best_items_of_the_catalogue_leave_out_the_history(recommender: LanguageModelRecommender) -> None:
+    scores = recommender.scores([Request(None, (1, 2))], None)[0]
+    best = recommender.rank_items([1, 2], None, 3)
+    expected = sorted((-float(scores[item - 1]), item) for item in range(3, 11))[:3]
+    assert [scored.item_id for scored in best] == [item for _, item in expected]
+    assert best[0].score >= best[1].score >= best[2].score
+
+
+def test_given_candidates_are_ranked_whether_or_not_they_are_in_the_history(
+    recommender: LanguageModelRecommender,
+) -> None:
+    best = recommender.rank_items([1, 2], [2, 9, 9, 4], 10)
+    assert {scored.item_id for scored in best} == {2, 4, 9}
+
+
+def test_titles_that_are_not_in_the_catalogue_can_be_a_history(recommender: LanguageModelRecommender) -> None:
+    free = recommender.rank_items(["A Film Nobody Listed", 2], [3, 4], 2)
+    assert [s.score for s in free] != [s.score for s in recommender.rank_items([2], [3, 4], 2)]
+
+
+def test_no_candidates_give_no_items(recommender: LanguageModelRecommender) -> None:
+    assert recommender.rank_items([1], [], 5) == []
+
+
+LOG3 = math.log2(3)
+RAW = LogprobScores(
+    logprob=np.array([[-4.0, -2.0, -9.0], [-5.0, -1.0, -7.0]]),
+    prior=np.array([[-8.0, -1.0, -9.0], [-8.0, -1.0, -9.0]]),
+    reference=np.array([[-4.0, -2.0, -9.0], [-5.0, -1.0, -6.0]]),
+)
+
+
+def test_ranking_scores_of_each_rule() -> None:
+    assert ranking_scores(RankingRule(), RAW).tolist() == RAW.logprob.tolist()
+    assert ranking_scores(RankingRule("logprob_less_prior", 0.5), RAW)[0].tolist() == [0.0, -1.5, -4.5]
+    assert ranking_scores(RankingRule("reward"), RAW).tolist() == [[0.0, 0.0, 0.0], [0.0, 0.0, -1.0]]
+
+
+def test_the_rule_with_the_highest_ndcg_on_validation_is_chosen_and_all_are_recorded() -> None:
+    rules = rules_to_try("auto", [0.5, 1.0], has_reference=True)
+    choice = choose_rule(rules, RAW, [0, 0])
+    assert choice.rule == RankingRule("logprob_less_prior", 1.0)
+    assert [rule.kind for rule, _ in choice.tried] == ["logprob", "logprob_less_prior", "logprob_less_prior", "reward"]
+    assert [value for _, value in choice.tried] == pytest.approx([1 / LOG3, (1 + 1 / LOG3) / 2, 1, (1 / 2 + 1 / LOG3) / 2])
+    assert choice.as_dict()["tried"][2] == {"kind": "logprob_less_prior", "prior_weight": 1.0, "ndcg_at_10": 1.0}
+
+
+def test_of_equal_rules_the_simplest_is_chosen() -> None:
+    choice = choose_rule(rules_to_try("auto", [0.5, 1.0], has_reference=False), RAW, [1, 1])
+    assert choice.rule == RankingRule("logprob", 0.0)
+
+
+def test_a_model_without_a_reference_takes_the_log_prob_where_the_reward_is_asked_for() -> None:
+    assert rules_to_try("reward", [0.5], has_reference=False) == [RankingRule()]
+    assert rules_to_try("reward", [0.5], has_reference=True) == [RankingRule("reward")]
+
+
+def test_no_weights_to_try_name_the_key() -> None:
+    with pytest.raises(RecalignError, match=r"evaluate\.prior_weights is empty"):
+        rules_to_try("logprob_less_prior", [], has_reference=True)
