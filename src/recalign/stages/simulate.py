@@ -5,19 +5,23 @@ from pathlib import Path
 
 from recalign import artifacts
 from recalign.data import simulator
+from recalign.errors import RecalignError
 from recalign.layout import RAW
 from recalign.params import Params
 
 log = logging.getLogger(__name__)
 
 
-def simulate(params: Params, raw: Path = RAW / "simulated") -> None:
+def simulate(params: Params, raw: Path = RAW / "simulated", days: int | None = None) -> None:
     """Write films.csv, events.csv (user_id, item_id, timestamp in ISO, UTC) and tastes.json into `raw`.
 
-    The same seed with more days only appends to events.csv and tastes.json's list.
+    `days` of log, or simulator.days. The same seed with more days only appends to the events and the tastes.
     """
     world = params.simulator
-    tastes, events = simulator.simulate(world.users, world.days, world.seed)
+    days = world.days if days is None else days
+    if days < 1:
+        raise RecalignError(f"--days is {days}; a log needs at least one day")
+    tastes, events = simulator.simulate(world.users, days, world.seed)
     rows = simulator.with_planted_faults(events)
     with artifacts.folder(raw) as folder:
         artifacts.write_text(folder / "films.csv", simulator.films_csv())
@@ -26,5 +30,5 @@ def simulate(params: Params, raw: Path = RAW / "simulated") -> None:
         artifacts.write_text(folder / "tastes.json", simulator.tastes_json(tastes))
     log.info(
         "%s: %d events of %d people over %d days, %d of them planted faults (doubled rows and an unknown film)",
-        raw, len(rows), len(tastes), world.days, len(rows) - len(events),
+        raw, len(rows), len(tastes), days, len(rows) - len(events),
     )

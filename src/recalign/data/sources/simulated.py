@@ -1,0 +1,60 @@
+"""The simulated world: films.csv, events.csv and tastes.json, as `recalign simulate` writes them."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from recalign import columns as c
+from recalign.artifacts import file_digest, write_parquet
+from recalign.data.sources import files, reading
+from recalign.params import Params
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+HOW_TO_GET = "fetch it with 'dvc pull data/raw/films.dvc', or make it with 'recalign simulate'"
+TERMS = "Simulated people; titles, years, genres and directors of films are facts. Free to use."
+
+
+def read(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: Params) -> reading.SourceFacts:
+    """Events with the person's own order as position, and films with genre, director and year."""
+    tables = {
+        "events": ("user_id", "item_id", "timestamp"),
+        "films": ("item_id", "title", "year", "genres", "director"),
+    }
+    digests = {}
+    for table, needed in tables.items():
+        path = files.find(raw, f"{table}.csv", spill, HOW_TO_GET)
+        header, delimiter = files.read_header(path)
+        files.require_columns(path, header, dict.fromkeys(needed, "as 'recalign simulate' writes it"))
+        digests[path.name] = files.read_text_table(connection, table, path, header, delimiter=delimiter, header=True)
+    connection.execute(
+        """create or replace table raw_events as
+            select *, row_number() over (partition by user_id order by line) as position
+            from raw_events order by line"""
+    )
+    reading.type_rows(
+        connection, "events", "events_read",
+        {
+            "user": reading.integer_id("user_id"), "item": reading.integer_id("item_id"), "rating": "null",
+            "timestamp": reading.iso_time("timestamp"), "position": "position",
+        },
+    )  # fmt: skip
+    described = {"genre": "genres", "director": "director", "year": '"year"'}
+    reading.type_rows(
+        connection, "films", "items_read",
+        {"item": reading.integer_id("item_id"), "title": "title", "attributes": reading.attributes(described)},
+    )  # fmt: skip
+    tastes = files.find(raw, "tastes.json", spill, HOW_TO_GET)
+    return reading.SourceFacts("movies", True, None, TERMS, {**digests, tastes.name: file_digest(tastes)})
+
+
+def write_truth(raw: Path, folder: Path) -> None:
+    """Write truth.parquet: user_id, taste (JSON), in ascending user id."""
+    tastes = sorted(json.loads((raw / "tastes.json").read_text(encoding="utf-8")), key=lambda taste: taste[c.USER])
+    write_parquet(
+        folder / "truth.parquet",
+        pa.table({c.USER: [taste[c.USER] for taste in tastes], "taste": [json.dumps(taste) for taste in tastes]}),
+    )
