@@ -13,7 +13,7 @@ from recalign.artifacts import digest_of, file_digest, folder, read_json, write_
 from recalign.errors import RecalignError
 from recalign.llm import downloads, tiny_random
 from recalign.llm.adapters import adapter_digest, add_adapter, check_base, load_adapter
-from recalign.llm.quantisation import choose_device, choose_dtype, keep_layout, quantisation_config
+from recalign.llm.quantisation import choose_device, choose_dtype, quantisation_config, same_in_both_modes
 from recalign.params import BaseParams, LoraParams
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def load_language_model(
     # no prepare_model_for_kbit_training: it recasts norms and head to fp32, which a frozen reference would not share
     model.requires_grad_(False)
     if quantiser:
-        keep_layout(model)
+        same_in_both_modes(model, device)
     if adapter is not None:
         model = load_adapter(model, adapter, trainable=trainable)
     elif new_adapter is not None:

@@ -8,8 +8,9 @@ import torch
 from recalign.params import BaseParams
 
 log = logging.getLogger(__name__)
-# bitsandbytes tells at import which optional kernels it lacks; none of them is wanted here
+# bitsandbytes tells at import which optional kernels it lacks, and at every 8-bit layer that it rounds: both are known
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 
 def choose_device() -> torch.device:
@@ -72,14 +73,18 @@ def _why_not(device: torch.device) -> str | None:
     return None
 
 
-def keep_layout(model: torch.nn.Module) -> None:
-    """Keep 4-bit weights in one layout for good.
+def same_in_both_modes(model: torch.nn.Module, device: torch.device) -> None:
+    """Make quantised layers compute the same in eval as in train mode.
 
-    On CPUs with AVX512-BF16 bitsandbytes repacks them at the first forward pass in eval mode, and the kernel for them
-    rounds differently: a reference scored in eval mode and a policy in train mode would disagree before any step.
+    On a CPU bitsandbytes does not: 4-bit weights are repacked at the first forward pass in eval mode (where there is
+    AVX512-BF16) for a kernel that rounds differently, and 8-bit layers round their inputs to 8 bits in eval mode only.
+    A reference scored in eval mode and a policy in train mode would disagree before any step.
     """
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+        elif isinstance(module, Linear8bitLt) and device.type == "cpu":
+            module.training = True
+            module.train = lambda mode=True, layer=module: layer  # type: ignore[method-assign,misc]  # stays so
