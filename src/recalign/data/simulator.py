@@ -21,7 +21,7 @@ from recalign import columns as c
 from recalign.artifacts import read_parquet
 from recalign.data.records import hashed_order
 
-START = datetime(2024, 1, 1)   # day 0 of the log, UTC
+START = datetime(2022, 1, 1)   # day 0 of the log, UTC; far enough back for years of added weeks
 ARRIVAL_DAYS = 720.0           # `users` people arrive evenly over so many days; later ones keep that rate
 SESSIONS = (10, 16)            # visits of a person, inclusive
 FILMS_A_SESSION = (2, 4)       # inclusive
