@@ -1,0 +1,111 @@
+"""A registered version: an MLflow run with everything that explains the adapter, and the model that serves it."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from recalign import __version__
+from recalign.artifacts import read_json
+from recalign.evaluation.ranking import METRICS, metric_values
+from recalign.evaluation.system_ranks import SystemRanks, write_system_ranks
+from recalign.layout import PARAMS, RANKS, REPORTS
+from recalign.params import Params
+from recalign.registry import served_model
+from recalign.registry.lineage import LOCK, lineage
+from recalign.registry.package import Settings, write_package
+from recalign.registry.tracking import experiment
+
+DIGEST = "adapter_digest"  # tag of a version; equal digests are the same version
+EVIDENCE = (PARAMS, LOCK, REPORTS / "metrics.json", REPORTS / "report.html", RANKS / "systems.json")
+LONGEST_PARAM = 6000  # characters that MLflow takes
+
+
+def find_version(client: MlflowClient, name: str, digest: str) -> str | None:
+    """The version that was registered with a package digest, as a string; None where there is none."""
+    found = client.search_model_versions(f"name = '{name}' and tag.{DIGEST} = '{digest}'")
+    return max((str(version.version) for version in found), key=int, default=None)
+
+
+def log_version(
+    client: MlflowClient,
+    params: Params,
+    objective: str,
+    settings: Settings,
+    digest: str,
+    ranks: SystemRanks,
+    root: Path,
+) -> str:
+    """Log a run and register its model; the new version.
+
+    The run holds params, metrics, report, dvc.lock, lineage and the system's ranks; the model the package.
+    """
+    import mlflow
+
+    name = params.registry.model
+    with mlflow.start_run(experiment_id=experiment(client, name).experiment_id, run_name=settings.system) as run:
+        mlflow.set_tags({**lineage(root), DIGEST: digest, "source": settings.source, "objective": objective})
+        mlflow.log_params(flat_params(params))
+        mlflow.log_metrics(own_metrics(ranks) | flat_metrics(read_json(root / REPORTS / "metrics.json")))
+        for path in EVIDENCE:
+            if (root / path).is_file():
+                mlflow.log_artifact(str(root / path))
+        log_ranks(client, run.info.run_id, ranks)
+        uri = _log_model(settings, objective, root)
+        return str(mlflow.register_model(uri, name, tags={DIGEST: digest, "objective": objective}).version)
+
+
+def _log_model(settings: Settings, objective: str, root: Path) -> str:
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as temporary:
+        package = Path(temporary) / served_model.PACKAGE
+        write_package(settings, objective, root, package)
+        info = mlflow.pyfunc.log_model(
+            name="adapter",
+            python_model=served_model.__file__,
+            artifacts={served_model.PACKAGE: str(package)},
+            signature=served_model.SIGNATURE,
+            pip_requirements=[f"recalign=={__version__}"],  # given, since MLflow would run the model to guess them
+        )
+    return str(info.model_uri)
+
+
+def ranks_file(digest: str) -> str:
+    """Where a run keeps the ranks on a candidate manifest."""
+    return f"ranks/{digest[:16]}.parquet"
+
+
+def log_ranks(client: MlflowClient, run_id: str, ranks: SystemRanks) -> None:
+    """Keep ranks with a run, under the digest of their manifest, for comparisons to come."""
+    path = Path(ranks_file(ranks.digest))
+    with tempfile.TemporaryDirectory() as temporary:
+        write_system_ranks(Path(temporary) / path.name, [ranks])
+        client.log_artifact(run_id, os.fspath(Path(temporary) / path.name), str(path.parent))
+
+
+def own_metrics(ranks: SystemRanks) -> dict[str, float]:
+    """The registered system's metrics by their plain names, for MLflow's tables."""
+    return {metric: float(metric_values(metric, ranks.ranks).mean()) for metric in METRICS}
+
+
+def flat_metrics(tree: Any) -> dict[str, float]:
+    """Every number of metrics.json under its path: systems.llm-sdpo.ndcg_at_10.low."""
+    return {path: float(value) for path, value in _leaves(tree) if isinstance(value, int | float)}
+
+
+def flat_params(params: Params) -> dict[str, str]:
+    """Every parameter under its path, budget applied; the table of budgets is in params.yaml beside."""
+    tree = params.model_dump(by_alias=True, exclude={"budgets"})
+    return {path: str(value)[:LONGEST_PARAM] for path, value in _leaves(tree)}
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, tree

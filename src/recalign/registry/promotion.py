@@ -1,0 +1,187 @@
+"""Which version is live: the aliases of the registered model, moved by the gate, by a person here or in MLflow's UI.
+
+The alias `champion` alone decides, and is read afresh each time. Beside it the registered model keeps the list of
+champions (a tag), from which a roll-back knows where to go, however often it is asked.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
+
+from recalign.errors import RecalignError
+from recalign.params import Params
+from recalign.registry.gate import Verdict
+from recalign.registry.tracking import connect
+
+log = logging.getLogger(__name__)
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous_champion"
+CHAMPIONS = "champions"  # tag of the registered model: JSON list of versions, the present champion last
+REASON = "moved_because"  # tag of a version
+GATE = "gate"  # tag of a version: the decision, champion or challenger
+KEPT = 20  # champions remembered
+
+
+@dataclass(frozen=True)
+class Current:
+    """The version that recommends, and the alias it was found by."""
+
+    version: str
+    alias: str
+
+
+def registered_model(client: MlflowClient, name: str) -> RegisteredModel | None:
+    """The registered model with its aliases and tags; None before the first registration."""
+    found = client.search_registered_models(f"name = '{name}'", max_results=1)
+    return client.get_registered_model(name) if found else None
+
+
+def aliased(client: MlflowClient, name: str, alias: str) -> str | None:
+    """The version under an alias, as a string; None where there is none."""
+    model = registered_model(client, name)
+    version = model.aliases.get(alias) if model else None
+    return None if version is None else str(version)
+
+
+def current(params: Params, home: Path = Path()) -> Current:
+    """The version to recommend with: the champion, else the challenger, which is said in the log.
+
+    Raises RecalignError where nothing is registered.
+    """
+    client, name = connect(home), params.registry.model
+    for alias in (CHAMPION, CHALLENGER):
+        if version := aliased(client, name, alias):
+            if alias == CHALLENGER:
+                log.info("%s has no champion yet; the challenger, version %s, stands in", name, version)
+            return Current(version, alias)
+    raise RecalignError(f"registry.model {name!r} has no champion and no challenger; run 'recalign register' first")
+
+
+def champions(client: MlflowClient, name: str) -> list[str]:
+    """The champions so far, the present one last. One that was made in MLflow's own UI is taken in here.
+
+    Versions that were deleted since are left out; empty where there is no champion.
+    """
+    model, now = registered_model(client, name), aliased(client, name, CHAMPION)
+    if model is None or now is None:
+        return []
+    existing = {str(version.version) for version in client.search_model_versions(f"name = '{name}'")}
+    past = [version for version in json.loads(model.tags.get(CHAMPIONS, "[]")) if version in existing]
+    return past if past and past[-1] == now else [*past, now]
+
+
+def crown(client: MlflowClient, name: str, version: str, reason: str) -> None:
+    """Make a version the champion; the present one becomes `previous_champion`."""
+    past = champions(client, name)
+    if not past or past[-1] != version:
+        past = [*past, version]
+    _set_champions(client, name, past[-KEPT:])
+    client.set_model_version_tag(name, version, REASON, reason)
+
+
+def is_judged(client: MlflowClient, name: str, version: str) -> bool:
+    """Whether the gate has decided on a version; False after a kill between registration and verdict."""
+    return version == aliased(client, name, CHAMPION) or GATE in client.get_model_version(name, version).tags
+
+
+def settle(client: MlflowClient, name: str, version: str, verdict: Verdict) -> None:
+    """Move the aliases as the gate decided, and keep its verdict with the version (tags) and its run (gate.json)."""
+    client.log_dict(run_of(client, name, version), verdict.as_dict(), "gate.json")
+    client.set_registered_model_alias(name, CHALLENGER, version)
+    if verdict.accepted:
+        crown(client, name, version, f"gate: {verdict.reason}")
+    decision = CHAMPION if verdict.accepted else CHALLENGER
+    for tag, value in (("reason", verdict.reason), ("manifest", verdict.manifest_digest), ("bar", verdict.bar)):
+        client.set_model_version_tag(name, version, f"{GATE}_{tag}", value)
+    client.set_model_version_tag(name, version, GATE, decision)  # last: a version without it is judged again
+
+
+def run_of(client: MlflowClient, name: str, version: str) -> str:
+    """The id of the run that a version was registered from. Raises RecalignError where it has none."""
+    run_id = client.get_model_version(name, version).run_id
+    if not run_id:
+        raise RecalignError(f"version {version} of {name} has no run; it was not registered by 'recalign register'")
+    return str(run_id)
+
+
+def promote(params: Params, version: str, reason: str, home: Path = Path()) -> None:
+    """Make `version` the champion because of `reason`, which is kept with it.
+
+    Raises RecalignError for a version that is not registered, or is the champion already.
+    """
+    client, name = connect(home), params.registry.model
+    wanted = _existing(client, name, version)
+    before = aliased(client, name, CHAMPION)
+    if wanted == before:
+        raise RecalignError(f"version {wanted} of {name} is the champion already; nothing was moved")
+    crown(client, name, wanted, _stated(reason))
+    log.info("%s: version %s is champion (before: %s), because %s", name, wanted, before or "none", reason)
+
+
+def rollback(params: Params, reason: str, home: Path = Path()) -> str:
+    """Give the alias back to the champion before the present one; returns its version. The reason is kept with it.
+
+    Raises RecalignError where there is none before it.
+    """
+    client, name = connect(home), params.registry.model
+    past = champions(client, name)
+    if len(past) < 2:
+        held = f"its only champion is version {past[0]}" if past else "it has no champion"
+        raise RecalignError(f"{name} cannot be rolled back: {held}; 'recalign promote VERSION' chooses any version")
+    _set_champions(client, name, past[:-1])
+    client.set_model_version_tag(name, past[-2], REASON, f"rolled back from version {past[-1]}: {_stated(reason)}")
+    log.info("%s: version %s is champion again (before: %s), because %s", name, past[-2], past[-1], reason)
+    return past[-2]
+
+
+def download_adapter(uri: str, home: Path = Path()) -> Path:
+    """The adapter's folder of a registered version: models:/recalign@champion or models:/recalign/3.
+
+    Beside it lie settings.json (how it ranks), items.parquet and, where it ranks by reward, the reference adapter.
+    Raises RecalignError for a version or alias that is not registered.
+    """
+    return download_package(uri, home) / "adapter"
+
+
+def download_package(uri: str, home: Path = Path()) -> Path:
+    """All that was registered with a version, as `registry.package` writes it."""
+    import mlflow
+
+    connect(home)
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri)) / "artifacts" / "package"
+    except MlflowException as error:
+        raise RecalignError(
+            f"{uri} is not in the registry ({' '.join(error.message.split())}); "
+            "allowed: models:/NAME@ALIAS and models:/NAME/VERSION of a registered adapter"
+        ) from None
+
+
+def _set_champions(client: MlflowClient, name: str, past: list[str]) -> None:
+    """The alias first: a kill after it looks like a promotion in MLflow's UI, which `champions` takes in."""
+    client.set_registered_model_alias(name, CHAMPION, past[-1])
+    client.set_registered_model_tag(name, CHAMPIONS, json.dumps(past))
+    if len(past) > 1:
+        client.set_registered_model_alias(name, PREVIOUS, past[-2])
+    elif aliased(client, name, PREVIOUS):
+        client.delete_registered_model_alias(name, PREVIOUS)
+
+
+def _existing(client: MlflowClient, name: str, version: str) -> str:
+    try:
+        found: ModelVersion = client.get_model_version(name, version)
+    except (MlflowException, ValueError):
+        versions = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
+        allowed = ", ".join(map(str, versions)) or "none: run 'recalign register' first"
+        raise RecalignError(f"version {version!r} of {name} is not registered; registered are {allowed}") from None
+    return str(found.version)
+
+
+def _stated(reason: str) -> str:
+    if not reason.strip():
+        raise RecalignError("--reason is empty; say in a few words why, for those who look later")
+    return reason.strip()

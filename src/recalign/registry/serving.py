@@ -1,0 +1,152 @@
+"""From a package to a recommender that answers: the base is found by its sha256, the adapter goes on top."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from recalign.artifacts import read_json
+from recalign.data.records import Items
+from recalign.errors import RecalignError
+from recalign.layout import BASE
+from recalign.llm.base import IDENTITY, fetch_base, load_language_model
+from recalign.preferences.counting import strongest_lifts
+from recalign.preferences.profiles import COUNTING
+from recalign.preferences.statements import Statement, closed_statements, supporting, taste_sentence
+from recalign.prompts import PromptBuilder, safe_title
+from recalign.recommenders.language_model import LanguageModelRecommender
+from recalign.registry.package import ADAPTER, REFERENCE, Identity, Settings, read_settings
+
+log = logging.getLogger(__name__)
+BASE_VARIABLE = "RECALIGN_BASE"
+CLAIMS = 3  # statements of the inferred preference
+
+
+class Query(BaseModel):
+    """One request: what a person liked, oldest first, as titles or item ids; what to rank, and how many to return."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    history: list[int | str] = Field(min_length=1)
+    candidates: list[int | str] | None = None
+    k: int = Field(default=10, ge=1)
+
+
+def find_base(settings: Settings, root: Path = Path()) -> Path:
+    """The folder of the base with the wanted sha256: RECALIGN_BASE, the project's own, a cache, else fetched into it.
+
+    Raises RecalignError where the named folder holds another base, or where what was fetched is another one.
+    """
+    identity = settings.identity
+    if named := os.environ.get(BASE_VARIABLE):
+        return _checked(Path(named), identity, f"{BASE_VARIABLE} is {named}")
+    if _sha256(root / BASE) == identity.sha256:
+        return root / BASE
+    cached = _cache() / identity.sha256[:16]
+    if _sha256(cached) is None:
+        log.info("base %s is not in %s; it is fetched once into %s", identity.id, root / BASE, cached)
+        fetch_base(settings.base.model_copy(update={"model": identity.id, "revision": identity.revision}), cached)
+    return _checked(cached, identity, f"base.model {identity.id!r}, revision {identity.revision!r}, gave {cached}")
+
+
+def load_recommender(package: Path, base: Path, catalogue: Items, *, batch: int = 4) -> LanguageModelRecommender:
+    """The registered system on a catalogue (its own or a newer one), ranking as it did when it was measured."""
+    settings = read_settings(package)
+    model = load_language_model(base, settings.base, adapter=package / ADAPTER)
+    reference = None
+    if settings.ranked_by == "reward":
+        reference = load_language_model(base, settings.base, adapter=package / REFERENCE)
+    builder = PromptBuilder(model.tokenizer, catalogue, settings.prompt, settings.noun, clock=settings.clock)
+    return LanguageModelRecommender(
+        model, builder, catalogue, settings.system, settings.rule, reference=reference, batch=batch
+    )
+
+
+@dataclass(frozen=True)
+class Service:
+    """A registered system that answers queries."""
+
+    settings: Settings
+    recommender: LanguageModelRecommender
+    statements: Sequence[Statement]
+    ids: dict[str, int]  # case-folded title -> item
+
+    @classmethod
+    def load(cls, package: Path) -> "Service":
+        """Load a package with its own catalogue and the base it belongs to."""
+        settings, catalogue = read_settings(package), Items.read(package)
+        base = find_base(settings)
+        return cls(
+            settings,
+            load_recommender(package, base, catalogue),
+            closed_statements(catalogue, catalogue.popularity, settings.noun),
+            {safe_title(catalogue.titles[item]).casefold(): item for item in reversed(catalogue.ids)},
+        )
+
+    def answer(self, query: Query) -> dict[str, Any]:
+        """The ranked items with their scores, and the preference that the history shows.
+
+        Titles are matched case aside; unknown ones in the history are read as they stand and listed under `unknown`.
+        Scores are comparable within one answer only. The preference is inferred by counting (the smoothed lift of each
+        attribute): it explains, and enters the prompt only where the system was trained with profiles.
+        Raises RecalignError for an unknown id, an unknown candidate, or a title without visible text.
+        """
+        history = [self._item(entry, "history") for entry in query.history]
+        wanted = None if query.candidates is None else [self._candidate(entry) for entry in query.candidates]
+        known = [item for item in history if isinstance(item, int)]
+        claims = [statement for statement, _ in strongest_lifts(self.statements, known, CLAIMS)]
+        preference = taste_sentence([claim.phrase for claim in claims])
+        profile = preference if self.settings.prompt.profile else None
+        ranked = self.recommender.rank_items(history, wanted, query.k, profile=profile)
+        titles = self.recommender.catalogue.titles
+        support = {item for claim in claims for item in supporting(claim, known)}
+        return {
+            "items": [{"item_id": s.item_id, "title": titles[s.item_id], "score": s.score} for s in ranked],
+            "preference": preference,
+            "inferred_by": COUNTING,
+            "evidence": [titles[item] for item in known if item in support],
+            "unknown": [entry for entry in history if isinstance(entry, str)],
+        }
+
+    def _item(self, entry: int | str, field: str) -> int | str:
+        if isinstance(entry, str):
+            return self.ids.get(safe_title(entry).casefold(), entry)
+        if entry not in self.recommender.catalogue.titles:
+            raise RecalignError(
+                f"{field} has item {entry}, which is not in the catalogue of {len(self.ids)} {self.settings.noun}; "
+                "give an id of it, or a title"
+            )
+        return entry
+
+    def _candidate(self, entry: int | str) -> int:
+        item = self._item(entry, "candidates")
+        if isinstance(item, str):
+            raise RecalignError(
+                f"candidates has {item!r}, which is not in the catalogue of {len(self.ids)} {self.settings.noun}; "
+                "only items of the catalogue can be ranked"
+            )
+        return item
+
+
+def _sha256(folder: Path) -> str | None:
+    file = folder / IDENTITY
+    return read_json(file)["sha256"] if file.is_file() else None
+
+
+def _checked(folder: Path, identity: Identity, origin: str) -> Path:
+    found = _sha256(folder)
+    if found != identity.sha256:
+        holds = "no base.json" if found is None else f"a base with sha256 {found[:12]}"
+        raise RecalignError(
+            f"{origin}, which holds {holds}; the adapter belongs to {identity.id} (sha256 {identity.sha256[:12]}): "
+            "name the folder that 'recalign base' wrote for it"
+        )
+    return folder
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recalign" / "bases"

@@ -1,0 +1,52 @@
+"""Register an adapter in MLflow and let the gate judge it; no stage of dvc.yaml, for its effect lies outside."""
+
+import logging
+from pathlib import Path
+
+from recalign import layout
+from recalign.artifacts import read_json
+from recalign.params import Params
+from recalign.registry.contest import champion_ranks, evaluated_ranks
+from recalign.registry.gate import BAR, judge
+from recalign.registry.lineage import check_params_ran
+from recalign.registry.log import find_version, log_version
+from recalign.registry.package import best_objective, package_digest, settings_of
+from recalign.registry.promotion import CHAMPION, aliased, is_judged, settle
+from recalign.registry.tracking import connect
+
+log = logging.getLogger(__name__)
+
+
+def register(params: Params, objective: str | None = None, *, root: Path = Path(), home: Path | None = None) -> str:
+    """Register the adapter of `objective` (None: the best by registry.metric on validation); the outcome in a sentence.
+
+    root: the project whose outputs are registered; home: the checkout whose registry it is, where that is another one.
+    A version becomes `challenger`, and `champion` where the gate accepts it. The same adapter again changes nothing, so
+    that a roll-back is not undone. Raises RecalignError where an output is missing or params.yaml has changed since.
+    """
+    check_params_ran(root)
+    home = home or root
+    client, name = connect(home), params.registry.model
+    chosen = objective or best_objective(params, read_json(root / layout.RANKS / "systems.json"))
+    settings = settings_of(params, chosen, root)
+    digest = package_digest(settings, chosen, root)
+    version = find_version(client, name, digest)
+    if version is not None and is_judged(client, name, version):
+        return _say(f"{name}: this adapter ({chosen}) is version {version} already; nothing was moved")
+    ranks = evaluated_ranks(root, settings.system)
+    if version is None:
+        version = log_version(client, params, chosen, settings, digest, ranks, root)
+    champion = aliased(client, name, CHAMPION)
+    if champion is None:
+        verdict = judge(params, ranks, evaluated_ranks(root, BAR), BAR, first=True)
+    else:
+        held = champion_ranks(client, params, champion, ranks, root, home)
+        verdict = judge(params, ranks, held, f"version {champion}", first=False)
+    settle(client, name, version, verdict)
+    stays = "is champion" if verdict.accepted else "stays challenger"
+    return _say(f"{name}: version {version} ({chosen}) {stays}: {verdict.reason}")
+
+
+def _say(outcome: str) -> str:
+    log.info(outcome)
+    return outcome
