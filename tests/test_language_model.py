@@ -196,7 +196,8 @@ def test_the_rule_with_the_highest_ndcg_on_validation_is_chosen_and_all_are_reco
     choice = choose_rule(rules, RAW, [0, 0])
     assert choice.rule == RankingRule("logprob_less_prior", 1.0)
     assert [rule.kind for rule, _ in choice.tried] == ["logprob", "logprob_less_prior", "logprob_less_prior", "reward"]
-    assert [value for _, value in choice.tried] == pytest.approx([1 / LOG3, (1 + 1 / LOG3) / 2, 1, (1 / 2 + 1 / LOG3) / 2])
+    reached = [value for _, value in choice.tried]
+    assert reached == pytest.approx([1 / LOG3, (1 + 1 / LOG3) / 2, 1, (1 / 2 + 1 / LOG3) / 2])
     assert choice.as_dict()["tried"][2] == {"kind": "logprob_less_prior", "prior_weight": 1.0, "ndcg_at_10": 1.0}
 
 

@@ -1,0 +1,56 @@
+"""The adapter that a command names, found and loaded as it was measured: its prompts, its rule, its base."""
+
+import logging
+from pathlib import Path
+
+from recalign.data.records import Items
+from recalign.errors import RecalignError
+from recalign.layout import BASE, SFT
+from recalign.llm.base import load_language_model
+from recalign.params import Params
+from recalign.prompts import PromptBuilder
+from recalign.recommenders.language_model import LanguageModelRecommender
+from recalign.registry.package import SETTINGS, Settings, read_settings, settings_of
+from recalign.registry.serving import find_base, load_recommender
+
+log = logging.getLogger(__name__)
+REGISTRY_SCHEME = "models:/"
+
+
+def open_adapter(params: Params, adapter: str, catalogue: Items) -> tuple[Settings, LanguageModelRecommender]:
+    """Load an adapter on a catalogue: a models:/ URI, a folder from the registry, or one that this project trained.
+
+    A folder of this project ranks by the rule that systems.json records for it. Raises RecalignError when there is no
+    such folder or version, when it was not evaluated, or when its base is not at hand.
+    """
+    batch = params.evaluate.batch
+    package = _package(adapter)
+    if package is not None:
+        settings = read_settings(package)
+        return settings, load_recommender(package, find_base(settings), catalogue, batch=batch)
+    folder = Path(adapter)
+    settings = settings_of(params, folder.name, Path())
+    model = load_language_model(BASE, params.base, adapter=folder, threads=params.threads)
+    reference = None
+    if settings.ranked_by == "reward":
+        reference = load_language_model(BASE, params.base, adapter=SFT)
+    builder = PromptBuilder(model.tokenizer, catalogue, settings.prompt, settings.noun, clock=settings.clock)
+    recommender = LanguageModelRecommender(
+        model, builder, catalogue, settings.system, settings.rule, reference=reference, batch=batch
+    )
+    return settings, recommender
+
+
+def _package(adapter: str) -> Path | None:
+    """The package that an adapter lies in; None for a folder of this project."""
+    if adapter.startswith(REGISTRY_SCHEME):
+        from recalign.registry.promotion import download_package
+
+        return download_package(adapter)
+    folder = Path(adapter)
+    if not (folder / "adapter_config.json").is_file():
+        raise RecalignError(
+            f"--adapter is {adapter}, where no adapter lies (no adapter_config.json); "
+            "give a folder such as data/models/align/sdpo, or models:/recalign@champion"
+        )
+    return folder.parent if (folder.parent / SETTINGS).is_file() else None

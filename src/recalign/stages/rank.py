@@ -1,0 +1,94 @@
+"""Command rank: score anyone's candidate lists with an adapter or an ID recommender."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from recalign import columns as c
+from recalign.artifacts import file_digest, write_text
+from recalign.data.records import Items
+from recalign.errors import RecalignError
+from recalign.evaluation.ranking import LABELS, METRICS, Floats, target_places, target_ranks
+from recalign.evaluation.significance import metric_interval
+from recalign.evaluation.system_ranks import SystemRanks, in_case_order
+from recalign.evaluation.table import plain
+from recalign.params import Params
+from recalign.recommenders.case_file import CASE, FileCase, read_catalogue, read_file_cases
+from recalign.recommenders.seam import Request
+from recalign.recommenders.trial import Ranker
+
+log = logging.getLogger(__name__)
+
+
+def rank(
+    params: Params,
+    cases: Path,
+    items: Path,
+    out: Path,
+    *,
+    adapter: str | None = None,
+    recommender: Literal["popularity", "item_knn"] | None = None,
+    train: Path | None = None,
+) -> None:
+    """Rank the lists of `cases` (JSON lines) over the catalogue `items` (CSV) and write a line a case to `out`.
+
+    A line holds case, rank (of the target, 1 = best, after its equals) and ranked (ids, best first). Prints the metrics
+    with intervals over users. Raises RecalignError naming file and line where the input cannot be ranked.
+    """
+    catalogue = read_catalogue(items)
+    asked = read_file_cases(cases, catalogue)
+    system, ranked_by = _system(params, catalogue, adapter, recommender, train)
+    requests = [Request(case.user_id, case.history) for case in asked]
+    scores = system.scores(requests, [list(case.candidates) for case in asked]).double().cpu().numpy()
+    places = target_places([case.candidates for case in asked], [case.target for case in asked])
+    ranks = target_ranks(scores, places)
+    write_text(out, "".join(_line(*row) for row in zip(asked, ranks.tolist(), scores, strict=True)))
+    own = scores[np.arange(len(asked)), places]
+    keys = [(str(case.case), case.user_id) for case in asked]
+    outcome = in_case_order(system.name, "given lists", cases.name, file_digest(cases), keys, ranks, own)
+    _print(params, outcome, ranked_by, asked, out)
+
+
+def _system(
+    params: Params,
+    catalogue: Items,
+    adapter: str | None,
+    recommender: Literal["popularity", "item_knn"] | None,
+    train: Path | None,
+) -> tuple[Ranker, str]:
+    """The system that the options name, and what ranks it in words."""
+    if recommender is not None:
+        from recalign.recommenders.train_log import fit_on_log
+
+        if train is None:
+            raise RecalignError(f"--recommender {recommender} needs --train: an interactions CSV (user_id,item_id)")
+        return fit_on_log(recommender, catalogue, train, params.seed), f"fitted on {train}"
+    if adapter is None:
+        raise RecalignError("nothing to rank with: give --adapter PATH or models:/…, or --recommender with --train")
+    from recalign.stages.adapters import open_adapter
+
+    settings, model = open_adapter(params, adapter, catalogue)
+    if settings.prompt.profile:
+        log.info("the cases hold no profiles, so the prompts show none, though this adapter was trained with them")
+    return model, settings.rule.sentence
+
+
+def _line(case: FileCase, rank: int, scores: Floats) -> str:
+    """A line of the output; equals by ascending id, the target after them, as its rank counts."""
+    keyed = zip(-scores, (item == case.target for item in case.candidates), case.candidates, strict=True)
+    ranked = [item for _, _, item in sorted(keyed)]
+    return json.dumps({CASE: case.case, c.RANK: rank, "ranked": ranked}) + "\n"
+
+
+def _print(params: Params, outcome: SystemRanks, ranked_by: str, cases: Sequence[FileCase], out: Path) -> None:
+    users = len(set(outcome.user_ids))
+    width = len(cases[0].candidates)
+    print(f"{outcome.system}, {ranked_by}; {len(cases)} cases of {users} users, {width} candidates each")
+    for metric in METRICS:
+        interval = metric_interval(outcome, metric, params.evaluate.resamples, params.seed)
+        print(f"  {LABELS[metric]:<8} {plain(interval)}")
+    print(f"  {'cases':<8} {len(cases)}\nRanks: {out}")

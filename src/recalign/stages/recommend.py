@@ -1,0 +1,109 @@
+"""Command recommend: the best items for a user of the log or for some titles, and the preference that explains them."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recalign import columns as c
+from recalign.artifacts import read_json, read_parquet
+from recalign.data.records import Items
+from recalign.errors import RecalignError
+from recalign.layout import ALIGN, PREPARED, RANKS
+from recalign.params import Params
+
+log = logging.getLogger(__name__)
+SHOWN_HISTORY = 8
+
+
+def recommend(
+    params: Params,
+    *,
+    user: int | None = None,
+    titles: Sequence[str] | None = None,
+    adapter: str | None = None,
+    k: int = 10,
+    prepared: Path = PREPARED,
+) -> None:
+    """Print the k best items of the catalogue for a user's whole history, or for liked titles (oldest first).
+
+    adapter: a folder or models:/ URI; else the champion, else the challenger, else the project's own best adapter.
+    Raises RecalignError for an unknown user, no history, k below 1, or no adapter to ask.
+    """
+    from recalign.preferences.statements import closed_statements
+    from recalign.prompts import safe_title
+    from recalign.registry.serving import Query, Service
+    from recalign.stages.adapters import open_adapter
+
+    if k < 1:
+        raise RecalignError(f"-k is {k}; 1 or more is allowed")
+    catalogue = Items.read(prepared)
+    history: list[int | str] = [*user_history(prepared, user)] if user is not None else [*(titles or [])]
+    if not history:
+        raise RecalignError("there is no history to start from; give --user ID or --titles TITLE …")
+    chosen = adapter or _default_adapter(params)
+    settings, recommender = open_adapter(params, chosen, catalogue)
+    service = Service(
+        settings,
+        recommender,
+        closed_statements(catalogue, catalogue.popularity, settings.noun),
+        {safe_title(catalogue.titles[item]).casefold(): item for item in reversed(catalogue.ids)},
+    )
+    answer = service.answer(Query(history=history, k=k))
+    liked = [catalogue.titles[item] if isinstance(item, int) else item for item in history]
+    _print(answer, liked, f"{chosen}, {settings.rule.sentence}")
+
+
+def user_history(prepared: Path, user: int) -> list[int]:
+    """All liked items of a user, oldest first (position; in a source without a clock its hashed order).
+
+    Raises RecalignError for a user that the prepared log does not hold.
+    """
+    rows = read_parquet(prepared / "events.parquet").select([c.USER, c.ITEM, c.POSITION]).to_pylist()
+    events = sorted((row for row in rows if row[c.USER] == user), key=lambda row: row[c.POSITION])
+    if not events:
+        known = sorted({row[c.USER] for row in rows})
+        raise RecalignError(
+            f"--user is {user}, whom the prepared log does not hold; it has {len(known)} users, such as {known[0]} "
+            "(shorter logs than prepare.core are left out)"
+        )
+    return [row[c.ITEM] for row in events]
+
+
+def _default_adapter(params: Params) -> str:
+    """The registry's champion or challenger; where nothing is registered, the best adapter of this project."""
+    from recalign.registry.package import best_objective
+    from recalign.registry.promotion import current
+
+    try:
+        live = current(params)
+    except RecalignError:
+        if not (RANKS / "systems.json").is_file():
+            raise
+        objective = best_objective(params, read_json(RANKS / "systems.json"))
+        log.info("nothing is registered yet; the best adapter of this project, %s, answers", ALIGN / objective)
+        return str(ALIGN / objective)
+    return f"models:/{params.registry.model}/{live.version}"
+
+
+def _print(answer: dict[str, Any], history: Sequence[str], system: str) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    recent = ", ".join(history[-SHOWN_HISTORY:])
+    console.print(f"Liked{' lately' if len(history) > SHOWN_HISTORY else ''}: {escape(recent)}")
+    if answer["unknown"]:
+        console.print(f"Not in the catalogue, read as text: {escape(', '.join(answer['unknown']))}")
+    if answer["preference"]:
+        evidence = f" (from {', '.join(answer['evidence'])})" if answer["evidence"] else ""
+        console.print(f"Inferred preference, by {answer['inferred_by']}: {escape(answer['preference'] + evidence)}")
+    table = Table(title=f"Ranked by {escape(system)}", title_justify="left", title_style="")
+    table.add_column("", justify="right")
+    table.add_column("title")
+    table.add_column("id", justify="right")
+    table.add_column("score", justify="right")
+    for place, item in enumerate(answer["items"], start=1):
+        table.add_row(str(place), escape(item["title"]), str(item["item_id"]), f"{item['score']:.2f}")
+    console.print(table)
