@@ -1,0 +1,101 @@
+"""A small project as the stages leave it, made without running them: real base, adapters, catalogue, cases and ranks."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from recalign import layout
+from recalign.artifacts import folder, write_json, write_parquet, write_text
+from recalign.evaluation.ranking import METRICS, metric_values
+from recalign.evaluation.system_ranks import SAMPLED, in_case_order, write_system_ranks
+from recalign.llm.adapters import save_adapter
+from recalign.llm.base import fetch_base, load_language_model
+from recalign.params import Params
+
+GENRES = ("crime", "drama", "comedy")
+TITLES = [f"The {word} of Night" for word in
+          ("House", "Secret", "Last", "Winter", "Return", "King", "Story", "Fall", "Legend", "Heart", "River", "Fire")]  # fmt: skip
+USERS = 8
+
+
+def write_base(params: Params, root: Path) -> None:
+    """data/models/base and data/models/sft: the tiny random model and an adapter."""
+    fetch_base(params.base, root / layout.BASE)
+    write_adapter(params, root, root / layout.SFT, seed=1)
+
+
+def write_adapter(params: Params, root: Path, out: Path, seed: int) -> None:
+    """An adapter of the project's base whose two matrices are drawn from `seed`, so that it changes scores."""
+    import torch
+
+    model = load_language_model(root / layout.BASE, params.base, new_adapter=params.lora, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.model.named_parameters():
+        if "lora_B" in name:
+            weight.data = torch.randn(weight.shape, generator=generator)
+    with folder(out) as partial:
+        save_adapter(model, partial)
+
+
+def write_prepared(root: Path, *, digest: str = "first", days: int = 0) -> None:
+    """data/prepared: twelve films, two test cases a user; `days` moves the targets on, as a newer log would."""
+    ids = list(range(1, len(TITLES) + 1))
+    examples = [_example(user, turn, days) for user in range(1, USERS + 1) for turn in range(2)]
+    candidates = [
+        {"manifest": "uniform", "example_id": e["example_id"], "user_id": e["user_id"], "candidates": ids[6:],
+         "target_index": e["target"] - 7}
+        for e in examples
+    ]  # fmt: skip
+    items = pa.table({
+        "item_id": ids,
+        "title": TITLES,
+        "attributes": pa.array([[("genre", [GENRES[i % 3]])] for i in ids], pa.map_(pa.string(), pa.list_(pa.string()))),
+        "popularity": [20 - i for i in ids],
+    })  # fmt: skip
+    with folder(root / layout.PREPARED) as partial:
+        write_parquet(partial / "items.parquet", items)
+        write_parquet(partial / "examples.parquet", pa.Table.from_pylist(examples))
+        write_parquet(partial / "candidates.parquet", pa.Table.from_pylist(candidates))
+        write_json(partial / "summary.json", {"source": "simulated", "noun": "films", "clock": True,
+                                              "data_digest": digest, "manifests": {"uniform": digest}})  # fmt: skip
+
+
+def _example(user: int, turn: int, days: int) -> dict[str, object]:
+    target = 7 + (user + turn + days) % 6
+    return {"example_id": f"{user}-{target}", "user_id": user, "split": "test",
+            "cutoff": datetime(2020, 1, 1 + days), "history": [1 + user % 6, 1 + (user + 2) % 6], "target": target}  # fmt: skip
+
+
+def write_ranks(root: Path, ranks: Mapping[str, Sequence[int]], *, digest: str = "first", days: int = 0) -> None:
+    """data/ranks and reports: each system's rank in every case, repeated to their number, as if it had been measured."""
+    examples = [_example(user, turn, days) for user in range(1, USERS + 1) for turn in range(2)]
+    keys = [(str(e["example_id"]), int(str(e["user_id"]))) for e in examples]
+    systems = {
+        name: in_case_order(name, SAMPLED, "uniform", digest, keys, np.resize(np.array(values), len(keys)), np.zeros(len(keys)))
+        for name, values in ranks.items()
+    }
+    about = {
+        name: {"kind": "llm" if name.startswith("llm") else "id", "ranked_by": "logprob", "prior_weight": 0.0,
+               "validation": {m: float(metric_values(m, system.ranks).mean()) for m in METRICS}}
+        for name, system in systems.items()
+    }  # fmt: skip
+    with folder(root / layout.RANKS) as partial:
+        write_system_ranks(partial / "ranks.parquet", list(systems.values()))
+        write_json(partial / "systems.json", about)
+        write_json(partial / "cases.json", {"manifests": {"uniform": digest}})
+    write_json(root / layout.REPORTS / "metrics.json", {"systems": {"popularity": {"mrr": {"value": 0.5}}}})
+    write_text(root / layout.REPORTS / "report.html", "<h1>Report</h1>")
+
+
+def write_project(params: Params, params_file: Path, root: Path) -> None:
+    """All of the above: an S-DPO adapter that ranks every target first, against popularity that ranks it third."""
+    root.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(params_file, root / layout.PARAMS)
+    write_base(params, root)
+    write_adapter(params, root, root / layout.ALIGN / "sdpo", seed=2)
+    write_prepared(root)
+    write_ranks(root, {"popularity": [3], "llm-sdpo": [1]})
