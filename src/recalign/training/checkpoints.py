@@ -16,6 +16,7 @@ from recalign import artifacts
 from recalign.errors import RecalignError
 
 log = logging.getLogger(__name__)
+EVERY_SECONDS = 60.0  # between two checkpoints: what a kill can cost
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Weights = dict[str, Tensor]
 
@@ -41,13 +42,12 @@ class TrainingState:
 class Checkpoints:
     """Checkpoints of one training run in `root`/<stage>-<digest>; another digest is another run.
 
-    digest: of everything that determines the run (data, params, base); every_seconds: time between two of them.
+    digest: of everything that determines the run (data, params, base).
     """
 
     root: Path
     stage: str
     digest: str
-    every_seconds: float = 60.0
     _last: float = field(default_factory=time.monotonic)
 
     @property
@@ -56,8 +56,8 @@ class Checkpoints:
         return self.root / f"{self.stage}-{self.digest[:16]}"
 
     def due(self) -> bool:
-        """Whether `every_seconds` have passed since the last checkpoint (or the start)."""
-        return time.monotonic() - self._last >= self.every_seconds
+        """Whether EVERY_SECONDS have passed since the last checkpoint (or the start)."""
+        return time.monotonic() - self._last >= EVERY_SECONDS
 
     def save(self, state: TrainingState, weights: Weights, optimiser: torch.optim.Optimizer) -> None:
         """Write the state, the trainable weights, their best values and the optimiser's moments; atomic."""

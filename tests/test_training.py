@@ -1,0 +1,295 @@
+"""Training: exact accumulation, the schedule, best step, resumption, determinism, and what the stages leave behind."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny
+from recalign.artifacts import file_digest, verify
+from recalign.errors import RecalignError
+from recalign.objectives import build_objective
+from recalign.params import SftParams
+from recalign.training import checkpoints as checkpoints_module
+from recalign.training.checkpoints import Checkpoints
+from recalign.training.examples import PreferenceExample
+from recalign.training.loop import Measured, batches, evaluation_steps, learning_rate, train, trainable_weights
+from recalign.training.preference import PreferenceTraining
+from training_world import LONG, World, make_params, make_world, write_pairs
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world whose SFT adapter and reference are made."""
+    made = make_world(tmp_path_factory.mktemp("world"))
+    params = make_params()
+    made.sft(params)
+    made.reference(params)
+    return made
+
+
+@dataclass(frozen=True)
+class Point:
+    example_id: str
+    x: tuple[float, float]
+    y: float
+
+    @property
+    def tokens(self) -> int:
+        return 1
+
+
+class Regression:
+    """Least squares: a task whose training can be followed by hand. Validation can be made to get worse."""
+
+    name = "sft"
+
+    def __init__(self, model: torch.nn.Linear, validation: Sequence[float] | None = None) -> None:
+        self.model = model
+        self.validation = iter(validation) if validation else None
+
+    def weight(self, example: Point) -> int:
+        return 1
+
+    def loss(self, examples: Sequence[Point]) -> Measured:
+        x, y = torch.tensor([e.x for e in examples]), torch.tensor([e.y for e in examples])
+        return Measured((self.model(x).squeeze(-1) - y).square().sum(), {})
+
+    def start(self) -> dict[str, float]:
+        return self.validate()
+
+    def validate(self) -> dict[str, float]:
+        return {"validation_loss": next(self.validation) if self.validation else self.model.weight.sum().abs().item()}
+
+
+def points(count: int = 16) -> list[Point]:
+    return [Point(f"p{n}", (math.sin(n), math.cos(n)), 2.0 * math.sin(n) - math.cos(n)) for n in range(count)]
+
+
+def regression(validation: Sequence[float] | None = None) -> Regression:
+    model = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    return Regression(model, validation)
+
+
+def run(task: Regression, tmp_path: Path, examples: list[Point] | None = None, **changes: object):
+    values = {"learning_rate": 0.1, "batch": 4, "micro_batch": 4, "warmup": 0.1, "weight_decay": 0.0,
+              "max_grad_norm": 1.0, "evaluations": 2, "examples": 16, "epochs": 3} | changes  # fmt: skip
+    params = SftParams(**values)
+    checkpoints = Checkpoints(tmp_path, "sft", "digest")
+    examples = points() if examples is None else examples
+    return train(task.model, task, examples, params, epochs=params.epochs, seed=1, checkpoints=checkpoints)
+
+
+def test_the_rate_rises_linearly_then_falls_as_a_cosine():
+    rates = [learning_rate(step, 20, 1.0, 0.2) for step in range(1, 21)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert rates[12] == pytest.approx(0.5)
+    assert rates[19] == pytest.approx(0.5 * (1 + math.cos(math.pi * 15 / 16)))
+    assert [learning_rate(1, 1, 1.0, 0.0), learning_rate(1, 1, 1.0, 1.0)] == [1.0, 1.0]
+
+
+def test_validation_looks_are_spread_evenly_and_end_with_the_last_step():
+    assert evaluation_steps(10, 4) == {3, 5, 8, 10}
+    assert evaluation_steps(2, 4) == {1, 2}
+
+
+def test_batches_hold_every_example_once_an_epoch_whatever_the_order_given():
+    examples = points(10)
+    plan = list(batches(examples, 4, 2, seed=3))
+    assert [len(batch) for batch in plan] == [4, 4, 2, 4, 4, 2]
+    assert {e.example_id for batch in plan[:3] for e in batch} == {e.example_id for e in examples}
+    assert plan == list(batches(examples[::-1], 4, 2, seed=3))
+    assert plan[:3] != plan[3:], "each epoch has an order of its own"
+    assert plan != list(batches(examples, 4, 2, seed=4))
+
+
+def test_training_finds_the_planted_weights(tmp_path):
+    task = regression()
+    result = run(task, tmp_path, epochs=30)
+    assert result.rows[1]["loss"] > 0.5
+    assert result.rows[-1]["loss"] < 0.01
+
+
+def test_the_best_step_is_kept_not_the_last(tmp_path):
+    task = regression(validation=[3.0, 1.0, 2.0])
+    result = run(task, tmp_path)
+    assert (result.best_step, result.best_loss) == (6, 1.0)
+    assert [row["step"] for row in result.rows if "validation_loss" in row] == [0, 6, 12]
+    early = regression(validation=[3.0, 2.0, 1.0])
+    run(early, tmp_path / "again", evaluations=2)
+    assert not torch.equal(task.model.weight, early.model.weight)
+
+
+def test_the_start_is_kept_where_training_never_improves_and_the_log_says_so(tmp_path, caplog):
+    task = regression(validation=[1.0, 2.0, 1.0])
+    with caplog.at_level("INFO"):
+        result = run(task, tmp_path)
+    assert result.best_step == 0
+    assert task.model.weight.eq(0).all()
+    assert "validation never improved on the start, so the start is kept" in caplog.text
+
+
+def test_a_loss_that_is_not_a_number_stops_naming_step_and_key(tmp_path):
+    bad = [*points(7), Point("p-bad", (float("nan"), 0.0), 1.0)]
+    with pytest.raises(RecalignError, match=r"sft: at step \d+ the loss is nan.*lower sft\.learning_rate, now 0\.1"):
+        run(regression(), tmp_path, bad)
+
+
+def test_no_examples_are_refused(tmp_path):
+    with pytest.raises(RecalignError, match="sft: no training examples"):
+        run(regression(), tmp_path, [])
+
+
+def test_a_damaged_checkpoint_is_left_aside(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(checkpoints_module, "EVERY_SECONDS", 0.0)
+    whole = regression()
+    run(whole, tmp_path)
+    (tmp_path / "sft-digest" / "tensors.safetensors").write_bytes(b"half")
+    again = regression()
+    with caplog.at_level("INFO"):
+        run(again, tmp_path)
+    assert "the checkpoint is damaged" in caplog.text
+    assert torch.equal(whole.model.weight, again.model.weight)
+
+
+def adapter(folder: Path) -> str:
+    return file_digest(folder / "adapter_model.safetensors")
+
+
+def test_sft_lowers_the_validation_loss_and_leaves_a_whole_folder(world):
+    out = world.root / "sft"
+    verify(out)
+    facts = json.loads((out / "training.json").read_text())
+    assert facts["best_validation_loss"] < facts["start_validation_loss"]
+    assert facts["base"]["id"] == "tiny-random"
+    assert facts["steps"] == 6
+    with (out / "curve.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["step"] for row in rows] == [str(step) for step in range(7)]
+    assert rows[0]["loss"] == rows[1]["validation_loss"] == ""
+    assert float(rows[-1]["validation_loss"]) == pytest.approx(facts["best_validation_loss"], rel=1e-5)
+    assert rows[-1]["examples"] == "48"
+    assert not list((world.root / "cache" / "checkpoints").glob("*")), "checkpoints go when the stage ends"
+
+
+def test_the_same_inputs_give_the_same_adapter_bytes(world):
+    assert adapter(world.sft(make_params(), name="sft-again")) == adapter(world.root / "sft")
+
+
+def test_another_seed_gives_another_adapter(world):
+    assert adapter(world.sft(make_params(seed=5), name="sft-seed")) != adapter(world.root / "sft")
+
+
+@pytest.mark.parametrize("stage", ["sft", "align"])
+def test_eight_micro_batches_of_one_equal_one_of_eight(world, stage):
+    big, small = make_params(**{f"{stage}__micro_batch": 8}), make_params(**{f"{stage}__micro_batch": 1})
+    call = world.sft if stage == "sft" else world.align
+    one, eight = (
+        load_file((call(params, name=f"{stage}-{n}")) / "adapter_model.safetensors")
+        for n, params in (("big", big), ("small", small))
+    )
+    for name, tensor in one.items():
+        torch.testing.assert_close(eight[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_a_killed_run_goes_on_to_the_same_adapter(world, caplog):
+    whole = adapter(world.sft(make_params(**LONG), name="whole"))
+    script = Path(__file__).parent / "training_world.py"
+    process = subprocess.Popen([sys.executable, str(script), str(world.root)], stderr=subprocess.PIPE)
+    step = wait_for_step(world.root / "cache" / "checkpoints", process, at_least=3)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (world.root / "killed").exists()
+    with caplog.at_level("INFO"):
+        resumed = adapter(world.sft(make_params(**LONG), name="killed"))
+    assert "going on after step" in caplog.text
+    assert step < 36, "the run was to be killed among its 36 steps"
+    assert resumed == whole
+
+
+def wait_for_step(folder: Path, process: subprocess.Popen[bytes], at_least: int) -> int:
+    """The step of the first checkpoint past `at_least`; the run must still be alive."""
+    for _ in range(6000):
+        for state in folder.glob("sft-*/state.json"):
+            try:
+                step = json.loads(state.read_text())["step"]
+            except (FileNotFoundError, json.JSONDecodeError):
+                continue  # replaced while it was read
+            if step >= at_least:
+                return step
+        assert process.poll() is None, process.stderr.read().decode()[-2000:] if process.stderr else ""
+        time.sleep(0.01)
+    raise AssertionError("no checkpoint came")
+
+
+def test_alignment_starts_at_chance_from_its_reference_and_improves(world):
+    out = world.align(make_params(align__epochs=3), name="align-longer")
+    verify(out)
+    facts = json.loads((out / "training.json").read_text())
+    assert facts["stage"] == "align@sdpo"
+    assert facts["step_0_difference"] <= 1e-4
+    with (out / "curve.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    # validation rows have K = 3 and K = 2 in turn, so chance is the mean of log 4 and log 3
+    assert float(rows[0]["validation_loss"]) == pytest.approx((math.log(4) + math.log(3)) / 2, abs=1e-5)
+    assert float(rows[0]["validation_reward_accuracy"]) == 0.5
+    assert float(rows[-1]["loss"]) < float(rows[1]["loss"])
+    assert facts["best_validation_loss"] < facts["start_validation_loss"]
+    assert float(rows[-1]["chosen_logp_drift"]) > float(rows[-1]["rejected_logp_drift"])
+
+
+@pytest.mark.parametrize("objective", ["dpo", "dpo_pairs", "dmpo", "simpo"])
+def test_every_objective_trains(world, objective):
+    facts = json.loads((world.align(make_params(), objective) / "training.json").read_text())
+    assert facts["stage"] == f"align@{objective}"
+    assert facts["steps"] == 12
+
+
+def test_alignment_repeats_byte_for_byte(world):
+    first, second = (adapter(world.align(make_params(), name=name)) for name in ("align-a", "align-b"))
+    assert first == second
+    assert first != adapter(world.root / "sft")
+
+
+def test_an_unknown_objective_is_refused_before_anything_is_loaded(world):
+    with pytest.raises(RecalignError, match="objective is 'spdo'; allowed are dpo,"):
+        world.align(make_params(), "spdo")
+
+
+def test_no_pairs_are_refused(world):
+    write_pairs(world.root / "none", [], negatives=3)
+    with pytest.raises(RecalignError, match=r"pairs\.parquet holds no train pairs.*pairs\.examples"):
+        world.align(make_params(), pairs="none")
+
+
+def test_a_policy_that_is_not_the_reference_is_refused():
+    example = PreferenceExample("1-2", [5, 6], [[7, 8], [9, 8]])
+    sdpo = build_objective("sdpo", beta=1.0)
+    task = PreferenceTraining(tiny.model(), sdpo, {"1-2": [-1.0, -2.0]}, [example], 8)
+    with pytest.raises(RecalignError, match=r"align@sdpo: at step 0 policy and reference .* more than 1e-04"):
+        task.check_start([example], 1e-4)
+
+
+def test_prompts_that_list_candidates_train_too(world):
+    params = make_params(prompt={"form": "candidates", "history": 4, "profile": False, "max_title_tokens": 24})
+    facts = json.loads((world.sft(params, name="sft-listed") / "training.json").read_text())
+    assert facts["best_validation_loss"] < facts["start_validation_loss"]
+
+
+def test_only_the_adapter_trains():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+    assert list(trainable_weights(model)) == ["1.weight", "1.bias"]
