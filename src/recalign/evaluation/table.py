@@ -4,6 +4,8 @@ from recalign.evaluation.ranking import LABELS, METRICS
 from recalign.evaluation.scorecard import Scorecard
 from recalign.evaluation.significance import Interval
 
+WIDE = 172  # columns in which every cell of the table fits on one line
+
 
 def plain(interval: Interval) -> str:
     """A metric with its 95 % interval: '0.312 [0.264, 0.361]'."""
@@ -19,7 +21,7 @@ def difference(interval: Interval | None) -> str:
 
 def headings(card: Scorecard) -> list[str]:
     """The columns of the card."""
-    return ["system", *(LABELS[metric] for metric in METRICS), f"NDCG@10 less {card.baseline}", "ranked by"]
+    return ["system", *(LABELS[metric] for metric in METRICS), f"NDCG@10 − {card.baseline}", "ranked by"]
 
 
 def cells(card: Scorecard) -> list[list[str]]:
@@ -40,15 +42,17 @@ def caption(card: Scorecard, source: str) -> str:
 
 
 def print_scorecard(card: Scorecard, source: str) -> None:
-    """Print the card to standard output, in colour where it is a terminal; narrow terminals fold cells."""
+    """Print the card to standard output, in colour where it is a terminal; a narrow one gets intervals below values."""
     import rich.box
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if Console().is_terminal else 150, highlight=False)
-    table = Table(box=rich.box.SIMPLE_HEAD, title=caption(card, source), title_justify="left", title_style="")
+    console = Console(width=None if Console().is_terminal else WIDE, highlight=False)
+    table = Table(box=rich.box.SIMPLE_HEAD)
     for place, heading in enumerate(headings(card)):
         table.add_column(heading, no_wrap=place == 0)
     for row in cells(card):
-        table.add_row(*row, style="bold" if row[0] == card.llm else None)
+        folded = row if console.width >= WIDE else [cell.replace(" [", "\n[") for cell in row]
+        table.add_row(*folded, style="bold" if row[0] == card.llm else None)
+    console.print(caption(card, source))
     console.print(table)

@@ -31,7 +31,7 @@ def verdict(card: Scorecard) -> list[str]:
     sentences += [_step(pair) for pair in card.comparisons if pair.second in (UNTRAINED, TUNED)]
     if any(row.system == "oracle" for row in card.rows):
         most = card.row("oracle").metrics[CHOSEN_BY].value
-        sentences.append(f"The oracle, which knows the true probabilities, reaches {most:.3f}: more can not be had.")
+        sentences.append(f"The oracle, which knows the true probabilities, reaches {most:.3f}: more cannot be had.")
     return sentences
 
 
@@ -52,9 +52,11 @@ def _step(pair: Comparison) -> str:
     said = {
         "above": "is better than",
         "below": "is worse than",
-        "level with": "can not be told from",
+        "level with": "cannot be told from",
     }[pair.words]
     first = spoken(pair.first)
+    if _numbers(pair) == (0.0, 0.0, 0.0):
+        return f"{first[:1].upper()}{first[1:]} ranks the targets exactly as {spoken(pair.second)} does."
     return f"{first[:1].upper()}{first[1:]} {said} {spoken(pair.second)} (NDCG@10 {signed(pair)})."
 
 

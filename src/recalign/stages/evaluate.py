@@ -101,7 +101,7 @@ def evaluate(
         write_system_ranks(partial / "ranks.parquet", [ranks for system in measured.values() for ranks in system.ranks])
         write_json(partial / "systems.json", {name: system.about for name, system in measured.items()})
         write_json(partial / "cases.json", _about_cases(trials, prepared))
-        write_json(partial / "examples.json", _examples(trials, measured))
+        write_json(partial / "examples.json", _examples(trials, measured, _profiles(params, profiles, c.TEST)))
     log.info("evaluate: %d systems on %d cases -> %s", len(measured), len(trials.uniform.cases), out)
 
 
@@ -109,18 +109,16 @@ def _trials(params: Params, prepared: Path, profiles: Path) -> Trials:
     limits = {c.VALIDATION: params.evaluate.validation_cases, c.TEST: params.evaluate.test_cases}
 
     def trial(split: str, manifest: str) -> Trial:
-        texts = profile_texts(params, profiles, split)
-        return read_trial(prepared, split, manifest, limits[split], params.seed, texts)
+        shown = _profiles(params, profiles, split) if params.prompt.profile else None
+        return read_trial(prepared, split, manifest, limits[split], params.seed, shown)
 
     return Trials(
         trial(c.VALIDATION, UNIFORM), trial(c.TEST, UNIFORM), trial(c.TEST, POPULARITY), Items.read(prepared)
     )
 
 
-def profile_texts(params: Params, profiles: Path, split: str) -> dict[int, str]:
-    """The text of each user's profile for a split, by the engine in params; empty where prompts show none."""
-    if not params.prompt.profile:
-        return {}
+def _profiles(params: Params, profiles: Path, split: str) -> dict[int, str]:
+    """The text of each user's profile for a split, by the engine in params."""
     found = read_profiles(profiles, params.profiles.engine)
     return {user: profile.text for (of_split, user), profile in found.items() if of_split == split}
 
@@ -253,7 +251,7 @@ def _about_cases(trials: Trials, prepared: Path) -> dict[str, Any]:
     }
 
 
-def _examples(trials: Trials, measured: dict[str, Measured]) -> list[dict[str, Any]]:
+def _examples(trials: Trials, measured: dict[str, Measured], profiles: dict[int, str]) -> list[dict[str, Any]]:
     """The first cases of three different users, with the best titles of every system: rows a person can judge."""
     titles = trials.catalogue.titles
     first: dict[int, int] = {}
@@ -261,7 +259,7 @@ def _examples(trials: Trials, measured: dict[str, Measured]) -> list[dict[str, A
         first.setdefault(case.example.user_id, row)
     shown = []
     for row in list(first.values())[:EXAMPLES]:
-        case, request = trials.uniform.cases[row], trials.uniform.requests[row]
+        case = trials.uniform.cases[row]
         ranked = {
             name: [titles[case.candidates[place]] for place in np.argsort(-system.scores[row], kind="stable")[:SHOWN]]
             for name, system in measured.items()
@@ -271,7 +269,7 @@ def _examples(trials: Trials, measured: dict[str, Measured]) -> list[dict[str, A
                 c.EXAMPLE: case.example.example_id,
                 c.USER: case.example.user_id,
                 c.HISTORY: [titles[item] for item in case.example.history],
-                c.PROFILE: request.profile,
+                c.PROFILE: profiles.get(case.example.user_id),
                 c.TARGET: titles[case.example.target],
                 "ranked": ranked,
             }

@@ -13,7 +13,7 @@ from recalign.layout import ALIGN, PREPARED, RANKS
 from recalign.params import Params
 
 log = logging.getLogger(__name__)
-SHOWN_HISTORY = 8
+SHOWN_HISTORY, SHOWN_EVIDENCE = 8, 5  # titles printed
 
 
 def recommend(
@@ -87,6 +87,7 @@ def _default_adapter(params: Params) -> str:
 
 
 def _print(answer: dict[str, Any], history: Sequence[str], system: str) -> None:
+    import rich.box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -97,9 +98,11 @@ def _print(answer: dict[str, Any], history: Sequence[str], system: str) -> None:
     if answer["unknown"]:
         console.print(f"Not in the catalogue, read as text: {escape(', '.join(answer['unknown']))}")
     if answer["preference"]:
-        evidence = f" (from {', '.join(answer['evidence'])})" if answer["evidence"] else ""
+        shown, rest = answer["evidence"][-SHOWN_EVIDENCE:], len(answer["evidence"]) - SHOWN_EVIDENCE
+        evidence = f" (from {', '.join(shown)}{f' and {rest} more' if rest > 0 else ''})" if shown else ""
         console.print(f"Inferred preference, by {answer['inferred_by']}: {escape(answer['preference'] + evidence)}")
-    table = Table(title=f"Ranked by {escape(system)}", title_justify="left", title_style="")
+    console.print(f"Ranked by {escape(system)}:")
+    table = Table(box=rich.box.SIMPLE_HEAD)
     table.add_column("", justify="right")
     table.add_column("title")
     table.add_column("id", justify="right")

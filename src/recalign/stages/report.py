@@ -158,12 +158,15 @@ def _param_lines(params: Params) -> list[str]:
 
 
 def _next_commands(about: Mapping[str, Any]) -> list[str]:
+    """What to type next, each with its purpose."""
     other = "lastfm" if about["source"] != "lastfm" else "movielens-100k"
-    return [
-        "recalign register                     # put the best adapter into the MLflow registry",
-        f"recalign recommend --user {about['example_user']}       # a ranked list with its explanation",
-        f"dvc exp run -S source={other} -S budget=few-shot   # another dataset, more training",
-    ]
+    commands = {
+        "recalign register": "put the best adapter into the MLflow registry",
+        f"recalign recommend --user {about['example_user']}": "a ranked list with its explanation",
+        f"dvc exp run -S source={other} -S budget=few-shot": "another dataset, more training",
+    }
+    width = max(map(len, commands))
+    return [f"{command:<{width}}  # {purpose}" for command, purpose in commands.items()]
 
 
 def _print(card: Scorecard, about: Mapping[str, Any], page: Path, commands: Sequence[str]) -> None:
