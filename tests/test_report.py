@@ -1,0 +1,232 @@
+"""The scorecard, the verdict and the page, from ranks made by hand and through the stage as `dvc repro` runs it."""
+
+import json
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recalign.artifacts import folder, write_json, write_text
+from recalign.errors import RecalignError
+from recalign.evaluation.curves import read_curve
+from recalign.evaluation.plots import chance
+from recalign.evaluation.scorecard import Scorecard, build_scorecard
+from recalign.evaluation.system_ranks import SystemRanks, in_case_order, write_system_ranks
+from recalign.evaluation.table import cells
+from recalign.evaluation.verdict import verdict
+from recalign.params import Params, parse_params
+from recalign.stages.report import report
+
+DIGESTS = {"uniform": "ab" * 32, "popularity": "cd" * 32, "catalogue": "ef" * 32}
+EVIL = '<script>alert("title")</script>'
+VALIDATION = {"popularity": 0.4, "item_knn": 0.6, "oracle": 0.9, "llm-base": 0.2, "llm-sft": 0.3, "llm-sdpo": 0.5}
+
+
+def about(name: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {"kind": "id", "ranked_by": "counts", "prior_weight": None}
+    if name.startswith("llm"):
+        tried = [{"kind": "logprob", "prior_weight": 0.0, "ndcg_at_10": 0.2}]
+        entry = {"kind": "llm", "ranked_by": "logprob_less_prior", "prior_weight": 0.5, "tried": tried}
+    if name == "oracle":
+        entry["kind"] = "oracle"
+    return entry | {"validation": {"ndcg_at_10": VALIDATION[name]}, "cases": 40, "seconds": 1.0}
+
+
+def ranked(name: str, ranks: list[int], manifest: str = "uniform") -> SystemRanks:
+    cases = [(f"{user}-{user}", user) for user in range(len(ranks))]
+    protocol = "full" if manifest == "catalogue" else "sampled-20"
+    return in_case_order(name, protocol, manifest, DIGESTS[manifest], cases, np.array(ranks), np.zeros(len(ranks)))
+
+
+RANKS = {
+    "popularity": [5] * 40,
+    "item_knn": [2] * 40,
+    "oracle": [1] * 40,
+    "llm-base": [10] * 40,
+    "llm-sft": [8] * 40,
+    "llm-sdpo": [4] * 40,
+}
+SYSTEMS = {name: about(name) for name in RANKS}
+
+
+def card(sdpo: list[int] | None = None) -> Scorecard:
+    """The card of RANKS, with other ranks of llm-sdpo where given."""
+    ranks = RANKS | ({"llm-sdpo": sdpo} if sdpo else {})
+    return build_scorecard([ranked(*system) for system in ranks.items()], SYSTEMS, 200, 1)
+
+
+def test_the_best_of_each_kind_is_chosen_by_validation_and_the_oracle_is_no_baseline() -> None:
+    made = card()
+    assert (made.baseline, made.llm) == ("item_knn", "llm-sdpo")
+
+
+def test_the_comparisons_are_each_training_step_and_the_best_llm_against_the_baselines() -> None:
+    assert [(pair.first, pair.second, pair.words) for pair in card().comparisons] == [
+        ("llm-sdpo", "llm-sft", "above"),
+        ("llm-sft", "llm-base", "above"),
+        ("llm-sdpo", "item_knn", "below"),
+        ("llm-sdpo", "popularity", "above"),
+    ]
+
+
+def test_the_verdict_says_plainly_that_the_llm_loses() -> None:
+    first = verdict(card())[0]
+    assert first.startswith("The LLM loses: S-DPO stands below item-kNN, the best baseline (NDCG@10 0.431 against")
+    assert first.endswith("difference −0.200 [−0.200, −0.200] on 40 cases of 40 users).")
+
+
+def test_the_verdict_says_that_the_llm_wins_only_when_the_interval_is_above_zero() -> None:
+    assert verdict(card(sdpo=[1] * 40))[0].startswith("The LLM wins: S-DPO stands above item-kNN")
+    mixed = verdict(card(sdpo=[1, 4] * 20))[0]
+    assert mixed.startswith("No clear winner: S-DPO is within the error of item-kNN")
+
+
+def test_a_model_that_ranks_as_its_start_is_said_to() -> None:
+    assert "S-DPO ranks the targets exactly as the SFT model does." in verdict(card(sdpo=[8] * 40))
+
+
+def test_the_table_holds_each_system_with_intervals_and_what_it_is_ranked_by_best_last() -> None:
+    rows = cells(card())
+    assert [row[0] for row in rows] == ["llm-base", "llm-sft", "popularity", "llm-sdpo", "item_knn", "oracle"]
+    assert rows[3][1:] == [
+        "0.000 [0.000, 0.000]",
+        "1.000 [1.000, 1.000]",
+        "0.431 [0.431, 0.431]",
+        "0.250 [0.250, 0.250]",
+        "−0.200 [−0.200, −0.200]",
+        "log-prob − 0.5 × prior",
+    ]
+    assert rows[4][5] == "—"
+
+
+def test_a_card_without_a_baseline_is_refused() -> None:
+    with pytest.raises(RecalignError, match="no ID recommender is among the systems"):
+        build_scorecard([ranked("llm-sft", [1, 2])], SYSTEMS, 200, 1)
+
+
+def test_chance_of_ndcg_at_10_among_20() -> None:
+    assert chance("ndcg_at_10", 20) == pytest.approx(sum(1 / np.log2(1 + r) for r in range(1, 11)) / 20)
+    assert chance("hr_at_1", 20) == 1 / 20
+
+
+def test_a_broken_curve_names_file_and_line(tmp_path: Path) -> None:
+    write_text(tmp_path / "curve.csv", "step,examples,loss\n0,0,\n1,8,high\n")
+    with pytest.raises(RecalignError, match=r"curve\.csv:3 holds a value that is no number"):
+        read_curve("sft", tmp_path / "curve.csv")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The folders that the stage reads, as the earlier stages write them."""
+    with folder(tmp_path / "ranks") as out:
+        full = [ranked(name, [30] * 40, "catalogue") for name in ("popularity", "item_knn")]
+        write_system_ranks(out / "ranks.parquet", [ranked(name, ranks) for name, ranks in RANKS.items()] + full)
+        write_json(out / "systems.json", SYSTEMS)
+        write_json(out / "cases.json", {
+            "source": "simulated", "split": "test", "data_digest": "12" * 32, "manifests": DIGESTS, "candidates": 20,
+            "validation_cases": 60, "example_user": 7, "machine": "x86_64, 2 CPU cores",
+        })  # fmt: skip
+        write_json(out / "examples.json", [{
+            "example_id": "7-1", "user_id": 7, "history": ["Heat", EVIL], "profile": "Likes crime films.",
+            "target": "Alien", "ranked": {name: ["Up", "Alien"] for name in RANKS},
+        }])  # fmt: skip
+    rule = {"rule": "duplicate event", "table": "interactions", "level": "row", "sentence": "…", "failed": 9}
+    rows = {"interactions": {"read": 100, "kept": 91, "quarantined": 9}}
+    write_json(tmp_path / "validated" / "summary.json", {"rows": rows, "rules": [rule]})
+    row = {"users": 40, "claims": 9, "right": 6, "planted": 20, "precision": 2 / 3, "recall": None}
+    write_json(tmp_path / "profiles" / "truth.json", {"statements": {"test": row}})
+    write_json(tmp_path / "base" / "base.json", {"id": "tiny", "revision": "1", "sha256": "34" * 32})
+    curve = "step,examples,loss,chosen_logp_drift,rejected_logp_drift,reward_accuracy,validation_loss\n"
+    for name in ("sft", "align/sdpo"):
+        with folder(tmp_path / name) as out:
+            write_text(out / "curve.csv", curve + "0,0,,,,,2\n1,8,1.5,0.1,-0.2,0.6,\n2,16,1.2,0.2,-0.4,0.7,1.4\n")
+            write_json(out / "training.json", {"seconds": 12.4})
+    return tmp_path
+
+
+def make_report(params: Params, project: Path, out: str = "reports") -> Path:
+    report(
+        params, project / "ranks", project / "validated", project / "profiles", project / "base", project / "sft",
+        project / "align", project / out,
+    )  # fmt: skip
+    return project / out
+
+
+@pytest.fixture
+def params(tree: dict[str, Any]) -> Params:
+    return parse_params(tree | {"evaluate": tree["evaluate"] | {"resamples": 200}})
+
+
+class Page(HTMLParser):
+    """Collects what a browser would fetch or run, and the headings."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.fetched: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "xlink:href")]
+
+
+def test_the_page_is_self_contained_and_runs_nothing_from_a_title(params: Params, project: Path) -> None:
+    text = (make_report(params, project) / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert "script" not in page.tags
+    assert all(place.startswith("#") for place in page.fetched)
+    assert "url(http" not in text
+    assert "&lt;script&gt;alert" in text
+    assert "@media (prefers-color-scheme: dark)" in text
+
+
+def test_the_page_leads_with_the_verdict_and_carries_what_a_figure_needs(params: Params, project: Path) -> None:
+    text = (make_report(params, project) / "report.html").read_text(encoding="utf-8")
+    assert text.index("The LLM loses") < text.index("<table")
+    for told in (
+        "simulated, test split, sampled-20, manifest uniform abababababab, 40 cases of 40 users",
+        "The full catalogue", "Likes crime films.", "Alien ← came next", "duplicate event", "0.67",
+        "x86_64, 2 CPU cores", "trained in 12 s", "sha256 3434343434343434", "lora.rank: 16",
+    ):  # fmt: skip
+        assert told in text, told
+    assert text.count('role="img" aria-label="') == 3
+
+
+def test_the_metrics_hold_each_system_with_its_bounds_and_the_paired_differences(params: Params, project: Path) -> None:
+    metrics = json.loads((make_report(params, project) / "metrics.json").read_text())
+    assert metrics["systems"]["item_knn"]["mrr"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    assert metrics["paired"]["llm-sdpo_less_item_knn"]["value"] == pytest.approx(-0.200253, abs=1e-6)
+    assert metrics["best"] == {"baseline": "item_knn", "llm": "llm-sdpo"}
+    assert metrics["full_catalogue"]["popularity"]["hr_at_5"]["value"] == 0.0
+    assert metrics["about"]["manifest_digest"] == DIGESTS["uniform"]
+
+
+def test_plots_are_csv_and_valid_svg(params: Params, project: Path) -> None:
+    plots = make_report(params, project) / "plots"
+    names = {path.name for path in plots.iterdir()}
+    assert names == {"metrics.csv", "training.csv", "drift.csv", "metrics.svg", "training.svg", "drift-sdpo.svg"}
+    assert (plots / "drift.csv").read_text().splitlines()[2] == "sdpo,1,8,0.1,-0.2,0.6"
+    for path in plots.glob("*.svg"):
+        assert ET.fromstring(path.read_text(encoding="utf-8")).tag.endswith("svg")  # noqa: S314  # our own file
+
+
+def test_the_same_ranks_give_the_same_bytes(params: Params, project: Path) -> None:
+    first, second = make_report(params, project, "one"), make_report(params, project, "two")
+    for path in sorted(first.rglob("*.*")):
+        assert path.read_bytes() == (second / path.relative_to(first)).read_bytes(), path
+
+
+def test_the_terminal_shows_table_verdict_path_and_what_to_type_next(
+    params: Params, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = make_report(params, project)
+    printed = capsys.readouterr().out
+    for told in (
+        "NDCG@10 − item_knn", "0.431 [0.431, 0.431]", "The LLM loses", f"Report: {out / 'report.html'}",
+        "recalign register", "recalign recommend --user 7", "dvc exp run -S source=lastfm -S budget=few-shot",
+    ):  # fmt: skip
+        assert told in printed, told
