@@ -16,7 +16,7 @@ from recalign.data.records import read_examples
 
 @dataclass(frozen=True)
 class Histories:
-    """Of one split: what each chosen user did before the cutoff (None without a clock), and how often each item was met.
+    """Of one split: what each chosen user did before the cutoff (None without a clock), and how often items were met.
 
     of: user -> item ids, oldest first (empty for a newcomer), users in the order in which examples are read;
     counts: item -> events before the cutoff, all users.

@@ -26,7 +26,8 @@ def pairs(
 ) -> None:
     """Write `out`/pairs.parquet: params.pairs.examples training pairs, then validation_cases validation pairs.
 
-    Both in the order of `read_examples`, which is the file's order. Raises RecalignError when an input is missing or pairs.shares do not sum to 1.
+    Both in the order of `read_examples`, which is the file's order.
+    Raises RecalignError when an input is missing or pairs.shares do not sum to 1.
     """
     items = Items.read(prepared)
     events = read_parquet(prepared / "events.parquet")
