@@ -1,12 +1,16 @@
-"""A small project as the stages leave it, made without running them: real base, adapters, catalogue, cases and ranks."""
+"""A small project as the stages leave it, made without running them: base, adapters, catalogue, cases and ranks."""
 
+import atexit
+import functools
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from recalign import layout
 from recalign.artifacts import folder, write_json, write_parquet, write_text
@@ -15,11 +19,23 @@ from recalign.evaluation.system_ranks import SAMPLED, in_case_order, write_syste
 from recalign.llm.adapters import save_adapter
 from recalign.llm.base import fetch_base, load_language_model
 from recalign.params import Params
+from recalign.registry.tracking import connect
 
 GENRES = ("crime", "drama", "comedy")
-TITLES = [f"The {word} of Night" for word in
-          ("House", "Secret", "Last", "Winter", "Return", "King", "Story", "Fall", "Legend", "Heart", "River", "Fire")]  # fmt: skip
+WORDS = ("House", "Secret", "Last", "Winter", "Return", "King", "Story", "Fall", "Legend", "Heart", "River", "Fire")
+TITLES = [f"The {word} of Night" for word in WORDS]
 USERS = 8
+
+
+@functools.cache
+def empty_registry() -> Path:
+    """An MLflow database without a run: making its tables takes seconds, copying it none."""
+    folder = Path(tempfile.mkdtemp(prefix="registry-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        connect(folder)
+    return folder / "mlflow.db"
 
 
 def write_base(params: Params, root: Path) -> None:
@@ -50,10 +66,11 @@ def write_prepared(root: Path, *, digest: str = "first", days: int = 0) -> None:
          "target_index": e["target"] - 7}
         for e in examples
     ]  # fmt: skip
+    genres = [[("genre", [GENRES[i % 3]])] for i in ids]
     items = pa.table({
         "item_id": ids,
         "title": TITLES,
-        "attributes": pa.array([[("genre", [GENRES[i % 3]])] for i in ids], pa.map_(pa.string(), pa.list_(pa.string()))),
+        "attributes": pa.array(genres, pa.map_(pa.string(), pa.list_(pa.string()))),
         "popularity": [20 - i for i in ids],
     })  # fmt: skip
     with folder(root / layout.PREPARED) as partial:
@@ -66,16 +83,19 @@ def write_prepared(root: Path, *, digest: str = "first", days: int = 0) -> None:
 
 def _example(user: int, turn: int, days: int) -> dict[str, object]:
     target = 7 + (user + turn + days) % 6
-    return {"example_id": f"{user}-{target}", "user_id": user, "split": "test",
-            "cutoff": datetime(2020, 1, 1 + days), "history": [1 + user % 6, 1 + (user + 2) % 6], "target": target}  # fmt: skip
+    history = [1 + user % 6, 1 + (user + 2) % 6]
+    cutoff = datetime(2020, 1, 1 + days)
+    return {"example_id": f"{user}-{target}", "user_id": user, "split": "test", "cutoff": cutoff, "history": history,
+            "target": target}  # fmt: skip
 
 
 def write_ranks(root: Path, ranks: Mapping[str, Sequence[int]], *, digest: str = "first", days: int = 0) -> None:
-    """data/ranks and reports: each system's rank in every case, repeated to their number, as if it had been measured."""
+    """data/ranks and reports: each system's ranks, repeated to the number of cases, as if they had been measured."""
     examples = [_example(user, turn, days) for user in range(1, USERS + 1) for turn in range(2)]
     keys = [(str(e["example_id"]), int(str(e["user_id"]))) for e in examples]
+    zeros = np.zeros(len(keys))
     systems = {
-        name: in_case_order(name, SAMPLED, "uniform", digest, keys, np.resize(np.array(values), len(keys)), np.zeros(len(keys)))
+        name: in_case_order(name, SAMPLED, "uniform", digest, keys, np.resize(np.array(values), len(keys)), zeros)
         for name, values in ranks.items()
     }
     about = {

@@ -1,11 +1,15 @@
 """The flows, run for real: a Prefect server of the test's own, small DVC projects, git worktrees."""
 
 import io
+import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from ruamel.yaml import YAML
 
 from recalign.errors import RecalignError
 from recalign.params import load_params
+from registry_project import empty_registry, write_adapter, write_project
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "flows"))  # as `python flows/serve.py` has it
@@ -22,8 +27,9 @@ import serve  # noqa: E402
 import subprocesses  # noqa: E402
 from align import align  # noqa: E402
 from graph import planned_stages  # noqa: E402
+from refresh import refresh  # noqa: E402
 from retrain import NOTHING_NEW, retrain_in  # noqa: E402
-from worktree import git, retrain_worktree  # noqa: E402
+from worktree import dvc, git, output, retrain_worktree  # noqa: E402
 
 PIPELINE = """
 stages:
@@ -38,12 +44,24 @@ stages:
 """
 
 
+READY_MADE = """
+stages:
+  all:
+    cmd: cp -r {made}/data {made}/reports .
+    deps: [data/raw/table]
+    outs: [data/models, data/prepared, data/ranks]
+    metrics:
+      - reports/metrics.json:
+          cache: false
+"""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def server() -> Iterator[None]:
     """A Prefect server with a database of its own, for all tests of this file."""
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness():
+    with prefect_test_harness(server_startup_timeout=180):
         yield
 
 
@@ -215,7 +233,7 @@ def test_a_schedule_that_no_clock_can_keep_is_one_line(project, schedule):
 
 
 def retrained(project: Path):
-    """`retrain_in` a fresh worktree, in a flow; the final state and what the worktree's branch holds."""
+    """`retrain_in` a fresh worktree, in a flow without the wait for a slot; the final state."""
     from prefect import flow
 
     @flow(name="retrained", persist_result=False)
@@ -228,33 +246,133 @@ def retrained(project: Path):
 
 def test_retraining_without_new_data_ends_with_nothing_new_and_leaves_nothing(project):
     """No branch, no worktree, no change in the checkout."""
-    walk(project)
-    commit(project, "First training")
     assert retrained(project).name == NOTHING_NEW
     assert git(project, "branch", "--list", "retrain/*") == ""
     assert git(project, "worktree", "list").count("\n") == 0
     assert git(project, "status", "--porcelain") == ""
 
 
-def test_retraining_sees_the_users_new_rows_and_touches_nothing_of_theirs(project):
-    """The stages run in the worktree; what cannot be registered leaves no branch behind."""
-    walk(project)
-    commit(project, "First training")
+@pytest.mark.slow
+def test_retraining_that_cannot_register_touches_nothing_of_the_user_and_leaves_no_branch(project):
+    """So the next one tries again instead of finding nothing new."""
     (project / "data/raw/table/log.csv").write_text("user_id,item_id\n1,2\n1,3\n", encoding="utf-8")
-    before = (project / "dvc.lock").read_bytes()
-    state = retrained(project)
-    assert state.is_failed()  # this small project has no adapter to register
-    assert state.message.startswith("register failed: ")
+    before = git(project, "status", "--porcelain")
+    state = retrained(project)  # this small project has no adapter to register
+    assert (state.type.value, state.message.split(":")[0]) == ("FAILED", "register failed")
     assert git(project, "branch", "--list", "retrain/*") == ""
-    assert ((project / "dvc.lock").read_bytes(), (project / "last.txt").read_text()) == (
-        before,
-        "user_id,item_id\n1,2\n" * 2,
-    )
+    assert (git(project, "status", "--porcelain"), (project / "last.txt").exists()) == (before, False)
 
 
 def test_a_source_that_dvc_does_not_track_cannot_be_retrained(project):
     """The message says what to type."""
     set_params(project, source="lastfm", schedule={"retries": 0})
     commit(project, "Another source")
-    state = retrained(project)
-    assert "run 'dvc add data/raw/lastfm'" in state.message
+    assert "run 'dvc add data/raw/lastfm'" in retrained(project).message
+
+
+@pytest.mark.slow
+def test_an_import_is_fetched_again(project, tmp_path):
+    """`dvc update` sees the newer file at its address; the same file is nothing new."""
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published/u.data").write_text("1\t2\n", encoding="utf-8")
+    dvc(project, "import-url", "--quiet", str(tmp_path / "published"), "data/raw/movielens-100k")
+    set_params(project, source="movielens-100k")
+    commit(project, "An imported source")
+    with retrain_worktree(project) as worktree:
+        assert refresh(project, worktree) == []
+        (tmp_path / "published/u.data").write_text("1\t2\n1\t3\n", encoding="utf-8")
+        assert refresh(project, worktree) == ["data/raw/movielens-100k.dvc"]
+        assert (worktree / "data/raw/movielens-100k/u.data").read_text() == "1\t2\n1\t3\n"
+
+
+@pytest.mark.slow
+def test_the_simulated_log_grows_by_seven_days_and_keeps_its_params_comments(project):
+    """Its earlier days stay as they are; the days are kept in the worktree's params.yaml."""
+    set_params(project, source="simulated", simulator={"users": 12, "days": 90})
+    output([sys.executable, "-m", "recalign", "simulate"], project)
+    dvc(project, "add", "--quiet", "data/raw/simulated")
+    commit(project, "A small world")
+    with retrain_worktree(project) as worktree:
+        assert refresh(project, worktree) == ["data/raw/simulated.dvc"]
+        assert load_params(worktree / "params.yaml").simulator.days == 97
+        assert "# laptop, 2 cores" in (worktree / "params.yaml").read_text()
+        before, after = ((root / "data/raw/simulated/events.csv").read_text() for root in (project, worktree))
+    assert after.startswith(before)
+    assert load_params(project / "params.yaml").simulator.days == 90
+
+
+@pytest.mark.slow
+def test_align_registers_and_retraining_ends_in_a_branch_with_a_version(project, tmp_path, monkeypatch):
+    """A second retraining continues from the first one's branch, and finds nothing new."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    set_params(project, source="table", budget="smoke", schedule={"retries": 0})
+    write_project(load_params(), project / "params.yaml", tmp_path / "made")
+    shutil.copy(empty_registry(), project / "mlflow.db")
+    (project / ".gitignore").write_text("/mlflow.db*\n/mlartifacts/\n/data/cache/\n", encoding="utf-8")
+    (project / "dvc.yaml").write_text(READY_MADE.format(made=tmp_path / "made"), encoding="utf-8")
+    aligned = align("sdpo", return_state=True)
+    assert aligned.message.startswith("recalign: version 1 (sdpo) is champion")
+    commit(project, "First training")
+    (project / "data/raw/table/log.csv").write_text("user_id,item_id\n1,2\n1,3\n", encoding="utf-8")
+    write_adapter(load_params(), tmp_path / "made", tmp_path / "made/data/models/align/sdpo", seed=9)
+    assert retrained(project).message.startswith("recalign: version 2 (sdpo) stays challenger")
+    (branch,) = git(project, "branch", "--list", "retrain/*", "--format=%(refname:short)").splitlines()
+    changed = set(git(project, "diff", "--name-only", "HEAD", branch).splitlines())
+    assert changed == {"data/raw/table.dvc", "dvc.lock"}
+    assert retrained(project).name == NOTHING_NEW
+    assert git(project, "branch", "--list", "retrain/*", "--format=%(refname:short)") == branch
+
+
+@pytest.mark.slow
+def test_the_readmes_three_commands_run_a_deployment_and_report_its_end(tmp_path):
+    """A server, `python flows/serve.py`, `prefect deployment run align/sdpo --watch`: 0 when well, 1 with the reason."""
+    project = copy_project(tmp_path / "project", schedule__retries=0, budget="smoke")
+    write_project(load_params(project / "params.yaml"), project / "params.yaml", tmp_path / "made")
+    (project / "dvc.yaml").write_text(READY_MADE.format(made=tmp_path / "made").replace("raw/table", "raw/films.dvc"))
+    shutil.copy(empty_registry(), project / "mlflow.db")
+    port = free_port()
+    environment = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(tmp_path / "prefect")}
+    with started(project, environment, "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)):
+        wait_for(f"http://127.0.0.1:{port}/api/health")
+        with started(project, environment, "python", "flows/serve.py"):
+            command = ["prefect", "deployment", "run", "align/sdpo", "--watch"]
+            while "could not be found" in (done := run(project, *command, check=False, env=environment)).stdout:
+                time.sleep(1)  # the deployments are registered in a moment
+            assert (done.returncode, "is champion" in done.stdout) == (0, True), done.stdout
+            unknown = run(project, *command, "--param", "objective=nope", check=False, env=environment)
+            assert (unknown.returncode, "'nope' is not one of" in unknown.stdout) == (1, True), unknown.stdout
+            (project / "dvc.yaml").write_text("stages: {all: {cmd: echo it is broken && false}}", encoding="utf-8")
+            failed = run(project, *command, check=False, env=environment)
+            assert (failed.returncode, "stage all failed: it is broken" in failed.stdout) == (1, True), failed.stdout
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def started(project: Path, environment: dict[str, str], *command: str) -> Iterator[None]:
+    """A command that runs in the project until the block ends."""
+    variables = subprocesses.environment(project) | environment
+    process = subprocess.Popen(command, cwd=project, env=variables, start_new_session=True)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def wait_for(url: str) -> None:
+    """Until the address answers, at most three minutes."""
+    end = time.monotonic() + 180
+    while True:
+        try:
+            httpx.get(url, timeout=5).raise_for_status()
+        except httpx.HTTPError:
+            assert time.monotonic() < end, f"{url} does not answer"
+            time.sleep(1)
+        else:
+            return

@@ -76,16 +76,21 @@ class Service:
     ids: dict[str, int]  # case-folded title -> item
 
     @classmethod
-    def load(cls, package: Path) -> "Service":
-        """Load a package with its own catalogue and the base it belongs to."""
-        settings, catalogue = read_settings(package), Items.read(package)
-        base = find_base(settings)
+    def of(cls, settings: Settings, recommender: LanguageModelRecommender) -> "Service":
+        """Answer with a loaded recommender, from its catalogue."""
+        catalogue = recommender.catalogue
         return cls(
             settings,
-            load_recommender(package, base, catalogue),
+            recommender,
             closed_statements(catalogue, catalogue.popularity, settings.noun),
             {safe_title(catalogue.titles[item]).casefold(): item for item in reversed(catalogue.ids)},
         )
+
+    @classmethod
+    def load(cls, package: Path) -> "Service":
+        """Load a package with its own catalogue and the base it belongs to."""
+        base = find_base(read_settings(package))
+        return cls.of(read_settings(package), load_recommender(package, base, Items.read(package)))
 
     def answer(self, query: Query) -> dict[str, Any]:
         """The ranked items with their scores, and the preference that the history shows.

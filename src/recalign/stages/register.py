@@ -25,15 +25,15 @@ def register(params: Params, objective: str | None = None, *, root: Path = Path(
     that a roll-back is not undone. Raises RecalignError where an output is missing or params.yaml has changed since.
     """
     check_params_ran(root)
-    home = home or root
-    client, name = connect(home), params.registry.model
     chosen = objective or best_objective(params, read_json(root / layout.RANKS / "systems.json"))
     settings = settings_of(params, chosen, root)
+    ranks = evaluated_ranks(root, settings.system)
     digest = package_digest(settings, chosen, root)
+    home, name = home or root, params.registry.model
+    client = connect(home)  # after all that may be missing: a failed registration leaves no empty registry
     version = find_version(client, name, digest)
     if version is not None and is_judged(client, name, version):
         return _say(f"{name}: this adapter ({chosen}) is version {version} already; nothing was moved")
-    ranks = evaluated_ranks(root, settings.system)
     if version is None:
         version = log_version(client, params, chosen, settings, digest, ranks, root)
     champion = aliased(client, name, CHAMPION)
