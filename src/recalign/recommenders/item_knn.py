@@ -69,10 +69,10 @@ class ItemKNN:
     ) -> "ItemKNN":
         """Damp a co-occurrence [items, items] and keep each row's strongest votes."""
         count = np.maximum(popularity, 1).astype(np.float64)
-        voice = sparse.diags_array(count**-settings.context_damping)
-        prior = sparse.diags_array(count**-settings.damping)
-        votes = strongest(sparse.csr_array(voice @ together @ prior), settings.neighbours)
-        return cls(catalogue, votes.astype(np.float32), popularity, settings)
+        voice = np.repeat(count**-settings.context_damping, np.diff(together.indptr))
+        damped = together.data * voice * count[together.indices] ** -settings.damping
+        votes = sparse.csr_array((damped, together.indices, together.indptr), shape=together.shape)
+        return cls(catalogue, strongest(votes, settings.neighbours).astype(np.float32), popularity, settings)
 
     def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
         """[B, C] votes for the candidates, or [B, items] for the whole catalogue; float64.
@@ -131,6 +131,7 @@ def co_occurrence(
         together = sparse.csr_array(likes.T @ likes)
         together.setdiag(0)
         together.eliminate_zeros()
+        together.sort_indices()
         return together
     together = sparse.csr_array((size, size))
     for step in range(1, min(int(REACH * distance), int(lengths.max(initial=1)) - 1) + 1):
@@ -138,15 +139,20 @@ def co_occurrence(
         pair = (items[:-step][same], items[step:][same])
         weight = (weights[:-step] * weights[step:])[same] * np.exp(-step / distance)
         together = together + sparse.csr_array((weight, pair), shape=(size, size))
-    return sparse.csr_array(together + together.T)
+    together = sparse.csr_array(together + together.T)
+    together.sort_indices()
+    return together
 
 
 def strongest(votes: sparse.csr_array, neighbours: int) -> sparse.csr_array:
-    """The `neighbours` largest entries of each row; equal ones by ascending column."""
-    votes.sort_indices()
+    """The `neighbours` largest entries of each row; of equal ones those of the first columns (indices are sorted)."""
     keep = np.ones(votes.nnz, dtype=bool)
     for row in np.flatnonzero(np.diff(votes.indptr) > neighbours):
         start, end = votes.indptr[row], votes.indptr[row + 1]
-        keep[start + np.argsort(-votes.data[start:end], kind="stable")[neighbours:]] = False
-    rows = np.repeat(np.arange(votes.shape[0]), np.diff(votes.indptr))[keep]
-    return sparse.csr_array((votes.data[keep], (rows, votes.indices[keep])), shape=votes.shape)
+        entries = votes.data[start:end]
+        weakest = np.partition(entries, len(entries) - neighbours)[len(entries) - neighbours]
+        kept = entries > weakest
+        kept[np.flatnonzero(entries == weakest)[: neighbours - kept.sum()]] = True
+        keep[start:end] = kept
+    row_starts = np.concatenate([[0], np.cumsum(keep)])[votes.indptr]
+    return sparse.csr_array((votes.data[keep], votes.indices[keep], row_starts), shape=votes.shape)

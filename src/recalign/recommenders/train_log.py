@@ -37,19 +37,20 @@ def read_train_log(path: Path, catalogue: Items) -> tuple[pa.Table, bool]:
     """
     try:
         table = csv.read_csv(path)
+        present = table.column_names
     except FileNotFoundError:
         raise RecalignError(f"{path} is missing; give --train an interactions file") from None
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise RecalignError(f"{path} is not CSV in UTF-8 with a header: {' '.join(str(error).split())}") from None
-    for column in (c.USER, c.ITEM):
-        if column not in table.column_names:
-            raise RecalignError(f"{path} has no column '{column}' (it has {', '.join(table.column_names)}); add it")
-        if not pa.types.is_integer(table[column].type) or table[column].null_count:
-            raise RecalignError(f"{path}: column '{column}' must hold whole numbers in every row; renumber the ids")
     if not len(table):
         raise RecalignError(f"{path} holds no row; an ID recommender learns from at least one interaction")
+    for column in (c.USER, c.ITEM):
+        if column not in present:
+            raise RecalignError(f"{path} has no column '{column}' (it has {', '.join(present)}); add it")
+        if not pa.types.is_integer(table[column].type) or table[column].null_count:
+            raise RecalignError(f"{path}: column '{column}' must hold whole numbers in every row; renumber the ids")
     columns_of(catalogue, table[c.ITEM].to_numpy())
-    clock = c.TIMESTAMP in table.column_names
+    clock = c.TIMESTAMP in present
     times = table[c.TIMESTAMP] if clock else pa.nulls(len(table), pa.timestamp("us"))
     try:
         times = pc.cast(times, pa.timestamp("s")) if pa.types.is_integer(times.type) else times

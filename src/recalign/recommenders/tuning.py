@@ -30,8 +30,8 @@ MIN_HISTORY = 3
 MAX_HISTORY = 50
 SWEEPS = 2           # of coordinate descent: one setting after the other, the rest held
 GRID: dict[str, tuple[Any, ...]] = {
-    "distance": (None, 30.0, 10.0, 5.0),
-    "recency": (None, 30.0, 10.0, 5.0),
+    "distance": (None, 30.0, 10.0, 5.0, 2.5),
+    "recency": (None, 30.0, 10.0, 5.0, 2.5),
     "user_damping": (0.0, 0.5, 1.0),
     "damping": (0.25, 0.5, 0.75),
     "context_damping": (0.0, 0.25, 0.5),

@@ -1,0 +1,308 @@
+"""ID recommenders: the seam, hand-computed scores, what tuning may look at, and the bar on real data."""
+
+import json
+import math
+from datetime import datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from recalign import columns as c
+from recalign.artifacts import file_digest, read_json, verify
+from recalign.data.records import Items
+from recalign.data.simulator import days_since_start, load_catalogue, next_item_log_probs, simulate
+from recalign.errors import RecalignError
+from recalign.evaluation.ranking import metric_values, target_places, target_ranks
+from recalign.recommenders.item_knn import ItemKNN, Settings, strongest
+from recalign.recommenders.oracle import Oracle
+from recalign.recommenders.popularity import Popularity
+from recalign.recommenders.seam import Recommender, Request, top
+from recalign.recommenders.train_log import fit_on_log, read_train_log
+from recalign.recommenders.tuning import GRID, tuned_item_knn
+from recalign.stages.baselines import baselines
+from recalign.stages.prepare import prepare
+from validated_log import random_log, small_params, write_log
+
+CATALOGUE = Items((1, 2, 3, 4, 9), {i: f"Item {i}" for i in (1, 2, 3, 4, 9)}, {}, {})
+LIKES = {10: [1, 2, 3], 11: [1, 2], 12: [2, 9]}  # item 4 was never taken
+
+
+def events_of(likes: dict[int, list[int]]) -> pa.Table:
+    """A train log; each user's likes in order, one a day."""
+    rows = [(user, item, place) for user, items in likes.items() for place, item in enumerate(items)]
+    days = [datetime(2024, 1, 1 + place) for _, _, place in rows]
+    return pa.table(
+        {
+            c.USER: [row[0] for row in rows],
+            c.ITEM: [row[1] for row in rows],
+            c.TIMESTAMP: pa.array(days, pa.timestamp("us")),
+            c.POSITION: [row[2] for row in rows],
+        }
+    )
+
+
+COUNTS_ONLY = Settings(damping=0.0, context_damping=0.0, user_damping=0.0)
+FITTED: dict[str, Recommender] = {
+    "popularity": Popularity.fit(CATALOGUE, events_of(LIKES)),
+    "item_knn of sets": ItemKNN.fit(CATALOGUE, events_of(LIKES), Settings()),
+    "item_knn with a clock": ItemKNN.fit(CATALOGUE, events_of(LIKES), Settings(distance=2.0, recency=3.0)),
+}
+
+
+@pytest.fixture(params=FITTED)
+def recommender(request: pytest.FixtureRequest) -> Recommender:
+    """Each recommender that is fitted on events."""
+    return FITTED[request.param]
+
+
+REQUESTS = [Request(10, (1, 2)), Request(None, (9,)), Request(11, ())]
+
+
+def test_scores_of_candidates_are_those_of_the_whole_catalogue(recommender: Recommender) -> None:
+    everything = recommender.scores(REQUESTS, None)
+    lists = [[9, 1], [4, 2], [3, 9]]
+
+    assert everything.shape == (3, 5)
+    assert not everything.isnan().any()
+    expected = [[everything[row, CATALOGUE.ids.index(i)].item() for i in items] for row, items in enumerate(lists)]
+    assert recommender.scores(REQUESTS, lists).tolist() == expected
+
+
+def test_a_request_scores_the_same_alone_and_in_a_batch(recommender: Recommender) -> None:
+    together = recommender.scores(REQUESTS, None)
+    alone = torch.cat([recommender.scores([request], None) for request in REQUESTS])
+    assert torch.equal(together, alone)
+
+
+def test_what_is_saved_scores_alike_and_two_saves_have_equal_bytes(recommender: Recommender, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        recommender.save(tmp_path / name)
+    assert file_digest(tmp_path / "a" / "model.safetensors") == file_digest(tmp_path / "b" / "model.safetensors")
+    loaded = type(recommender).load(tmp_path / "a", CATALOGUE)  # type: ignore[attr-defined]
+    assert torch.equal(loaded.scores(REQUESTS, None), recommender.scores(REQUESTS, None))
+
+
+def test_a_model_of_another_catalogue_is_refused(recommender: Recommender, tmp_path: Path) -> None:
+    recommender.save(tmp_path / "model")
+    other = Items((1, 2, 3, 4, 5), CATALOGUE.titles, {}, {})
+    with pytest.raises(RecalignError, match=r"was fitted on another catalogue.*dvc repro baselines"):
+        type(recommender).load(tmp_path / "model", other)  # type: ignore[attr-defined]
+
+
+def test_another_recommenders_folder_is_refused(tmp_path: Path) -> None:
+    FITTED["popularity"].save(tmp_path / "model")
+    with pytest.raises(RecalignError, match="holds the recommender 'popularity', not 'item_knn'"):
+        ItemKNN.load(tmp_path / "model", CATALOGUE)
+
+
+def test_an_item_outside_of_the_catalogue_is_named(recommender: Recommender) -> None:
+    with pytest.raises(RecalignError, match="item 77 is not among the 5 items of the catalogue"):
+        recommender.scores([Request(1, (1,))], [[1, 77]])
+
+
+def test_an_unknown_item_in_a_history_is_named() -> None:
+    with pytest.raises(RecalignError, match="item 77 is not among"):
+        FITTED["item_knn of sets"].scores([Request(1, (1, 77))], None)
+
+
+def test_the_top_items_leave_out_the_history(recommender: Recommender) -> None:
+    best = top(recommender, CATALOGUE, [Request(11, (1, 2))], 3)[0]
+    assert {scored.item_id for scored in best} == {3, 4, 9}
+    assert best[-1].item_id == 4
+
+
+def test_no_request_yields_no_row(recommender: Recommender) -> None:
+    assert len(recommender.scores([], None)) == 0
+
+
+def test_popularity_counts_events() -> None:
+    assert FITTED["popularity"].scores([Request(1, ())], None).tolist() == [[2.0, 3.0, 1.0, 0.0, 1.0]]
+
+
+def test_item_knn_of_sets_sums_co_occurrences_over_damped_popularities() -> None:
+    model = ItemKNN.fit(CATALOGUE, events_of(LIKES), Settings(damping=1.0, context_damping=1.0))
+    scores = model.scores([Request(1, (1, 3))], None)[0].tolist()
+
+    # item 2 (3 likes): twice with item 1 (2 likes), once with item 3 (1 like)
+    assert scores[1] == pytest.approx(float(Fraction(2, 2 * 3) + Fraction(1, 1 * 3)), abs=1e-6)
+    assert scores[0] == pytest.approx(float(Fraction(1, 1 * 2)), abs=1e-6)
+    assert scores[3] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_long_histories_weigh_less_by_the_user_damping() -> None:
+    model = ItemKNN.fit(CATALOGUE, events_of(LIKES), Settings(0.0, 0.0, user_damping=1.0))
+    scores = model.scores([Request(1, (2,))], None)[0].tolist()
+
+    assert scores[0] == pytest.approx(float(Fraction(1, 3) + Fraction(1, 2)), abs=1e-6)
+    assert scores[4] == pytest.approx(1 / 2, abs=1e-6)
+
+
+def test_co_occurrence_fades_with_the_distance_in_the_users_order() -> None:
+    settings = Settings(0.0, 0.0, 0.0, distance=2.0)
+    model = ItemKNN.fit(CATALOGUE, events_of({1: [1, 2, 3, 4], 2: [3, 9]}), settings)
+    scores = model.scores([Request(1, (1,))], None)[0].tolist()
+
+    assert scores[1:4] == pytest.approx([math.exp(-1 / 2), math.exp(-2 / 2), math.exp(-3 / 2)], abs=1e-6)
+    assert scores[4] == pytest.approx(0.0, abs=1e-6)  # another user's like is no neighbour
+
+
+def test_the_latest_likes_of_a_history_weigh_most() -> None:
+    likes = {1: [1, 2], 2: [3, 4]}
+    model = ItemKNN.fit(CATALOGUE, events_of(likes), Settings(0.0, 0.0, 0.0, recency=2.0))
+    scores = model.scores([Request(1, (1, 3))], None)[0].tolist()
+
+    assert scores[3] == pytest.approx(1.0, abs=1e-6)
+    assert scores[1] == pytest.approx(math.exp(-1 / 2), abs=1e-6)
+
+
+def test_without_a_clock_neither_order_of_history_nor_of_events_matters() -> None:
+    backwards = {user: items[::-1] for user, items in reversed(LIKES.items())}
+    one, other = (ItemKNN.fit(CATALOGUE, events_of(likes), Settings()) for likes in (LIKES, backwards))
+    scores = [model.scores([Request(1, h)], None) for model in (one, other) for h in ((1, 2, 9), (9, 1, 2))]
+
+    assert all(torch.allclose(scores[0], other, rtol=1e-12) for other in scores[1:])
+
+
+def test_items_without_a_vote_follow_by_popularity() -> None:
+    model = FITTED["item_knn of sets"]
+    assert [s.item_id for s in top(model, CATALOGUE, [Request(1, (4,))], 2)[0]] == [2, 1]
+
+
+def test_only_the_strongest_neighbours_are_kept() -> None:
+    from scipy import sparse
+
+    votes = sparse.csr_array(np.array([[0.0, 3.0, 1.0, 2.0], [5.0, 0.0, 5.0, 5.0], [0.0, 0.0, 0.0, 1.0]]))
+    kept = [[0.0, 3.0, 0.0, 2.0], [5.0, 0.0, 5.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+    assert strongest(votes, 2).toarray().tolist() == kept
+
+
+def log_events(clock: bool) -> tuple[Items, pa.Table]:
+    """A random log in which neighbours in id are liked by the same users, and its catalogue."""
+    rng = np.random.default_rng(0)
+    likes = {user: (user * 7 + rng.permutation(12)).tolist() for user in range(60)}
+    likes = {user: [item % 40 for item in items] for user, items in likes.items()}
+    events = events_of(likes)
+    if not clock:
+        events = events.set_column(2, c.TIMESTAMP, pa.nulls(len(events), pa.timestamp("us")))
+    return Items(tuple(range(40)), {}, {}, {}), events
+
+
+@pytest.mark.parametrize("clock", [True, False])
+def test_tuning_takes_the_best_that_it_tried_whatever_the_order_of_rows(clock: bool) -> None:
+    catalogue, events = log_events(clock)
+    model, report = tuned_item_knn(catalogue, events, clock, seed=1)
+    shuffled = events.take(np.random.default_rng(1).permutation(len(events)))
+    again, report_again = tuned_item_knn(catalogue, shuffled, clock, seed=1)
+
+    chosen = [row for row in report["tried"] if row | report["chosen"] == row]
+    assert [row["ndcg_at_10"] for row in chosen] == [max(row["ndcg_at_10"] for row in report["tried"])]
+    assert len(report["tried"]) >= (10 if clock else 6)
+    assert report == report_again
+    assert torch.equal(model.scores([Request(1, (3, 4))], None), again.scores([Request(1, (3, 4))], None))
+
+
+def test_tuning_on_sets_never_gives_weight_to_order() -> None:
+    catalogue, events = log_events(clock=False)
+    _, report = tuned_item_knn(catalogue, events, clock=False, seed=1)
+
+    assert {(row["distance"], row["recency"]) for row in report["tried"]} == {(None, None)}
+    assert {row["damping"] for row in report["tried"]} == set(GRID["damping"])
+
+
+def test_a_log_too_small_to_split_keeps_the_default_settings() -> None:
+    model, report = tuned_item_knn(CATALOGUE, events_of(LIKES), clock=True, seed=1)
+    assert report["tried"] == []
+    assert model.settings == Settings(distance=10.0, recency=10.0)
+
+
+def test_the_stage_writes_both_models_and_what_was_tried(tmp_path: Path, tree: dict[str, Any]) -> None:
+    params = small_params(tree)
+    validated = write_log(tmp_path / "validated", random_log())
+    prepare(params, validated, tmp_path / "prepared", tmp_path / "spill")
+    for name in ("one", "two"):
+        baselines(params, tmp_path / "prepared", tmp_path / name)
+
+    verify(tmp_path / "one")
+    assert read_json(tmp_path / "one" / "manifest.json") == read_json(tmp_path / "two" / "manifest.json")
+    catalogue = Items.read(tmp_path / "prepared")
+    popularity = Popularity.load(tmp_path / "one" / "popularity", catalogue)
+    assert dict(zip(catalogue.ids, popularity.counts.tolist(), strict=True)) == catalogue.popularity
+    assert ItemKNN.load(tmp_path / "one" / "item_knn", catalogue).settings == Settings(
+        **read_json(tmp_path / "one" / "tuning.json")["chosen"]
+    )
+
+
+def test_the_oracle_gives_the_simulators_own_probabilities(tmp_path: Path) -> None:
+    world = load_catalogue()
+    tastes, events = simulate(users=20, days=400, seed=5)
+    catalogue = Items(world.ids, {}, {}, {})
+    oracle = Oracle(catalogue, {taste.user_id: taste for taste in tastes})
+    user = events[0][0]
+    history = [item for who, item, _ in events if who == user]
+    request = Request(user, tuple(history[:5]), datetime(2024, 6, 1))
+    scores = oracle.scores([request], None)
+
+    assert torch.logsumexp(scores, 1).item() == pytest.approx(0.0, abs=1e-9)
+    assert scores[0, catalogue.ids.index(history[0])] == -math.inf
+    day = days_since_start(datetime(2024, 6, 1))
+    expected = next_item_log_probs(oracle.tastes[user], history[:5], day, world)
+    assert scores[0].tolist() == expected.tolist()
+    with pytest.raises(RecalignError, match="not user 999"):
+        oracle.scores([Request(999, (), datetime(2024, 6, 1))], None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is missing; give --train"),
+        (b"user_id,item\n1,2\n", "has no column 'item_id' \\(it has user_id, item\\)"),
+        (b"user_id,item_id\n1,x\n", "column 'item_id' must hold whole numbers"),
+        (b"user_id,item_id\n1,\n", "column 'item_id' must hold whole numbers"),
+        (b"user_id,item_id\n", "holds no row"),
+        (b"user_id,item_id\n1,77\n", "item 77 is not among"),
+        (b"user_id,item_id,timestamp\n1,2,yesterday\n", "'timestamp' must be seconds or ISO 8601"),
+        (b"\xff\xfe\x00user_id,item_id\n", "is not CSV in UTF-8 with a header"),
+        (b"", "is not CSV in UTF-8 with a header"),
+    ],
+)
+def test_a_bad_train_file_is_one_line(tmp_path: Path, text: bytes | None, message: str) -> None:
+    path = tmp_path / "train.csv"
+    if text is not None:
+        path.write_bytes(text)
+    with pytest.raises(RecalignError, match=message) as caught:
+        read_train_log(path, CATALOGUE)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_train_file_is_ordered_by_its_clock_and_counts_a_repetition_once(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("user_id,item_id,timestamp\n1,9,300\n1,2,100\n2,1,50\n1,9,200\n1,3,400\n")
+    events, clock = read_train_log(path, CATALOGUE)
+
+    assert clock
+    assert events.select([c.USER, c.ITEM, c.POSITION]).to_pylist() == [
+        {"user_id": 1, "item_id": 2, "position": 0},
+        {"user_id": 1, "item_id": 9, "position": 1},
+        {"user_id": 1, "item_id": 3, "position": 2},
+        {"user_id": 2, "item_id": 1, "position": 0},
+    ]
+    assert fit_on_log("popularity", CATALOGUE, path, 1).scores([Request(1, ())], [[9, 4]]).tolist() == [[1.0, 0.0]]
+
+
+def test_item_knn_tuned_on_lastfms_train_users_hits_half_of_the_cases(shared_data: Path) -> None:
+    folder = shared_data / "lastfm"
+    lines = (folder / "items.csv").read_text(encoding="utf-8").splitlines()[1:]
+    catalogue = Items(tuple(sorted(int(line.split(",", 1)[0]) for line in lines)), {}, {}, {})
+    cases = [json.loads(line) for line in (folder / "cases.jsonl").read_text().splitlines()]
+    model = fit_on_log("item_knn", catalogue, folder / "train_interactions.csv", seed=20261121)
+
+    lists = [case["candidates"] for case in cases]
+    scores = model.scores([Request(case["user_id"], tuple(case["history"])) for case in cases], lists)
+    ranks = target_ranks(scores.numpy(), target_places(lists, [case["target"] for case in cases]))
+    assert len(cases) == 1211
+    assert metric_values("hr_at_1", ranks).mean() >= 0.49
