@@ -258,6 +258,17 @@ def test_every_objective_trains(world, objective):
     assert facts["steps"] == 12
 
 
+@pytest.mark.parametrize("compute", ["fp32", "bf16"])
+def test_qlora_trains_from_a_policy_that_equals_its_reference(tmp_path, compute):
+    params = make_params(base__quantisation="nf4", base__compute=compute)
+    world = make_world(tmp_path)
+    world.sft(params)
+    world.reference(params)
+    facts = json.loads((world.align(params) / "training.json").read_text())
+    assert facts["step_0_difference"] <= {"fp32": 1e-4, "bf16": 5e-2}[compute]
+    assert facts["best_validation_loss"] < facts["start_validation_loss"]
+
+
 def test_alignment_repeats_byte_for_byte(world):
     first, second = (adapter(world.align(make_params(), name=name)) for name in ("align-a", "align-b"))
     assert first == second

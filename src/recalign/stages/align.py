@@ -16,8 +16,9 @@ from recalign.training.preference import PreferenceTraining
 from recalign.training.reference import read_store, reference_sums
 from recalign.training.results import write_training
 
-# largest relative difference of policy and reference log-probs at step 0, by compute type: in bf16 the sums depend on
-# which examples share a forward pass (8 bits of mantissa)
+# Largest |log π − log π_ref| / |log π_ref| allowed at step 0, by compute type. Both compute the same function, but
+# the rounding of a sum depends on which examples share a forward pass. Measured on SmolLM2-135M, alone against eight at
+# once: fp32 2.5e-6, bf16 2.3e-2 (0.34 nats). 4- and 8-bit weights keep the tolerance of their compute type.
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
 
 
