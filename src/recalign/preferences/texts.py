@@ -42,12 +42,11 @@ class TextWriter:
         self._instruction = INSTRUCTION.format(noun=noun)
 
     def texts(self, histories: Mapping[int, Sequence[int]], *, store: Path, batch: int) -> dict[int, str]:
-        """Each user's sentence, cleaned; empty for an empty history. store: answers kept from earlier runs."""
-        prompts = {user: self._prompt(history) for user, history in histories.items() if history}
+        """Each user's sentence, cleaned. store: answers kept from earlier runs."""
+        prompts = {user: self._prompt(history) for user, history in histories.items()}
         keys = [digest_of([self.engine.model_digest, self.engine.prompt_digest, text]) for text in prompts.values()]
         answers = answer_all(store, list(prompts.values()), keys, self._answers, batch, "profiles")
-        written = {user: clean(json.loads(answer)) for user, answer in zip(prompts, answers, strict=True)}
-        return {user: written.get(user, "") for user in histories}
+        return {user: clean(json.loads(answer)) for user, answer in zip(prompts, answers, strict=True)}
 
     def _prompt(self, history: Sequence[int]) -> str:
         titles = [f"- {safe_title(self._items.titles[item])}" for item in history[-HISTORY:]]
