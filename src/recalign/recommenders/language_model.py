@@ -105,7 +105,7 @@ class LanguageModelRecommender:
         """Prompts of like length go together, a few in a forward pass; long lists take several passes."""
         width = len(responses[0]) if responses else 0
         order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
-        batch = max(1, min(self.batch, RESPONSES_AT_ONCE // max(1, width)))
+        batch = self.batch if width <= RESPONSES_AT_ONCE else 1
         passes = [
             (order[first : first + batch], slice(start, start + RESPONSES_AT_ONCE))
             for first in range(0, len(order), batch)
