@@ -91,6 +91,7 @@ class PromptParams(Section):
     history: int = Field(ge=1)
     profile: bool
     max_title_tokens: int = Field(ge=1)
+    year: bool = True
 
 
 class ProfilesParams(Section):
@@ -117,6 +118,7 @@ class LoraParams(Section):
     alpha: float = Field(gt=0.0)
     dropout: float = Field(ge=0.0, lt=1.0)
     targets: str | tuple[str, ...]
+    layers: int | None = Field(default=None, ge=1)
 
 
 class OptimiserParams(Section):
