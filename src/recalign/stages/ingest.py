@@ -19,7 +19,7 @@ def ingest(params: Params, raw: Path | None = None, destination: Path = INTERACT
     Raises RecalignError in one line where a file is missing, empty, misencoded or has other columns.
     """
     with folder(destination) as partial:
-        read_source(params, raw or RAW / params.source, partial, CACHE / "spill" / "ingest")
+        read_source(params, raw or RAW / params.source, partial, CACHE / "spill-ingest")
         rows = {
             name: pq.read_metadata(partial / f"{name}.parquet").num_rows
             for name in ("interactions", "users", "items", "malformed")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 CHUNK = 16 * 2**20  # bytes read at once
 DELIMITERS = ",;\t|"
+UNPARSABLE = "unparsable line"
 MALFORMED = """create or replace table malformed
     ("table" varchar, "row" varchar, rule varchar, value varchar, file varchar, line bigint)"""
 
@@ -136,7 +137,7 @@ def read_text_table(
     )  # fmt: skip
     connection.execute(
         f"""insert into malformed
-            select '{table}', to_json({{'text': any_value(csv_line)}}), 'the line cannot be parsed',
+            select '{table}', to_json({{'text': any_value(csv_line)}}), '{UNPARSABLE}',
                 any_value(error_message), $file, line
             from rejects group by line""",
         {"file": path.name},

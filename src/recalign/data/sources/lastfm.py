@@ -17,21 +17,24 @@ TERMS = (
     "Last.fm listening data as published with LLaRA and S-DPO (arXiv 2312.02445, 2406.09215): third-party data under "
     "its own terms; for research, do not redistribute it."
 )
-NEEDED = {"train_interactions": ("user_id", "item_id"), "items": ("item_id", "title")}
+FILES = {
+    "interactions": ("train_interactions.csv", ("user_id", "item_id")),
+    "items": ("items.csv", ("item_id", "title")),
+}
 
 
 def read(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: Params) -> reading.SourceFacts:
     """train_interactions.csv and items.csv; there is no clock and no order."""
     fetch = f"copy a folder with train_interactions.csv and items.csv: 'cp -r lastfm {raw}'"
     digests = {}
-    for table, needed in NEEDED.items():
-        path = files.find(raw, f"{table}.csv", spill, fetch)
+    for table, (name, needed) in FILES.items():
+        path = files.find(raw, name, spill, fetch)
         header, delimiter = files.read_header(path)
         files.require_columns(path, header, dict.fromkeys(needed, "of this source's layout"))
         digests[path.name] = files.read_text_table(connection, table, path, header, delimiter=delimiter, header=True)
     nothing = {"rating": "null", "timestamp": "null", "position": "null"}
     reading.type_rows(
-        connection, "train_interactions", "events_read",
+        connection, "interactions", "events_read",
         {"user": reading.integer_id("user_id"), "item": reading.integer_id("item_id"), **nothing},
     )  # fmt: skip
     reading.type_rows(

@@ -27,7 +27,7 @@ def read_100k(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: 
     flags = [f"flag_{place}" for place in range(len(GENRES_100K) + 1)]
     ratings, movies = files.find(raw, "u.data", spill, fetch), files.find(raw, "u.item", spill, fetch)
     digests = {
-        ratings.name: _read(connection, "events", ratings, ["user", "item", "rating", "time"], "\t"),
+        ratings.name: _read(connection, "interactions", ratings, ["user", "item", "rating", "time"], "\t"),
         movies.name: _read(connection, "items", movies, ["item", "title", "released", "video", "url", *flags], "|"),
     }
     chosen = ", ".join(
@@ -42,7 +42,7 @@ def read_1m(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: Pa
     fetch = _how_to_get(raw, "ml-1m")
     ratings, movies = files.find(raw, "ratings.dat", spill, fetch), files.find(raw, "movies.dat", spill, fetch)
     digests = {
-        ratings.name: _read(connection, "events", ratings, ["user", "item", "rating", "time"], "::"),
+        ratings.name: _read(connection, "interactions", ratings, ["user", "item", "rating", "time"], "::"),
         movies.name: _read(connection, "items", movies, ["item", "title", "genres"], "::"),
     }
     return _facts(connection, "genres", digests)
@@ -63,7 +63,7 @@ def _read(connection: "DuckDBPyConnection", table: str, path: Path, columns: lis
 
 def _facts(connection: "DuckDBPyConnection", genres: str, digests: dict[str, str]) -> reading.SourceFacts:
     reading.type_rows(
-        connection, "events", "events_read",
+        connection, "interactions", "events_read",
         {
             "user": reading.integer_id("user"), "item": reading.integer_id("item"), "rating": reading.number("rating"),
             "timestamp": reading.epoch("time"), "position": "null::bigint",

@@ -21,22 +21,22 @@ TERMS = "Simulated people; titles, years, genres and directors of films are fact
 def read(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: Params) -> reading.SourceFacts:
     """Events with the person's own order as position, and films with genre, director and year."""
     tables = {
-        "events": ("user_id", "item_id", "timestamp"),
-        "films": ("item_id", "title", "year", "genres", "director"),
+        "interactions": ("events.csv", ("user_id", "item_id", "timestamp")),
+        "items": ("films.csv", ("item_id", "title", "year", "genres", "director")),
     }
     digests = {}
-    for table, needed in tables.items():
-        path = files.find(raw, f"{table}.csv", spill, HOW_TO_GET)
+    for table, (name, needed) in tables.items():
+        path = files.find(raw, name, spill, HOW_TO_GET)
         header, delimiter = files.read_header(path)
         files.require_columns(path, header, dict.fromkeys(needed, "as 'recalign simulate' writes it"))
         digests[path.name] = files.read_text_table(connection, table, path, header, delimiter=delimiter, header=True)
     connection.execute(
-        """create or replace table raw_events as
+        """create or replace table raw_interactions as
             select *, row_number() over (partition by user_id order by line) as position
-            from raw_events order by line"""
+            from raw_interactions order by line"""
     )
     reading.type_rows(
-        connection, "events", "events_read",
+        connection, "interactions", "events_read",
         {
             "user": reading.integer_id("user_id"), "item": reading.integer_id("item_id"), "rating": "null",
             "timestamp": reading.iso_time("timestamp"), "position": "position",
@@ -44,7 +44,7 @@ def read(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: Param
     )  # fmt: skip
     described = {"genre": "genres", "director": "director", "year": '"year"'}
     reading.type_rows(
-        connection, "films", "items_read",
+        connection, "items", "items_read",
         {"item": reading.integer_id("item_id"), "title": "title", "attributes": reading.attributes(described)},
     )  # fmt: skip
     tastes = files.find(raw, "tastes.json", spill, HOW_TO_GET)

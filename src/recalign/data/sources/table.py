@@ -24,13 +24,13 @@ def read(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: Param
     described = {table.item: "table.item", table.title: "table.title"}
     described |= dict.fromkeys(table.attributes, "table.attributes")
     if table.items is None:
-        digests = _load(connection, "events", raw, table.interactions, "table.interactions", needed | described)
+        digests = _load(connection, "interactions", raw, table.interactions, "table.interactions", needed | described)
         _items_of_events(connection, table)
     else:
-        digests = _load(connection, "events", raw, table.interactions, "table.interactions", needed)
+        digests = _load(connection, "interactions", raw, table.interactions, "table.interactions", needed)
         digests |= _load(connection, "items", raw, table.items, "table.items", described)
     reading.type_rows(
-        connection, "events", "events_read",
+        connection, "interactions", "events_read",
         {
             "user": reading.filled(table.user), "item": reading.filled(table.item),
             "rating": "null" if table.rating is None else reading.number(table.rating),
@@ -89,7 +89,7 @@ def _items_of_events(connection: "DuckDBPyConnection", table: TableParams) -> No
     """Make raw_items of the interactions: an item's first row that has a title describes it."""
     item, title = reading.filled(table.item), reading.filled(table.title)
     connection.execute(
-        f"""create or replace table raw_items as select * from raw_events where {item} is not null
+        f"""create or replace table raw_items as select * from raw_interactions where {item} is not null
             qualify row_number() over (partition by {item} order by {title} is null, line) = 1 order by line"""
     )
 
@@ -99,7 +99,7 @@ def _time(connection: "DuckDBPyConnection", column: str) -> reading.Parsed:
     numeric, typical = connection.execute(
         f"""select avg((number is not null)::int), median(abs(number))
             from (select try_cast({reading.filled(column)} as double) as number, {reading.filled(column)} as text
-                  from raw_events) where text is not null"""
+                  from raw_interactions) where text is not null"""
     ).fetchone() or (None, None)
     if not numeric or numeric < 0.5:
         return reading.iso_time(column)

@@ -1,0 +1,297 @@
+"""The log against its rules, by Great Expectations, in chunks; bad rows go to quarantine and the rest is written anew.
+
+What needs the whole log (copies, order) is found in SQL first, as row numbers; a chunk is then judged on its own.
+"""
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recalign import columns as c
+from recalign.artifacts import read_json, read_parquet, write_parquet
+from recalign.data.database import database, write_rows
+from recalign.data.rules import EARLIEST, Rule, event_rules, item_rules, table_rules
+from recalign.data.sources.files import UNPARSABLE
+from recalign.data.sources.reading import INTERACTIONS, ITEMS, QUARANTINE
+from recalign.errors import RecalignError
+from recalign.params import Params
+from recalign.progress import track
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from duckdb import DuckDBPyConnection
+
+log = logging.getLogger(__name__)
+EXAMPLES = 5  # failing rows that the report shows of a rule
+
+
+@dataclass
+class Outcome:
+    """How a rule fared: rows it took (row), rows that break it (warning), or 0 and 1 (table), with examples."""
+
+    rule: Rule
+    failed: int = 0
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What validation found: rows {table: {read, kept, quarantined}} and each rule's outcome, in order."""
+
+    source: str
+    rows: dict[str, dict[str, int]]
+    outcomes: tuple[Outcome, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """summary.json of the contract."""
+        rules = [
+            {
+                "rule": o.rule.name, "table": o.rule.table, "level": o.rule.level, "sentence": o.rule.sentence,
+                "failed": o.failed,
+            }
+            for o in self.outcomes
+        ]  # fmt: skip
+        return {"rows": self.rows, "rules": rules}
+
+    def stops(self) -> list[Outcome]:
+        """The table rules that are broken."""
+        return [o for o in self.outcomes if o.rule.level == "table" and o.failed]
+
+
+def validate_tables(params: Params, interactions: Path, folder: Path, spill: Path) -> Validation:
+    """Check the tables in `interactions` and write the clean ones and quarantine.parquet into the existing `folder`.
+
+    Memory: DuckDB's limit while copies are sought, then a chunk of validate.chunk_rows rows.
+    Raises RecalignError when Great Expectations itself fails on a rule, which is not the data's fault.
+    """
+    import pandas as pd
+
+    facts = read_json(interactions / "source.json")
+    clock, path, clean = facts["clock"], interactions / "interactions.parquet", folder / "interactions.parquet"
+    malformed = read_parquet(interactions / "malformed.parquet")
+    with database(spill, params.prepare.memory_limit, params.threads) as connection:
+        copies, late, ordered = _whole_log_faults(connection, path, clock)
+    with pq.ParquetWriter(folder / "quarantine.parquet", QUARANTINE, compression="zstd") as quarantine:
+        quarantine.write_table(malformed.cast(QUARANTINE))
+        items = [Outcome(rule) for rule in item_rules()]
+        known = _validate_items(interactions / "items.parquet", folder / "items.parquet", items, quarantine)
+        events = [Outcome(rule) for rule in event_rules(facts["source"], clock, ordered)]
+
+        def clean_chunks() -> Iterator[pa.Table]:
+            for start, rows in _event_chunks(path, params.validate_.chunk_rows):
+                first = _judge(_event_frame(rows, start, copies, late, known), rows, events)
+                quarantine.write_table(_quarantined(rows, first, events))
+                yield rows.filter(pa.array(first < 0))
+
+        write_rows(clean, INTERACTIONS, clean_chunks())
+    unread = Counter(malformed["table"].to_pylist())
+    rows = {
+        name: _row_counts(interactions / f"{name}.parquet", folder / f"{name}.parquet", unread[name])
+        for name in ("interactions", "items")
+    }
+    whole = [Outcome(rule) for rule in table_rules(params.validate_, clock)]
+    with database(spill, params.prepare.memory_limit, params.threads) as connection:
+        figures = table_figures(connection, clean, rows)
+    for outcome, positions in zip(whole, broken_rows(pd.DataFrame([figures]), [o.rule for o in whole]), strict=True):
+        outcome.failed = len(positions)
+        outcome.examples = [{outcome.rule.column: figures[outcome.rule.column]}]
+    return Validation(facts["source"], rows, (*_unread(malformed), *items, *events, *whole))
+
+
+def _unread(malformed: pa.Table) -> Iterator[Outcome]:
+    """The outcomes of reading itself: what ingestion could not parse, by table and reason."""
+    counts = Counter(zip(malformed["table"].to_pylist(), malformed[c.RULE].to_pylist(), strict=True))
+    for table, name in sorted({("interactions", UNPARSABLE), ("items", UNPARSABLE), *counts}):
+        rule = Rule(name, table, "row", "every line can be read", "", "", "")
+        here = pc.and_(pc.equal(malformed["table"], table), pc.equal(malformed[c.RULE], name))
+        yield Outcome(rule, counts[table, name], malformed.filter(here).slice(0, EXAMPLES).to_pylist())
+
+
+def _row_counts(read: Path, clean: Path, unread: int) -> dict[str, int]:
+    before, kept = pq.read_metadata(read).num_rows + unread, pq.read_metadata(clean).num_rows
+    return {"read": before, "kept": kept, "quarantined": before - kept}
+
+
+def table_figures(connection: "DuckDBPyConnection", clean: Path, rows: dict[str, dict[str, int]]) -> dict[str, float]:
+    """What the table rules look at: clean_rows, rejected_share, largest_user_share (0 to 1) and time_span (seconds).
+
+    time_span is NaN where no time is left, which no rule judges.
+    """
+    count, largest, span = connection.execute(
+        """select coalesce(sum(n), 0), coalesce(max(n) / sum(n), 0), epoch(max(newest)) - epoch(min(oldest))
+           from (select count(*) as n, min(timestamp) as oldest, max(timestamp) as newest
+                 from read_parquet($path) group by user_id)""",
+        {"path": str(clean)},
+    ).fetchone() or (0, 0.0, None)
+    read, rejected = (sum(table[key] for table in rows.values()) for key in ("read", "quarantined"))
+    return {
+        "clean_rows": float(count),
+        "rejected_share": rejected / read if read else 0.0,
+        "largest_user_share": float(largest),
+        "time_span": float("nan") if span is None else float(span),
+    }
+
+
+def broken_rows(frame: "pd.DataFrame", rules: Sequence[Rule]) -> list[np.ndarray]:
+    """For each rule the positions of the rows of `frame` that break it, as Great Expectations finds them.
+
+    Raises RecalignError when an expectation could not be computed: that says nothing about the data.
+    """
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    import great_expectations as gx
+
+    frame = frame.reset_index(drop=True)
+    context = gx.get_context(mode="ephemeral")  # a new one a chunk: it would keep every chunk it has seen
+    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]  # their own documentation's form
+    batch = (
+        context.data_sources.add_pandas("log").add_dataframe_asset("rows")
+        .add_batch_definition_whole_dataframe("chunk").get_batch(batch_parameters={"dataframe": frame})
+    )  # fmt: skip
+    expectations = [
+        getattr(gx.expectations, rule.expectation)(column=rule.column, meta={"rule": rule.name}, **rule.options)
+        for rule in rules
+    ]
+    suite = gx.ExpectationSuite(name="rules", expectations=expectations)
+    found = batch.validate(suite, result_format={"result_format": "COMPLETE", "include_unexpected_rows": False})
+    positions = {}
+    for result in found.results:
+        name = (result.expectation_config.meta or {})["rule"] if result.expectation_config else ""
+        if message := _exception(result.exception_info):
+            raise RecalignError(f"rule '{name}' could not be checked by Great Expectations ({message})")
+        positions[name] = np.array(result.result.get("unexpected_index_list") or [], dtype=np.int64)
+    return [positions[rule.name] for rule in rules]
+
+
+def _exception(info: dict[str, Any]) -> str | None:
+    """The message of an exception that Great Expectations caught; it reports them in two shapes."""
+    shapes = [info, *(value for value in info.values() if isinstance(value, dict))]
+    raised = [str(shape.get("exception_message")) for shape in shapes if shape.get("raised_exception")]
+    return raised[0] if raised else None
+
+
+def _judge(frame: "pd.DataFrame", rows: pa.Table, outcomes: Sequence[Outcome]) -> np.ndarray:
+    """[n] the first row rule (its place in `outcomes`) that each row breaks, else -1; the outcomes are counted up."""
+    first = np.full(len(frame), -1)
+    broken = broken_rows(frame, [outcome.rule for outcome in outcomes]) if len(frame) else []
+    for place, (outcome, positions) in enumerate(zip(outcomes, broken, strict=False)):
+        if outcome.rule.level == "row":
+            positions = positions[first[positions] < 0]
+            first[positions] = place
+        outcome.failed += len(positions)
+        wanted = EXAMPLES - len(outcome.examples)
+        outcome.examples += rows.take(positions[:wanted]).to_pylist()
+    return first
+
+
+def _quarantined(rows: pa.Table, first: np.ndarray, outcomes: Sequence[Outcome]) -> pa.Table:
+    """The bad rows of a chunk in the quarantine's columns."""
+    positions = np.flatnonzero(first >= 0)
+    bad = []
+    for row, place in zip(rows.take(positions).to_pylist(), first[positions], strict=True):
+        rule = outcomes[place].rule
+        value = row[rule.shown]
+        origin = {c.FILE: row.pop(c.FILE), c.LINE: row.pop(c.LINE)}
+        text = json.dumps(row, ensure_ascii=False, default=str)
+        shown = None if value is None else str(value)
+        bad.append({"table": rule.table, "row": text, c.RULE: rule.name, c.VALUE: shown, **origin})
+    return pa.Table.from_pylist(bad, QUARANTINE)
+
+
+def _validate_items(path: Path, clean: Path, outcomes: Sequence[Outcome], quarantine: pq.ParquetWriter) -> np.ndarray:
+    """Check the items, which fit in memory, and write the clean ones; returns their ids, ascending."""
+    rows = read_parquet(path)
+    frame = rows.select([c.ITEM, c.TITLE]).to_pandas()
+    titles = frame[c.TITLE].astype(object).map(lambda title: title if title and title.strip() else None)
+    copy = frame[c.ITEM].notna() & frame[c.ITEM].duplicated()
+    frame = frame.assign(
+        **{c.TITLE: titles, "first_copy": ~copy, "title_alone": copy | titles.isna() | ~titles.duplicated()}
+    )
+    first = _judge(frame, rows, outcomes)
+    quarantine.write_table(_quarantined(rows, first, outcomes))
+    kept = rows.filter(pa.array(first < 0))
+    write_parquet(clean, kept.cast(ITEMS))
+    return np.unique(kept[c.ITEM].to_numpy())
+
+
+def _whole_log_faults(
+    connection: "DuckDBPyConnection", path: Path, clock: bool
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Row numbers (from 0, ascending) of second copies and of times that run backwards; whether the source is ordered.
+
+    Times that no clock shows (before 1990) are left out of the order, so that they do not blame their neighbours.
+    """
+    connection.execute(
+        """create view log as select user_id, item_id, timestamp, position, file_row_number as number
+           from read_parquet($path, file_row_number = true)""".replace("$path", _literal(path))
+    )
+    copies = connection.execute(
+        """with twice as (
+               select user_id, item_id, timestamp, min(number) as first from log
+               where user_id is not null and item_id is not null group by all having count(*) > 1)
+           select number from log join twice on log.user_id = twice.user_id and log.item_id = twice.item_id
+               and log.timestamp is not distinct from twice.timestamp
+           where number > first order by number"""
+    ).fetchnumpy()["number"]
+    if not clock:
+        return copies, np.empty(0, dtype=np.int64), False
+    late = connection.execute(
+        """select number from (
+               select number, timestamp < lag(timestamp) over (
+                   partition by user_id order by coalesce(position, number)) as backwards
+               from log where timestamp >= $earliest and timestamp < now()::timestamp + interval 1 day)
+           where backwards order by number""",
+        {"earliest": EARLIEST},
+    ).fetchnumpy()["number"]
+    ordered = connection.execute("select count(position) > 0 from log").fetchone()
+    return copies, late, bool(ordered and ordered[0])
+
+
+def _event_chunks(path: Path, chunk_rows: int) -> Iterator[tuple[int, pa.Table]]:
+    """The log in pieces of `chunk_rows`, each with its first row's number."""
+    with pq.ParquetFile(path) as file:
+        total = file.metadata.num_rows
+        batches = track(file.iter_batches(chunk_rows), -(-total // chunk_rows), "validate", "chunks")
+        first = 0
+        for batch in batches:
+            yield first, pa.Table.from_batches([batch])
+            first += len(batch)
+
+
+def _event_frame(
+    rows: pa.Table, first: int, copies: np.ndarray, late: np.ndarray, known: np.ndarray
+) -> "pd.DataFrame":
+    """The checked columns of a chunk: times in seconds, for Great Expectations compares other times row by row."""
+    import pandas as pd
+
+    def none_of(numbers: np.ndarray) -> np.ndarray:
+        start, end = np.searchsorted(numbers, [first, first + len(rows)])
+        passed = np.ones(len(rows), dtype=bool)
+        passed[numbers[start:end] - first] = False
+        return passed
+
+    rating, item = rows[c.RATING], rows[c.ITEM]
+    return pd.DataFrame(
+        {
+            c.USER: rows[c.USER].to_pandas(),
+            c.ITEM: item.to_pandas(),
+            c.RATING: pc.if_else(pc.is_nan(rating), np.inf, rating).to_pandas(),  # NaN would pass for no rating
+            "seconds": pc.divide(pc.cast(rows[c.TIMESTAMP].cast(pa.int64()), pa.float64()), 1e6).to_pandas(),
+            "first_copy": none_of(copies),
+            "item_known": pc.if_else(pc.is_null(item), True, pc.is_in(item, pa.array(known))).to_numpy(),
+            "in_order": none_of(late),
+        }
+    )
+
+
+def _literal(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"

@@ -1,0 +1,40 @@
+"""Stage validate: the ingested log against its rules; bad rows go to quarantine with their reasons."""
+
+import logging
+import shutil
+from pathlib import Path
+
+from recalign.artifacts import folder, replacing, write_json, write_text
+from recalign.data.validation import validate_tables
+from recalign.data.validation_report import refusal, report_page, summary_lines
+from recalign.errors import RecalignError
+from recalign.layout import CACHE, INTERACTIONS, REPORTS, VALIDATED
+from recalign.params import Params
+
+log = logging.getLogger(__name__)
+AS_THEY_ARE = ("users.parquet", "source.json", "truth.parquet")
+
+
+def validate(
+    params: Params, interactions: Path = INTERACTIONS, destination: Path = VALIDATED, reports: Path = REPORTS
+) -> None:
+    """Write the clean tables, quarantine.parquet and summary.json into `destination`, validation.html into `reports`.
+
+    Raises RecalignError when a table rule is broken: then `destination` stays as it was, and the report and
+    quarantine.parquet lie in `reports` to be looked at.
+    """
+    with folder(destination) as partial:
+        validation = validate_tables(params, interactions, partial, CACHE / "spill-validate")
+        write_text(reports / "validation.html", report_page(validation))
+        print("\n".join(summary_lines(validation)))
+        for stop in validation.stops():
+            with replacing(reports / "quarantine.parquet") as copy:
+                shutil.copyfile(partial / "quarantine.parquet", copy)
+            raise RecalignError(f"{refusal(validation, stop)}; {reports}/validation.html shows every rule")
+        write_json(partial / "summary.json", validation.summary())
+        for name in AS_THEY_ARE:
+            if (interactions / name).exists():
+                shutil.copyfile(interactions / name, partial / name)
+    (reports / "quarantine.parquet").unlink(missing_ok=True)  # of a refused log before
+    kept = validation.rows["interactions"]["kept"]
+    log.info("%d interactions are clean; every rule stands in %s", kept, reports / "validation.html")
