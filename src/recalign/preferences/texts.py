@@ -17,8 +17,10 @@ from recalign.prompts import safe_title
 log = logging.getLogger(__name__)
 HISTORY = 20  # most recent titles that the model reads
 MAX_CHARACTERS = 240  # of a text; what is longer is cut at a word
+FIRST_WORD = "Likes"
 INSTRUCTION = (
-    "Say in one short sentence, without naming titles, what kind of {noun} this person likes. Begin with “Likes”."
+    "Say in one short sentence, without naming titles, what kind of {noun} this person likes. "
+    f"Begin with “{FIRST_WORD}”."
 )
 
 
@@ -59,17 +61,22 @@ class TextWriter:
 def local_writer(
     language_model: LanguageModel, params: ProfilesParams, items: Items, noun: str, *, clock: bool
 ) -> TextWriter:
-    """Engine `generate`: greedy generation in batches by the base model, with its chat template where it has one."""
+    """Engine `generate`: greedy generation in batches by the base model.
+
+    Through its chat template where it has one; else the model completes a text that ends in FIRST_WORD.
+    """
     from recalign.llm.generation import generate_texts
 
     tokenizer = language_model.tokenizer
+    begun = "" if tokenizer.chat_template else f"{FIRST_WORD} "
 
     def ask(prompts: list[str]) -> list[str]:
-        return generate_texts(language_model, [token_ids(prompt) for prompt in prompts], params.max_new_tokens, "\n")
+        ids = [token_ids(prompt) for prompt in prompts]
+        return [begun + text for text in generate_texts(language_model, ids, params.max_new_tokens, "\n")]
 
     def token_ids(prompt: str) -> list[int]:
         if not tokenizer.chat_template:
-            return list(tokenizer.encode(f"{prompt}\n"))
+            return list(tokenizer.encode(f"{prompt}\n{FIRST_WORD}"))
         messages = [{"role": "user", "content": prompt}]
         text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         return list(tokenizer.encode(text, add_special_tokens=False))
