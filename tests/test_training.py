@@ -139,7 +139,7 @@ def test_the_start_is_kept_where_training_never_improves_and_the_log_says_so(tmp
         result = run(task, tmp_path)
     assert result.best_step == 0
     assert task.model.weight.eq(0).all()
-    assert "validation never improved on the start, so the start is kept" in caplog.text
+    assert "sft: validation never improved on the start, so the start is kept" in caplog.messages
 
 
 def test_a_loss_that_is_not_a_number_stops_naming_step_and_key(tmp_path):

@@ -211,8 +211,8 @@ def _keep(name: str, state: TrainingState, weights: Weights, row: dict[str, Any]
 
 def _finish(name: str, state: TrainingState, weights: Weights) -> TrainingResult:
     with torch.no_grad():
-        for name, parameter in weights.items():
-            parameter.copy_(state.best_weights[name])
+        for key, parameter in weights.items():
+            parameter.copy_(state.best_weights[key])
     if state.best_step == 0:
         log.info("%s: validation never improved on the start, so the start is kept", name)
     speed = state.tokens / state.seconds if state.seconds else 0.0
