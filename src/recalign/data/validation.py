@@ -165,7 +165,9 @@ def broken_rows(frame: "pd.DataFrame", rules: Sequence[Rule]) -> list[np.ndarray
     found = batch.validate(suite, result_format={"result_format": "COMPLETE", "include_unexpected_rows": False})
     positions = {}
     for result in found.results:
-        name = (result.expectation_config.meta or {})["rule"] if result.expectation_config else ""
+        config = result.expectation_config
+        assert config is not None and config.meta is not None, "every expectation above carries its rule's name"
+        name = config.meta["rule"]
         if message := _exception(result.exception_info):
             raise RecalignError(f"rule '{name}' could not be checked by Great Expectations ({message})")
         positions[name] = np.array(result.result.get("unexpected_index_list") or [], dtype=np.int64)

@@ -171,9 +171,9 @@ def _number_ids(connection: "DuckDBPyConnection", kind: str, raw_ids: str) -> st
     )
     odd = connection.execute(
         f"select raw_id from {kind}_ids where not regexp_full_match(raw_id, '{INTEGER}') order by raw_id limit 1"
-    ).fetchone()
+    ).fetchall()
     if odd:
-        log.info("ids of %s are text (%r, for one), so they are numbered in the order of their text", kind, odd[0])
+        log.info("ids of %s are text (%r, for one), so they are numbered in the order of their text", kind, odd[0][0])
         return f"{kind}_ids.number"
     connection.execute(f"update {kind}_ids set number = cast(raw_id as bigint)")
     return "cast({} as bigint)"
