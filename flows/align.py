@@ -1,5 +1,6 @@
 """The flow behind align/sdpo, align/dmpo, …: bring every stage of dvc.yaml up to date, then register the adapter."""
 
+import logging
 from pathlib import Path
 
 from prefect import flow, task
@@ -24,6 +25,7 @@ def register_adapter(params: Params, objective: ObjectiveName | None, root: Path
     """
     from recalign.stages.register import register
 
+    logging.getLogger("recalign").setLevel(logging.INFO)  # as on the command line
     try:
         return Completed(message=register(params, objective, root=root, home=home))
     except RecalignError as error:

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from ruamel.yaml import YAML
 
+from project import copy_project, run
 from recalign.errors import RecalignError
 from recalign.params import load_params
 from registry_project import empty_registry, write_adapter, write_project
@@ -56,9 +58,9 @@ stages:
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def server() -> Iterator[None]:
-    """A Prefect server with a database of its own, for all tests of this file."""
+    """A Prefect server with a database of its own, for the tests of this file that run a flow."""
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=180):
@@ -97,8 +99,8 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the committed project, and the working directory."""
+def project(server: None, committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the committed project, and the working directory; flows run against `server`."""
     root = shutil.copytree(committed, tmp_path / "project")
     monkeypatch.chdir(root)
     return root
@@ -325,10 +327,11 @@ def test_align_registers_and_retraining_ends_in_a_branch_with_a_version(project,
 
 @pytest.mark.slow
 def test_the_readmes_three_commands_run_a_deployment_and_report_its_end(tmp_path):
-    """A server, `python flows/serve.py`, `prefect deployment run align/sdpo --watch`: 0 when well, 1 with the reason."""
+    """A server, `python flows/serve.py`, `prefect deployment run align/sdpo --watch`: exit 0, or 1 with the reason."""
     project = copy_project(tmp_path / "project", schedule__retries=0, budget="smoke")
     write_project(load_params(project / "params.yaml"), project / "params.yaml", tmp_path / "made")
-    (project / "dvc.yaml").write_text(READY_MADE.format(made=tmp_path / "made").replace("raw/table", "raw/films.dvc"))
+    (project / "dvc.yaml").write_text(READY_MADE.format(made=tmp_path / "made").replace("raw/table", "raw/simulated"))
+    dvc(project, "pull", "--quiet", "data/raw/films.dvc")
     shutil.copy(empty_registry(), project / "mlflow.db")
     port = free_port()
     environment = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(tmp_path / "prefect")}
@@ -336,14 +339,26 @@ def test_the_readmes_three_commands_run_a_deployment_and_report_its_end(tmp_path
         wait_for(f"http://127.0.0.1:{port}/api/health")
         with started(project, environment, "python", "flows/serve.py"):
             command = ["prefect", "deployment", "run", "align/sdpo", "--watch"]
-            while "could not be found" in (done := run(project, *command, check=False, env=environment)).stdout:
-                time.sleep(1)  # the deployments are registered in a moment
+            done = run(project, *command, check=False, env=environment)
+            for _ in range(30):  # the deployments are registered in a moment
+                if "not found!" not in done.stdout:
+                    break
+                done = run(project, *command, check=False, env=environment)
             assert (done.returncode, "is champion" in done.stdout) == (0, True), done.stdout
+            assert planned_runs(environment["PREFECT_API_URL"]) == {"weekly"}
             unknown = run(project, *command, "--param", "objective=nope", check=False, env=environment)
             assert (unknown.returncode, "'nope' is not one of" in unknown.stdout) == (1, True), unknown.stdout
             (project / "dvc.yaml").write_text("stages: {all: {cmd: echo it is broken && false}}", encoding="utf-8")
             failed = run(project, *command, check=False, env=environment)
             assert (failed.returncode, "stage all failed: it is broken" in failed.stdout) == (1, True), failed.stdout
+
+
+def planned_runs(api: str) -> set[str]:
+    """The deployments that the server's scheduler has planned runs of."""
+    scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    runs = httpx.post(f"{api}/flow_runs/filter", json=scheduled).json()
+    names = {deployment["id"]: deployment["name"] for deployment in httpx.post(f"{api}/deployments/filter").json()}
+    return {names[run["deployment_id"]] for run in runs}
 
 
 def free_port() -> int:
