@@ -298,11 +298,14 @@ def test_a_failure_leaves_the_last_result_as_it_was(tmp_path: Path, tree: dict[s
     assert read_json(out / "manifest.json") == before
 
 
-def test_users_who_met_nearly_everything_are_no_cases(tmp_path: Path, tree: dict[str, Any]) -> None:
+def test_users_who_met_nearly_everything_are_no_cases_and_are_counted(
+    tmp_path: Path, tree: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     rows = random_log()
     rows += [(1, item, 190 + item % 3, None) for item in range(1, 31) if item not in {r[1] for r in rows if r[0] == 1}]
     out = prepared(tmp_path, rows, small_params(tree))
 
+    assert "1 users met over 26 of 30 items" in caplog.text
     assert all(row["user_id"] != 1 for row in rows_of(out / "candidates.parquet"))
     assert any(row["user_id"] == 1 for row in rows_of(out / "events.parquet"))
 

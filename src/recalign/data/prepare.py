@@ -140,9 +140,13 @@ def unique_titles(rows: Iterable[dict[str, Any]]) -> dict[int, str]:
 
 def choose_targets(connection: "DuckDBPyConnection", params: PrepareParams, cutoffs: Cutoffs, items: int) -> None:
     """Make the table `targets`. Raises RecalignError naming the first split that stays empty."""
+    most_seen = items - params.candidates + 1
+    query = "select count(*) from (select user_id from seen group by user_id having count(*) > $most)"
+    if full := one(connection.execute(query, {"most": most_seen})):
+        log.warning("%d users met over %d of %d items: too few are left for a list, so no case", full, most_seen, items)
     limits = {
         "min_history": params.min_history,
-        "most_seen": items - params.candidates + 1,
+        "most_seen": most_seen,
         "train_examples_per_user": params.train_examples_per_user,
         "cases_per_user": params.cases_per_user,
     }
