@@ -38,7 +38,7 @@ def policy() -> LanguageModel:
 
 @pytest.fixture
 def builder(policy: LanguageModel) -> PromptBuilder:
-    params = PromptParams(form="history", history=8, profile=False, max_title_tokens=24)
+    params = PromptParams(form="history", history=8, training_history=8, profile=False, max_title_tokens=24)
     return PromptBuilder(policy.tokenizer, ITEMS, params, "films")
 
 

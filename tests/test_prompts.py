@@ -9,7 +9,7 @@ from recalign.errors import RecalignError
 from recalign.params import PromptParams
 from recalign.prompts import PromptBuilder, safe_title
 
-PARAMS = PromptParams(form="history", history=3, profile=False, max_title_tokens=24)
+PARAMS = PromptParams(form="history", history=3, training_history=5, profile=False, max_title_tokens=24)
 TITLES = ["Alien (1979)", "Heat (1995)", "Big (1988)", "Se7en (1995)", "Up (2009)"]
 
 
@@ -110,13 +110,6 @@ def test_text_never_becomes_a_special_token():
     ids = build.encode("a <|im_end|> b <|endoftext|>")
     assert not set(ids) & set(tokenizer.all_special_ids)
     assert tokenizer.decode(ids) == "a <|im_end|> b <|endoftext|>"
-
-
-def test_years_can_be_left_out_where_they_tell_no_titles_apart():
-    build = builder(["Heat (1995)", "Sabrina (1954)", "Sabrina (1995)", "1941", "Big (1988)"], year=False)
-    lines = [text(build.response(item)) for item in (1, 2, 3, 4, 5)]
-    assert lines == ["Heat\n", "Sabrina (1954)\n", "Sabrina (1995)\n", "1941\n", "Big\n"]
-    assert build.prompt(["Heat (1995)", "Sabrina (1995)"]) == build.prompt([1, 3])
 
 
 def test_long_titles_are_cut_and_counted(caplog):

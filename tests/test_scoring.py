@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 
 import tiny
 from recalign.llm import scoring
+from recalign.llm.packing import nested
 from recalign.llm.scoring import naive_logprobs, response_logprobs, why_not_shared
 
 LORA_WEIGHTS = 0.1
@@ -24,10 +25,10 @@ def with_lora(model: torch.nn.Module) -> torch.nn.Module:
     return adapted
 
 
-def gradients(model: torch.nn.Module, score) -> torch.Tensor:
+def gradients(model: torch.nn.Module, score, case=tiny.scoring_case) -> torch.Tensor:
     """The gradient of a softmax loss over each prompt's responses (the first one chosen), as one vector."""
     model.zero_grad()
-    prompts, responses = tiny.scoring_case()
+    prompts, responses = case()
     result = score(model, prompts, responses)
     (-torch.log_softmax(result.sums.masked_fill(~result.mask, -torch.inf), dim=1)[:, 0].mean()).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -57,6 +58,30 @@ def test_gradients_equal_naive_scoring_under_peft(family, checkpointing):
     shared, naive = gradients(model, response_logprobs), gradients(model, naive_logprobs)
     assert naive.norm() > 1e-3
     assert (shared - naive).norm() / naive.norm() < 1e-4
+
+
+@pytest.mark.parametrize("family", tiny.SHARING)
+def test_prompts_that_begin_one_another_share_a_block_and_see_no_further_than_themselves(family):
+    """Values and gradients along one history equal naive scoring, though the history is encoded once."""
+    model = with_lora(tiny.model(family))
+    prompts, responses = tiny.nested_case()
+    with torch.no_grad():
+        shared, naive = response_logprobs(model, prompts, responses), naive_logprobs(model, prompts, responses)
+    torch.testing.assert_close(shared.sums, naive.sums, rtol=1e-5, atol=1e-5)
+    shared, naive = (gradients(model, score, tiny.nested_case) for score in (response_logprobs, naive_logprobs))
+    assert (shared - naive).norm() / naive.norm() < 1e-4
+
+
+def test_a_prompt_that_begins_another_takes_no_place_in_the_row():
+    """Two prompts are encoded for four; the branches come on top."""
+    model = tiny.model()
+    prompts, responses = tiny.nested_case()
+    seen = {}
+    model.model.layers[0].register_forward_pre_hook(lambda _, args: seen.update(decoder=args[0].shape[1]))
+    response_logprobs(model, prompts, responses)
+    branches = sum(len(response) - 1 for group in responses for response in group)
+    assert seen["decoder"] == len(prompts[0]) + len(prompts[3]) + branches
+    assert nested(prompts) == {0: [0, 2, 1], 3: [3]}
 
 
 @pytest.mark.parametrize("family", ["mistral-window", "gemma3"])

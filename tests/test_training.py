@@ -46,6 +46,10 @@ class Point:
     y: float
 
     @property
+    def group(self) -> str:
+        return self.example_id
+
+    @property
     def tokens(self) -> int:
         return 1
 
@@ -116,6 +120,14 @@ def test_batches_hold_every_example_once_an_epoch_whatever_the_order_given():
     assert plan != list(batches(examples, 4, 2, seed=4))
 
 
+def test_a_groups_examples_follow_one_another_the_longest_prompt_first():
+    """What shares a prompt meets in a micro-batch; groups come in an order of their own each epoch."""
+    examples = [PreferenceExample(f"{g}-{n}", g, [5] * n, [[7], [8]]) for n in (1, 2, 3) for g in "abcdef"]
+    order = [e for batch in batches(examples, 4, 1, seed=3) for e in batch]
+    assert [len(e.prompt) for e in order] == [3, 2, 1] * 6
+    assert all(len({e.group for e in order[i : i + 3]}) == 1 for i in range(0, 18, 3))
+
+
 def test_training_finds_the_planted_weights(tmp_path):
     task = regression()
     result = run(task, tmp_path, epochs=30)
@@ -175,13 +187,13 @@ def test_sft_lowers_the_validation_loss_and_leaves_a_whole_folder(world):
     facts = json.loads((out / "training.json").read_text())
     assert facts["best_validation_loss"] < facts["start_validation_loss"]
     assert facts["base"]["id"] == "tiny-random"
-    assert facts["steps"] == 6
+    assert facts["steps"] == 4
     with (out / "curve.csv").open() as handle:
         rows = list(csv.DictReader(handle))
-    assert [row["step"] for row in rows] == [str(step) for step in range(7)]
-    assert rows[0]["loss"] == rows[1]["validation_loss"] == ""
+    assert [row["step"] for row in rows] == [str(step) for step in range(5)]
+    assert rows[0]["loss"] == "", "step 0 is validated, not trained"
     assert float(rows[-1]["validation_loss"]) == pytest.approx(facts["best_validation_loss"], rel=1e-5)
-    assert rows[-1]["examples"] == "48"
+    assert rows[-1]["examples"] == "32"
     assert not list((world.root / "cache" / "checkpoints").glob("*")), "checkpoints go when the stage ends"
 
 
@@ -287,7 +299,7 @@ def test_no_pairs_are_refused(world):
 
 
 def test_a_policy_that_is_not_the_reference_is_refused():
-    example = PreferenceExample("1-2", [5, 6], [[7, 8], [9, 8]])
+    example = PreferenceExample("1-2", "1", [5, 6], [[7, 8], [9, 8]])
     sdpo = build_objective("sdpo", beta=1.0)
     task = PreferenceTraining(tiny.model(), sdpo, {"1-2": [-1.0, -2.0]}, [example], 8)
     with pytest.raises(RecalignError, match=r"align@sdpo: at step 0 policy and reference .* more than 1e-04"):
@@ -295,7 +307,7 @@ def test_a_policy_that_is_not_the_reference_is_refused():
 
 
 def test_prompts_that_list_candidates_train_too(world):
-    params = make_params(prompt={"form": "candidates", "history": 4, "profile": False, "max_title_tokens": 24})
+    params = make_params(prompt={"form": "candidates", "history": 4, "training_history": 4, "profile": False, "max_title_tokens": 24})
     facts = json.loads((world.sft(params, name="sft-listed") / "training.json").read_text())
     assert facts["best_validation_loss"] < facts["start_validation_loss"]
 

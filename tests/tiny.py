@@ -66,3 +66,13 @@ def scoring_case(seed: int = 0, *, vocabulary: int = 640) -> tuple[list[list[int
 
     prompts = [ids(20), ids(1), ids(33)]
     return prompts, [[ids(4), ids(1), ids(6)], [ids(3)], [ids(7), ids(2), ids(5), ids(5)]]
+
+
+def nested_case() -> tuple[list[list[int]], list[list[list[int]]]]:
+    """Prompts along one history (the second begins the first, the third is the first again) and one of its own.
+
+    The response of the shorter prompt begins as the longer prompt goes on: whoever looks ahead gains by it.
+    """
+    prompts, responses = scoring_case()
+    long, ahead = prompts[2], prompts[2][12:15]
+    return [long, long[:12], long, prompts[0]], [responses[2], [ahead, *responses[0]], responses[1], responses[0]]

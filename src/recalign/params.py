@@ -89,9 +89,9 @@ class BaseParams(Section):
 class PromptParams(Section):
     form: Literal["history", "candidates"]
     history: int = Field(ge=1)
+    training_history: int = Field(ge=1)
     profile: bool
     max_title_tokens: int = Field(ge=1)
-    year: bool = True
 
 
 class ProfilesParams(Section):

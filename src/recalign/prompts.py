@@ -6,7 +6,6 @@ Titles are untrusted text: they are cleaned here, once, and never become a speci
 import logging
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,6 @@ log = logging.getLogger(__name__)
 CHAT_TOKENS = re.compile(
     r"<\|[^<>|]{0,64}\|>|</?s>|\[/?INST\]|<</?SYS>>|</?(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>", re.IGNORECASE
 )
-YEAR = re.compile(r" \(\d{4}\)$")
 FIRST_TITLES = 3  # `sequence`: titles in its prompt; the first ones have too little before them to be learned from
 PROFILE_TOKENS = 96  # a longer profile is cut
 
@@ -71,8 +69,6 @@ class PromptBuilder:
         self._candidates = self.encode("One of these comes next:") + self._newline
         self._next = self.encode("Next:") + self._newline
         self._cut = 0
-        short = Counter(YEAR.sub("", safe_title(title)) for title in items.titles.values())
-        self._told_apart_by_year = {title for title, count in short.items() if count > 1}
         self._titles = self._encode_catalogue(items)
         self.digest = digest_of([self._bos, self._header, self._candidates, self._next, params.model_dump()])
 
@@ -82,14 +78,16 @@ class PromptBuilder:
         *,
         profile: str | None = None,
         candidates: Sequence[int] | None = None,
+        training: bool = False,
     ) -> list[int]:
         """Token ids that end where the next title begins.
 
         history: oldest first, item ids or titles (which need not be in the catalogue); the last `prompt.history` are
-        used. profile: put before the history when given. candidates: listed in the form `candidates`, else ignored.
+        used, or `prompt.training_history` when training, so that prompts along one history begin one another.
+        profile: put before the history when given. candidates: listed in the form `candidates`, else ignored.
         Raises RecalignError for an unknown item, or where the form needs candidates and there are none.
         """
-        ids = self._opening(profile) + self._lines(history[-self._params.history :])
+        ids = self._opening(profile) + self._lines(self._recent(history, training))
         if self._params.form == "history":
             return ids
         if not candidates:
@@ -122,18 +120,15 @@ class PromptBuilder:
         In the form `history` the first titles are the prompt and all further ones, the target last, the continuation,
         so that one pass learns from every title; in the form `candidates` the continuation is the target alone.
         """
-        recent = history[-self._params.history :]
         if self._params.form == "candidates":
-            return self.prompt(recent, profile=profile, candidates=candidates), self.response(target)
+            return self.prompt(history, profile=profile, candidates=candidates), self.response(target)
+        recent = self._recent(history, training=True)
         first = recent[:FIRST_TITLES]
-        return self.prompt(first, profile=profile), self._lines([*recent[len(first) :], target])
+        return self.prompt(first, profile=profile, training=True), self._lines([*recent[len(first) :], target])
 
     def title_ids(self, text: str) -> list[int]:
-        """Ids of any title, cleaned and cut, without the newline; without its year where prompt.year is false and no
-        other title of the catalogue is the same then. Raises RecalignError for a title that is empty once cleaned."""
+        """Ids of any title, cleaned and cut, without the newline. Raises RecalignError for one that is empty then."""
         safe = safe_title(text)
-        if not self._params.year and (short := YEAR.sub("", safe)) not in self._told_apart_by_year:
-            safe = short
         if not safe:
             raise RecalignError(f"title {text!r} is empty once control characters and chat tokens are removed; name it")
         ids = self.encode(safe)
@@ -144,6 +139,11 @@ class PromptBuilder:
         """Ids of plain text, none of them special: "<|im_end|>" is spelled out, not obeyed."""
         ids = self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return [token for token in ids if token not in self._special]
+
+    def _recent(self, history: Sequence[int | str], training: bool) -> Sequence[int | str]:
+        # a candidates prompt is different for every case, so nothing is gained by a longer history
+        long = training and self._params.form == "history"
+        return history[-(self._params.training_history if long else self._params.history) :]
 
     def _opening(self, profile: str | None) -> list[int]:
         about: list[int] = []

@@ -1,6 +1,7 @@
 """What the rooms hand to one another: the catalogue, and the examples of a split."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -61,13 +62,28 @@ def hashed_order(*parts: Any) -> str:
 
 
 def read_examples(prepared: Path, split: str, limit: int | None = None, *, seed: int = 0) -> list[Example]:
-    """The examples of a split in hashed order; `limit` takes the first so many, so a larger sample holds a smaller one."""
+    """The examples of a split in hashed order; `limit` takes the first so many, so a larger sample holds a smaller one.
+
+    Training examples stand user by user, for prompts along one history are encoded together; cases do not, for a sample
+    of them should hold many users.
+    """
     rows = [row for row in read_parquet(prepared / "examples.parquet").to_pylist() if row[c.SPLIT] == split]
-    rows.sort(key=lambda row: hashed_order(seed, row[c.EXAMPLE]))
+    by_user = split == c.TRAIN
+    rows.sort(key=lambda row: (hashed_order(seed, row[c.USER]) if by_user else "", hashed_order(seed, row[c.EXAMPLE])))
     return [
         Example(row[c.EXAMPLE], row[c.USER], split, row[c.CUTOFF], tuple(row[c.HISTORY]), row[c.TARGET])
         for row in rows[:limit]
     ]
+
+
+def longest_histories(examples: Iterable[Example]) -> list[Example]:
+    """Each user's example with the longest history, users in the order given: all others of a user repeat parts of it."""
+    longest: dict[int, Example] = {}
+    for example in examples:
+        kept = longest.get(example.user_id)
+        if kept is None or (len(example.history), example.example_id) > (len(kept.history), kept.example_id):
+            longest[example.user_id] = example
+    return list(longest.values())
 
 
 def read_cases(prepared: Path, split: str, manifest: str, limit: int | None = None, *, seed: int = 0) -> list[Case]:

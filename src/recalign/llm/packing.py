@@ -1,8 +1,10 @@
 """Flat rows that hold several prompts, each followed by its responses as branches that share it.
 
 One prompt of P tokens with responses of R_k tokens takes P + Σ(R_k − 1) places: the prompt once, and each response
-without its last token, whose successor nobody asks for. Position ids restart at P in every branch, and the registered
-attention function lets a branch see its prompt and itself only. Nothing is padded but the attention of each prompt.
+without its last token, whose successor nobody asks for. A prompt that begins a longer one of the same call takes no
+place at all: its responses branch off the longer one's block, at its own end, so that the cases along one person's
+history cost that history once. Position ids restart at P in every branch, and the registered attention function lets
+a branch see the tokens of its own prompt and itself only. Nothing is padded but the attention of each block.
 """
 
 from dataclasses import dataclass, field
@@ -24,13 +26,15 @@ class Layout:
     """Where the tokens of a flat row of T places belong; B prompts, the longest with its branches L places long.
 
     gather [B, L]: place in the row of each token of a prompt's block (padded with 0); scatter [T]: its inverse;
-    positions, branches [B, L]: position id and branch number (PROMPT, 0 … K, or PADDING).
+    positions, branches [B, L]: position id and branch number (PROMPT, 0, 1, … or PADDING); forks [B, L]: for a branch's
+    tokens the length of its own prompt, which is how much of the block's prompt they may see.
     """
 
     gather: Tensor
     scatter: Tensor
     positions: Tensor
     branches: Tensor
+    forks: Tensor
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     def mask(self, window: int | None) -> Tensor:
@@ -38,7 +42,8 @@ class Layout:
         if window not in self.masks:
             query, key = self.positions[:, :, None], self.positions[:, None, :]
             own = self.branches[:, :, None] == self.branches[:, None, :]
-            seen = (key <= query) & (own | (self.branches[:, None, :] == PROMPT))
+            prompt = (self.branches[:, None, :] == PROMPT) & (key < self.forks[:, :, None])
+            seen = (key <= query) & (own | prompt)
             if window is not None:
                 seen &= query - key < window
             # a padded query sees itself: a row without any key would be NaN, and NaN × 0 is NaN in the backward pass
@@ -71,32 +76,60 @@ def pack(prompts: list[list[int]], responses: list[list[list[int]]], device: tor
     check(prompts, responses)
     ids: list[int] = []
     keep: list[int] = []
-    blocks: list[tuple[int, list[int], list[int]]] = []  # where a block starts, its position ids, its branch numbers
+    blocks: list[_Block] = []
     shape = (len(prompts), max(map(len, responses)), max(len(r) for group in responses for r in group))
     rows, tokens = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     valid = torch.zeros(shape, dtype=torch.bool)
-    for b, (prompt, group) in enumerate(zip(prompts, responses, strict=True)):
-        start, length = len(ids), len(prompt)
-        positions, branches = list(range(length)), [PROMPT] * length
-        ids += prompt
-        first = len(keep)
-        keep.append(len(ids) - 1)
-        for k, response in enumerate(group):
-            n = len(response)
-            # the first token is read off the prompt's last place, token t off the branch's place t − 1
-            rows[b, k, :n] = torch.tensor([first, *range(len(keep), len(keep) + n - 1)])
-            tokens[b, k, :n] = torch.tensor(response)
-            valid[b, k, :n] = True
-            keep += range(len(ids), len(ids) + n - 1)
-            ids += response[:-1]
-            positions += range(length, length + n - 1)
-            branches += [k] * (n - 1)
-        blocks.append((start, positions, branches))
+    for holder, held in nested(prompts).items():
+        block = _Block(start=len(ids))
+        block.add(range(len(prompts[holder])), PROMPT, len(prompts[holder]))
+        ids += prompts[holder]
+        for b in held:
+            fork, first = len(prompts[b]), len(keep)
+            keep.append(block.start + fork - 1)
+            for k, response in enumerate(responses[b]):
+                n = len(response)
+                # the first token is read off the prompt's last place, token t off the branch's place t − 1
+                rows[b, k, :n] = torch.tensor([first, *range(len(keep), len(keep) + n - 1)])
+                tokens[b, k, :n] = torch.tensor(response)
+                valid[b, k, :n] = True
+                keep += range(len(ids), len(ids) + n - 1)
+                ids += response[:-1]
+                block.add(range(fork, fork + n - 1), block.next_branch(), fork)
+        blocks.append(block)
     layout, position_ids = _layout(blocks, device)
     return PackedRow(
         torch.tensor([ids], device=device), position_ids, layout, torch.tensor(keep, device=device),
         rows.to(device), tokens.to(device), valid.to(device),
     )  # fmt: skip
+
+
+def nested(prompts: list[list[int]]) -> dict[int, list[int]]:
+    """Index of each prompt that is encoded → indices of all that begin it, itself first; each prompt stands once."""
+    holders: dict[int, list[int]] = {}
+    for b in sorted(range(len(prompts)), key=lambda b: (-len(prompts[b]), b)):
+        prompt = prompts[b]
+        holder = next((h for h in holders if prompts[h][: len(prompt)] == prompt), b)
+        holders.setdefault(holder, []).append(b)
+    return dict(sorted(holders.items()))
+
+
+@dataclass
+class _Block:
+    """One encoded prompt with all that branches off it, token by token."""
+
+    start: int
+    positions: list[int] = field(default_factory=list)
+    branches: list[int] = field(default_factory=list)
+    forks: list[int] = field(default_factory=list)
+
+    def add(self, positions: range, branch: int, fork: int) -> None:
+        self.positions += positions
+        self.branches += [branch] * len(positions)
+        self.forks += [fork] * len(positions)
+
+    def next_branch(self) -> int:
+        return max(self.branches) + 1  # PROMPT is −1
 
 
 def check(prompts: list[list[int]], responses: list[list[list[int]]]) -> None:
@@ -109,22 +142,23 @@ def check(prompts: list[list[int]], responses: list[list[list[int]]]) -> None:
         raise ValueError("a response is empty, or a prompt has none")
 
 
-def _layout(blocks: list[tuple[int, list[int], list[int]]], device: torch.device | str) -> tuple[Layout, Tensor]:
-    longest = max(len(positions) for _, positions, _ in blocks)
-    gather = torch.zeros(len(blocks), longest, dtype=torch.long)
-    all_positions = torch.zeros(len(blocks), longest, dtype=torch.long)
-    all_branches = torch.full((len(blocks), longest), PADDING)
+def _layout(blocks: list[_Block], device: torch.device | str) -> tuple[Layout, Tensor]:
+    longest = max(len(block.positions) for block in blocks)
+    gather, positions, forks = (torch.zeros(len(blocks), longest, dtype=torch.long) for _ in range(3))
+    branches = torch.full((len(blocks), longest), PADDING)
     scatter: list[int] = []
-    for b, (start, positions, branches) in enumerate(blocks):
-        n = len(positions)
-        gather[b, :n] = torch.arange(start, start + n)
-        all_positions[b, :n] = torch.tensor(positions)
-        all_branches[b, :n] = torch.tensor(branches)
+    for b, block in enumerate(blocks):
+        n = len(block.positions)
+        gather[b, :n] = torch.arange(block.start, block.start + n)
+        positions[b, :n] = torch.tensor(block.positions)
+        branches[b, :n] = torch.tensor(block.branches)
+        forks[b, :n] = torch.tensor(block.forks)
         scatter += range(b * longest, b * longest + n)
-    flat = torch.tensor([position for _, positions, _ in blocks for position in positions])
-    tensors = (gather, torch.tensor(scatter), all_positions, all_branches)
-    gather, places, all_positions, all_branches = (tensor.to(device) for tensor in tensors)
-    return Layout(gather, places, all_positions, all_branches), flat[None].to(device)
+    flat = torch.tensor([position for block in blocks for position in block.positions])
+    layout = Layout(
+        gather.to(device), torch.tensor(scatter, device=device), positions.to(device), branches.to(device), forks.to(device)
+    )
+    return layout, flat[None].to(device)
 
 
 def shared_prefix_attention(

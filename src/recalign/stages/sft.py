@@ -5,7 +5,7 @@ from pathlib import Path
 from recalign import columns as c
 from recalign import layout
 from recalign.artifacts import digest_of, read_json
-from recalign.data.records import Example, Items, read_examples
+from recalign.data.records import Example, Items, longest_histories, read_examples
 from recalign.errors import RecalignError
 from recalign.llm.base import load_language_model
 from recalign.params import Params
@@ -37,7 +37,10 @@ def sft(
         base, params.base, new_adapter=params.lora, trainable=True, seed=params.seed, threads=params.threads
     )
     builder = PromptBuilder(lm.tokenizer, items, params.prompt, summary["noun"], clock=summary["clock"])
-    train_on = _examples(prepared, c.TRAIN, params.sft.examples, params.seed)
+    train_on = _examples(prepared, c.TRAIN, None, params.seed)
+    if params.prompt.form == "history":
+        train_on = longest_histories(train_on)  # a sequence teaches all its titles: one a user holds what there is
+    train_on = train_on[: params.sft.examples]
     validate_on = _examples(prepared, c.VALIDATION, params.evaluate.validation_cases, params.seed)
     listing = read_listing(params, prepared, items)
     texts = {split: _profile_texts(params, profiles, split) for split in (c.TRAIN, c.VALIDATION)}
@@ -64,7 +67,7 @@ def sft(
     checkpoints.remove()
 
 
-def _examples(prepared: Path, split: str, limit: int, seed: int) -> list[Example]:
+def _examples(prepared: Path, split: str, limit: int | None, seed: int) -> list[Example]:
     examples = read_examples(prepared, split, limit, seed=seed)
     if not examples:
         raise RecalignError(

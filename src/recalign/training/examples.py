@@ -26,6 +26,11 @@ class TextExample:
     continuation: list[int]
 
     @property
+    def group(self) -> str:
+        """Its own id: sequences share nothing."""
+        return self.example_id
+
+    @property
     def tokens(self) -> int:
         """Tokens that the model reads; nobody asks what follows the last one."""
         return len(self.prompt) + len(self.continuation) - 1
@@ -33,15 +38,16 @@ class TextExample:
 
 @dataclass(frozen=True)
 class PreferenceExample:
-    """A prompt and 1+K responses, the chosen one first."""
+    """A prompt and 1+K responses, the chosen one first; group: the user, along whose history prompts are shared."""
 
     example_id: str
+    group: str
     prompt: list[int]
     responses: list[list[int]]
 
     @property
     def tokens(self) -> int:
-        """Tokens that the model reads: the prompt once, each response without its last token."""
+        """Tokens of the prompt and of each response without its last; the model reads fewer where prompts are shared."""
         return len(self.prompt) + sum(len(response) - 1 for response in self.responses)
 
 
@@ -87,8 +93,11 @@ def read_preference_examples(
         shown = [row[c.CHOSEN], *row[c.REJECTED]]
         listed = listing.items(row[c.EXAMPLE], shown[0], shown[1:]) if listing else None
         profile = row[c.PROFILE] if params.prompt.profile else None
-        prompt = builder.prompt(row[c.HISTORY], profile=profile, candidates=listed)
-        built[row[c.SPLIT]].append(PreferenceExample(row[c.EXAMPLE], prompt, [builder.response(i) for i in shown]))
+        prompt = builder.prompt(
+            row[c.HISTORY], profile=profile, candidates=listed, training=row[c.SPLIT] == c.TRAIN
+        )
+        responses = [builder.response(i) for i in shown]
+        built[row[c.SPLIT]].append(PreferenceExample(row[c.EXAMPLE], str(row[c.USER]), prompt, responses))
     for split, examples in built.items():
         if not examples:
             raise RecalignError(

@@ -1,0 +1,48 @@
+"""Samples of examples: training ones user by user, cases spread over users."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recalign.data.records import longest_histories, read_examples
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Twelve users with four examples each in either split."""
+    rows = [
+        {"example_id": f"{user}-{n}", "user_id": user, "split": split, "cutoff": None,
+         "history": list(range(100, 102 + n)), "target": n}
+        for split in ("train", "test") for user in range(12) for n in range(4)
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "examples.parquet")
+    return tmp_path
+
+
+def test_a_training_sample_holds_whole_users(prepared):
+    """Prompts along one history are encoded once, so a user's examples stand together."""
+    users = [example.user_id for example in read_examples(prepared, "train", 20)]
+    assert [len(set(users[i : i + 4])) for i in range(0, 20, 4)] == [1] * 5
+    assert len(set(users)) == 5
+
+
+def test_a_sample_of_cases_holds_many_users(prepared):
+    """Intervals are clustered by user: a sample of cases should not be a few people's."""
+    assert len({example.user_id for example in read_examples(prepared, "test", 12)}) > 6
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_larger_sample_holds_a_smaller_one(prepared, split):
+    """`limit` cuts one and the same order."""
+    assert read_examples(prepared, split, 30)[:7] == read_examples(prepared, split, 7)
+
+
+def test_another_seed_draws_another_sample(prepared):
+    """The order is drawn from the seed and the ids."""
+    assert read_examples(prepared, "test", 12, seed=1) != read_examples(prepared, "test", 12, seed=2)
+
+
+def test_the_longest_history_of_each_user_is_kept(prepared):
+    """All other examples of a user repeat parts of it."""
+    longest = longest_histories(read_examples(prepared, "train"))
+    assert [len(example.history) for example in longest] == [5] * 12
