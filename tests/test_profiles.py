@@ -142,12 +142,12 @@ def test_counting_keeps_the_strongest_lifts_above_chance() -> None:
     assert [s.value for s, _ in strongest_lifts(known, [1, 2, 3, 4], 9)] == ["Crime", "Drama", "Noir"]
 
 
-def test_the_shortlist_holds_what_most_of_the_history_supports() -> None:
-    known = [statement(f"G{n}", set(range(n)), 0.01 * n) for n in range(40)]
-    chosen = shortlist(known, range(20))
-    assert [s.value for s in chosen] == [f"G{n}" for n in range(20, 20 + SHORTLIST)]
-    assert shortlist(known, [0, 1])[0].value == "G2"
+def test_the_shortlist_holds_what_the_history_supports_most_above_chance() -> None:
+    """The larger n, the more of the history G<n> holds for; one item is no support, and all items are no taste."""
+    known = [statement(f"G{n}", set(range(n)), 0.01) for n in range(20)]
+    assert [s.value for s in shortlist(known, range(20))] == [f"G{n}" for n in range(19, 19 - SHORTLIST, -1)]
     assert shortlist(known[:2], range(20)) == []
+    assert shortlist([statement("All", set(range(20)), 1.0)], range(20)) == []
 
 
 def test_evidence_is_what_the_claims_hold_for_in_the_order_of_the_history() -> None:
@@ -226,7 +226,6 @@ def test_the_stage_writes_scored_and_counted_profiles_that_name_their_evidence(
         scores = [claim["score"] for claim in row[c.CLAIMS]]
         assert scores == sorted(scores, reverse=True)
         assert len(scores) <= params.profiles.claims
-        assert min(scores, default=1) > 0
         assert bool(row[c.EVIDENCE]) == bool(row[c.CLAIMS])
         assert row[c.TEXT] == taste_sentence([claim["statement"] for claim in row[c.CLAIMS]])
         assert row[c.MODEL_DIGEST]

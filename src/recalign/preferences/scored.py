@@ -1,4 +1,7 @@
-"""Engine `statements`: a language model scores closed statements about a user; even a small model can."""
+"""Engine `statements`: a language model scores closed statements about a user; even a small model can.
+
+The constants were chosen on training profiles of a simulated world with another seed than the shipped one.
+"""
 
 import json
 import statistics
@@ -12,17 +15,18 @@ from recalign.artifacts import digest_of
 from recalign.data.records import Items, hashed_order
 from recalign.llm.base import LanguageModel
 from recalign.llm.scoring import response_logprobs
-from recalign.params import PromptParams
 from recalign.preferences.answers import answer_all
+from recalign.preferences.counting import strongest_lifts
 from recalign.preferences.profiles import Engine
 from recalign.preferences.statements import Statement, supporting
-from recalign.prompts import PromptBuilder
+from recalign.prompts import safe_title
 
 HISTORY = 12  # most recent titles that the model reads
+TITLE_CHARACTERS = 80  # of a title; what is longer is cut
 MIN_SUPPORT = 2  # items of the history that a statement must hold for to be put to the model
-SHORTLIST = 16  # statements put to the model a user: those that hold for the most items of the history
+SHORTLIST = 8  # statements put to the model a user: those that the history holds most above chance
 NEUTRAL = 6  # random histories that fix what a statement's log-prob is worth in itself
-OPENING = "This person likes"
+PROMPT = "{noun} that one person liked: {titles}.\nWhat this person loves:"
 
 
 @dataclass(frozen=True)
@@ -36,19 +40,18 @@ class Question:
 class StatementScorer:
     """Scores statements by how much a user's history raises their log-prob over random histories.
 
-    score(s | h) = (log π(s | h) − mean_r log π(s | h_r)) / std_r log π(s | h_r), over NEUTRAL random histories h_r:
-    contextual calibration (Zhao et al. 2021, arXiv 2102.09690) with random histories as the content-free input.
+    score(s | h) = log π(s | h) − mean_r log π(s | h_r), over NEUTRAL random histories h_r: contextual calibration
+    (Zhao et al. 2021, arXiv 2102.09690) with random histories as the content-free input. Scores compare statements of
+    one user; their zero means little, since a history shifts all of them.
     """
 
-    def __init__(
-        self, language_model: LanguageModel, items: Items, prompt: PromptParams, noun: str, *, clock: bool
-    ) -> None:
+    def __init__(self, language_model: LanguageModel, items: Items, noun: str) -> None:
         self._language_model = language_model
         self._items = items
-        form = prompt.model_copy(update={"form": "history", "history": HISTORY, "profile": False})
-        self._builder = PromptBuilder(language_model.tokenizer, items, form, noun, clock=clock)
-        self._opening = self._builder.encode(OPENING)
-        self.engine = Engine("statements", language_model.digest, digest_of([self._builder.digest, OPENING, NEUTRAL]))
+        self._noun = f"{noun[:1].upper()}{noun[1:]}"
+        self.engine = Engine(
+            "statements", language_model.digest, digest_of([PROMPT, noun, HISTORY, SHORTLIST, NEUTRAL])
+        )
 
     def claims(
         self,
@@ -59,27 +62,21 @@ class StatementScorer:
         store: Path,
         batch: int,
     ) -> dict[int, list[tuple[Statement, float]]]:
-        """Each user's `limit` best statements of the shortlist with scores above 0, best first.
+        """Each user's `limit` best statements of the shortlist with their scores in nats, best first.
 
         store: folder of log-probs computed before; batch: prompts in one forward pass.
         """
-        shortlists = {user: shortlist(statements, history) for user, history in histories.items()}
-        asked = {user: chosen for user, chosen in shortlists.items() if chosen}
+        asked = {user: chosen for user, history in histories.items() if (chosen := shortlist(statements, history))}
         neutral = [self._question(history, statements) for history in self._random_histories()]
         own = [self._question(histories[user], chosen) for user, chosen in asked.items()]
         answers = self._answers(neutral + own if own else [], store, batch)
-        worth = {
-            statement: (statistics.fmean(values), statistics.stdev(values))
-            for statement, values in zip(statements, zip(*answers[:NEUTRAL], strict=True), strict=False)
-        }
+        columns = zip(*answers[:NEUTRAL], strict=True)
+        worth = {s: statistics.fmean(column) for s, column in zip(statements, columns, strict=False)}
         claims: dict[int, list[tuple[Statement, float]]] = {user: [] for user in histories}
         for (user, chosen), logprobs in zip(asked.items(), answers[NEUTRAL:], strict=True):
-            scored = [
-                (statement, (logprob - worth[statement][0]) / (worth[statement][1] + 1e-6))
-                for statement, logprob in zip(chosen, logprobs, strict=True)
-            ]
+            scored = [(s, logprob - worth[s]) for s, logprob in zip(chosen, logprobs, strict=True)]
             scored.sort(key=lambda pair: (-pair[1], pair[0].attribute, pair[0].value))
-            claims[user] = [(statement, score) for statement, score in scored if score > 0][:limit]
+            claims[user] = scored[:limit]
         return claims
 
     def _random_histories(self) -> list[list[int]]:
@@ -89,8 +86,12 @@ class StatementScorer:
         ]
 
     def _question(self, history: Sequence[int], statements: Sequence[Statement]) -> Question:
-        responses = [self._builder.encode(f" {statement.phrase}.") for statement in statements]
-        return Question(self._builder.prompt(history) + self._opening, responses)
+        titles = "; ".join(safe_title(self._items.titles[item])[:TITLE_CHARACTERS] for item in history[-HISTORY:])
+        encode = self._language_model.tokenizer.encode
+        return Question(
+            encode(PROMPT.format(noun=self._noun, titles=titles), split_special_tokens=True),
+            [encode(f" {s.phrase}.", add_special_tokens=False, split_special_tokens=True) for s in statements],
+        )
 
     def _answers(self, questions: Sequence[Question], store: Path, batch: int) -> list[list[float]]:
         keys = [digest_of([self._language_model.digest, q.prompt, q.responses]) for q in questions]
@@ -106,7 +107,6 @@ class StatementScorer:
 
 
 def shortlist(statements: Sequence[Statement], history: Sequence[int]) -> list[Statement]:
-    """The SHORTLIST statements that hold for most items of a history, at least MIN_SUPPORT; equals: the rarer first."""
-    support = {statement: len(supporting(statement, history)) for statement in statements}
-    held = [statement for statement in statements if support[statement] >= MIN_SUPPORT]
-    return sorted(held, key=lambda s: (-support[s], s.base, s.attribute, s.value))[:SHORTLIST]
+    """The SHORTLIST statements that a history holds most above chance, each for MIN_SUPPORT of its items or more."""
+    held = [statement for statement in statements if len(supporting(statement, history)) >= MIN_SUPPORT]
+    return [statement for statement, _ in strongest_lifts(held, history, SHORTLIST)]

@@ -73,12 +73,12 @@ def _inference(params: Params, items: Items, noun: str, prepared: Path, base: Pa
         case "counting":
             return lambda histories, statements: []
         case "statements":
-            return _by_statements(params, items, noun, clock, base, store / engine)
+            return _by_statements(params, items, noun, base, store / engine)
         case "generate" | "endpoint":
             return _by_texts(params, items, noun, clock, base, store / engine)
 
 
-def _by_statements(params: Params, items: Items, noun: str, clock: bool, base: Path, store: Path) -> Inference:
+def _by_statements(params: Params, items: Items, noun: str, base: Path, store: Path) -> Inference:
     from recalign.llm.base import load_language_model
     from recalign.preferences.scored import StatementScorer
 
@@ -92,7 +92,7 @@ def _by_statements(params: Params, items: Items, noun: str, clock: bool, base: P
             for user, history in histories.of.items()
         ]
     model = load_language_model(base, params.base, threads=params.threads)
-    scorer = StatementScorer(model, items, params.prompt, noun, clock=clock)
+    scorer = StatementScorer(model, items, noun)
 
     def infer(histories: Histories, statements: Sequence[Statement]) -> list[Profile]:
         options = params.profiles
