@@ -221,6 +221,17 @@ def test_the_environment_names_another_registry(monkeypatch, tmp_path):
     assert tracking_uri(tmp_path) == "http://127.0.0.1:9"
 
 
+def test_two_checkouts_in_one_process_have_a_registry_each(params, project, tmp_path):
+    """MLflow would export the first one's address to all that follows."""
+    register(params)
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(empty_registry(), other / "mlflow.db")
+    with pytest.raises(RecalignError, match="has no champion and no challenger"):
+        current(params, other)
+    assert current(params, project).version == "1"
+
+
 def test_a_registry_that_does_not_answer_is_one_line(monkeypatch, tmp_path):
     """The address and the variable are named."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

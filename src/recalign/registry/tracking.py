@@ -31,10 +31,11 @@ def connect(home: Path) -> MlflowClient:
     """
     import mlflow
 
-    uri = tracking_uri(home)
+    uri, named = tracking_uri(home), URI in os.environ
     _quieten()
     mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
+    if not named:
+        os.environ.pop(URI, None)  # MLflow exports it, and the next checkout would take this one's registry for its own
     client = MlflowClient()
     try:
         client.search_registered_models(max_results=1)
