@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+import recalign  # noqa: F401  sets how idle threads wait before any test imports torch
+
 ROOT = Path(__file__).parent.parent
 _TREE = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 

@@ -46,8 +46,8 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in the project with this environment's programs first on PATH."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        command, cwd=project, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path, **(env or {})}
-    )
-    assert not check or done.returncode == 0, f"{' '.join(command)} gave {done.returncode}\n{done.stdout}\n{done.stderr}"
+    variables = {**os.environ, "PATH": path, **(env or {})}
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False, env=variables)
+    said = f"{' '.join(command)} gave {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert not check or done.returncode == 0, said
     return done

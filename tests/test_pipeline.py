@@ -12,16 +12,21 @@ import time
 from pathlib import Path
 
 import pytest
-from project import copy_project, run, set_params
 from ruamel.yaml import YAML
-from stage_modules import SOURCE, stage_modules
 
+from project import copy_project, run, set_params
 from recalign import layout
 from recalign.cli import STAGES
+from stage_modules import SOURCE, stage_modules
 
 ROOT = SOURCE.parent
 DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-REPEATABLE = ("data/prepared/examples.parquet", "data/prepared/candidates.parquet", "data/pairs/pairs.parquet", "data/ranks/ranks.parquet")
+REPEATABLE = (
+    "data/prepared/examples.parquet",
+    "data/prepared/candidates.parquet",
+    "data/pairs/pairs.parquet",
+    "data/ranks/ranks.parquet",
+)
 
 
 def test_dvc_and_the_command_line_know_the_same_stages():
@@ -74,8 +79,8 @@ def digests(project: Path) -> dict[str, str]:
 def test_the_chain_ends_with_the_table_the_report_and_what_to_type_next(smoke):
     """The last screen shows every system, the page's path and the next commands."""
     screen = (smoke / "repro.log").read_text(encoding="utf-8")
-    for expected in ("popularity", "item_knn", "llm-base", "llm-sft", "llm-sdpo", "HR@1", "NDCG@10", "MRR",
-                     "reports/report.html", "recalign register"):
+    systems = ("popularity", "item_knn", "oracle", "llm-base", "llm-sft", "llm-sdpo")
+    for expected in (*systems, "HR@1", "HR@5", "NDCG@10", "MRR", "reports/report.html", "recalign register"):
         assert expected in screen
     metrics = json.loads((smoke / "reports/metrics.json").read_text(encoding="utf-8"))
     assert "ndcg_at_10" in json.dumps(metrics)
@@ -106,10 +111,10 @@ def test_a_kill_in_the_middle_is_mended_by_the_next_repro(smoke, tmp_path):
     """SIGKILL while training runs: `dvc repro` afterwards ends well, with the same bytes."""
     before = digests(smoke)
     set_params(smoke, sft__weight_decay=0.01)  # makes sft and all after it stale
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     with (tmp_path / "log").open("w") as log:
         killed = subprocess.Popen(
-            ["dvc", "repro"], cwd=smoke, stdout=log, stderr=log, env={**os.environ, "PATH": path}, start_new_session=True
+            ["dvc", "repro"], cwd=smoke, stdout=log, stderr=log, env=environment, start_new_session=True
         )
         time.sleep(9)
         os.killpg(killed.pid, signal.SIGKILL)

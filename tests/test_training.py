@@ -307,7 +307,8 @@ def test_a_policy_that_is_not_the_reference_is_refused():
 
 
 def test_prompts_that_list_candidates_train_too(world):
-    params = make_params(prompt={"form": "candidates", "history": 4, "training_history": 4, "profile": False, "max_title_tokens": 24})
+    prompt = {"form": "candidates", "history": 4, "training_history": 4, "profile": False, "max_title_tokens": 24}
+    params = make_params(prompt=prompt)
     facts = json.loads((world.sft(params, name="sft-listed") / "training.json").read_text())
     assert facts["best_validation_loss"] < facts["start_validation_loss"]
 

@@ -7,6 +7,7 @@ import argparse
 import importlib
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("recalign").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # the libraries talk to their developers
     try:
         arguments.run(arguments)
     except RecalignError as error:

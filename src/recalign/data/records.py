@@ -77,7 +77,7 @@ def read_examples(prepared: Path, split: str, limit: int | None = None, *, seed:
 
 
 def longest_histories(examples: Iterable[Example]) -> list[Example]:
-    """Each user's example with the longest history, users in the order given: all others of a user repeat parts of it."""
+    """Each user's example with the longest history, in the order given: a user's others repeat parts of it."""
     longest: dict[int, Example] = {}
     for example in examples:
         kept = longest.get(example.user_id)

@@ -156,7 +156,11 @@ def _layout(blocks: list[_Block], device: torch.device | str) -> tuple[Layout, T
         scatter += range(b * longest, b * longest + n)
     flat = torch.tensor([position for block in blocks for position in block.positions])
     layout = Layout(
-        gather.to(device), torch.tensor(scatter, device=device), positions.to(device), branches.to(device), forks.to(device)
+        gather.to(device),
+        torch.tensor(scatter, device=device),
+        positions.to(device),
+        branches.to(device),
+        forks.to(device),
     )
     return layout, flat[None].to(device)
 

@@ -47,7 +47,7 @@ class PreferenceExample:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the prompt and of each response without its last; the model reads fewer where prompts are shared."""
+        """Tokens of the prompt and of each response without its last; fewer are read where prompts are shared."""
         return len(self.prompt) + sum(len(response) - 1 for response in self.responses)
 
 
