@@ -259,7 +259,7 @@ def _whole_log_faults(
 
 def _event_chunks(path: Path, chunk_rows: int) -> Iterator[tuple[int, pa.Table]]:
     """The log in pieces of `chunk_rows`, each with its first row's number."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:  # a buffer would keep every row group it has read
         total = file.metadata.num_rows
         batches = track(file.iter_batches(chunk_rows), -(-total // chunk_rows), "validate", "chunks")
         first = 0
