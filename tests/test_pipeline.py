@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from project import copy_project, run, set_params
 from recalign import layout
 from recalign.cli import STAGES
+from recalign.params import Params
 from stage_modules import SOURCE, stage_modules
 
 ROOT = SOURCE.parent
@@ -50,6 +51,7 @@ def test_a_stage_depends_on_every_parameter_it_reads(stage):
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
     }
+    read &= {field.alias or name for name, field in Params.model_fields.items()}
     listed = {key.split(".")[0] for key in DVC[stage]["params"]}
     assert read <= listed, f"dvc.yaml lacks {sorted(read - listed)} under {stage}.params"
 
