@@ -167,7 +167,8 @@ def test_your_own_table_in_csv(tree: dict[str, Any], times: list[str], read: dat
 def test_your_own_table_in_parquet_without_an_items_file_or_a_clock(tree: dict[str, Any]) -> None:
     """Titles come from the interactions, the first one that is there; integer ids are kept."""
     raw = folder({})
-    log = {"user_id": [9, 9, 3], "item_id": [20, 10, 20], "title": [None, "Ten", "Twenty"], "stars": [5.0, None, 1.0]}
+    log = {"user_id": [9.0, 9.0, 3.0], "item_id": [20, 10, 20], "title": [None, "Ten", "Twenty"]}
+    log |= {"stars": [5.0, None, 1.0]}
     pq.write_table(pa.table(log), raw / "log.parquet")
     tables = ingested(tree, "table", raw, interactions="log.parquet", items=None, timestamp=None, rating="stars")
     assert [(r["user_id"], r["item_id"], r["rating"]) for r in tables["interactions"]] == [
@@ -217,6 +218,14 @@ GOOD = {"interactions.csv": "user_id,item_id,timestamp\n1,1,2024-01-01\n", "item
         (
             "table", GOOD | {"interactions.csv": "user_id,item_id,timestamp\n1,1,soon\n"},
             r"interactions\.csv: no row can be read; timestamp is no ISO 8601 time, first in line 2: 'soon'",
+        ),
+        (
+            "table", GOOD | {"interactions.csv": "User_ID,item_id,timestamp\n1,1,2\n"},
+            r"has no column 'user_id' \(table\.user\); did you mean 'User_ID'\?",
+        ),
+        (
+            "table", GOOD | {"interactions.csv": "user_id,item_id,at,at\n1,1,2,3\n"},
+            r"raw/interactions\.csv has two columns 'at'; rename one",
         ),
         ("table", GOOD | {"interactions.parquet": "no"}, r"is not a readable Parquet file"),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from recalign.artifacts import folder
-from recalign.data.sources import read_source
+from recalign.data.sources.readers import read_source
 from recalign.layout import CACHE, INTERACTIONS, RAW
 from recalign.params import Params
 

@@ -94,15 +94,19 @@ def read_header(path: Path) -> tuple[list[str], str]:
     return [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])], delimiter
 
 
-def require_columns(path: Path, found: Sequence[str], needed: dict[str, str]) -> None:
-    """Check that a file has its columns. `needed` maps a column to what names it, e.g. {"user_id": "table.user"}.
+def require_columns(path: Path, found: list[str], needed: dict[str, str]) -> None:
+    """Check that a file has its columns, each once. `needed` maps a column to what names it ({"id": "table.user"}).
 
     Raises RecalignError naming the absent column, the nearest that is there, and all of them.
     """
+    twice = [column for column in found if found.count(column) > 1]
+    if twice:
+        raise RecalignError(f"{path} has two columns '{twice[0]}'; rename one")
     for column, key in needed.items():
         if column not in found:
-            near = difflib.get_close_matches(column, found, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'? " if near else ""
+            plain = {name.casefold(): name for name in found}
+            near = difflib.get_close_matches(column.casefold(), plain, n=1, cutoff=0.5)
+            hint = f"did you mean '{plain[near[0]]}'? " if near else ""
             raise RecalignError(f"{path} has no column '{column}' ({key}); {hint}It has: {', '.join(found)}")
 
 

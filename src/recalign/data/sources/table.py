@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recalign.artifacts import file_digest
+from recalign.data.database import one
 from recalign.data.sources import files, reading
 from recalign.errors import RecalignError
 from recalign.params import Params, TableParams
@@ -76,13 +77,17 @@ def _load_parquet(connection: "DuckDBPyConnection", table: str, path: Path, need
             select {texts}, $file as file, row_number() over () as line from read_parquet($path)""",
         {"file": path.name, "path": str(path)},
     )
+    if not one(connection.execute(f"select count(*) from raw_{table}")):
+        raise RecalignError(f"{path} holds no row; it needs at least one")
     return file_digest(path)
 
 
 def _as_text(column: str) -> str:
-    """SQL: a Parquet column as text; a list becomes its values with "|" between."""
+    """SQL: a Parquet column as text; a list becomes its values with "|" between, 7.0 (an id beside nulls) becomes 7."""
     name = reading.quoted(column)
-    return f"case when typeof({name}) like '%[]' then array_to_string({name}::varchar[], '|') else {name}::varchar end"
+    listed = f"when typeof({name}) like '%[]' then array_to_string({name}::varchar[], '|')"
+    whole = f"when typeof({name}) in ('DOUBLE', 'FLOAT') then regexp_replace({name}::varchar, '\\.0$', '')"
+    return f"case {listed} {whole} else {name}::varchar end"
 
 
 def _items_of_events(connection: "DuckDBPyConnection", table: TableParams) -> None:
