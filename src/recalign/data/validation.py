@@ -150,6 +150,8 @@ def broken_rows(frame: "pd.DataFrame", rules: Sequence[Rule]) -> list[np.ndarray
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
 
+    # it announces a temporary folder, which it has removed by then
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     frame = frame.reset_index(drop=True)
     context = gx.get_context(mode="ephemeral")  # a new one a chunk: it would keep every chunk it has seen
     context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]  # their own documentation's form
