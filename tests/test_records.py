@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recalign.data.records import longest_histories, read_examples
+from recalign.data.records import longest_histories, read_examples, unread_first
 
 
 @pytest.fixture
@@ -46,3 +46,12 @@ def test_the_longest_history_of_each_user_is_kept(prepared):
     """All other examples of a user repeat parts of it."""
     longest = longest_histories(read_examples(prepared, "train"))
     assert [len(example.history) for example in longest] == [5] * 12
+
+
+def test_pairs_come_first_from_users_that_sft_did_not_read(prepared):
+    """The first five users' histories are SFT's; their examples stand last, the others keep their order."""
+    examples = read_examples(prepared, "train")
+    read = {example.user_id for example in longest_histories(examples)[:5]}
+    order = unread_first(examples, 5)
+    assert [example.user_id in read for example in order] == [False] * 28 + [True] * 20
+    assert [e for e in order if e.user_id not in read] == [e for e in examples if e.user_id not in read]

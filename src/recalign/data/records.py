@@ -1,7 +1,7 @@
 """What the rooms hand to one another: the catalogue, and the examples of a split."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -84,6 +84,15 @@ def longest_histories(examples: Iterable[Example]) -> list[Example]:
         if kept is None or (len(example.history), example.example_id) > (len(kept.history), kept.example_id):
             longest[example.user_id] = example
     return list(longest.values())
+
+
+def unread_first(examples: Sequence[Example], sequences: int) -> list[Example]:
+    """The examples of users beyond the first `sequences` before those of the first, each part in its order.
+
+    SFT has learned the first users' histories by heart: what a reference remembers, pairs cannot teach.
+    """
+    read = {example.user_id for example in longest_histories(examples)[:sequences]}
+    return sorted(examples, key=lambda example: example.user_id in read)
 
 
 def read_cases(prepared: Path, split: str, manifest: str, limit: int | None = None, *, seed: int = 0) -> list[Case]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from recalign import columns as c
 from recalign.artifacts import folder, read_json, read_parquet, write_parquet
-from recalign.data.records import Items, read_examples
+from recalign.data.records import Items, read_examples, unread_first
 from recalign.layout import BASELINES, PAIRS, PREPARED, PROFILES
 from recalign.params import Params
 from recalign.preferences.histories import read_histories
@@ -26,7 +26,7 @@ def pairs(
 ) -> None:
     """Write `out`/pairs.parquet: params.pairs.examples training pairs, then validation_cases validation pairs.
 
-    Both in the order of `read_examples`, which is the file's order.
+    Training pairs come from users whose histories SFT does not read, as long as there are such users.
     Raises RecalignError when an input is missing or pairs.shares do not sum to 1.
     """
     items = Items.read(prepared)
@@ -40,8 +40,9 @@ def pairs(
     known = read_profiles(profiles, params.profiles.engine)
     plausible = _plausible(params, prepared, items, known) if shares["profile"] > 0 else {}
     built: list[Pair] = []
-    for split, limit in ((c.TRAIN, params.pairs.examples), (c.VALIDATION, params.evaluate.validation_cases)):
-        examples = read_examples(prepared, split, limit, seed=params.seed)
+    train = unread_first(read_examples(prepared, c.TRAIN, seed=params.seed), params.sft.examples)
+    validation = read_examples(prepared, c.VALIDATION, params.evaluate.validation_cases, seed=params.seed)
+    for examples in (train[: params.pairs.examples], validation):
         built += build_pairs(
             examples, items, events, params.pairs, params.seed, item_knn=item_knn, profiles=known, plausible=plausible
         )
