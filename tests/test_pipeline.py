@@ -38,8 +38,13 @@ def test_dvc_and_the_command_line_know_the_same_stages():
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_every_module_it_imports(stage):
     """Changing a module reruns the stages that import it, and no others."""
-    listed = [path for path in DVC[stage]["deps"] if path.startswith("src/")]
+    listed = [path for path in DVC[stage]["deps"] if path.startswith("src/") and path.endswith(".py")]
     assert listed == stage_modules(stage)
+
+
+def test_preparation_depends_on_its_sql():
+    """The walk over imports does not see SQL files."""
+    assert "src/recalign/data/sql" in DVC["prepare"]["deps"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
