@@ -30,8 +30,6 @@ def recommend(
     adapter: a folder or models:/ URI; else the champion, else the challenger, else the project's own best adapter.
     Raises RecalignError for an unknown user, no history, k below 1, or no adapter to ask.
     """
-    from recalign.preferences.statements import closed_statements
-    from recalign.prompts import safe_title
     from recalign.registry.serving import Query, Service
     from recalign.stages.adapters import open_adapter
 
@@ -43,13 +41,7 @@ def recommend(
         raise RecalignError("there is no history to start from; give --user ID or --titles TITLE …")
     chosen = adapter or _default_adapter(params)
     settings, recommender = open_adapter(params, chosen, catalogue)
-    service = Service(
-        settings,
-        recommender,
-        closed_statements(catalogue, catalogue.popularity, settings.noun),
-        {safe_title(catalogue.titles[item]).casefold(): item for item in reversed(catalogue.ids)},
-    )
-    answer = service.answer(Query(history=history, k=k))
+    answer = Service.of(settings, recommender).answer(Query(history=history, k=k))
     liked = [catalogue.titles[item] if isinstance(item, int) else item for item in history]
     _print(answer, liked, f"{chosen}, {settings.rule.sentence}")
 
