@@ -120,3 +120,8 @@ def read_profiles(folder: Path, engine: str) -> dict[tuple[str, int], Profile]:
         )
         for row in rows
     }
+
+
+def profile_texts(folder: Path, engine: str, split: str) -> dict[int, str]:
+    """User → text of one engine's profile for a split: what prompts show of the user."""
+    return {user: profile.text for (of, user), profile in read_profiles(folder, engine).items() if of == split}

@@ -14,7 +14,7 @@ from recalign.errors import RecalignError
 from recalign.evaluation.system_ranks import SAMPLED, SystemRanks, read_system_ranks
 from recalign.layout import PREPARED, PROFILES, RANKS
 from recalign.params import Params
-from recalign.preferences.profiles import read_profiles
+from recalign.preferences.profiles import profile_texts
 from recalign.recommenders.trial import rank_sampled, read_trial
 from recalign.registry.log import log_ranks, ranks_file
 from recalign.registry.package import Settings, read_settings
@@ -76,5 +76,4 @@ def _profile_texts(settings: Settings, profiles: Path) -> dict[int, str]:
     """What the champion's prompts show of each user: the present profiles of the engine that it was measured with."""
     if not settings.prompt.profile:
         return {}
-    found = read_profiles(profiles, settings.profile_engine)
-    return {user: profile.text for (split, user), profile in found.items() if split == c.TEST}
+    return profile_texts(profiles, settings.profile_engine, c.TEST)

@@ -18,7 +18,7 @@ from recalign.evaluation.scorecard import ID, LLM, ORACLE, TUNED, UNTRAINED
 from recalign.evaluation.system_ranks import CATALOGUE, SystemRanks, write_system_ranks
 from recalign.layout import ALIGN, BASE, BASELINES, CACHE, INTERACTIONS, PREPARED, PROFILES, RANKS, SFT
 from recalign.params import Params
-from recalign.preferences.profiles import read_profiles
+from recalign.preferences.profiles import profile_texts
 from recalign.recommenders.trial import (
     Ranker,
     Trial,
@@ -97,11 +97,12 @@ def evaluate(
     }
     for name in raw:
         measured[name] = _rank_language_model(name, raw, params, trials)
+    texts = profile_texts(profiles, params.profiles.engine, c.TEST)
     with folder(out) as partial:
         write_system_ranks(partial / "ranks.parquet", [ranks for system in measured.values() for ranks in system.ranks])
         write_json(partial / "systems.json", {name: system.about for name, system in measured.items()})
         write_json(partial / "cases.json", _about_cases(trials, prepared))
-        write_json(partial / "examples.json", _examples(trials, measured, _profiles(params, profiles, c.TEST)))
+        write_json(partial / "examples.json", _examples(trials, measured, texts))
     log.info("evaluate: %d systems on %d cases -> %s", len(measured), len(trials.uniform.cases), out)
 
 
@@ -109,18 +110,12 @@ def _trials(params: Params, prepared: Path, profiles: Path) -> Trials:
     limits = {c.VALIDATION: params.evaluate.validation_cases, c.TEST: params.evaluate.test_cases}
 
     def trial(split: str, manifest: str) -> Trial:
-        shown = _profiles(params, profiles, split) if params.prompt.profile else None
+        shown = profile_texts(profiles, params.profiles.engine, split) if params.prompt.profile else None
         return read_trial(prepared, split, manifest, limits[split], params.seed, shown)
 
     return Trials(
         trial(c.VALIDATION, UNIFORM), trial(c.TEST, UNIFORM), trial(c.TEST, POPULARITY), Items.read(prepared)
     )
-
-
-def _profiles(params: Params, profiles: Path, split: str) -> dict[int, str]:
-    """The text of each user's profile for a split, by the engine in params."""
-    found = read_profiles(profiles, params.profiles.engine)
-    return {user: profile.text for (of_split, user), profile in found.items() if of_split == split}
 
 
 def _id_recommenders(params: Params, catalogue: Items, baselines: Path, interactions: Path) -> list[Ranker]:

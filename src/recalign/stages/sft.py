@@ -9,7 +9,7 @@ from recalign.data.records import Example, Items, longest_histories, read_exampl
 from recalign.errors import RecalignError
 from recalign.llm.base import load_language_model
 from recalign.params import Params
-from recalign.preferences.profiles import read_profiles
+from recalign.preferences.profiles import profile_texts
 from recalign.prompts import PromptBuilder
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import text_examples
@@ -81,5 +81,4 @@ def _profile_texts(params: Params, profiles: Path, split: str) -> dict[int, str]
     """User → the profile that prompts show; empty where they show none."""
     if not params.prompt.profile:
         return {}
-    found = read_profiles(profiles, params.profiles.engine)
-    return {user: profile.text for (of_split, user), profile in found.items() if of_split == split}
+    return profile_texts(profiles, params.profiles.engine, split)
