@@ -13,9 +13,10 @@ from recalign.artifacts import folder, write_json, write_text
 from recalign.errors import RecalignError
 from recalign.evaluation.curves import read_curve
 from recalign.evaluation.plots import chance
-from recalign.evaluation.scorecard import Scorecard, build_scorecard
+from recalign.evaluation.scorecard import Comparison, Scorecard, build_scorecard
+from recalign.evaluation.significance import Interval
 from recalign.evaluation.system_ranks import SystemRanks, in_case_order, write_system_ranks
-from recalign.evaluation.table import cells
+from recalign.evaluation.table import cells, difference
 from recalign.evaluation.verdict import verdict
 from recalign.params import Params, parse_params
 from recalign.stages.report import report
@@ -92,14 +93,20 @@ def test_the_table_holds_each_system_with_intervals_and_what_it_is_ranked_by_bes
     rows = cells(card())
     assert [row[0] for row in rows] == ["llm-base", "llm-sft", "popularity", "llm-sdpo", "item_knn", "oracle"]
     assert rows[3][1:] == [
-        "0.000 [0.000, 0.000]",
-        "1.000 [1.000, 1.000]",
+        "0.000 [0.000, 0.088]",
+        "1.000 [0.912, 1.000]",
         "0.431 [0.431, 0.431]",
         "0.250 [0.250, 0.250]",
         "−0.200 [−0.200, −0.200]",
         "log-prob − 0.5 × prior",
     ]
     assert rows[4][5] == "—"
+
+
+def test_a_difference_that_only_a_correction_takes_away_is_level_and_marked() -> None:
+    pair = Comparison("llm-sdpo", "item_knn", Interval(0.04, 0.001, 0.08), p=0.2)
+    assert (pair.words, difference(pair)) == ("level with", "+0.040 [+0.001, +0.080] ?")
+    assert difference(Comparison("a", "b", Interval(0.04, 0.001, 0.08), p=0.04)) == "+0.040 [+0.001, +0.080]"
 
 
 def test_a_card_without_a_baseline_is_refused() -> None:

@@ -71,11 +71,15 @@ def _card(card: Scorecard, source: str) -> str:
 
 def _comparisons(card: Scorecard) -> str:
     rows = [
-        (f"{spoken(pair.first)} less {spoken(pair.second)}", difference(pair.interval), pair.words)
+        (f"{spoken(pair.first)} less {spoken(pair.second)}", difference(pair), f"{pair.p:.3f}", pair.words)
         for pair in card.comparisons
     ]
-    note = "NDCG@10 on the same cases, 95 % intervals over users; 'level with': the interval holds zero."
-    return page.section("Paired comparisons", page.table(["pair", "difference", "the first is"], rows, note))
+    note = (
+        "NDCG@10 on the same cases, 95 % intervals over users. p is corrected for all differences of this card (Holm); "
+        "'level with': p is 0.05 or more, or the interval holds zero; '?': the correction made it so."
+    )
+    columns = ["pair", "difference", "p (Holm)", "the first is"]
+    return page.section("Paired comparisons", page.table(columns, rows, note))
 
 
 def _choices(evidence: Evidence) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking import METRICS
 from recalign.evaluation.ranking_rule import CHOSEN_BY, RankingRule
-from recalign.evaluation.significance import Interval, metric_interval, paired_difference
+from recalign.evaluation.significance import Gain, Interval, holm, metric_intervals, paired_gains
 from recalign.evaluation.system_ranks import SystemRanks
 
+ERROR_RATE = 0.05  # chance of any false finding among all comparisons of a card
 LLM, ID, ORACLE = "llm", "id", "oracle"  # kinds of system; an oracle knows the truth: it is no baseline
 UNTRAINED, TUNED = "llm-base", "llm-sft"
 
@@ -22,23 +23,31 @@ class Row:
     kind: str
     ranked_by: str
     metrics: dict[str, Interval]
-    difference: Interval | None
+    difference: "Comparison | None"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """NDCG@10 of `first` less that of `second` on the same cases."""
+    """NDCG@10 of `first` less that of `second` on the same cases; p is corrected for all comparisons of the card."""
 
     first: str
     second: str
     interval: Interval
+    p: float
 
     @property
     def words(self) -> str:
-        """above, below or level with: what the interval allows to say."""
+        """above, below or level with: what the interval and the corrected p together allow to say."""
+        if self.p >= ERROR_RATE:
+            return "level with"
         if self.interval.low > 0:
             return "above"
         return "below" if self.interval.high < 0 else "level with"
+
+    @property
+    def lost_by_correction(self) -> bool:
+        """The interval alone leaves out zero, but among so many comparisons that happens by chance."""
+        return self.words == "level with" and not self.interval.low <= 0 <= self.interval.high
 
 
 @dataclass(frozen=True)
@@ -80,26 +89,36 @@ def build_scorecard(
         raise RecalignError("no ID recommender is among the systems; an LLM's figure means nothing without a baseline")
     llm = best_by_validation(about, [name for name in by_name if about[name]["kind"] == LLM and name != UNTRAINED])
 
-    def compare(first: str, second: str) -> Comparison:
-        gain = paired_difference(by_name[first], by_name[second], CHOSEN_BY, resamples, seed)
-        return Comparison(first, second, gain)
-
+    named = _pairs(list(by_name), baseline, llm)
+    against = [(name, baseline) for name in by_name if name != baseline]
+    compared = compare(by_name, list(dict.fromkeys([*named, *against])), CHOSEN_BY, resamples, seed)
     rows = tuple(
         Row(
             name,
             about[name]["kind"],
             ranked_by_sentence(about[name]),
-            {metric: metric_interval(system, metric, resamples, seed) for metric in METRICS},
-            None if name == baseline else compare(name, baseline).interval,
+            metric_intervals(system, list(METRICS), resamples, seed),
+            compared.get((name, baseline)),
         )
         for name, system in by_name.items()
     )
     first = ranks[0]
-    comparisons = tuple(compare(*pair) for pair in _pairs(list(by_name), baseline, llm))
+    comparisons = tuple(compared[pair] for pair in named)
     users = len(set(first.user_ids))
     return Scorecard(
         first.protocol, first.manifest, first.digest, len(first.ranks), users, rows, baseline, llm, comparisons
     )
+
+
+def compare(
+    systems: Mapping[str, SystemRanks], pairs: Sequence[tuple[str, str]], metric: str, resamples: int, seed: int
+) -> dict[tuple[str, str], Comparison]:
+    """The paired differences of `pairs`, their p values corrected together (Holm): one family, one table."""
+    gains: list[Gain] = paired_gains([(systems[a], systems[b]) for a, b in pairs], metric, resamples, seed)
+    adjusted = holm([gain.p for gain in gains])
+    return {
+        pair: Comparison(*pair, gain.interval, p) for pair, gain, p in zip(pairs, gains, adjusted, strict=True)
+    }
 
 
 def best_by_validation(about: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> str | None:

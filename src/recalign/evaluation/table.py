@@ -1,7 +1,7 @@
 """The scorecard as a table on the terminal."""
 
 from recalign.evaluation.ranking import LABELS, METRICS
-from recalign.evaluation.scorecard import Scorecard
+from recalign.evaluation.scorecard import Comparison, Scorecard
 from recalign.evaluation.significance import Interval
 
 WIDE = 172  # columns in which every cell of the table fits on one line
@@ -12,11 +12,16 @@ def plain(interval: Interval) -> str:
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def difference(interval: Interval | None) -> str:
-    """A paired difference with its sign and interval; a dash where there is nothing to compare with."""
-    if interval is None:
+def difference(pair: Comparison | None) -> str:
+    """A paired difference with its sign and interval; a dash where there is nothing to compare with.
+
+    A question mark follows where the interval leaves out zero but Holm's correction does not let it count.
+    """
+    if pair is None:
         return "—"
-    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]".replace("-", "−")
+    doubt = " ?" if pair.lost_by_correction else ""
+    numbers = pair.interval
+    return f"{numbers.value:+.3f} [{numbers.low:+.3f}, {numbers.high:+.3f}]{doubt}".replace("-", "−")
 
 
 def headings(card: Scorecard) -> list[str]:
