@@ -1,6 +1,7 @@
 """The command line: one subcommand a stage of dvc.yaml, one a thing that a user does. Thin: it parses and calls.
 
-Exit codes: 0 well, 1 unforeseen fault (with a stack trace), 2 something the user can mend (one line), 130 interrupted.
+Exit codes: 0 well, 1 unforeseen fault (with a stack trace) or, where a command judges, a finding; 2 something the user
+can mend (one line), 130 interrupted.
 """
 
 import argparse
@@ -38,14 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("recalign").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)  # the libraries talk to their developers
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0  # None, or what a command that judges found
     except RecalignError as error:
         print(f"recalign {arguments.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"recalign {arguments.command}: interrupted; nothing half-written is left", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,9 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _call(module: str) -> Callable[..., None]:
+def _call(module: str) -> Callable[..., int | None]:
     """The function of a stage's module; imported here, so that `--help` imports none of the heavy libraries."""
-    function: Callable[..., None] = getattr(importlib.import_module(f"recalign.stages.{module}"), module)
+    function: Callable[..., int | None] = getattr(importlib.import_module(f"recalign.stages.{module}"), module)
     return function
 
 
@@ -81,8 +81,12 @@ def _params():  # type: ignore[no-untyped-def]  # its type would import pydantic
 
 
 def _run_stage(arguments: argparse.Namespace) -> None:
+    from recalign.run_log import noted
+
     options = {"objective": arguments.objective} if arguments.command == "align" else {}
-    _call(arguments.command)(_params(), **options)
+    params = _params()
+    with noted("@".join([arguments.command, *options.values()])):
+        _call(arguments.command)(params, **options)
 
 
 Commands = argparse._SubParsersAction

@@ -17,6 +17,7 @@ from recalign.evaluation.table import print_scorecard
 from recalign.evaluation.verdict import verdict
 from recalign.layout import ALIGN, BASE, PROFILES, RANKS, REPORTS, SFT, VALIDATED
 from recalign.params import Params
+from recalign.run_log import print_stages
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def report(
     write_json(out / "metrics.json", metrics_of(cards, about))
     _write_plots(out / "plots", cards[0], curves, drawings)
     write_text(out / "report.html", report_page(evidence))
+    print_stages({"align": params.align.objectives})
     _print(cards[0], about, out / "report.html", commands)
 
 
