@@ -88,17 +88,18 @@ def test_several_cases_share_a_forward_pass_and_the_order_of_the_answers_stays(
     assert torch.allclose(together, backwards.flip(0), rtol=1e-4)
 
 
-def test_the_whole_catalogue_is_scored_in_ascending_item_id_and_in_chunks_after_one_prompt(
-    recommender: LanguageModelRecommender, passes: list[int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("family", ["llama", "gemma2"])  # the second one cannot share a prompt
+def test_the_whole_catalogue_is_scored_in_ascending_item_id_as_a_tree_after_one_prompt(
+    family: str, builder: PromptBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = recommender.scores(REQUESTS[:1], None)
+    other = replace(language_model(), model=tiny.model(family))
+    recommender = LanguageModelRecommender(other, builder, ITEMS, "llm-tiny", batch=2)
+    whole = recommender.scores(REQUESTS, None)
     monkeypatch.setattr(under_test, "RESPONSES_AT_ONCE", 4)
-    passes.clear()
-    chunked = recommender.scores(REQUESTS[:1], None)
-    assert whole.shape == (1, 10)
-    assert passes == [1, 1, 1]
-    assert torch.allclose(whole, chunked, rtol=1e-4)
-    assert torch.allclose(whole[0, 3:7], recommender.scores(REQUESTS[:1], LISTS[:1])[0], rtol=1e-4)
+    tree = recommender.scores(REQUESTS, None)
+    assert whole.shape == (3, 10)
+    assert torch.allclose(whole, tree, rtol=1e-4)
+    assert torch.allclose(tree[0, 3:7], recommender.scores(REQUESTS[:1], LISTS[:1])[0], rtol=1e-4)
 
 
 def test_the_prior_is_the_log_prob_after_a_prompt_without_a_history(
@@ -159,6 +160,38 @@ def test_the_best_items_of_the_catalogue_leave_out_the_history(recommender: Lang
     expected = sorted((-float(scores[item - 1]), item) for item in range(3, 11))[:3]
     assert [scored.item_id for scored in best] == [item for _, item in expected]
     assert best[0].score >= best[1].score >= best[2].score
+
+
+@pytest.mark.parametrize("rule", [RankingRule("logprob_less_prior", 0.5), RankingRule("reward")])
+def test_the_best_items_of_the_catalogue_follow_the_rule(
+    policy: LanguageModel, builder: PromptBuilder, rule: RankingRule
+) -> None:
+    recommender = LanguageModelRecommender(policy, builder, ITEMS, "x", rule, reference=language_model(seed=1))
+    row = recommender.scores([Request(None, (1, 2))], None)[0]
+    expected = sorted((-float(row[item - 1]), item) for item in range(3, 11))[:3]
+    best = recommender.rank_items([1, 2], None, 3)
+    assert [scored.item_id for scored in best] == [item for _, item in expected]
+    assert [scored.score for scored in best] == pytest.approx([-score for score, _ in expected], abs=1e-3)
+
+
+def test_a_model_that_cannot_share_a_prompt_finds_the_best_by_scoring_all(builder: PromptBuilder) -> None:
+    other = replace(language_model(), model=tiny.model("gemma2"))
+    recommender = LanguageModelRecommender(other, builder, ITEMS, "x")
+    row = recommender.scores([Request(None, (1,))], None)[0]
+    assert recommender.rank_items([1], None, 2)[0].score == pytest.approx(float(row[1:].max()), rel=1e-5)
+
+
+def test_a_whole_history_of_the_catalogue_leaves_nothing(recommender: LanguageModelRecommender) -> None:
+    assert recommender.rank_items(list(ITEMS.ids), None, 3) == []
+
+
+def test_a_catalogue_cannot_be_searched_where_prompts_list_the_candidates(policy: LanguageModel) -> None:
+    params = PromptParams(form="candidates", history=8, training_history=8, profile=False, max_title_tokens=24)
+    listing = PromptBuilder(policy.tokenizer, ITEMS, params, "films")
+    recommender = LanguageModelRecommender(policy, listing, ITEMS, "x")
+    with pytest.raises(RecalignError, match=r"prompt\.form is 'candidates'"):
+        recommender.rank_items([1], None, 3)
+    assert len(recommender.rank_items([1], [2, 3, 4], 2)) == 2
 
 
 def test_given_candidates_are_ranked_whether_or_not_they_are_in_the_history(

@@ -52,6 +52,25 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Grown:
+    """N new places behind the M − N that the model's cache holds.
+
+    seen [N, M]: True where a new place (row) descends from a cached or new one (column), itself included;
+    positions [M]: position ids.
+    """
+
+    seen: Tensor
+    positions: Tensor
+
+    def mask(self, window: int | None) -> Tensor:
+        """[1, 1, N, M], True where a query (row) may see a key (column)."""
+        if window is None:
+            return self.seen[None, None]
+        apart = self.positions[-len(self.seen) :, None] - self.positions
+        return (self.seen & (apart < window))[None, None]
+
+
+@dataclass(frozen=True)
 class PackedRow:
     """A flat row and what to read from its logits.
 
@@ -167,13 +186,13 @@ def _layout(blocks: list[_Block], device: torch.device | str) -> tuple[Layout, T
 
 def shared_prefix_attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    layout: Layout | None = None, scaling: float | None = None, dropout: float = 0.0,
+    layout: Layout | Grown | None = None, scaling: float | None = None, dropout: float = 0.0,
     sliding_window: int | None = None, **kwargs: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Attention of transformers' interface: query [1, H, T, d], key and value [1, H_kv, T, d] to [1, T, H, d].
 
     With a `layout` each prompt's block is an attention problem of its own, and all of them run as one padded batch;
-    without one (generation, naive scoring) it is the library's SDPA.
+    without one (generation, naive scoring), or on top of a cache (`Grown`), it is the library's SDPA.
     Raises ValueError where the model asks for a soft-cap, attention sinks or a position bias.
     """
     if layout is None:
@@ -184,6 +203,10 @@ def shared_prefix_attention(
     unsupported = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
     if unsupported:
         raise ValueError(f"{type(module).__name__} asks for {unsupported[0]}, which shared-prefix attention lacks")
+    if isinstance(layout, Grown):
+        return sdpa_attention_forward(
+            module, query, key, value, layout.mask(sliding_window), scaling=scaling, dropout=dropout
+        )
     block = layout.gather.shape
     groups = query.shape[1] // key.shape[1]
 

@@ -50,7 +50,7 @@ def response_logprobs(
             _said.add(reason)
             log.info("scoring each response on its own: %s", reason)
         return naive_logprobs(model, prompts, responses)
-    _use_shared_attention(model)
+    use_shared_attention(model)
     row = pack(prompts, responses, _device(model))
     logits = model(
         input_ids=row.input_ids,
@@ -129,7 +129,7 @@ def _device(model: torch.nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _use_shared_attention(model: torch.nn.Module) -> None:
+def use_shared_attention(model: torch.nn.Module) -> None:
     """Once a model, and for good: with gradient checkpointing attention runs again in the backward pass."""
     base = _base(model)
     if base.config._attn_implementation != SHARED_ATTENTION:

@@ -1,6 +1,9 @@
 """A language model as a recommender: an item's score is the log-prob of its title after the history."""
 
+import logging
+import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,15 @@ from recalign.errors import RecalignError
 from recalign.evaluation.ranking import Floats
 from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, ranking_scores
 from recalign.llm.base import LanguageModel
-from recalign.llm.scoring import response_logprobs
+from recalign.llm.branches import Branches
+from recalign.llm.scoring import response_logprobs, why_not_shared
+from recalign.llm.trie import Trie, best_items, item_logprobs
 from recalign.progress import track
 from recalign.prompts import PromptBuilder
 from recalign.recommenders.logprob_store import read_stored, store_key, write_stored
 from recalign.recommenders.seam import Request, Scored
 
+log = logging.getLogger(__name__)
 RESPONSES_AT_ONCE = 128  # titles after one prompt in one forward pass: attention grows with the square of their tokens
 
 
@@ -61,9 +67,7 @@ class LanguageModelRecommender:
         """log π(title | prompt) in nats under the policy, [B, C], of equally long candidate lists."""
         return self._logprobs(self.language_model, self._prompts(requests, candidates), candidates)
 
-    def _prompts(
-        self, requests: Sequence[Request], candidates: Sequence[Sequence[int]] | None
-    ) -> list[list[int]]:
+    def _prompts(self, requests: Sequence[Request], candidates: Sequence[Sequence[int]] | None) -> list[list[int]]:
         lists: Sequence[Sequence[int] | None] = [None] * len(requests) if candidates is None else candidates
         return [
             self.builder.prompt(request.history, profile=request.profile, candidates=items)
@@ -102,8 +106,10 @@ class LanguageModelRecommender:
     def _computed_logprobs(
         self, model: LanguageModel, prompts: Sequence[list[int]], responses: Sequence[list[list[int]]]
     ) -> Floats:
-        """Prompts of like length go together, a few in a forward pass; long lists take several passes."""
+        """Short lists: prompts of like length together, a few in a forward pass. Long lists: as a tree, one by one."""
         width = len(responses[0]) if responses else 0
+        if width > RESPONSES_AT_ONCE and why_not_shared(model.model) is None:
+            return self._tree_logprobs(model, prompts, responses)
         order = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
         batch = self.batch if width <= RESPONSES_AT_ONCE else 1
         passes = [
@@ -120,6 +126,19 @@ class LanguageModelRecommender:
             values[rows, columns] = scored.sums.double().cpu().numpy()
         return values
 
+    def _tree_logprobs(
+        self, model: LanguageModel, prompts: Sequence[list[int]], responses: Sequence[list[list[int]]]
+    ) -> Floats:
+        """What titles have in common is computed once: half of the tokens of a catalogue, and one prompt a case."""
+        values = np.empty((len(prompts), len(responses[0])))
+        trie, lists = None, None
+        for row in track(range(len(prompts)), len(prompts), f"scoring long lists with {self.name}", "cases"):
+            if trie is None or responses[row] != lists:
+                lists = responses[row]
+                trie = Trie(dict(enumerate(lists)))
+            values[row] = item_logprobs(Branches(model.model, prompts[row]), trie)
+        return values
+
     def rank_items(
         self, history: Sequence[int | str], candidates: Sequence[int] | None, k: int, *, profile: str | None = None
     ) -> list[Scored]:
@@ -128,13 +147,35 @@ class LanguageModelRecommender:
         history: oldest first, item ids, or titles that need not be in the catalogue; `profile` as prompts show it.
         """
         if candidates is None:
-            seen = set(history)
-            items = [item for item in self.catalogue.ids if item not in seen]
-        else:
-            items = list(dict.fromkeys(candidates))
+            return self._best_of_catalogue(history, k, profile)
+        items = list(dict.fromkeys(candidates))
         if not items:
             return []
-        prompt = self.builder.prompt(history, profile=profile, candidates=None if candidates is None else items)
+        prompt = self.builder.prompt(history, profile=profile, candidates=items)
+        return self._sorted(prompt, items, k)
+
+    def _best_of_catalogue(self, history: Sequence[int | str], k: int, profile: str | None) -> list[Scored]:
+        """A search over the tree of titles; the reward falls and rises with depth, so it takes every score."""
+        seen = set(history)
+        items = [item for item in self.catalogue.ids if item not in seen]
+        if not items:
+            return []
+        prompt = self.builder.prompt(history, profile=profile)
+        model = self.language_model.model
+        if self.ranked_by.kind == "reward" or why_not_shared(model) is not None:
+            return self._sorted(prompt, items, k)
+        terms = np.array([-math.inf if item in seen else 0.0 for item in self._titles.items])
+        if self.ranked_by.kind == "logprob_less_prior":
+            terms -= self.ranked_by.prior_weight * self.priors([self._titles.items])[0]
+        found = best_items(Branches(model, prompt), self._titles, k, terms)
+        log.info("the best %d of %d titles took %d of %d nodes", k, len(items), found.nodes, len(self._titles.inner))
+        return [Scored(item, score) for item, score in found.items]
+
+    @cached_property
+    def _titles(self) -> Trie:
+        return Trie({item: self.builder.response(item) for item in self.catalogue.ids})
+
+    def _sorted(self, prompt: list[int], items: list[int], k: int) -> list[Scored]:
         row = self._ranking_scores([prompt], [items])[0]
         scored = [Scored(item, float(score)) for item, score in zip(items, row, strict=True)]
         return sorted(scored, key=lambda s: (-s.score, s.item_id))[:k]

@@ -53,7 +53,9 @@ def find_base(settings: Settings, root: Path = Path()) -> Path:
     return _checked(cached, identity, f"base.model {identity.id!r}, revision {identity.revision!r}, gave {cached}")
 
 
-def load_recommender(package: Path, base: Path, catalogue: Items, *, batch: int = 4) -> LanguageModelRecommender:
+def load_recommender(
+    package: Path, base: Path, catalogue: Items, *, batch: int = 4, store: Path | None = None
+) -> LanguageModelRecommender:
     """The registered system on a catalogue (its own or a newer one), ranking as it did when it was measured."""
     settings = read_settings(package)
     model = load_language_model(base, settings.base, adapter=package / ADAPTER)
@@ -62,7 +64,7 @@ def load_recommender(package: Path, base: Path, catalogue: Items, *, batch: int 
         reference = load_language_model(base, settings.base, adapter=package / REFERENCE)
     builder = PromptBuilder(model.tokenizer, catalogue, settings.prompt, settings.noun, clock=settings.clock)
     return LanguageModelRecommender(
-        model, builder, catalogue, settings.system, settings.rule, reference=reference, batch=batch
+        model, builder, catalogue, settings.system, settings.rule, reference=reference, batch=batch, store=store
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from recalign.data.records import Items
 from recalign.errors import RecalignError
-from recalign.layout import BASE, SFT
+from recalign.layout import BASE, CACHE, SFT
 from recalign.llm.base import load_language_model
 from recalign.params import Params
 from recalign.prompts import PromptBuilder
@@ -14,6 +14,7 @@ from recalign.registry.package import SETTINGS, Settings, read_settings, setting
 from recalign.registry.serving import find_base, load_recommender
 
 log = logging.getLogger(__name__)
+STORE = CACHE / "logprobs"  # a rule with priors takes every title's once, not at every call
 REGISTRY_SCHEME = "models:/"
 
 
@@ -27,7 +28,7 @@ def open_adapter(params: Params, adapter: str, catalogue: Items) -> tuple[Settin
     package = _package(adapter)
     if package is not None:
         settings = read_settings(package)
-        return settings, load_recommender(package, find_base(settings), catalogue, batch=batch)
+        return settings, load_recommender(package, find_base(settings), catalogue, batch=batch, store=STORE)
     folder = Path(adapter)
     settings = settings_of(params, folder.name, Path())
     model = load_language_model(BASE, params.base, adapter=folder, threads=params.threads)
@@ -36,7 +37,7 @@ def open_adapter(params: Params, adapter: str, catalogue: Items) -> tuple[Settin
         reference = load_language_model(BASE, params.base, adapter=SFT)
     builder = PromptBuilder(model.tokenizer, catalogue, settings.prompt, settings.noun, clock=settings.clock)
     recommender = LanguageModelRecommender(
-        model, builder, catalogue, settings.system, settings.rule, reference=reference, batch=batch
+        model, builder, catalogue, settings.system, settings.rule, reference=reference, batch=batch, store=STORE
     )
     return settings, recommender
 
