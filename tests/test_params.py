@@ -67,3 +67,18 @@ def test_broken_yaml_is_one_line(tmp_path):
     with pytest.raises(RecalignError, match="is not readable YAML") as error:
         load_params(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("systems", "said"),
+    [
+        (["popularity", "ease"], r"\['popularity', 'ease'\]; item_knn is missing, which hard negatives read"),
+        (["popularity", "item_knn", "item_knn"], "a system stands twice"),
+        (["popularity", "svd"], "recommenders.systems.1 is 'svd'; input should be 'popularity'"),
+    ],
+)
+def test_the_list_of_recommenders_holds_what_other_stages_read(tree, systems, said):
+    """popularity and item_knn cannot be left out, and none stands twice."""
+    tree["recommenders"]["systems"] = systems
+    with pytest.raises(RecalignError, match=said):
+        parse_params(tree)

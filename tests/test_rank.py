@@ -130,6 +130,11 @@ def test_a_recommender_without_train_names_the_option(params: Params, items: Pat
         rank(params, write(tmp_path, CASE), items, tmp_path / "o", recommender="item_knn")
 
 
+def test_an_unknown_recommender_lists_the_known_ones(params: Params, items: Path, train: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecalignError, match="--recommender is svd; one of popularity, recent_popularity, item_knn"):
+        rank(params, write(tmp_path, CASE), items, tmp_path / "o", recommender="svd", train=train)  # type: ignore[arg-type]
+
+
 def test_an_adapter_folder_without_an_adapter_is_refused(params: Params, items: Path, tmp_path: Path) -> None:
     with pytest.raises(RecalignError, match="where no adapter lies"):
         rank(params, write(tmp_path, CASE), items, tmp_path / "o", adapter=str(tmp_path))

@@ -5,7 +5,7 @@ import math
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,13 @@ from recalign.data.records import Items
 from recalign.data.simulator import days_since_start, load_catalogue, next_item_log_probs, simulate
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking import metric_values, target_places, target_ranks
+from recalign.params import RecommenderName
+from recalign.recommenders import ease, markov, recent_popularity
+from recalign.recommenders.ease import EASE, item_weights
+from recalign.recommenders.fitted import load_fitted
+from recalign.recommenders.fitting import fit
 from recalign.recommenders.item_knn import ItemKNN, Settings, strongest
+from recalign.recommenders.markov import Markov
 from recalign.recommenders.oracle import Oracle
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.seam import Recommender, Request, top
@@ -51,6 +57,9 @@ FITTED: dict[str, Recommender] = {
     "popularity": Popularity.fit(CATALOGUE, events_of(LIKES)),
     "item_knn of sets": ItemKNN.fit(CATALOGUE, events_of(LIKES), Settings()),
     "item_knn with a clock": ItemKNN.fit(CATALOGUE, events_of(LIKES), Settings(distance=2.0, recency=3.0)),
+    "recent_popularity": recent_popularity.fitter(CATALOGUE, events_of(LIKES))(recent_popularity.Settings(2.0)),
+    "ease": EASE.fit(CATALOGUE, events_of(LIKES), ease.Settings(ridge=1.0)),
+    "markov": Markov.fit(CATALOGUE, events_of(LIKES), markov.Settings()),
 }
 
 
@@ -113,7 +122,37 @@ def test_an_unknown_item_in_a_history_is_named() -> None:
 def test_the_top_items_leave_out_the_history(recommender: Recommender) -> None:
     best = top(recommender, CATALOGUE, [Request(11, (1, 2))], 3)[0]
     assert {scored.item_id for scored in best} == {3, 4, 9}
-    assert best[-1].item_id == 4
+    assert [scored.score for scored in best] == sorted((scored.score for scored in best), reverse=True)
+
+
+def test_what_nobody_liked_comes_last_for_a_user_without_history() -> None:
+    for name in ("popularity", "item_knn of sets", "recent_popularity", "markov"):
+        assert top(FITTED[name], CATALOGUE, [Request(None, ())], 5)[0][-1].item_id == 4
+
+
+@pytest.mark.parametrize("name", get_args(RecommenderName))
+def test_a_catalogue_of_one_item_and_a_history_with_repetitions_are_ranked(name: RecommenderName) -> None:
+    one = Items((7,), {7: "Seven"}, {}, {})
+    model, _ = fit(name, one, events_of({1: [7], 2: [7]}), True, 1)
+    scores = model.scores([Request(1, ()), Request(None, (7,)), Request(3, (7,) * 300)], None)
+
+    assert scores.shape == (3, 1)
+    assert scores.isfinite().all()
+
+
+@pytest.mark.parametrize("name", get_args(RecommenderName))
+def test_a_fitted_recommender_is_read_back_by_its_name(name: RecommenderName, tmp_path: Path) -> None:
+    model, report = fit(name, CATALOGUE, events_of(LIKES), True, 1)
+    model.save(tmp_path)
+    assert set(report) >= {"chosen", "tried"}
+    assert torch.equal(load_fitted(name, tmp_path, CATALOGUE).scores(REQUESTS, None), model.scores(REQUESTS, None))
+
+
+@pytest.mark.parametrize("name", ["recent_popularity", "markov"])
+def test_a_log_without_a_clock_is_refused_where_time_is_what_counts(name: RecommenderName) -> None:
+    events = events_of(LIKES).set_column(2, c.TIMESTAMP, pa.nulls(6 + 1, pa.timestamp("us")))
+    with pytest.raises(RecalignError, match=f"{name} needs a clock, and the log has none"):
+        fit(name, CATALOGUE, events, False, 1)
 
 
 def test_no_request_yields_no_row(recommender: Recommender) -> None:
@@ -122,6 +161,61 @@ def test_no_request_yields_no_row(recommender: Recommender) -> None:
 
 def test_popularity_counts_events() -> None:
     assert FITTED["popularity"].scores([Request(1, ())], None).tolist() == [[2.0, 3.0, 1.0, 0.0, 1.0]]
+
+
+def test_recent_popularity_halves_an_event_a_half_life_older() -> None:
+    scores = FITTED["recent_popularity"].scores([Request(1, ())], None)[0].tolist()
+    today, yesterday, before = 1.0, 0.5**0.5, 0.5  # half-life 2 days; the newest event is of day 2
+    assert scores == pytest.approx([2 * before, 2 * yesterday + before, today, 0.0, yesterday], abs=1e-12)
+
+
+def test_ease_solves_its_constrained_least_squares() -> None:
+    likes = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [0, 1, 0, 1.0]])
+    weights = item_weights(likes.T @ likes, 2.0)
+    gradient = likes.T @ (likes @ weights - likes) + 2.0 * weights
+
+    assert np.diag(weights).tolist() == [0.0] * 4
+    np.fill_diagonal(gradient, 0.0)  # where the constraint holds the weight, its multiplier takes the gradient
+    assert np.abs(gradient).max() < 1e-12
+
+
+def test_ease_of_two_items_is_the_ridge_regression_of_one_on_the_other() -> None:
+    catalogue = Items((1, 2), {1: "One", 2: "Two"}, {}, {})
+    model = EASE.fit(catalogue, events_of({1: [1, 2], 2: [1, 2], 3: [1]}), ease.Settings(ridge=1.0))
+    scores = model.scores([Request(None, (1,)), Request(None, (2, 2))], None).tolist()
+
+    assert scores[0] == pytest.approx([0.0, float(Fraction(2, 3 + 1))], abs=1e-7)  # together / (likes of 1 + λ)
+    assert scores[1] == pytest.approx([float(Fraction(2, 2 + 1)), 0.0], abs=1e-7)
+
+
+def test_ease_names_the_bound_on_its_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ease, "MOST_ITEMS", 4)
+    with pytest.raises(RecalignError, match=r"the catalogue has 5 \(at most 4\); take it out of recommenders.systems"):
+        EASE.fit(CATALOGUE, events_of(LIKES), ease.Settings())
+
+
+def test_markov_counts_what_follows_and_backs_off_to_popularity() -> None:
+    settings = markov.Settings(distance=1e9, recency=1e9, smoothing=1.0, damping=0.0)
+    model = Markov.fit(CATALOGUE, events_of(LIKES), settings)
+    scores = model.scores([Request(1, (1,)), Request(1, (3,)), Request(1, (1, 2))], None)
+    share = [Fraction(n, 7) for n in (2, 3, 1, 0, 1)]
+    after_1 = [Fraction(n + s, 3 + 1) for n, s in zip((0, 2, 1, 0, 0), share, strict=True)]
+    after_2 = [Fraction(n + s, 2 + 1) for n, s in zip((0, 0, 1, 0, 1), share, strict=True)]
+
+    assert scores[0].tolist() == pytest.approx([float(p) for p in after_1], abs=1e-8)
+    assert scores[1].tolist() == pytest.approx([float(p) for p in share], abs=1e-8)  # nothing ever followed item 3
+    assert scores[2].tolist() == pytest.approx([float(p + q) for p, q in zip(after_1, after_2, strict=True)], abs=1e-8)
+
+
+def test_markov_fades_with_distance_and_recency_and_divides_by_popularity() -> None:
+    likes = {1: [1, 2, 3], 2: [3]}
+    model = Markov.fit(CATALOGUE, events_of(likes), markov.Settings(2.0, 4.0, smoothing=1e-9, damping=1.0))
+    scores = model.scores([Request(1, (1,)), Request(1, (1, 4))], None)
+    third = math.exp(-1 / 2) / (1 + math.exp(-1 / 2))
+
+    assert scores[0, 1].item() == pytest.approx(1 - third, abs=1e-8)
+    assert scores[0, 2].item() == pytest.approx(third / 2, abs=1e-8)
+    assert scores[1, 1].item() == pytest.approx((1 - third) * math.exp(-1 / 4) + 1 / 4, abs=1e-8)  # 4: all back-off
 
 
 def test_item_knn_of_sets_sums_co_occurrences_over_damped_popularities() -> None:
@@ -220,21 +314,29 @@ def test_a_log_too_small_to_split_keeps_the_default_settings() -> None:
     assert model.settings == Settings(distance=10.0, recency=10.0)
 
 
-def test_the_stage_writes_both_models_and_what_was_tried(tmp_path: Path, tree: dict[str, Any]) -> None:
+def test_the_stage_writes_each_model_and_what_was_tried(tmp_path: Path, tree: dict[str, Any]) -> None:
     params = small_params(tree)
     validated = write_log(tmp_path / "validated", random_log())
     prepare(params, validated, tmp_path / "prepared", tmp_path / "spill")
     for name in ("one", "two"):
-        baselines(params, tmp_path / "prepared", tmp_path / name)
+        for system in params.recommenders.systems:
+            baselines(params, system, tmp_path / "prepared", tmp_path / name)
 
-    verify(tmp_path / "one")
-    assert read_json(tmp_path / "one" / "manifest.json") == read_json(tmp_path / "two" / "manifest.json")
+    for system in params.recommenders.systems:
+        verify(tmp_path / "one" / system)
+        manifests = [read_json(tmp_path / name / system / "manifest.json") for name in ("one", "two")]
+        assert manifests[0] == manifests[1]
     catalogue = Items.read(tmp_path / "prepared")
     popularity = Popularity.load(tmp_path / "one" / "popularity", catalogue)
     assert dict(zip(catalogue.ids, popularity.counts.tolist(), strict=True)) == catalogue.popularity
     assert ItemKNN.load(tmp_path / "one" / "item_knn", catalogue).settings == Settings(
-        **read_json(tmp_path / "one" / "tuning.json")["chosen"]
+        **read_json(tmp_path / "one" / "item_knn" / "tuning.json")["chosen"]
     )
+
+
+def test_an_unknown_system_lists_the_known_ones(tmp_path: Path, tree: dict[str, Any]) -> None:
+    with pytest.raises(RecalignError, match="system is svd; one of popularity, recent_popularity, item_knn"):
+        baselines(small_params(tree), "svd", tmp_path, tmp_path)  # type: ignore[arg-type]
 
 
 def test_the_oracle_gives_the_simulators_own_probabilities(tmp_path: Path) -> None:

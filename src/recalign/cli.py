@@ -20,7 +20,7 @@ STAGES = {
     "ingest": "read the raw files of `source` into interactions and items",
     "validate": "check every row, quarantine the bad ones with their reasons",
     "prepare": "k-core, sequences, time split, examples and frozen candidate lists",
-    "baselines": "fit and tune popularity and item-kNN",
+    "baselines": "fit and tune one ID recommender (see --system)",
     "base": "fetch the base model and convert it to safetensors",
     "profiles": "infer what each user likes, from the history before the split's cutoff",
     "pairs": "build preference pairs: one chosen item, K rejected ones",
@@ -61,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         stage.set_defaults(run=_run_stage)
         if name == "align":
             stage.add_argument("--objective", required=True, help="one of align.objectives in params.yaml")
+        if name == "baselines":
+            stage.add_argument("--system", required=True, help="one of recommenders.systems in params.yaml")
     _add_simulate(commands)
     _add_registry(commands)
     _add_recommend(commands)
@@ -83,7 +85,8 @@ def _params():  # type: ignore[no-untyped-def]  # its type would import pydantic
 def _run_stage(arguments: argparse.Namespace) -> None:
     from recalign.run_log import noted
 
-    options = {"objective": arguments.objective} if arguments.command == "align" else {}
+    chosen = {"align": "objective", "baselines": "system"}.get(arguments.command)
+    options = {chosen: getattr(arguments, chosen)} if chosen else {}
     params = _params()
     with noted("@".join([arguments.command, *options.values()])):
         _call(arguments.command)(params, **options)
@@ -126,7 +129,7 @@ def _add_rank(commands: Commands) -> None:
     rank = commands.add_parser("rank", help="score anyone's candidate lists (JSONL)")
     system = rank.add_mutually_exclusive_group(required=True)
     system.add_argument("--adapter", help="adapter folder or models:/ URI")
-    system.add_argument("--recommender", choices=("popularity", "item_knn"), help="an ID recommender instead")
+    system.add_argument("--recommender", metavar="NAME", help="an ID recommender: popularity, item_knn, ease, …")
     rank.add_argument("--train", type=Path, help="interactions CSV (user_id,item_id[,timestamp]) for --recommender")
     rank.add_argument("--cases", type=Path, required=True, help="JSONL: case, user_id, history, candidates, target")
     rank.add_argument("--items", type=Path, required=True, help="CSV: item_id,title")

@@ -7,7 +7,7 @@ import difflib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from recalign.errors import RecalignError
 from recalign.layout import PARAMS
@@ -15,6 +15,7 @@ from recalign.layout import PARAMS
 Source = Literal["simulated", "movielens-100k", "movielens-1m", "lastfm", "table"]
 Budget = Literal["smoke", "demo", "few-shot", "full"]
 ObjectiveName = Literal["dpo", "dpo_pairs", "sdpo", "dmpo", "simpo"]
+RecommenderName = Literal["popularity", "recent_popularity", "item_knn", "ease", "markov"]
 Strategy = Literal["uniform", "popularity", "hard", "profile"]
 Metric = Literal["hr_at_1", "hr_at_5", "ndcg_at_10", "mrr"]
 Share = Field(ge=0.0, le=1.0)
@@ -77,6 +78,20 @@ class PrepareParams(Section):
     train_examples_per_user: int = Field(ge=1)
     memory_limit: str = Field(pattern=r"^\d+(\.\d+)?\s?(MB|GB|MiB|GiB)$")
     popularity_alpha: float = Field(ge=0.0)
+
+
+class RecommendersParams(Section):
+    systems: tuple[RecommenderName, ...]
+
+    @field_validator("systems")
+    @classmethod
+    def _holds_what_others_read(cls, systems: tuple[str, ...]) -> tuple[str, ...]:
+        for needed, reader in (("popularity", "the registry's gate"), ("item_knn", "hard negatives")):
+            if needed not in systems:
+                raise ValueError(f"{needed} is missing, which {reader} read; add it")
+        if len(set(systems)) != len(systems):
+            raise ValueError("a system stands twice; name each once")
+        return systems
 
 
 class BaseParams(Section):
@@ -178,6 +193,7 @@ class Params(Section):
     table: TableParams
     validate_: ValidateParams = Field(alias="validate")
     prepare: PrepareParams
+    recommenders: RecommendersParams
     base: BaseParams
     prompt: PromptParams
     profiles: ProfilesParams
@@ -251,7 +267,8 @@ def _describe(error: ValidationError, tree: dict[str, Any]) -> str:
         return f"unknown key '{key}'; the nearest valid key is '{'.'.join([*map(str, parents), near[0]])}'"
     if first["type"] == "missing":
         return f"key '{key}' is missing; add it as the params.yaml of the repository shows it"
-    return f"{key} is {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{key} is {first['input']!r}; {said[0].lower()}{said[1:]}"
 
 
 def _siblings(parents: tuple[int | str, ...]) -> list[str]:

@@ -6,6 +6,9 @@ from recalign.evaluation.scorecard import TUNED, UNTRAINED, Comparison, Scorecar
 NAMES = {
     "popularity": "popularity",
     "item_knn": "item-kNN",
+    "recent_popularity": "recent popularity",
+    "ease": "EASE",
+    "markov": "the Markov model",
     "oracle": "the oracle",
     UNTRAINED: "the untrained model",
     TUNED: "the SFT model",

@@ -8,7 +8,9 @@ similarity by conditional probability of Deshpande and Karypis (ACM TOIS 2004), 
 lesser weight of long histories, both as exponents; the weights by age are ours.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from recalign import columns as c
 from recalign.data.records import Items
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.seam import Request
-from recalign.recommenders.store import columns_of, load_state, pick, save_state
+from recalign.recommenders.store import bags, columns_of, load_state, pick, save_state
 
 REACH = 3.0        # pairs further apart than so many `distance`s weigh under 5 % and are left out
 CELLS = 2**24      # requests × items scored at once: 128 MiB
@@ -60,8 +62,7 @@ class ItemKNN:
     @classmethod
     def fit(cls, catalogue: Items, events: pa.Table, settings: Settings) -> "ItemKNN":
         """Fit on train events (columns user_id, item_id, position: the user's order, read only with a `distance`)."""
-        together = co_occurrence(catalogue, events, settings.user_damping, settings.distance)
-        return cls.of(catalogue, together, Popularity.fit(catalogue, events).counts, settings)
+        return fitter(catalogue, events)(settings)
 
     @classmethod
     def of(
@@ -87,14 +88,7 @@ class ItemKNN:
         return torch.cat(parts) if parts else torch.empty((0, 0), dtype=torch.float64)
 
     def _votes(self, histories: list[tuple[int, ...]]) -> NDArray[np.float64]:
-        lengths = [len(history) for history in histories]
-        items = columns_of(self.catalogue, [item for history in histories for item in history])
-        rows = np.repeat(np.arange(len(histories)), lengths)
-        weights = np.ones(len(items))
-        if self.settings.recency is not None:
-            back = np.concatenate([np.arange(length)[::-1] for length in lengths])
-            weights = np.exp(-back / self.settings.recency)
-        context = sparse.csr_array((weights, (rows, items)), shape=(len(histories), len(self.catalogue.ids)))
+        context = bags(self.catalogue, histories, self.settings.recency)
         votes: NDArray[np.float64] = (context @ self.votes.astype(np.float64)).toarray()
         return votes + TIE_BREAK * self.popularity / max(int(self.popularity.max()), 1)
 
@@ -115,6 +109,15 @@ class ItemKNN:
         size = len(catalogue.ids)
         votes = sparse.csr_array((arrays["votes"], arrays["columns"], arrays["row_starts"]), shape=(size, size))
         return cls(catalogue, votes, arrays["popularity"], Settings(**settings))
+
+
+def fitter(catalogue: Items, events: pa.Table) -> Callable[[Settings], ItemKNN]:
+    """Fits any settings on train events; what settings share is counted once."""
+    popularity = Popularity.fit(catalogue, events).counts
+    together = cache(lambda *key: co_occurrence(catalogue, events, *key))
+    return lambda settings: ItemKNN.of(
+        catalogue, together(settings.user_damping, settings.distance), popularity, settings
+    )
 
 
 def co_occurrence(

@@ -1,14 +1,17 @@
-"""What ID recommenders share: columns of item ids, and a fitted state on disk that knows its catalogue."""
+"""What ID recommenders share: item ids as columns, histories as rows, and a state on disk that knows its catalogue."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from scipy import sparse
 
+from recalign import columns as c
 from recalign.artifacts import digest_of, read_json, replacing, write_json
 from recalign.data.records import Items
 from recalign.errors import RecalignError
@@ -31,6 +34,28 @@ def columns_of(catalogue: Items, ids: Sequence[int] | NDArray[np.int64]) -> NDAr
             f"item {wanted[unknown][0]} is not among the {len(known)} items of the catalogue; leave it out or add it"
         )
     return places
+
+
+def bags(catalogue: Items, histories: list[tuple[int, ...]], recency: float | None = None) -> sparse.csr_array:
+    """[B, items] of histories (oldest first): each like weighs 1, or fades by e over `recency` later likes.
+
+    A repeated item adds up. Raises RecalignError for an item that the catalogue does not hold.
+    """
+    lengths = [len(history) for history in histories]
+    items = columns_of(catalogue, [item for history in histories for item in history])
+    rows = np.repeat(np.arange(len(histories)), lengths)
+    weights = np.ones(len(items))
+    if recency is not None and len(items):
+        back = np.concatenate([np.arange(length)[::-1] for length in lengths])
+        weights = np.exp(-back / recency)
+    return sparse.csr_array((weights, (rows, items)), shape=(len(histories), len(catalogue.ids)))
+
+
+def with_clock(events: pa.Table, name: str) -> pa.Table:
+    """The events as they are. Raises RecalignError, naming the recommender, where an event has no time."""
+    if events[c.TIMESTAMP].null_count:
+        raise RecalignError(f"{name} needs a clock, and the log has none: take it out of recommenders.systems")
+    return events
 
 
 def pick(scores: NDArray[np.float64], catalogue: Items, candidates: list[list[int]] | None) -> torch.Tensor:
@@ -58,7 +83,8 @@ def load_state(path: Path, name: str, catalogue: Items) -> tuple[dict[str, NDArr
     """
     state = read_json(path / SETTINGS)
     if state["name"] != name:
-        raise RecalignError(f"{path} holds the recommender '{state['name']}', not '{name}'; run 'dvc repro baselines'")
+        found = state["name"]
+        raise RecalignError(f"{path} holds the recommender '{found}', not '{name}'; run 'dvc repro baselines@{name}'")
     if state["catalogue"] != digest_of(catalogue.ids):
-        raise RecalignError(f"{path} was fitted on another catalogue than this one; run 'dvc repro baselines'")
+        raise RecalignError(f"{path} was fitted on another catalogue than this one; run 'dvc repro baselines@{name}'")
     return {key: value.numpy() for key, value in load_file(path / ARRAYS).items()}, state["settings"]

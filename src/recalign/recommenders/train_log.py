@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,21 +11,19 @@ from pyarrow import csv
 from recalign import columns as c
 from recalign.data.records import Items, hashed_order
 from recalign.errors import RecalignError
-from recalign.recommenders.popularity import Popularity
+from recalign.params import RecommenderName
+from recalign.recommenders.fitting import fit
 from recalign.recommenders.seam import Recommender
 from recalign.recommenders.store import columns_of
-from recalign.recommenders.tuning import tuned_item_knn
 
 log = logging.getLogger(__name__)
 
 
-def fit_on_log(name: Literal["popularity", "item_knn"], catalogue: Items, path: Path, seed: int) -> Recommender:
-    """Fit a recommender on an interactions CSV as `read_train_log` reads it; item-kNN is tuned on a tenth of it."""
+def fit_on_log(name: RecommenderName, catalogue: Items, path: Path, seed: int) -> Recommender:
+    """Fit a recommender on an interactions CSV as `read_train_log` reads it; settings are chosen on a tenth of it."""
     events, clock = read_train_log(path, catalogue)
     log.info("%s: %d events, %s", path, len(events), "ordered by timestamp" if clock else "no timestamp: sets")
-    if name == "popularity":
-        return Popularity.fit(catalogue, events)
-    return tuned_item_knn(catalogue, events, clock, seed)[0]
+    return fit(name, catalogue, events, clock, seed)[0]
 
 
 def read_train_log(path: Path, catalogue: Items) -> tuple[pa.Table, bool]:

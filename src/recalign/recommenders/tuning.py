@@ -1,34 +1,19 @@
-"""Item-kNN's settings, chosen on train alone: its newest tenth with a clock, a tenth of its users without one.
-
-Cases are made as preparation makes them: history → target among uniform wrong items, at most ten a user.
-"""
+"""Settings of the simple recommenders: chosen on a split of train by coordinate descent, then fitted on all of it."""
 
 import logging
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-from scipy import sparse
 
-from recalign import columns as c
-from recalign.data.candidates import draw_candidates
-from recalign.data.records import Items, hashed_order
-from recalign.evaluation.ranking import metric_values, target_ranks
-from recalign.recommenders.item_knn import ItemKNN, Settings, co_occurrence
-from recalign.recommenders.popularity import Popularity
-from recalign.recommenders.seam import Request
-from recalign.recommenders.store import columns_of
+from recalign.data.records import Items
+from recalign.recommenders import ease, item_knn, markov, recent_popularity
+from recalign.recommenders.held_out import METRIC, HeldOut, held_out
+from recalign.recommenders.seam import Recommender
 
 log = logging.getLogger(__name__)
-HELD_OUT = 0.1       # share of train that tunes
-CASES_PER_USER = 10
-CASES = 2000         # more than enough to tell settings apart
-CANDIDATES = 20
-MIN_HISTORY = 3
-MAX_HISTORY = 50
-SWEEPS = 2           # of coordinate descent: one setting after the other, the rest held
+SWEEPS = 2  # of coordinate descent: one setting after the other, the rest held
 GRID: dict[str, tuple[Any, ...]] = {
     "distance": (None, 30.0, 10.0, 5.0, 2.5),
     "recency": (None, 30.0, 10.0, 5.0, 2.5),
@@ -36,134 +21,89 @@ GRID: dict[str, tuple[Any, ...]] = {
     "damping": (0.25, 0.5, 0.75),
     "context_damping": (0.0, 0.25, 0.5),
 }
-METRIC = "ndcg_at_10"
+EASE_GRID = {"ridge": (100.0, 300.0, 1000.0, 3000.0), "damping": (0.0, 0.25, 0.5)}
+MARKOV_GRID = {
+    "distance": (1.0, 3.0, 10.0, 30.0),
+    "recency": (1.0, 3.0, 10.0, 30.0),
+    "damping": (0.0, 0.25, 0.5, 0.75),
+    "smoothing": (0.1, 1.0, 10.0, 100.0),
+}
+RECENT_GRID = {"half_life": (7.0, 30.0, 90.0, 180.0, 365.0, 1460.0)}
+
+Fitter = Callable[[Items, pa.Table], Callable[[Any], Any]]  # (catalogue, events) -> (settings -> recommender)
 
 
-@dataclass(frozen=True)
-class TuningCases:
-    """What settings are compared on: events to fit on, requests with candidates [B, C] and the target's place [B]."""
+def tuned_item_knn(
+    catalogue: Items, events: pa.Table, clock: bool, seed: int
+) -> tuple[item_knn.ItemKNN, dict[str, Any]]:
+    """As `tuned`. Without a clock, order is never looked at."""
+    start = item_knn.Settings(distance=10.0, recency=10.0) if clock else item_knn.Settings()
+    grid = GRID if clock else {name: GRID[name] for name in GRID if name not in ("distance", "recency")}
+    return tuned("item-kNN", item_knn.fitter, start, grid, catalogue, events, clock, seed)
 
-    events: pa.Table
-    requests: list[Request]
-    candidates: list[list[int]]
-    target_index: NDArray[np.int64]
+
+def tuned_ease(catalogue: Items, events: pa.Table, clock: bool, seed: int) -> tuple[ease.EASE, dict[str, Any]]:
+    """As `tuned`; raises RecalignError for a catalogue that is too large to be inverted."""
+    return tuned("EASE", ease.fitter, ease.Settings(), EASE_GRID, catalogue, events, clock, seed)
 
 
-def tuned_item_knn(catalogue: Items, events: pa.Table, clock: bool, seed: int) -> tuple[ItemKNN, dict[str, Any]]:
-    """Choose settings on a split of the train events, then fit on all of them; also returns what was tried.
+def tuned_markov(catalogue: Items, events: pa.Table, clock: bool, seed: int) -> tuple[markov.Markov, dict[str, Any]]:
+    """As `tuned`; raises RecalignError without a clock."""
+    return tuned("Markov", markov.fitter, markov.Settings(), MARKOV_GRID, catalogue, events, clock, seed)
 
-    events: user_id, item_id, timestamp, position of train. Without a clock, order is never looked at.
-    A log too small to split keeps the default settings.
+
+def tuned_recent_popularity(
+    catalogue: Items, events: pa.Table, clock: bool, seed: int
+) -> tuple[recent_popularity.RecentPopularity, dict[str, Any]]:
+    """As `tuned`; raises RecalignError without a clock."""
+    start = recent_popularity.Settings()
+    return tuned("recent popularity", recent_popularity.fitter, start, RECENT_GRID, catalogue, events, clock, seed)
+
+
+def tuned(
+    spoken: str,
+    fitter: Fitter,
+    start: Any,
+    grid: Mapping[str, tuple[Any, ...]],
+    catalogue: Items,
+    events: pa.Table,
+    clock: bool,
+    seed: int,
+) -> tuple[Any, dict[str, Any]]:
+    """Choose settings (a dataclass) on a split of the train events, then fit on all of them; also what was tried.
+
+    events: user_id, item_id, timestamp, position of train. A log too small to split keeps `start`.
     """
-    start = Settings(distance=10.0, recency=10.0) if clock else Settings()
-    cases = _cases(catalogue, events, clock, seed)
-    if not cases.requests:
-        log.info("item-kNN keeps its default settings: train is too small to split")
-        return ItemKNN.fit(catalogue, events, start), {"chosen": asdict(start), "metric": METRIC, "tried": []}
-    names = list(GRID) if clock else [name for name in GRID if name not in ("distance", "recency")]
-    chosen, tried = _descend(catalogue, cases, start, names)
-    log.info("item-kNN: %s of %d settings tried on %d cases of train", chosen, len(tried), len(cases.requests))
+    fit = fitter(catalogue, events)
+    cases = held_out(catalogue, events, clock, seed)
+    if not cases.requests or not len(cases.events):
+        log.info("%s keeps its default settings: train is too small to split", spoken)
+        return fit(start), {"chosen": asdict(start), "metric": METRIC, "tried": []}
+    chosen, tried = _descend(fitter(catalogue, cases.events), cases, start, grid)
+    shown = ", ".join(f"{field.name} {getattr(chosen, field.name)}" for field in fields(chosen))
+    log.info("%s: %s; %d settings tried on %d cases of train", spoken, shown, len(tried), len(cases.requests))
     report = {
         "chosen": asdict(chosen),
         "metric": METRIC,
         "cases": len(cases.requests),
         "tried": [asdict(settings) | {METRIC: value} for settings, value in tried.items()],
     }
-    return ItemKNN.fit(catalogue, events, chosen), report
+    return fit(chosen), report
 
 
 def _descend(
-    catalogue: Items, cases: TuningCases, start: Settings, names: list[str]
-) -> tuple[Settings, dict[Settings, float]]:
-    """Coordinate descent over GRID; of equal settings the first one tried stays."""
-    tried: dict[Settings, float] = {}
-    together: dict[tuple[float, float | None], sparse.csr_array] = {}
-    popularity = Popularity.fit(catalogue, cases.events).counts
+    fit: Callable[[Any], Recommender], cases: HeldOut, start: Any, grid: Mapping[str, tuple[Any, ...]]
+) -> tuple[Any, dict[Any, float]]:
+    """Coordinate descent over the grid; of equal settings the first one tried stays."""
+    tried: dict[Any, float] = {}
 
-    def value(settings: Settings) -> float:
+    def value(settings: Any) -> float:
         if settings not in tried:
-            key = (settings.user_damping, settings.distance)
-            if key not in together:
-                together[key] = co_occurrence(catalogue, cases.events, *key)
-            model = ItemKNN.of(catalogue, together[key], popularity, settings)
-            scores = model.scores(cases.requests, cases.candidates).numpy()
-            tried[settings] = float(metric_values(METRIC, target_ranks(scores, cases.target_index)).mean())
+            tried[settings] = cases.value(fit(settings))
         return tried[settings]
 
     best = start
     for _ in range(SWEEPS):
-        for name in names:
-            best = max([best, *(replace(best, **{name: choice}) for choice in GRID[name])], key=value)
+        for name, choices in grid.items():
+            best = max([best, *(replace(best, **{name: choice}) for choice in choices)], key=value)
     return best, tried
-
-
-def _cases(catalogue: Items, events: pa.Table, clock: bool, seed: int) -> TuningCases:
-    order = [(c.USER, "ascending"), (c.POSITION, "ascending")]
-    events = events.sort_by(order)
-    users, items = events[c.USER].to_numpy(), events[c.ITEM].to_numpy()
-    if clock:
-        times = events[c.TIMESTAMP].to_numpy().astype("datetime64[us]").astype(np.int64)
-        held_out = times >= np.sort(times)[int(len(times) * (1 - HELD_OUT))]
-    else:
-        distinct, rows = np.unique(users, return_inverse=True)
-        held_out = np.array([_key("tuning", user) < HELD_OUT * 2**64 for user in distinct])[rows]
-    examples = []
-    most_seen = len(catalogue.ids) - CANDIDATES + 1
-    starts = np.flatnonzero(np.diff(users, prepend=users[:1] - 1))
-    for start, end in zip(starts, [*starts[1:], len(users)], strict=True):
-        if held_out[start:end].any() and end - start <= most_seen:
-            make = _of_newest if clock else _of_set
-            examples += make(int(users[start]), items[start:end].tolist(), held_out[start:end])
-    examples.sort(key=lambda example: hashed_order(seed, example[0].user_id, example[1]))
-    examples = examples[:CASES]
-    lists, places = _lists(catalogue, users, items, examples, seed)
-    return TuningCases(events.filter(pa.array(~held_out)), [request for request, _ in examples], lists, places)
-
-
-def _of_newest(user: int, items: list[int], held_out: NDArray[np.bool_]) -> list[tuple[Request, int]]:
-    """(request, target) of a user's held-out likes: history is what came before."""
-    places = [place for place in np.flatnonzero(held_out).tolist() if place >= MIN_HISTORY]
-    places.sort(key=lambda place: hashed_order("tuning", user, items[place]))
-    return [
-        (Request(user, tuple(items[max(0, place - MAX_HISTORY) : place])), items[place])
-        for place in places[:CASES_PER_USER]
-    ]
-
-
-def _of_set(user: int, items: list[int], _: NDArray[np.bool_]) -> list[tuple[Request, int]]:
-    """(request, target) of a held-out user: at most half of the items are targets, the rest are every one's history."""
-    shuffled = sorted(items, key=lambda item: hashed_order("tuning", user, item))
-    targets = max(0, min(CASES_PER_USER, len(items) // 2, len(items) - MIN_HISTORY))
-    history = tuple(shuffled[targets:][:MAX_HISTORY])
-    return [(Request(user, history), target) for target in shuffled[:targets]]
-
-
-def _lists(
-    catalogue: Items,
-    users: NDArray[np.int64],
-    items: NDArray[np.int64],
-    examples: list[tuple[Request, int]],
-    seed: int,
-) -> tuple[list[list[int]], NDArray[np.int64]]:
-    """Uniform candidate lists of the examples, none of whose wrong items is in the user's train log."""
-    if not examples:
-        return [], np.zeros(0, dtype=np.int64)
-    asked = [request.user_id or 0 for request, _ in examples]
-    distinct = np.unique(asked)
-    of_asked = np.isin(users, distinct)
-    rows = np.searchsorted(distinct, users[of_asked])
-    size = len(catalogue.ids)
-    drawn = draw_candidates(
-        keys=np.array([_key(seed, request.user_id, target) for request, target in examples], dtype=np.uint64),
-        targets=columns_of(catalogue, [target for _, target in examples]),
-        rows=np.searchsorted(distinct, asked),
-        seen=np.sort(rows * size + columns_of(catalogue, items[of_asked])),
-        weights=np.ones(size),
-        size=CANDIDATES,
-    )
-    return np.array(catalogue.ids)[drawn.candidates].tolist(), drawn.target_index
-
-
-def _key(*parts: Any) -> int:
-    """A 64-bit number that depends on its parts only."""
-    return int(hashed_order(*parts)[:16], 16)

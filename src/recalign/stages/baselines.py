@@ -1,39 +1,43 @@
-"""baselines: fit the ID recommenders on train events, tune item-kNN there, and show both on validation."""
+"""baselines: fit one ID recommender on train events, tuned there, and show it on validation."""
 
 import logging
 from pathlib import Path
+from typing import get_args
 
 import pyarrow.compute as pc
 
 from recalign import artifacts
 from recalign import columns as c
 from recalign.data.records import Items, read_cases
+from recalign.errors import RecalignError
 from recalign.evaluation.ranking import LABELS, metric_values, target_ranks
 from recalign.layout import BASELINES, PREPARED
-from recalign.params import Params
-from recalign.recommenders.popularity import Popularity
+from recalign.params import Params, RecommenderName
+from recalign.recommenders.fitting import fit
 from recalign.recommenders.seam import Recommender, Request
-from recalign.recommenders.tuning import tuned_item_knn
 
 log = logging.getLogger(__name__)
 MANIFEST = "uniform"
 SHOWN = ("hr_at_1", "ndcg_at_10")
 
 
-def baselines(params: Params, prepared: Path = PREPARED, out: Path = BASELINES) -> None:
-    """Fit popularity and item-kNN on the train events of `prepared`; write them and tuning.json into `out`."""
+def baselines(params: Params, system: RecommenderName, prepared: Path = PREPARED, out: Path = BASELINES) -> None:
+    """Fit a recommender on the train events of `prepared`; write it and its tuning.json into `out`/<system>.
+
+    Raises RecalignError for a system that is none, or that cannot be fitted on this source.
+    """
+    if system not in get_args(RecommenderName):
+        allowed = ", ".join(get_args(RecommenderName))
+        raise RecalignError(f"system is {system}; one of {allowed} is allowed")
     catalogue = Items.read(prepared)
     clock = artifacts.read_json(prepared / "summary.json")["clock"]
     events = artifacts.read_parquet(prepared / "events.parquet")
     train = events.filter(pc.equal(events[c.SPLIT], c.TRAIN))
-    popularity = Popularity.fit(catalogue, train)
-    item_knn, tuning = tuned_item_knn(catalogue, train, clock, params.seed)
-    with artifacts.folder(out) as folder:
-        popularity.save(folder / popularity.name)
-        item_knn.save(folder / item_knn.name)
+    recommender, tuning = fit(system, catalogue, train, clock, params.seed)
+    with artifacts.folder(out / system) as folder:
+        recommender.save(folder)
         artifacts.write_json(folder / "tuning.json", tuning)
-    for recommender in (popularity, item_knn):
-        log.info("%s on validation (%s candidates): %s", recommender.name, MANIFEST, _figures(recommender, prepared))
+    log.info("%s on validation (%s candidates): %s", system, MANIFEST, _figures(recommender, prepared))
 
 
 def _figures(recommender: Recommender, prepared: Path) -> str:

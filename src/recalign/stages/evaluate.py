@@ -34,7 +34,14 @@ log = logging.getLogger(__name__)
 UNIFORM, POPULARITY = "uniform", "popularity"
 EXAMPLES = 3  # users shown in the report
 SHOWN = 5  # of their ranked titles
-RANKED_BY = {"popularity": "train events", "item_knn": "co-occurrence", "oracle": "true probability"}
+RANKED_BY = {
+    "popularity": "train events",
+    "recent_popularity": "train events, newest first",
+    "item_knn": "co-occurrence",
+    "ease": "linear item weights",
+    "markov": "transitions",
+    "oracle": "true probability",
+}
 
 
 @dataclass(frozen=True)
@@ -119,14 +126,11 @@ def _trials(params: Params, prepared: Path, profiles: Path) -> Trials:
 
 
 def _id_recommenders(params: Params, catalogue: Items, baselines: Path, interactions: Path) -> list[Ranker]:
-    from recalign.recommenders.item_knn import ItemKNN
+    from recalign.recommenders.fitted import load_fitted
     from recalign.recommenders.oracle import Oracle
-    from recalign.recommenders.popularity import Popularity
 
-    found: list[Ranker] = [
-        Popularity.load(baselines / "popularity", catalogue),
-        ItemKNN.load(baselines / "item_knn", catalogue),
-    ]
+    systems = params.recommenders.systems
+    found: list[Ranker] = [load_fitted(name, baselines / name, catalogue) for name in systems]
     if params.source == "simulated":
         found.append(Oracle.read(interactions, catalogue))
     return found

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from recalign.evaluation.ranking import LABELS, METRICS, Floats, target_places, 
 from recalign.evaluation.significance import metric_interval
 from recalign.evaluation.system_ranks import SystemRanks, in_case_order
 from recalign.evaluation.table import plain
-from recalign.params import Params
+from recalign.params import Params, RecommenderName
 from recalign.recommenders.case_file import CASE, FileCase, read_catalogue, read_file_cases
 from recalign.recommenders.seam import Request
 from recalign.recommenders.trial import Ranker
@@ -31,7 +31,7 @@ def rank(
     out: Path,
     *,
     adapter: str | None = None,
-    recommender: Literal["popularity", "item_knn"] | None = None,
+    recommender: RecommenderName | None = None,
     train: Path | None = None,
 ) -> None:
     """Rank the lists of `cases` (JSON lines) over the catalogue `items` (CSV) and write a line a case to `out`.
@@ -57,13 +57,16 @@ def _system(
     params: Params,
     catalogue: Items,
     adapter: str | None,
-    recommender: Literal["popularity", "item_knn"] | None,
+    recommender: RecommenderName | None,
     train: Path | None,
 ) -> tuple[Ranker, str]:
     """The system that the options name, and what ranks it in words."""
     if recommender is not None:
         from recalign.recommenders.train_log import fit_on_log
 
+        if recommender not in get_args(RecommenderName):
+            allowed = ", ".join(get_args(RecommenderName))
+            raise RecalignError(f"--recommender is {recommender}; one of {allowed} is allowed")
         if train is None:
             raise RecalignError(f"--recommender {recommender} needs --train: an interactions CSV (user_id,item_id)")
         return fit_on_log(recommender, catalogue, train, params.seed), f"fitted on {train}"

@@ -1,0 +1,101 @@
+"""EASE: every item's likes predicted linearly from the likes of all the others, in closed form.
+
+B = I − P · diag(P)⁻¹ with P = (XᵀX + λI)⁻¹ minimises ‖X − XB‖² + λ‖B‖² under diag(B) = 0 (Steck, "Embarrassingly
+Shallow Autoencoders for Sparse Data", WWW 2019, equation 8). The score of item j for a history is the sum of B[i, j]
+over its items, divided by popularity[j]^damping; the division is ours, 0 leaves the paper's score.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from scipy import linalg, sparse
+
+from recalign import columns as c
+from recalign.data.records import Items
+from recalign.errors import RecalignError
+from recalign.recommenders.popularity import Popularity
+from recalign.recommenders.seam import Request
+from recalign.recommenders.store import bags, columns_of, load_state, pick, save_state
+
+MOST_ITEMS = 20_000  # a dense matrix of items × items: 3.2 GB in float64, and its inverse takes minutes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """ridge λ, in events; damping by popularity as an exponent."""
+
+    ridge: float = 300.0
+    damping: float = 0.0
+
+
+class EASE:
+    """Scores by a linear model of the history as a set; its order and repetitions are not looked at."""
+
+    name = "ease"
+
+    def __init__(self, catalogue: Items, weights: NDArray[np.float32], settings: Settings) -> None:
+        """weights [items, items]: what the row's item, in a history, adds to the column's; zero diagonal."""
+        self.catalogue = catalogue
+        self.weights = weights
+        self.settings = settings
+
+    @classmethod
+    def fit(cls, catalogue: Items, events: pa.Table, settings: Settings) -> "EASE":
+        """Fit on train events (columns user_id, item_id); raises RecalignError above MOST_ITEMS items."""
+        return fitter(catalogue, events)(settings)
+
+    def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
+        """[B, C] scores of the candidates, or [B, items] of the whole catalogue; float64, zeros for an empty history.
+
+        Raises RecalignError for an item, in a history or a list, that the catalogue does not hold.
+        """
+        histories = bags(self.catalogue, [tuple(set(request.history)) for request in requests])
+        return pick(np.asarray(histories @ self.weights, dtype=np.float64), self.catalogue, candidates)
+
+    def save(self, path: Path) -> None:
+        """Write weights and settings into the folder `path`."""
+        save_state(path, self.name, self.catalogue, {"weights": self.weights}, asdict(self.settings))
+
+    @classmethod
+    def load(cls, path: Path, catalogue: Items) -> "EASE":
+        """Read what `save` wrote. Raises RecalignError for a model of another catalogue."""
+        arrays, settings = load_state(path, cls.name, catalogue)
+        return cls(catalogue, arrays["weights"], Settings(**settings))
+
+
+def fitter(catalogue: Items, events: pa.Table) -> Callable[[Settings], EASE]:
+    """Fits any settings on train events; each ridge is inverted once. Raises RecalignError above MOST_ITEMS items."""
+    size = len(catalogue.ids)
+    if size > MOST_ITEMS:
+        raise RecalignError(
+            f"ease inverts a matrix of items × items, and the catalogue has {size} (at most {MOST_ITEMS}); "
+            "take it out of recommenders.systems"
+        )
+    distinct, users = np.unique(events[c.USER].to_numpy(), return_inverse=True)
+    items = columns_of(catalogue, events[c.ITEM].to_numpy())
+    likes = sparse.csr_array((np.ones(len(items)), (users, items)), shape=(len(distinct), size))
+    likes.data[:] = 1.0  # a repetition is one like
+    together = (likes.T @ likes).toarray()
+    popularity = np.maximum(Popularity.fit(catalogue, events).counts, 1).astype(np.float64)
+    undamped = cache(lambda ridge: item_weights(together, ridge))
+
+    def fit(settings: Settings) -> EASE:
+        damped = undamped(settings.ridge) * popularity**-settings.damping
+        return EASE(catalogue, damped.astype(np.float32), settings)
+
+    return fit
+
+
+def item_weights(together: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+    """B [items, items] of the module's docstring from XᵀX [items, items]; the ridge is above 0."""
+    factor = linalg.cho_factor(together + ridge * np.eye(len(together)), lower=True, overwrite_a=True)
+    inverse = linalg.cho_solve(factor, np.eye(len(together)), overwrite_b=True)
+    weights: NDArray[np.float64] = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0.0)
+    return weights

@@ -1,0 +1,30 @@
+"""Any fitted ID recommender by its name, read back from its folder."""
+
+from pathlib import Path
+
+from recalign.data.records import Items
+from recalign.params import RecommenderName
+from recalign.recommenders.ease import EASE
+from recalign.recommenders.item_knn import ItemKNN
+from recalign.recommenders.markov import Markov
+from recalign.recommenders.popularity import Popularity
+from recalign.recommenders.recent_popularity import RecentPopularity
+from recalign.recommenders.seam import Recommender
+
+
+def load_fitted(name: RecommenderName, path: Path, catalogue: Items) -> Recommender:
+    """Read what the recommender's `save` wrote into the folder `path`.
+
+    Raises RecalignError when the folder holds another recommender, or one fitted on another catalogue.
+    """
+    match name:
+        case "popularity":
+            return Popularity.load(path, catalogue)
+        case "recent_popularity":
+            return RecentPopularity.load(path, catalogue)
+        case "item_knn":
+            return ItemKNN.load(path, catalogue)
+        case "ease":
+            return EASE.load(path, catalogue)
+        case "markov":
+            return Markov.load(path, catalogue)

@@ -1,0 +1,114 @@
+"""Cases that settings are chosen on, from train alone: its newest tenth with a clock, a tenth of its users without.
+
+Cases are made as preparation makes them: history → target among uniform wrong items, at most ten a user.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from recalign import columns as c
+from recalign.data.candidates import draw_candidates
+from recalign.data.records import Items, hashed_order
+from recalign.evaluation.ranking import metric_values, target_ranks
+from recalign.recommenders.seam import Recommender, Request
+from recalign.recommenders.store import columns_of
+
+HELD_OUT = 0.1       # share of train that tunes
+CASES_PER_USER = 10
+CASES = 2000         # more than enough to tell settings apart
+CANDIDATES = 20
+MIN_HISTORY = 3
+MAX_HISTORY = 50
+METRIC = "ndcg_at_10"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What settings are compared on: events to fit on, requests with candidates [B, C] and the target's place [B]."""
+
+    events: pa.Table
+    requests: list[Request]
+    candidates: list[list[int]]
+    target_index: NDArray[np.int64]
+
+    def value(self, recommender: Recommender) -> float:
+        """Mean METRIC of a recommender that was fitted on `events`."""
+        scores = recommender.scores(self.requests, self.candidates).numpy()
+        return float(metric_values(METRIC, target_ranks(scores, self.target_index)).mean())
+
+
+def held_out(catalogue: Items, events: pa.Table, clock: bool, seed: int) -> HeldOut:
+    """Split a train log (user_id, item_id, timestamp, position); no request where it is too small to be split."""
+    order = [(c.USER, "ascending"), (c.POSITION, "ascending")]
+    events = events.sort_by(order)
+    users, items = events[c.USER].to_numpy(), events[c.ITEM].to_numpy()
+    if clock:
+        times = events[c.TIMESTAMP].to_numpy().astype("datetime64[us]").astype(np.int64)
+        held = times >= np.sort(times)[int(len(times) * (1 - HELD_OUT))]
+    else:
+        distinct, rows = np.unique(users, return_inverse=True)
+        held = np.array([_key("tuning", user) < HELD_OUT * 2**64 for user in distinct])[rows]
+    examples = []
+    most_seen = len(catalogue.ids) - CANDIDATES + 1
+    starts = np.flatnonzero(np.diff(users, prepend=users[:1] - 1))
+    for start, end in zip(starts, [*starts[1:], len(users)], strict=True):
+        if held[start:end].any() and end - start <= most_seen:
+            make = _of_newest if clock else _of_set
+            examples += make(int(users[start]), items[start:end].tolist(), held[start:end])
+    examples.sort(key=lambda example: hashed_order(seed, example[0].user_id, example[1]))
+    examples = examples[:CASES]
+    lists, places = _lists(catalogue, users, items, examples, seed)
+    return HeldOut(events.filter(pa.array(~held)), [request for request, _ in examples], lists, places)
+
+
+def _of_newest(user: int, items: list[int], held: NDArray[np.bool_]) -> list[tuple[Request, int]]:
+    """(request, target) of a user's held-out likes: history is what came before."""
+    places = [place for place in np.flatnonzero(held).tolist() if place >= MIN_HISTORY]
+    places.sort(key=lambda place: hashed_order("tuning", user, items[place]))
+    return [
+        (Request(user, tuple(items[max(0, place - MAX_HISTORY) : place])), items[place])
+        for place in places[:CASES_PER_USER]
+    ]
+
+
+def _of_set(user: int, items: list[int], _: NDArray[np.bool_]) -> list[tuple[Request, int]]:
+    """(request, target) of a held-out user: at most half of the items are targets, the rest are every one's history."""
+    shuffled = sorted(items, key=lambda item: hashed_order("tuning", user, item))
+    targets = max(0, min(CASES_PER_USER, len(items) // 2, len(items) - MIN_HISTORY))
+    history = tuple(shuffled[targets:][:MAX_HISTORY])
+    return [(Request(user, history), target) for target in shuffled[:targets]]
+
+
+def _lists(
+    catalogue: Items,
+    users: NDArray[np.int64],
+    items: NDArray[np.int64],
+    examples: list[tuple[Request, int]],
+    seed: int,
+) -> tuple[list[list[int]], NDArray[np.int64]]:
+    """Uniform candidate lists of the examples, none of whose wrong items is in the user's train log."""
+    if not examples:
+        return [], np.zeros(0, dtype=np.int64)
+    asked = [request.user_id or 0 for request, _ in examples]
+    distinct = np.unique(asked)
+    of_asked = np.isin(users, distinct)
+    rows = np.searchsorted(distinct, users[of_asked])
+    size = len(catalogue.ids)
+    drawn = draw_candidates(
+        keys=np.array([_key(seed, request.user_id, target) for request, target in examples], dtype=np.uint64),
+        targets=columns_of(catalogue, [target for _, target in examples]),
+        rows=np.searchsorted(distinct, asked),
+        seen=np.sort(rows * size + columns_of(catalogue, items[of_asked])),
+        weights=np.ones(size),
+        size=CANDIDATES,
+    )
+    return np.array(catalogue.ids)[drawn.candidates].tolist(), drawn.target_index
+
+
+def _key(*parts: Any) -> int:
+    """A 64-bit number that depends on its parts only."""
+    return int(hashed_order(*parts)[:16], 16)
