@@ -61,7 +61,7 @@ def report(
     write_json(out / "metrics.json", metrics_of(cards, about))
     _write_plots(out / "plots", cards[0], curves, drawings)
     write_text(out / "report.html", report_page(evidence))
-    print_stages({"align": params.align.objectives})
+    print_stages({"baselines": params.recommenders.systems, "align": params.align.objectives})
     _print(cards[0], about, out / "report.html", commands)
 
 
