@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_registry(commands)
     _add_recommend(commands)
     _add_rank(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -138,4 +139,16 @@ def _add_rank(commands: Commands) -> None:
         run=lambda a: _call("rank")(
             _params(), a.cases, a.items, a.out, adapter=a.adapter, recommender=a.recommender, train=a.train
         )
+    )
+
+
+def _add_doctor(commands: Commands) -> None:
+    doctor = commands.add_parser("doctor", help="what is wrong with machine, project or your own table, and the mend")
+    what = doctor.add_mutually_exclusive_group()
+    what.add_argument("file", type=Path, nargs="?", help="your log (CSV or Parquet): what it lacks, and its params")
+    what.add_argument("--speed", action="store_true", help="measure tokens/s in fp32, bf16 and NF4 instead")
+    doctor.add_argument("--items", type=Path, help="the log's table of items, where titles have a file of their own")
+    doctor.add_argument("--json", type=Path, dest="json_file", metavar="FILE", help="write what was found as JSON, too")
+    doctor.set_defaults(
+        run=lambda a: _call("doctor")(a.file, items=a.items, speed=a.speed, json_file=a.json_file)
     )

@@ -20,7 +20,7 @@ def choose_device() -> torch.device:
 
 def choose_dtype(params: BaseParams, device: torch.device) -> torch.dtype:
     """bf16 or fp32 as base.compute says; auto takes bf16 where the hardware multiplies it."""
-    has, why = _bf16_hardware(device)
+    has, why = bf16_hardware(device)
     if params.compute == "auto":
         log.info("%s because %s", "bf16" if has else "fp32", why)
         return torch.bfloat16 if has else torch.float32
@@ -29,7 +29,8 @@ def choose_dtype(params: BaseParams, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if params.compute == "bf16" else torch.float32
 
 
-def _bf16_hardware(device: torch.device) -> tuple[bool, str]:
+def bf16_hardware(device: torch.device) -> tuple[bool, str]:
+    """Whether the device multiplies bf16 itself, and the reason in words."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         has = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -49,7 +50,7 @@ def quantisation_config(params: BaseParams, device: torch.device, dtype: torch.d
     """
     if params.quantisation == "none":
         return None
-    reason = _why_not(device)
+    reason = why_not_quantised(device)
     if reason is not None:
         log.warning("base.quantisation %s cannot run here (%s): plain weights, LoRA", params.quantisation, reason)
         return None
@@ -62,7 +63,8 @@ def quantisation_config(params: BaseParams, device: torch.device, dtype: torch.d
     )
 
 
-def _why_not(device: torch.device) -> str | None:
+def why_not_quantised(device: torch.device) -> str | None:
+    """Why bitsandbytes cannot run on the device, found by trying; None where it can."""
     try:
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 

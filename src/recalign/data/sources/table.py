@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 TERMS = "Your own data; recalign does not know its terms."
+PARQUET = (".parquet", ".pq")
 MILLISECONDS = 1e11  # a typical time above this is counted in milliseconds (in seconds it would be the year 5138)
 
 
@@ -56,21 +57,34 @@ def _load(
     path = raw / name
     if not path.is_file():
         raise RecalignError(f"{path} is missing; put your file there, or name another in {key} (CSV or Parquet)")
-    if path.suffix.lower() in (".parquet", ".pq"):
+    if path.suffix.lower() in PARQUET:
         return {path.name: _load_parquet(connection, table, path, needed)}
     header, delimiter = files.read_header(path)
     files.require_columns(path, header, needed)
     return {path.name: files.read_text_table(connection, table, path, header, delimiter=delimiter, header=True)}
 
 
-def _load_parquet(connection: "DuckDBPyConnection", table: str, path: Path, needed: dict[str, str]) -> str:
-    import duckdb
+def load_columns(connection: "DuckDBPyConnection", table: str, path: Path) -> list[str]:
+    """Read all columns of a CSV or Parquet file as text into raw_<table>, whatever they are; returns their names.
 
-    try:
-        found = [row[0] for row in connection.execute("describe from read_parquet($p)", {"p": str(path)}).fetchall()]
-    except duckdb.Error as error:
-        raise RecalignError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]})") from None
-    files.require_columns(path, found, needed)
+    Raises RecalignError for a file that is neither, is empty or not UTF-8, or has a column without a name of its own.
+    """
+    if path.suffix.lower() in PARQUET:
+        names = _parquet_columns(connection, path)
+        _load_parquet(connection, table, path, dict.fromkeys(names, "its own name"))
+        return names
+    names, delimiter = files.read_header(path)
+    files.require_columns(path, names, {})
+    if "" in names:
+        raise RecalignError(
+            f"{path}: column {names.index('') + 1} has no name; name it in the first line, or leave it out"
+        )
+    files.read_text_table(connection, table, path, names, delimiter=delimiter, header=True)
+    return names
+
+
+def _load_parquet(connection: "DuckDBPyConnection", table: str, path: Path, needed: dict[str, str]) -> str:
+    files.require_columns(path, _parquet_columns(connection, path), needed)
     texts = ", ".join(f"{_as_text(column)} as {reading.quoted(column)}" for column in needed)
     connection.execute(
         f"""create or replace table raw_{table} as
@@ -80,6 +94,15 @@ def _load_parquet(connection: "DuckDBPyConnection", table: str, path: Path, need
     if not one(connection.execute(f"select count(*) from raw_{table}")):
         raise RecalignError(f"{path} holds no row; it needs at least one")
     return file_digest(path)
+
+
+def _parquet_columns(connection: "DuckDBPyConnection", path: Path) -> list[str]:
+    import duckdb
+
+    try:
+        return [row[0] for row in connection.execute("describe from read_parquet($p)", {"p": str(path)}).fetchall()]
+    except duckdb.Error as error:
+        raise RecalignError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]})") from None
 
 
 def _as_text(column: str) -> str:

@@ -1,0 +1,61 @@
+"""What the doctor found: a line a check, with the mend where something is wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from recalign.errors import RecalignError
+
+State = Literal["ok", "warn", "fail"]
+STYLES: dict[State, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+NARROW = 110  # columns of a log or a pipe, which have no width of their own
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was found, and the mend ("" where there is none to make).
+
+    state: ok; warn, it works, but not as one may think; fail, it will not work.
+    """
+
+    name: str
+    state: State
+    found: str
+    mend: str = ""
+
+
+def from_error(name: str, error: RecalignError) -> Finding:
+    """A failed check from an error's line, whose mend follows the semicolon."""
+    found, _, mend = str(error).partition("; ")
+    return Finding(name, "fail", found, mend)
+
+
+def worst(findings: Sequence[Finding]) -> State:
+    """The gravest state."""
+    states = {finding.state for finding in findings}
+    return "fail" if "fail" in states else "warn" if "warn" in states else "ok"
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print the checks as a table, and below it what to mend; to standard output, in colour where it is a terminal."""
+    import rich.box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if Console().is_terminal else NARROW, highlight=False)
+    table = Table(box=rich.box.SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    table.add_column("check", no_wrap=True)
+    table.add_column("found", ratio=1)
+    for finding in findings:
+        table.add_row(Text(finding.state, STYLES[finding.state]), finding.name, Text(finding.found))
+    console.print(table)
+    for state, heading in (("fail", "To mend:"), ("warn", "To know:")):
+        told = [finding for finding in findings if finding.state == state]
+        if told:
+            console.print(heading)
+        for finding in told:
+            console.print(Text(f"  {finding.name}: {finding.mend or finding.found}"), soft_wrap=True)
+    if worst(findings) == "ok":
+        console.print("Nothing is wrong.")

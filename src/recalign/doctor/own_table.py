@@ -1,0 +1,242 @@
+"""Your own log: what its columns are, what is missing, and the params block that reads it."""
+
+import io
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recalign.data.database import database
+from recalign.data.prepare import select_likes
+from recalign.data.sources.files import MALFORMED
+from recalign.data.sources.readers import read_source
+from recalign.data.sources.reading import literal
+from recalign.data.sources.table import load_columns
+from recalign.doctor.columns import ATTRIBUTES, THINGS, Column, by_name, describe
+from recalign.doctor.findings import Finding, from_error
+from recalign.errors import RecalignError
+from recalign.params import Params, TableParams
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+READABLE = 0.9  # share of a column's values that must read as its role wants, else another format is meant
+CODES = ("id", "code", "sku", "asin", "isbn")  # ends of the names of columns whose values are no titles
+FEW_USERS = 50  # fewer leave a handful of test users
+MOST_ATTRIBUTES = 4  # columns proposed to describe an item: each lengthens what is inferred from
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What an own log turned out to be: findings, and the table params that fit (None where a column is missing)."""
+
+    findings: list[Finding]
+    table: TableParams | None
+
+
+def examine(path: Path, items: Path | None, params: Params) -> Examined:
+    """Look at a log (CSV or Parquet) and, where there is one, its table of items.
+
+    Raises RecalignError for a file that is missing, empty, not UTF-8 or no table.
+    """
+    for file in filter(None, (path, items)):
+        if not file.is_file():
+            raise RecalignError(f"{file} is missing; give the path of a CSV or Parquet file")
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        with database(place / "look", params.prepare.memory_limit, params.threads) as connection:
+            connection.execute(MALFORMED)
+            columns = _columns(connection, "interactions", path)
+            described = _columns(connection, "items", items) if items else columns
+        findings = [Finding("file", "ok", _summary(path, columns))]
+        if items:
+            findings.append(Finding("items file", "ok", _summary(items, described)))
+        guessed, table = _guess(path, items, columns, described)
+        findings += guessed
+        if table is not None:
+            findings += _trial(path, items, params.model_copy(update={"source": "table", "table": table}), place)
+    return Examined(findings, table)
+
+
+def params_block(table: TableParams) -> str:
+    """The lines of params.yaml that read this table."""
+    from ruamel.yaml import YAML
+
+    values = table.model_dump(mode="json")
+    yaml, text = YAML(), io.StringIO()
+    yaml.default_flow_style = None
+    yaml.representer.add_representer(
+        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    yaml.dump({"source": "table", "table": values}, text)
+    return text.getvalue()
+
+
+def _columns(connection: "DuckDBPyConnection", table: str, path: Path) -> list[Column]:
+    names = load_columns(connection, table, path)
+    return describe(connection, f"raw_{table}", names)
+
+
+def _summary(path: Path, columns: Sequence[Column]) -> str:
+    return f"{path}: {len(columns)} columns ({', '.join(column.name for column in columns)})"
+
+
+def _guess(
+    path: Path, items: Path | None, columns: list[Column], described: list[Column]
+) -> tuple[list[Finding], TableParams | None]:
+    """A finding a role, and the params; None where user or item cannot be told."""
+    shared = [column for column in columns if column.name in {other.name for other in described}]
+    time, time_finding = _time(columns)
+    rating, rating_finding = _rating(columns)
+    taken = [column for column in (time, rating) if column]
+    user, user_finding = _id("user", columns, taken)
+    item, item_finding = _id("item", shared if items else columns, [*taken, *([user] if user else [])])
+    findings = [user_finding, item_finding]
+    if user is None or item is None:
+        return [*findings, time_finding, rating_finding], None
+    title, title_finding = _title(described, item, items, [user, *taken])
+    attributes = _attributes(described, [user, item, title, *taken], own_file=items is not None)
+    shown = ", ".join(attributes)
+    describing = Finding("attributes", "ok", f"{shown} describe an item" if shown else "no column describes an item")
+    table = TableParams(
+        interactions=path.name, items=items.name if items else None, user=user.name, item=item.name,
+        title=title.name, timestamp=time.name if time else None, rating=rating.name if rating else None,
+        attributes=tuple(attributes), noun=_noun(item),
+    )  # fmt: skip
+    return [*findings, title_finding, time_finding, rating_finding, describing], table
+
+
+def _id(role: str, columns: Sequence[Column], taken: Sequence[Column]) -> tuple[Column | None, Finding]:
+    free = [column for column in columns if column not in taken]
+    named = by_name(role, free)
+    if named:
+        return named, Finding(role, "ok", f"column '{named.name}', {named.distinct:,} values")
+    likely = [column for column in free if column.repeats and not column.times > READABLE]
+    if role == "user":
+        likely = likely if len(likely) > 1 else []  # one of them has to be the item
+    if likely:
+        chosen = likely[0]
+        found = f"column '{chosen.name}' ({chosen.distinct:,} values that come again), guessed from its values"
+        return chosen, Finding(
+            role, "warn", found, f"look whether '{chosen.name}' is the {role}, else set table.{role}"
+        )
+    names = ", ".join(column.name for column in columns) or "no column that both files have"
+    mend = f"a log needs a column that says which {role}: name it {role}_id, or set table.{role} (it has: {names})"
+    return None, Finding(role, "fail", f"no column looks like the {role}", mend)
+
+
+def _time(columns: Sequence[Column]) -> tuple[Column | None, Finding]:
+    named = by_name("timestamp", columns)
+    if named and named.times >= READABLE:
+        return named, Finding("timestamp", "ok", f"column '{named.name}'")
+    if named:
+        mend = f"write '{named.name}' as 2026-11-21T08:30:00 or in seconds since 1970; until then histories are sets"
+        found = f"column '{named.name}' is no time that can be read ({named.times:.0%} of its values)"
+        return None, Finding("timestamp", "warn", found, mend)
+    likely = next((column for column in columns if column.times >= READABLE and column.filled > READABLE), None)
+    if likely:
+        mend = f"look whether '{likely.name}' says when, else set table.timestamp"
+        return likely, Finding("timestamp", "warn", f"column '{likely.name}', guessed from its values", mend)
+    mend = "without a time a history is a set: no order is claimed, and users are split instead of times"
+    return None, Finding("timestamp", "warn", "no column holds times", mend)
+
+
+def _rating(columns: Sequence[Column]) -> tuple[Column | None, Finding]:
+    named = by_name("rating", columns)
+    if named is None:
+        return None, Finding("rating", "ok", "no column: implicit feedback, every row counts as a like")
+    if not named.numbers or named.low is None or named.high is None:
+        mend = f"write '{named.name}' as numbers; until then every row counts as a like"
+        return None, Finding("rating", "warn", f"column '{named.name}' is not all numbers", mend)
+    found = f"column '{named.name}', {named.low:g} to {named.high:g}"
+    if named.low == named.high:
+        return named, Finding("rating", "ok", f"{found}: every row counts as a like")
+    bound = named.low + 0.75 * (named.high - named.low)
+    mend = f"every rating counts as a like until you set prepare.min_rating, to {bound:g} for example"
+    return named, Finding("rating", "warn", found, mend)
+
+
+def _title(
+    described: Sequence[Column], item: Column, items: Path | None, taken: Sequence[Column]
+) -> tuple[Column, Finding]:
+    named = by_name("title", [column for column in described if column.name not in {other.name for other in taken}])
+    if named and named.name != item.name:
+        return named, Finding("title", "ok", f"column '{named.name}'")
+    if not item.numbers and not item.plain_name.endswith(CODES):
+        return item, Finding("title", "ok", f"column '{item.name}': the item's own name")
+    where = items.name if items else "the log"
+    mend = "prompts would show bare ids, of which no LLM knows anything: add titles" + (
+        "" if items else ", or give their table with --items FILE"
+    )
+    return item, Finding("title", "warn", f"no column of {where} holds titles", mend)
+
+
+def _attributes(described: Sequence[Column], taken: Sequence[Column], *, own_file: bool) -> list[str]:
+    """Columns that say what an item is: by their names, and in a table of items also by their values."""
+    used = {column.name for column in taken}
+    free = [column for column in described if column.name not in used and column.filled > 0]
+    named = [column.name for column in free if column.plain_name in ATTRIBUTES]
+    telling = [column.name for column in free if own_file and not column.numbers and column.repeats]
+    return list(dict.fromkeys(named + telling))[:MOST_ATTRIBUTES]
+
+
+def _noun(item: Column) -> str:
+    thing = next((thing for thing in THINGS if item.plain_name.startswith(thing)), "item")
+    return f"{thing}s"
+
+
+def _trial(path: Path, items: Path | None, params: Params, place: Path) -> list[Finding]:
+    """Read the log with these params, as ingest does, and look at what preparation would keep of it."""
+    raw, tables = place / "raw", place / "tables"
+    for folder in (raw, tables):
+        folder.mkdir()
+    for file in filter(None, (path, items)):
+        (raw / file.name).symlink_to(file.resolve())
+    findings: list[Finding] = []
+    try:
+        read_source(params, raw, tables, place / "spill")
+        with database(place / "count", params.prepare.memory_limit, params.threads) as connection:
+            findings += _rows(connection, tables, params)
+            select_likes(connection, tables / "interactions.parquet", params.prepare.min_rating, params.prepare.core)
+            return [*findings, _kept(_sizes(connection, "likes"), params)]
+    except RecalignError as error:
+        return [*findings, from_error("preparation", error)]
+
+
+def _rows(connection: "DuckDBPyConnection", tables: Path, params: Params) -> list[Finding]:
+    rows, users, items = _sizes(connection, f"read_parquet({literal(str(tables / 'interactions.parquet'))})")
+    bad, why = connection.execute(
+        """select count(*), first(rule || ', such as ' || coalesce(value, '') || ' in line ' || line order by line)
+            from read_parquet($p)""",
+        {"p": str(tables / "malformed.parquet")},
+    ).fetchone() or (0, None)
+    findings = []
+    found = f"{rows:,} rows of {users:,} users with {items:,} items"
+    if rows < params.validate_.min_rows:
+        mend = f"bring a longer log, or lower validate.min_rows from {params.validate_.min_rows}"
+        findings.append(Finding("rows", "fail", found, mend))
+    else:
+        findings.append(Finding("rows", "ok", found))
+    if bad:
+        grave = bad > params.validate_.max_rejected * (rows + bad)
+        mend = "mend them in the file" + (", or raise validate.max_rejected" if grave else "; they go to quarantine")
+        findings.append(Finding("bad rows", "fail" if grave else "warn", f"{bad:,} cannot be read: {why}", mend))
+    return findings
+
+
+def _sizes(connection: "DuckDBPyConnection", relation: str) -> tuple[int, int, int]:
+    query = f"select count(*), count(distinct user_id), count(distinct item_id) from {relation}"  # noqa: S608
+    rows, users, items = connection.execute(query).fetchone() or (0, 0, 0)
+    return rows, users, items
+
+
+def _kept(sizes: tuple[int, int, int], params: Params) -> Finding:
+    rows, users, items = sizes
+    found = f"the {params.prepare.core}-core keeps {rows:,} likes of {users:,} users with {items:,} items"
+    if items <= params.prepare.candidates:
+        mend = f"lists of prepare.candidates = {params.prepare.candidates} need more items: lower it, or prepare.core"
+        return Finding("preparation", "fail", found, mend)
+    if users < FEW_USERS:
+        return Finding("preparation", "warn", found, "so few users give wide intervals: expect no clear verdict")
+    return Finding("preparation", "ok", found)
