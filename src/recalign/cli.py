@@ -71,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def subcommands() -> dict[str, argparse.ArgumentParser]:
+    """Every subcommand's parser by its name, in the order of `recalign --help`."""
+    (action,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(action.choices)
+
+
 def _call(module: str) -> Callable[..., int | None]:
     """The function of a stage's module; imported here, so that `--help` imports none of the heavy libraries."""
     function: Callable[..., int | None] = getattr(importlib.import_module(f"recalign.stages.{module}"), module)
@@ -149,6 +155,4 @@ def _add_doctor(commands: Commands) -> None:
     what.add_argument("--speed", action="store_true", help="measure tokens/s in fp32, bf16 and NF4 instead")
     doctor.add_argument("--items", type=Path, help="the log's table of items, where titles have a file of their own")
     doctor.add_argument("--json", type=Path, dest="json_file", metavar="FILE", help="write what was found as JSON, too")
-    doctor.set_defaults(
-        run=lambda a: _call("doctor")(a.file, items=a.items, speed=a.speed, json_file=a.json_file)
-    )
+    doctor.set_defaults(run=lambda a: _call("doctor")(a.file, items=a.items, speed=a.speed, json_file=a.json_file))
