@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_recommend(commands)
     _add_rank(commands)
     _add_doctor(commands)
+    _add_audit(commands)
     return parser
 
 
@@ -156,3 +157,15 @@ def _add_doctor(commands: Commands) -> None:
     doctor.add_argument("--items", type=Path, help="the log's table of items, where titles have a file of their own")
     doctor.add_argument("--json", type=Path, dest="json_file", metavar="FILE", help="write what was found as JSON, too")
     doctor.set_defaults(run=lambda a: _call("doctor")(a.file, items=a.items, speed=a.speed, json_file=a.json_file))
+
+
+def _add_audit(commands: Commands) -> None:
+    codes = "exit code: 0 clean, 1 leak, 2 bad input"
+    audit = commands.add_parser("audit", help="look for leaks in anyone's candidate lists (JSONL)", epilog=codes)
+    audit.add_argument("--cases", type=Path, required=True, help="JSONL: history, candidates, target[, case, user_id]")
+    audit.add_argument("--fit", type=Path, help="JSONL of other cases (train, validation) that a system may learn from")
+    audit.add_argument("--interactions", type=Path, help="CSV that systems are fitted on: user_id,item_id[,timestamp]")
+    audit.add_argument("--items", type=Path, help="CSV: item_id,title; checks every id, and the titles' lengths")
+    audit.add_argument("--split", choices=("user", "time"), default="user", help="what splits part (default: user)")
+    audit.add_argument("--json", type=Path, help="JSON to write the findings to")
+    audit.set_defaults(run=lambda a: _call("audit")(a.cases, a.fit, a.interactions, a.items, a.split, a.json))

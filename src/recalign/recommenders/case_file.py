@@ -1,12 +1,15 @@
-"""Anyone's cases: candidate lists in JSON lines, and the catalogue that they are drawn from as CSV."""
+"""Anyone's cases: candidate lists in JSON lines, with the catalogue that they are drawn from and the log as CSV."""
 
 import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
 
 from recalign import columns as c
 from recalign.data.records import Items
@@ -18,13 +21,18 @@ FIELDS = "case, user_id, history, candidates, target"
 
 @dataclass(frozen=True)
 class FileCase:
-    """A line of a cases file; `case` is its own name for itself, history is oldest first or a set."""
+    """A line of a cases file; `case` is its own name for itself, history is oldest first or a set.
+
+    guessed: the file names no users. A line whose history holds the target of the line before then goes on with its
+    user, as published windows follow one another; every other line gets a user of its own.
+    """
 
     case: int | str
     user_id: int
     history: tuple[int, ...]
     candidates: tuple[int, ...]
     target: int
+    guessed: bool = False
 
 
 def read_catalogue(path: Path) -> Items:
@@ -54,19 +62,26 @@ def read_catalogue(path: Path) -> Items:
     return Items(ids, titles, {item: {} for item in ids}, dict.fromkeys(ids, 0))
 
 
-def read_file_cases(path: Path, catalogue: Items) -> list[FileCase]:
+def read_file_cases(
+    path: Path, catalogue: Items | None, *, option: str = "--cases", anonymous: bool = False
+) -> list[FileCase]:
     """Read JSON lines with case, user_id, history, candidates and target, in the order of the file; blank lines pass.
 
+    catalogue None: any id is taken. anonymous: case may be missing, and user_id, in all lines or none; published files
+    often lack them. option: what the command line calls the file.
     Raises RecalignError naming file and line for whatever could not be ranked: no JSON, a missing or mistyped field,
     an id that the catalogue lacks, a candidate twice, a target that is no candidate, lists of different length.
     """
     cases: list[FileCase] = []
     seen: set[int | str] = set()
-    for number, line in enumerate(_lines(path, "--cases"), start=1):
+    for number, line in enumerate(_lines(path, option), start=1):
         if not line.strip():
             continue
-        case = _parsed(path, number, line)
+        case = _parsed(path, number, line, cases[-1] if cases else None, anonymous=anonymous)
         _check(path, number, case, catalogue)
+        if cases and case.guessed != cases[0].guessed:
+            has, first = ("no", "one") if case.guessed else ("a", "none")
+            _refuse(path, number, f"{has} {c.USER}, but the first case has {first}; give it in every line or in none")
         if case.case in seen:
             _refuse(path, number, f"case {case.case!r} stands twice; give each line a name of its own")
         if cases and len(case.candidates) != len(cases[0].candidates):
@@ -79,6 +94,43 @@ def read_file_cases(path: Path, catalogue: Items) -> list[FileCase]:
     return cases
 
 
+def read_file_log(path: Path, option: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Users and items [N] of an interactions CSV, each user's in the order of time, or else in the order of the file.
+
+    The order of time is that of the column timestamp (numbers or ISO 8601), equal times in the order of the file.
+    Raises RecalignError for a missing file, column or number.
+    """
+    rows = csv.DictReader(_lines(path, option))
+    found = rows.fieldnames or []
+    for column in (c.USER, c.ITEM):
+        if column not in found:
+            raise RecalignError(f"{path} has no column '{column}' (it has {', '.join(found) or 'none'}); add it")
+    events: list[tuple[int, int]] = []
+    times: list[str] = []
+    for row in rows:
+        for column in (c.USER, c.ITEM):
+            if not _is_whole(row[column]):
+                _refuse(path, rows.line_num, f"{column} is {row[column]!r}; a whole number is needed")
+        events.append((int(row[c.USER]), int(row[c.ITEM])))
+        times.append(row.get(c.TIMESTAMP) or "")
+    if not events:
+        raise RecalignError(f"{path} holds no row; {option} needs a row an interaction")
+    listed = np.array(events, dtype=np.int64)
+    if c.TIMESTAMP in found:
+        listed = listed[np.argsort(_moments(path, times), kind="stable")]
+    return listed[:, 0], listed[:, 1]
+
+
+def _moments(path: Path, times: list[str]) -> NDArray[Any]:
+    """Something that sorts by time."""
+    for kind in (np.float64, "datetime64[us]"):
+        try:
+            return np.array(times).astype(kind)
+        except ValueError:
+            continue
+    raise RecalignError(f"{path}: column '{c.TIMESTAMP}' must hold numbers, or ISO 8601 without a zone, in every row")
+
+
 def _lines(path: Path, option: str) -> Iterator[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -89,20 +141,27 @@ def _lines(path: Path, option: str) -> Iterator[str]:
     return io.StringIO(text, newline="")  # ends lines at newlines only, not at the other separators of str.splitlines
 
 
-def _parsed(path: Path, number: int, line: str) -> FileCase:
+def _parsed(path: Path, number: int, line: str, before: FileCase | None, *, anonymous: bool) -> FileCase:
     try:
         fields = json.loads(line)
     except json.JSONDecodeError as error:
         _refuse(path, number, f"not JSON ({error.msg}); a JSON object a line is needed")
     if not isinstance(fields, dict):
         _refuse(path, number, f"a {type(fields).__name__}; a JSON object with {FIELDS} is needed")
-    return FileCase(
+    guessed = anonymous and c.USER not in fields
+    if anonymous:
+        fields = {CASE: f"line {number}", c.USER: 0, **fields}
+    case = FileCase(
         _field(path, number, fields, CASE, "a whole number or text"),
         _field(path, number, fields, c.USER, "a whole number"),
         tuple(_field(path, number, fields, c.HISTORY, "a list of item ids")),
         tuple(_field(path, number, fields, c.CANDIDATES, "a list of item ids")),
         _field(path, number, fields, c.TARGET, "a whole number"),
+        guessed,
     )
+    if guessed and before is not None:
+        return replace(case, user_id=before.user_id + (before.target not in case.history))
+    return case
 
 
 def _field(path: Path, number: int, fields: Mapping[str, Any], name: str, wanted: str) -> Any:
@@ -119,14 +178,18 @@ def _field(path: Path, number: int, fields: Mapping[str, Any], name: str, wanted
     return value
 
 
-def _check(path: Path, number: int, case: FileCase, catalogue: Items) -> None:
+def _check(path: Path, number: int, case: FileCase, catalogue: Items | None) -> None:
     for name, items in ((c.HISTORY, case.history), (c.CANDIDATES, case.candidates)):
+        if catalogue is None:
+            break
         unknown = next((item for item in items if item not in catalogue.titles), None)
         if unknown is not None:
             _refuse(path, number, f"{name} holds item {unknown}, which --items lacks; add it there")
     if len(set(case.candidates)) != len(case.candidates):
         twice = next(item for item in case.candidates if case.candidates.count(item) > 1)
         _refuse(path, number, f"{c.CANDIDATES} hold item {twice} twice; each may stand once")
+    if not case.candidates:
+        _refuse(path, number, f"{c.CANDIDATES} are empty; they must hold the target and others")
     if case.target not in case.candidates:
         _refuse(path, number, f"{c.TARGET} {case.target} is not among the candidates; add it to them")
 

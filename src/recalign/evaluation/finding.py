@@ -1,0 +1,207 @@
+"""What each probe of the audit measures, and from which figure on it calls a leak."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recalign.evaluation import shared
+from recalign.evaluation.agreement import EqualTargets, permutation_test
+from recalign.evaluation.blind import Lookup, event_counts, first_place_share, nearness_scores, target_counts
+from recalign.evaluation.case_set import CaseSet, Ids, Log
+from recalign.evaluation.ranking import Floats
+from recalign.evaluation.significance import Interval, bootstrap_interval
+
+# Constants, not parameters: the same file must get the same verdict from everybody.
+RESAMPLES, SEED = 2000, 20261121
+TESTS = 5       # with a p: lookup, place, and equal targets three times; the other probes are decided by an interval
+ALPHA = 0.05    # chance that those tests together call a clean file leaking
+GAIN = 0.01     # HR@1 above chance below which a lookup is of no use to anybody
+EXCESS = 1.25   # equal targets' overlap over chance: people who like the same item have seen much the same
+SORTED = 0.8    # share of a history that stands before its target, from which lists count as sorted
+FEW = 10        # users below which an order that all follow may be chance
+COPIES = 0.01   # share of cases of near-copied users: a household's second account is no leak
+MULTINOMIALS = 9999
+
+LEAK, WARNING, CLEAN, SKIPPED = "leak", "warning", "clean", "not applicable"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One probe: its figure with 95 % bounds, what chance gives, and what follows.
+
+    kind: the worst that the probe can find, leak or warning; verdict: leak, warning, clean or not applicable; p: times
+    the number of tests, None where the interval decides; note: why, in a few words.
+    """
+
+    probe: str
+    kind: str
+    measures: str
+    verdict: str
+    figure: Interval | None = None
+    chance: float | None = None
+    p: float | None = None
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The finding as JSON holds it."""
+        figure = None if self.figure is None else self.figure.as_dict()
+        chance = None if self.chance is None else round(self.chance, 6)
+        return vars(self) | {"figure": figure, "chance": chance}
+
+
+def interval(values: Floats, clusters: Ids) -> Interval:
+    """Mean of values [B] with its 95 % bounds, resampling clusters [B]."""
+    return bootstrap_interval(values, clusters.tolist(), RESAMPLES, SEED)
+
+
+def corrected(p: float) -> float:
+    """Bonferroni's correction for all tests of the audit."""
+    return min(1.0, p * TESTS)
+
+
+def lookup_finding(cases: CaseSet, lookup: Lookup) -> Finding:
+    """HR@1 of the lookup against the same lookup with its memories' lists exchanged among themselves."""
+
+    def reached(swap: Ids | None) -> Floats:
+        return first_place_share(lookup.scores(swap), cases.places)
+
+    test = permutation_test(reached, len(lookup.targets), SEED)
+    p = corrected(test.p)
+    leaks = p <= ALPHA and test.figure - test.chance >= GAIN
+    note = "the candidate lists give their targets away" if leaks else ""
+    return Finding(
+        "lookup", LEAK, "HR@1 of remembering other users' candidate lists and places", LEAK if leaks else CLEAN,
+        interval(reached(None), cases.users), test.chance, p, note,
+    )  # fmt: skip
+
+
+def place_finding(cases: CaseSet, scores: Floats) -> Finding:
+    """χ² test of the target's column (Pearson 1900), its p by simulation (few cases do); HR@1 of the best one."""
+    width, count = cases.width, len(cases)
+    observed = np.bincount(cases.places, minlength=width)
+    reached = int((_uniform_squares(count, width) >= (observed**2).sum()).sum())
+    p = corrected((reached + 1) / (MULTINOMIALS + 1))
+    usual = int(observed.argmax())
+    note = f"{observed[usual]} of {count} targets stand at place {usual + 1} of {width}" if p <= ALPHA else ""
+    return Finding(
+        "place", LEAK, "HR@1 of the places where targets stand most often; χ² test of places",
+        LEAK if p <= ALPHA else CLEAN,
+        interval(first_place_share(scores, cases.places), cases.users), 1 / width, p, note,
+    )  # fmt: skip
+
+
+@functools.cache
+def _uniform_squares(count: int, width: int) -> Ids:
+    """Σ n² of drawn uniform places: with equal expectations χ² grows with it."""
+    drawn = np.random.default_rng(SEED).multinomial(count, np.full(width, 1.0 / width), size=MULTINOMIALS)
+    squares: Ids = (drawn**2).sum(axis=1)
+    return squares
+
+
+def equal_target_findings(cases: CaseSet) -> list[Finding]:
+    """Cases with equal targets: equal sets, equal places, common negatives; against lists exchanged among the cases."""
+    equal = EqualTargets.of(cases)
+    rows = (
+        ("equal sets", "cases with equal targets: same candidate set", equal.same_set, 1.0),
+        ("equal places", "cases with equal targets: target at the same place", equal.same_place, 1.0),
+        ("overlap", "cases with equal targets: share of common wrong candidates", equal.common_negatives, EXCESS),
+    )
+    if not len(equal):
+        note = "no target stands in two users' cases"
+        return [Finding(probe, LEAK, measures, SKIPPED, note=note) for probe, measures, _, _ in rows]
+    found = []
+    for probe, measures, agreement, least in rows:
+        test = permutation_test(agreement, len(equal), SEED)
+        p = corrected(test.p)
+        leaks = p <= ALPHA and test.figure > least * test.chance
+        note = "lists are drawn from a stream that the target seeds" if leaks else ""
+        figure = interval(agreement(None), equal.groups)
+        found.append(Finding(probe, LEAK, measures, LEAK if leaks else CLEAN, figure, test.chance, p, note))
+    return found
+
+
+def order_finding(cases: CaseSet, follows: Floats, scores: Floats, learned_from: str) -> Finding:
+    """Share of the history before the target, in an order learned elsewhere; sorted lists leave nothing to predict."""
+    measures = f"share of a history that stands before its target in an item order learned from {learned_from}"
+    known = ~np.isnan(follows)
+    if len(np.unique(cases.users[known])) < FEW:
+        return Finding("order", LEAK, measures, SKIPPED, note=f"fewer than {FEW} users' lists share items with others")
+    figure = interval(follows[known], cases.users[known])
+    hits = first_place_share(scores, cases.places).mean()
+    note = f"taking the next item in that order reaches HR@1 {hits:.2f}"
+    if figure.low >= SORTED:
+        return Finding("order", LEAK, measures, LEAK, figure, 0.5, note=f"lists are sorted: {note}")
+    above = figure.low > 0.5
+    return Finding("order", LEAK, measures, WARNING if above else CLEAN, figure, 0.5, note=note if above else "")
+
+
+def seen_finding(cases: CaseSet, scores: Floats) -> Finding:
+    """HR@1 of choosing the candidate that the history holds."""
+    figure = interval(first_place_share(scores, cases.places), cases.users)
+    chance = 1 / cases.width
+    leaks = figure.low > chance + GAIN
+    note = "histories hold their own target" if leaks else ""
+    verdict = LEAK if leaks else CLEAN
+    return Finding("seen", LEAK, "HR@1 of a candidate that stands in the history", verdict, figure, chance, note=note)
+
+
+def shared_findings(cases: CaseSet, fit: CaseSet | None, log: Log | None, by_user: bool) -> list[Finding]:
+    """Answers, examples, users and near-copies of users that the cases share with what systems are fitted on."""
+    with_users = cases.has_users and (fit is None or fit.has_users)
+    others = " and ".join(part.name for part in (fit, log) if part is not None)
+    found = []
+    if with_users and others:
+        answers = interval(shared.known_answers(cases, fit, log), cases.users)
+        users = interval(shared.shared_users(cases, fit, log), cases.users)
+        found.append(_count("answers", f"cases whose user has the target in {others}", answers, LEAK, 0.0))
+        kind = LEAK if by_user else WARNING
+        note = "" if by_user else "as it must be where splits are by time"
+        found.append(_count("users", f"cases whose user stands in {others}", users, kind, 0.0, note))
+    if fit is not None or cases.has_users:
+        where = fit.name if fit is not None else "another user's case"
+        examples = interval(shared.repeated_examples(cases, fit), cases.users)
+        copies = interval(shared.near_copies(cases, fit), cases.users)
+        measures = f"cases whose history (from {shared.LONG} items) and target stand in {where}"
+        found.append(_count("examples", measures, examples, LEAK, 0.0))
+        measures = f"cases whose user's items are nearly those of another user{f' in {fit.name}' if fit else ''}"
+        found.append(_count("copies", measures, copies, LEAK, COPIES))
+    return found
+
+
+def _count(probe: str, measures: str, figure: Interval, kind: str, bearable: float, note: str = "") -> Finding:
+    verdict = CLEAN if figure.value == 0 else kind if figure.value > bearable else WARNING
+    return Finding(probe, kind, measures, verdict, figure, 0.0, note=note if verdict != CLEAN else "")
+
+
+def popularity_finding(cases: CaseSet, fit: CaseSet | None, log: Log | None) -> Finding:
+    """HR@1 of the most popular candidate: above chance wherever candidates are drawn uniformly."""
+    counts = target_counts(cases, fit) if log is None else event_counts(cases, log.items)
+    source = log.name if log is not None else fit.name if fit is not None else "other users' cases"
+    figure = interval(first_place_share(counts, cases.places), cases.users)
+    return _warning("popularity", f"HR@1 of the candidate most popular in {source}", figure, 1 / cases.width)
+
+
+def ids_finding(cases: CaseSet) -> Finding:
+    """HR@1 of the candidate whose id is nearest to one of the history: ids numbered along the log keep its company."""
+    figure = interval(first_place_share(nearness_scores(cases), cases.places), cases.users)
+    chance = 1 / cases.width
+    return _warning("ids", "HR@1 of the candidate whose id is nearest to the history's ids", figure, chance)
+
+
+def titles_finding(cases: CaseSet, titles: Mapping[int, str] | None) -> Finding:
+    """Share of the wrong candidates whose title is shorter than the target's, equals by half."""
+    measures = "share of wrong candidates with a shorter title than the target's"
+    if titles is None:
+        return Finding("title length", WARNING, measures, SKIPPED, note="give --items for the titles")
+    lengths = np.array([[len(titles[item]) for item in row] for row in cases.candidates.tolist()], dtype=np.float64)
+    own = lengths[np.arange(len(cases)), cases.places][:, None]
+    shorter = ((lengths < own).sum(axis=1) + 0.5 * ((lengths == own).sum(axis=1) - 1)) / (cases.width - 1)
+    return _warning("title length", measures, interval(shorter, cases.users), 0.5, two_sided=True)
+
+
+def _warning(probe: str, measures: str, figure: Interval, chance: float, *, two_sided: bool = False) -> Finding:
+    odd = figure.low > chance or (two_sided and figure.high < chance)
+    return Finding(probe, WARNING, measures, WARNING if odd else CLEAN, figure, chance)
