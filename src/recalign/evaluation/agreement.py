@@ -89,7 +89,7 @@ class EqualTargets:
     @property
     def _company(self) -> Floats:
         """How many other cases have a case's target, [G]: at least one."""
-        others: Floats = (np.bincount(self.groups) - 1.0)[self.groups]
+        others: Floats = np.bincount(self.groups).astype(np.float64)[self.groups] - 1.0
         return others
 
 
