@@ -157,10 +157,11 @@ def test_lists_sorted_by_a_hidden_order_are_found_from_the_cases_alone() -> None
 
 def test_and_from_the_interactions() -> None:
     """Few cases cannot show the order; the log that they come from can."""
-    cases = draw_cases(sorted_logs(draw_logs(15, users=4), 13), 17)
+    cases = draw_cases(sorted_logs(draw_logs(15, users=12), 13), 18)
+    cases = cases.take(np.arange(0, len(cases), 4))
     log = sorted_logs(draw_logs(17, users=300, first_user=500), 13)
     events = Log("log", np.repeat(log.users, log.logs.shape[1]), log.logs.ravel())
-    assert verdict(audit_cases(cases), "order") != "leak"
+    assert verdict(audit_cases(cases), "order") == "not applicable"
     assert leaks(audit_cases(cases, log=events)) == {"order"}
 
 
