@@ -40,9 +40,38 @@ def test_an_unknown_source_lists_the_allowed_ones(tree):
 
 
 def test_an_unknown_objective_lists_the_allowed_ones(tree):
-    """align.objectives takes the presets' names only."""
-    tree["align"]["objectives"] = ["ppo"]
-    with pytest.raises(RecalignError, match=r"align.objectives.0 is 'ppo'; input should be 'dpo'.*'sdpo'"):
+    """align.objectives takes the names of align.settings only."""
+    tree["align"]["objectives"] = ["sdop"]
+    message = r"align.objectives is \['sdop'\]; 'sdop' is not in align.settings; allowed are dpo,.* mean sdpo\?"
+    with pytest.raises(RecalignError, match=message):
+        parse_params(tree)
+
+
+def test_an_objectives_own_settings_win_over_those_of_all(tree):
+    """align.beta counts where nothing is said beside the name."""
+    tree["align"] |= {"beta": 0.3, "rho": 0.1}
+    tree["align"]["settings"] = {"sdpo": {}, "mild": {"like": "sdpo", "beta": 0.05}}
+    params = parse_params(tree)
+    assert params.align.of("sdpo") == {"beta": 0.3, "rho": 0.1}
+    assert params.align.of("mild") == {"like": "sdpo", "beta": 0.05, "rho": 0.1}
+    with pytest.raises(RecalignError, match=r"objective is 'mlid'; .*allowed are sdpo, mild \(did you mean mild\?\)"):
+        params.align.of("mlid")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mine": {"beta": 1.0}}, r"align.settings: 'mine' needs 'like: ' and one of dpo,"),
+        ({"sdpo": {"betta": 1.0}}, r"the nearest valid key is 'align.settings.sdpo.beta'"),
+        ({"sdpo": {"drop": 1.5}}, r"align.settings.sdpo.drop is 1.5; input should be less than 1"),
+        ({"sft": {"like": "sdpo"}}, r"align.settings: 'sft' names another model"),
+        ({"../up": {"like": "sdpo"}}, r"align.settings.*string should match pattern"),
+    ],
+)
+def test_wrong_settings_of_an_objective_are_named(tree, settings, message):
+    """Before any stage runs."""
+    tree["align"]["settings"] = {"sdpo": {}} | settings
+    with pytest.raises(RecalignError, match=message):
         parse_params(tree)
 
 

@@ -27,7 +27,7 @@ def make_params(**changes: Any) -> Params:
     """params.yaml at budget smoke with optimisers of the tests' own; `sft__epochs=2` sets sft.epochs."""
     tree = copy.deepcopy(TREE) | {"budget": "smoke", "threads": 1}
     for section in ("sft", "align"):  # what the expected steps follow from, whatever the project's defaults become
-        tree[section] |= {"batch": 8, "micro_batch": 8, "evaluations": 4, "learning_rate": 5e-4}
+        tree[section] |= {"batch": 8, "micro_tokens": 4096, "evaluations": 4, "learning_rate": 5e-4}
     tree["sft"]["examples"] = 48
     tree["evaluate"]["validation_cases"] = 6
     for key, value in changes.items():

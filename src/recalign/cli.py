@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         stage = commands.add_parser(name, help=summary, description=f"Stage {name}: {summary}.")
         stage.set_defaults(run=_run_stage)
         if name == "align":
-            stage.add_argument("--objective", required=True, help="one of align.objectives in params.yaml")
+            stage.add_argument("--objective", required=True, help="one of align.settings in params.yaml")
         if name == "baselines":
             stage.add_argument("--system", required=True, help="one of recommenders.systems in params.yaml")
     _add_simulate(commands)
@@ -110,8 +110,9 @@ def _add_simulate(commands: Commands) -> None:
 
 
 def _add_registry(commands: Commands) -> None:
-    register = commands.add_parser("register", help="log the best adapter to MLflow and let the gate judge it")
-    register.set_defaults(run=lambda a: _call("register")(_params()))
+    register = commands.add_parser("register", help="log an adapter to MLflow and let the gate judge it")
+    register.add_argument("--objective", help="whose adapter (default: the best by registry.metric on validation)")
+    register.set_defaults(run=lambda a: _call("register")(_params(), a.objective))
     promote = commands.add_parser("promote", help="make a registered version the champion")
     promote.add_argument("version", help="version number in the registry")
     promote.add_argument("--reason", required=True, help="why; kept with the version")

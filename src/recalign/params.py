@@ -4,17 +4,19 @@ A null that the budget sets is filled in here, so the rest of the code never mee
 """
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from recalign.errors import RecalignError
 from recalign.layout import PARAMS
 
 Source = Literal["simulated", "movielens-100k", "movielens-1m", "lastfm", "table"]
 Budget = Literal["smoke", "demo", "few-shot", "full"]
-ObjectiveName = Literal["dpo", "dpo_pairs", "sdpo", "dmpo", "simpo"]
+Preset = Literal["dpo", "dpo_pairs", "sdpo", "dmpo", "simpo", "alpha_dpo", "beta_dpo", "dr_dpo"]
 RecommenderName = Literal["popularity", "recent_popularity", "item_knn", "ease", "markov"]
 Strategy = Literal["uniform", "popularity", "hard", "profile"]
 Metric = Literal["hr_at_1", "hr_at_5", "ndcg_at_10", "mrr"]
@@ -139,7 +141,7 @@ class LoraParams(Section):
 class OptimiserParams(Section):
     learning_rate: float = Field(gt=0.0)
     batch: int = Field(ge=1)
-    micro_batch: int = Field(ge=1)
+    micro_tokens: int = Field(ge=1)
     warmup: float = Share
     weight_decay: float = Field(ge=0.0)
     max_grad_norm: float = Field(gt=0.0)
@@ -151,11 +153,72 @@ class SftParams(OptimiserParams):
     epochs: int = Field(gt=0)
 
 
+class ObjectiveSettings(Section):
+    """What an objective has of its own; null: as align.beta, align.rho or its preset say."""
+
+    like: Preset | None = None
+    reward: Literal["log_ratio", "sum", "mean"] | None = None
+    loss: Literal["logistic", "hinge", "ipo"] | None = None
+    negatives: Literal["first", "pairs", "mean", "logsumexp"] | None = None
+    beta: float | None = Field(default=None, gt=0.0)
+    rho: float | None = None
+    label_smoothing: float | None = Field(default=None, ge=0.0, lt=0.5)
+    alpha: float | None = None
+    beta_scale: float | None = None
+    drop: float | None = Field(default=None, ge=0.0, lt=1.0)
+    momentum: float | None = Field(default=None, ge=0.0, lt=1.0)
+    beta_prime: float | None = Field(default=None, gt=0.0)
+    convention: Literal["code", "paper"] | None = None
+
+
+ObjectiveName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]  # a folder's name too
+
+
 class AlignParams(OptimiserParams):
-    objectives: tuple[ObjectiveName, ...] = Field(min_length=1)
+    settings: dict[ObjectiveName, ObjectiveSettings]
+    objectives: tuple[str, ...] = Field(min_length=1)
     epochs: int = Field(gt=0)
     beta: float = Field(gt=0.0)
     rho: float
+
+    @field_validator("settings")
+    @classmethod
+    def _like_a_preset(cls, settings: dict[str, ObjectiveSettings]) -> dict[str, ObjectiveSettings]:
+        for name, own in settings.items():
+            if name in ("base", "sft"):
+                raise PydanticCustomError("like", f"'{name}' names another model; call the objective otherwise")
+            if own.like is None and name not in get_args(Preset):
+                raise PydanticCustomError("like", f"'{name}' needs 'like: ' and one of {', '.join(get_args(Preset))}")
+        return settings
+
+    @field_validator("objectives")
+    @classmethod
+    def _have_settings(cls, objectives: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for name in objectives:
+            _known_objective(name, info.data.get("settings", {name: None}))
+        if len(set(objectives)) < len(objectives):
+            raise PydanticCustomError("twice", "an objective may stand there once")
+        return objectives
+
+    def of(self, objective: str) -> dict[str, Any]:
+        """The settings of one objective, align.beta and align.rho filled in; what stays null is left out.
+
+        Raises RecalignError for an objective that align.settings does not have.
+        """
+        try:
+            _known_objective(objective, self.settings)
+        except PydanticCustomError as error:
+            raise RecalignError(f"objective is '{objective}'; {error.message()}") from None
+        shared = {"beta": self.beta, "rho": self.rho}
+        return shared | self.settings[objective].model_dump(exclude_none=True)
+
+
+def _known_objective(name: str, settings: Mapping[str, object]) -> None:
+    if name not in settings:
+        near = difflib.get_close_matches(name, settings, n=1, cutoff=0.0)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        allowed = ", ".join(settings)
+        raise PydanticCustomError("objective", f"'{name}' is not in align.settings; allowed are {allowed}{hint}")
 
 
 class EvaluateParams(Section):
@@ -267,6 +330,8 @@ def _describe(error: ValidationError, tree: dict[str, Any]) -> str:
         return f"unknown key '{key}'; the nearest valid key is '{'.'.join([*map(str, parents), near[0]])}'"
     if first["type"] == "missing":
         return f"key '{key}' is missing; add it as the params.yaml of the repository shows it"
+    if first["type"] == "like":
+        return f"{key}: {first['msg']}"
     said = first["msg"].removeprefix("Value error, ")
     return f"{key} is {first['input']!r}; {said[0].lower()}{said[1:]}"
 
@@ -277,6 +342,6 @@ def _siblings(parents: tuple[int | str, ...]) -> list[str]:
         if isinstance(model, type) and issubclass(model, BaseModel):
             fields = {field.alias or name: field for name, field in model.model_fields.items()}
             model = fields[str(part)].annotation
-        else:
-            model = BudgetValues  # the only mapping of sections
+        elif get_origin(model) is dict:
+            model = get_args(model)[1]  # a mapping of sections
     return [field.alias or name for name, field in model.model_fields.items()]

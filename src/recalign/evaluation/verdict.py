@@ -17,6 +17,9 @@ NAMES = {
     "llm-dpo_pairs": "DPO over pairs",
     "llm-dmpo": "DMPO",
     "llm-simpo": "SimPO",
+    "llm-alpha_dpo": "α-DPO",
+    "llm-beta_dpo": "β-DPO",
+    "llm-dr_dpo": "Dr. DPO",
 }
 
 

@@ -133,6 +133,13 @@ def nested(prompts: list[list[int]]) -> dict[int, list[int]]:
     return dict(sorted(holders.items()))
 
 
+def places(prompts: list[list[int]], responses: list[list[list[int]]]) -> int:
+    """Places of a packed row with its blocks padded to the longest: what a forward pass's memory grows with."""
+    blocks = nested(prompts)
+    branches = [sum(len(response) - 1 for response in group) for group in responses]
+    return len(blocks) * max(len(prompts[holder]) + sum(branches[b] for b in held) for holder, held in blocks.items())
+
+
 @dataclass
 class _Block:
     """One encoded prompt with all that branches off it, token by token."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from recalign.llm.packing import SHARED_ATTENTION, check, pack
+from recalign.llm.packing import SHARED_ATTENTION, check, pack, places
 
 log = logging.getLogger(__name__)
 POSITIONAL_LAYERS = {"full_attention", "sliding_attention"}  # kinds of layer that only look at ids' positions
@@ -98,6 +98,14 @@ def _naive(model: torch.nn.Module, prompt: list[int], group: list[list[int]], wi
     logprobs = torch.log_softmax(logits[:, len(prompt) - 1 :].float(), dim=-1)
     sums = logprobs.gather(-1, labels[..., None]).squeeze(-1).masked_fill(~valid, 0.0).sum(-1)
     return torch.nn.functional.pad(sums, (0, width - len(group)))
+
+
+def tokens_at_once(model: torch.nn.Module, prompts: list[list[int]], responses: list[list[list[int]]]) -> int:
+    """Tokens, padding included, that `response_logprobs` runs through the model: its memory grows with them."""
+    if why_not_shared(model) is None:
+        return places(prompts, responses)
+    groups = zip(prompts, responses, strict=True)
+    return sum(len(group) * (len(prompt) + max(map(len, group)) - 1) for prompt, group in groups)
 
 
 def why_not_shared(model: torch.nn.Module) -> str | None:

@@ -1,142 +1,67 @@
-"""Preference losses as one composition: reward, margin, over the negatives, over the batch.
+"""The parts that every preference loss is made of, as pure functions of tensors.
 
-With h = log π − log π_ref of a response (tokens summed) or h = log π / |y| (tokens averaged), and
-z_k = β(h_chosen − h_rejected,k − ρ):
+With the reward h of a response and the margins z_k = β(h_chosen − h_rejected,k − shift_k):
 
-    first      softplus(−z_1)
-    pairs      mean_k softplus(−z_k)
-    mean       softplus(−mean_k z_k)
-    logsumexp  softplus(log Σ_k exp(−z_k))
+    reward     log_ratio   h = log π − log π_ref, tokens summed
+               sum         h = log π, tokens summed (reference-free)
+               mean        h = log π / |y|, the mean over the tokens
+    negatives  first       ℓ(z_1)
+               pairs       mean_k ℓ(z_k)
+               mean        ℓ(mean_k z_k)
+               logsumexp   ℓ(−log Σ_k exp(−z_k))
+    loss       logistic    ℓ(z) = softplus(−z) = −log σ(z)
+               hinge       ℓ(z) = max(0, 1 − z)
+               ipo         ℓ(z) = (z/β − 1/(2β))², Azar et al. 2024, arXiv 2310.12036, eq. 17
+    batch      mean        Σ_i v_i ℓ_i, v the weights of a plain or a filtered mean
+               soft-min    −β' log Σ_i v_i exp(−ℓ_i/β')
 
-All four agree at K = 1, and mean ≤ pairs ≤ logsumexp for any margins (Jensen; LSE ≥ max). The papers are rows of
-`recalign.objectives.presets`.
+All four ways over the negatives agree at K = 1, and with the logistic loss mean ≤ pairs ≤ logsumexp for any margins
+(Jensen; LSE ≥ max).
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
 
-from recalign.errors import RecalignError
+from recalign.objectives.batch import PreferenceBatch
 
-Reward = Literal["log_ratio", "mean"]
+Reward = Literal["log_ratio", "sum", "mean"]
 Negatives = Literal["first", "pairs", "mean", "logsumexp"]
+Loss = Literal["logistic", "hinge", "ipo"]
 
 
-@dataclass(frozen=True)
-class PreferenceBatch:
-    """Log-probs (nats) of B prompts' responses; column 0 is the chosen one.
+def rewards(batch: PreferenceBatch, reward: Reward) -> Tensor:
+    """[B, 1+K] unscaled rewards in nats (nats a token for "mean"), zero in masked columns; half precision is widened.
 
-    policy [B, 1+K] summed over tokens; reference [B, 1+K] or None; lengths [B, 1+K] tokens, terminator included;
-    mask [B, 1+K] True where a response exists (K may differ from row to row). Masked columns are never read.
+    Only "log_ratio" reads the reference, and gives it no gradient.
     """
-
-    policy: Tensor
-    reference: Tensor | None
-    lengths: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True)
-class ObjectiveOutput:
-    """loss: scalar, the batch mean. per_example [B]. diagnostics: name → [B], detached.
-
-    reward_accuracy is the share of rejected responses whose reward is below the chosen one's (an equal one counts half,
-    so policy = reference is 0.5); reward_margin the mean reward difference, β included; chosen_logp_drift and
-    rejected_logp_drift the mean of log π − log π_ref (only where the batch has a reference).
-    """
-
-    loss: Tensor
-    per_example: Tensor
-    diagnostics: dict[str, Tensor]
+    policy = _present(batch.policy, batch.mask)
+    if reward == "mean":
+        return policy / batch.lengths.clamp(min=1)
+    if reward == "sum":
+        return policy
+    assert batch.reference is not None  # Objective has looked
+    return policy - _present(batch.reference, batch.mask).detach()
 
 
-@dataclass(frozen=True)
-class Objective:
-    """A preference loss: a pure function of log-probs. Build it with `recalign.objectives.presets.build_objective`.
+def reference_rewards(batch: PreferenceBatch, reward: Reward) -> Tensor:
+    """[B, 1+K] what the reference itself would get where `reward` does not subtract it; zero for "log_ratio"."""
+    assert batch.reference is not None
+    if reward == "log_ratio":
+        return torch.zeros_like(_present(batch.reference, batch.mask))
+    bare = PreferenceBatch(batch.reference.detach(), None, batch.lengths, batch.mask)
+    return rewards(bare, reward)
 
-    reward: what stands for preference; negatives: how K comparisons become one; beta: scale; rho: margin to win by
-    (SimPO's γ/β); label_smoothing: assumed share of swapped labels (conservative DPO).
-    """
 
-    name: str
-    reward: Reward
-    negatives: Negatives
-    beta: float
-    rho: float = 0.0
-    label_smoothing: float = 0.0
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether the batch must carry reference log-probs."""
-        return self.reward == "log_ratio"
-
-    def __call__(self, batch: PreferenceBatch, *, training: bool = True) -> ObjectiveOutput:
-        """Loss of a batch; differentiable in `batch.policy` when `training`, without a graph otherwise.
-
-        Raises RecalignError where the reference is missing, or naming the row that has no rejected response or a
-        log-prob that is not finite.
-        """
-        self._check(batch)
-        with torch.set_grad_enabled(training and torch.is_grad_enabled()):
-            rewards = self._rewards(batch)
-            present = batch.mask[:, 1:]
-            margins = (rewards[:, :1] - rewards[:, 1:]).masked_fill(~present, 0.0)
-            logits, weights = over_negatives(self.beta * (margins - self.rho), present, self.negatives)
-            losses = (1 - self.label_smoothing) * softplus(-logits) + self.label_smoothing * softplus(logits)
-            per_example = (losses * weights).sum(dim=1)
-        return ObjectiveOutput(per_example.mean(), per_example, self._diagnostics(batch, margins.detach()))
-
-    def _rewards(self, batch: PreferenceBatch) -> Tensor:
-        """[B, 1+K] unscaled rewards, zero in masked columns; half precision is widened to fp32."""
-        policy = _widened(batch.policy).masked_fill(~batch.mask, 0.0)
-        if self.reward == "mean":
-            return policy / batch.lengths.clamp(min=1)
-        assert batch.reference is not None  # _check has seen it
-        return policy - _widened(batch.reference).detach().masked_fill(~batch.mask, 0.0)
-
-    def _diagnostics(self, batch: PreferenceBatch, margins: Tensor) -> dict[str, Tensor]:
-        present = batch.mask[:, 1:]
-        count = present.sum(dim=1)
-        won = (margins > 0).to(margins) + 0.5 * (margins == 0).to(margins)
-        found = {
-            "reward_accuracy": (won * present).sum(dim=1) / count,
-            "reward_margin": self.beta * margins.sum(dim=1) / count,
-        }
-        if batch.reference is not None:
-            drift = (_widened(batch.policy) - _widened(batch.reference)).detach().masked_fill(~batch.mask, 0.0)
-            found["chosen_logp_drift"] = drift[:, 0]
-            found["rejected_logp_drift"] = drift[:, 1:].sum(dim=1) / count
-        return found
-
-    def _check(self, batch: PreferenceBatch) -> None:
-        if self.needs_reference and batch.reference is None:
-            raise RecalignError(
-                f"objective '{self.name}' compares with a reference and got none; "
-                "run 'recalign reference' first, or choose simpo, which needs none"
-            )
-        alone = (~batch.mask[:, 0] | ~batch.mask[:, 1:].any(dim=1)).nonzero().flatten().tolist()
-        if alone:
-            raise RecalignError(
-                f"objective '{self.name}': row {alone[0]} of the batch has no chosen or no rejected response "
-                "(K = 0); K ≥ 1 is needed: raise pairs.negatives and run 'dvc repro pairs'"
-            )
-        parts = {"policy": batch.policy} | ({"reference": batch.reference} if batch.reference is not None else {})
-        for part, values in parts.items():
-            bad = (~torch.isfinite(values.detach()) & batch.mask).nonzero().tolist()
-            if bad:
-                row, column = bad[0]
-                raise RecalignError(
-                    f"objective '{self.name}': the {part} log-prob of row {row}, response {column} is "
-                    f"{float(values[row, column])}; log-probs must be finite: lower the learning rate "
-                    "or set base.compute to fp32"
-                )
+def drift(batch: PreferenceBatch) -> Tensor:
+    """[B, 1+K] log π − log π_ref in nats, tokens summed, detached; zero in masked columns."""
+    return rewards(batch, "log_ratio").detach()
 
 
 def over_negatives(z: Tensor, present: Tensor, how: Negatives) -> tuple[Tensor, Tensor]:
-    """Turn scaled margins z [B, K] into L logits a row and their weights, both [B, L]; each row's weights sum to 1.
+    """Turn scaled margins z [B, K] into L margins a row and their weights, both [B, L]; each row's weights sum to 1.
 
     L is K for "pairs" and 1 otherwise. `present` [B, K] is True where a rejected response exists, at least once a row.
     """
@@ -144,13 +69,48 @@ def over_negatives(z: Tensor, present: Tensor, how: Negatives) -> tuple[Tensor, 
     if how == "pairs":
         return z, present.to(z) / count
     if how == "first":
-        logit = z.gather(1, present.to(torch.uint8).argmax(dim=1, keepdim=True))
+        margin = z.gather(1, present.to(torch.uint8).argmax(dim=1, keepdim=True))
     elif how == "mean":
-        logit = (z * present).sum(dim=1, keepdim=True) / count
+        margin = (z * present).sum(dim=1, keepdim=True) / count
     else:
-        logit = -torch.logsumexp((-z).masked_fill(~present, -torch.inf), dim=1, keepdim=True)
-    return logit, torch.ones_like(logit)
+        margin = -torch.logsumexp((-z).masked_fill(~present, -torch.inf), dim=1, keepdim=True)
+    return margin, torch.ones_like(margin)
 
 
-def _widened(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
+def pair_loss(z: Tensor, loss: Loss, beta: float, label_smoothing: float) -> Tensor:
+    """ℓ(z), or with label smoothing ε (the assumed share of swapped labels) (1 − ε) ℓ(z) + ε ℓ(−z); z of any shape."""
+
+    def of(margin: Tensor) -> Tensor:
+        if loss == "logistic":
+            return softplus(-margin)
+        if loss == "hinge":
+            return relu(1 - margin)
+        return ((margin - 0.5) / beta).square()
+
+    return of(z) if label_smoothing == 0 else (1 - label_smoothing) * of(z) + label_smoothing * of(-z)
+
+
+def soft_min(losses: Tensor, shares: Tensor, beta_prime: float) -> tuple[Tensor, Tensor]:
+    """Weights w [B] of the soft-min of losses [B] over a mean with weights `shares` [B] (sum 1), and its penalty [B].
+
+    −β' log Σ v_i exp(−ℓ_i/β') = Σ w_i ℓ_i + β' Σ w_i log(w_i/v_i) with w ∝ v exp(−ℓ/β'), and the gradient is
+    Σ w_i ∇ℓ_i with w held fixed: so the sum can be taken piece by piece. Nothing is exponentiated that could underflow.
+    """
+    log_weights = torch.log_softmax(shares.log() - losses / beta_prime, dim=0)
+    weights = log_weights.exp()
+    penalty = beta_prime * weights * (log_weights - shares.log())
+    return weights, penalty.masked_fill(shares == 0, 0.0)
+
+
+def keep_likely(log_weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """[B] True for `count` rows drawn without replacement in proportion to exp(log_weights) (Gumbel top-k)."""
+    uniform = torch.rand(log_weights.shape, generator=generator, dtype=torch.float64).clamp(min=1e-300)
+    noisy = log_weights.double().cpu() - (-uniform.log()).log()
+    kept = torch.zeros(log_weights.shape, dtype=torch.bool)
+    kept[noisy.topk(count).indices] = True
+    return kept.to(log_weights.device)
+
+
+def _present(values: Tensor, mask: Tensor) -> Tensor:
+    wide = values if values.dtype == torch.float64 else values.float()
+    return wide.masked_fill(~mask, 0.0)

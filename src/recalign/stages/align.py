@@ -7,11 +7,12 @@ from recalign import columns as c
 from recalign import layout
 from recalign.artifacts import digest_of
 from recalign.llm.base import LanguageModel, load_language_model
-from recalign.objectives import build_objective
+from recalign.objectives.presets import build_objective
 from recalign.params import Params
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample, read_preference_examples
 from recalign.training.loop import train
+from recalign.training.micro_batches import micro_batches
 from recalign.training.preference import PreferenceTraining
 from recalign.training.reference import read_store, reference_sums
 from recalign.training.results import write_training
@@ -39,13 +40,13 @@ def align(
     Raises RecalignError for an unknown objective, no pairs, missing reference log-probs, an adapter of another base, or
     a loss that is not finite.
     """
-    loss = build_objective(objective, beta=params.align.beta, rho=params.align.rho)
+    loss = build_objective(objective, seed=params.seed, **params.align.of(objective))
     lm = load_language_model(
         base, params.base, adapter=sft, trainable=True, seed=params.seed, threads=params.threads
     )
     examples = read_preference_examples(params, prepared, pairs, lm.tokenizer)
     references = reference_sums(read_store(reference), lm.digest, [*examples[c.TRAIN], *examples[c.VALIDATION]])
-    task = PreferenceTraining(lm.model, loss, references, examples[c.VALIDATION], params.align.micro_batch)
+    task = PreferenceTraining(lm.model, loss, references, examples[c.VALIDATION], params.align.micro_tokens)
     checkpoints = Checkpoints(cache / "checkpoints", task.name, _inputs(params, objective, lm, examples))
     apart = _check_start(params, lm, task, examples[c.TRAIN])
     result = train(
@@ -59,7 +60,7 @@ def align(
         "inputs": checkpoints.digest,
         "examples": len(examples[c.TRAIN]),
         "step_0_difference": apart,
-        "params": {"align": params.align.model_dump(), "seed": params.seed},
+        "params": {"align": _settings(params, objective), "seed": params.seed},
     }
     write_training(lm, result, facts, out / objective)
     checkpoints.remove()
@@ -70,11 +71,18 @@ def _check_start(
 ) -> float:
     """Assert policy = reference in the mode that trains, or without dropout where there is some."""
     lm.model.train(params.lora.dropout == 0.0)
-    return task.check_start(examples[: params.align.micro_batch], TOLERANCE[lm.dtype])
+    first = micro_batches(examples[: params.align.batch], params.align.micro_tokens, task.tokens_at_once)[0]
+    return task.check_start(first, TOLERANCE[lm.dtype])
+
+
+def _settings(params: Params, objective: str) -> dict[str, Any]:
+    """The part of align that one objective reads."""
+    own = params.align.model_dump(exclude={"objectives", "settings", "beta", "rho"})
+    return {**own, "objective": {"name": objective, **params.align.of(objective)}}
 
 
 def _inputs(params: Params, objective: str, lm: LanguageModel, examples: dict[str, list[PreferenceExample]]) -> str:
     """Digest of everything that the trained weights depend on."""
-    section: dict[str, Any] = params.align.model_dump(exclude={"objectives"})
     read = [[split, e.example_id, e.prompt, e.responses] for split, part in examples.items() for e in part]
-    return digest_of([objective, section, params.lora.model_dump(), params.seed, params.threads, lm.digest, read])
+    sections = [_settings(params, objective), params.lora.model_dump(), params.seed, params.threads]
+    return digest_of([*sections, lm.digest, read])

@@ -36,7 +36,7 @@ def reference(
     log.info("reference log-probs: %d read, %d to compute", len(store), len(needed) - len(store))
     read, saved = len(store), time.monotonic()
     missing = missing_examples(store, lm.digest, examples)
-    for part in compute(lm.model, lm.digest, missing, params.align.micro_batch):
+    for part in compute(lm.model, lm.digest, missing, params.align.micro_tokens):
         store |= part
         if time.monotonic() - saved > SAVE_EVERY_SECONDS:
             _write(store, out)

@@ -51,7 +51,7 @@ def sft(
         + [[e.example_id, e.prompt, e.continuation] for e in [*learned, *held_out]]
     )
     checkpoints = Checkpoints(cache / "checkpoints", "sft", inputs)
-    task = LanguageModelling(lm.model, held_out, params.sft.micro_batch)
+    task = LanguageModelling(lm.model, held_out, params.sft.micro_tokens)
     result = train(
         lm.model, task, learned, params.sft, epochs=params.sft.epochs, seed=params.seed, checkpoints=checkpoints
     )

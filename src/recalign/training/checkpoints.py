@@ -26,7 +26,8 @@ class TrainingState:
     """Everything that a step changes, but for the weights and the optimiser's moments themselves.
 
     step: steps of the optimiser done; rows: the curve so far; best_*: the step with the lowest validation loss and the
-    weights there; tokens, seconds: what was run through the model so far, and how long that took.
+    weights there; tokens, seconds: what was run through the model so far, and how long that took; task: what the task
+    itself keeps from step to step (an objective's running statistics).
     """
 
     step: int = 0
@@ -36,6 +37,7 @@ class TrainingState:
     best_weights: Weights = field(default_factory=dict)
     tokens: int = 0
     seconds: float = 0.0
+    task: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Protocol, TypeVar
@@ -17,6 +17,7 @@ from recalign.errors import RecalignError
 from recalign.params import OptimiserParams
 from recalign.progress import track
 from recalign.training.checkpoints import Checkpoints, TrainingState, Weights
+from recalign.training.micro_batches import micro_batches
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ E_contra = TypeVar("E_contra", bound=Example, contravariant=True)
 
 @dataclass(frozen=True)
 class Measured:
-    """loss: scalar, differentiable, summed over the examples' weights; sums: other figures, summed over examples."""
+    """loss: scalar, differentiable, the part's share of its batch's loss; sums: other figures, summed over examples."""
 
     loss: Tensor
     sums: dict[str, float]
@@ -57,12 +58,12 @@ class Task(Protocol[E_contra]):
 
     name: str
 
-    def weight(self, example: E_contra) -> int:
-        """What an example counts in its batch's mean: its tokens in language modelling, 1 in preference training."""
+    def tokens_at_once(self, examples: Sequence[E_contra]) -> int:
+        """Tokens, padding included, that the model reads where `examples` are one micro-batch."""
         ...
 
-    def loss(self, examples: Sequence[E_contra]) -> Measured:
-        """Loss of a micro-batch under the present weights."""
+    def losses(self, parts: Sequence[Sequence[E_contra]]) -> Iterator[Measured]:
+        """The shares of a batch's micro-batches under the present weights; they add up to the loss of the whole."""
         ...
 
     def start(self) -> dict[str, float]:
@@ -71,6 +72,14 @@ class Task(Protocol[E_contra]):
 
     def validate(self) -> dict[str, float]:
         """Figures on the validation examples at the present weights, validation_loss (lower is better) among them."""
+        ...
+
+    def state_dict(self) -> dict[str, float]:
+        """What steps change beside the weights; it goes into checkpoints."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take over what `state_dict` gave."""
         ...
 
 
@@ -135,6 +144,8 @@ def train(
     weights = trainable_weights(model)
     optimiser = torch.optim.AdamW(weights.values(), lr=params.learning_rate, weight_decay=params.weight_decay)
     state = checkpoints.load(weights, optimiser)
+    if state.task:
+        task.load_state_dict(state.task)
     plan = list(batches(examples, params.batch, epochs, seed))
     looks = evaluation_steps(len(plan), params.evaluations)
     seen = list(accumulate(map(len, plan)))
@@ -152,6 +163,7 @@ def train(
         figures = _validated(model, task) if step in looks else {}
         _keep(task.name, state, weights, {"step": step, "examples": seen[step - 1], **row, **figures})
         if checkpoints.due():
+            state.task = task.state_dict()
             checkpoints.save(state, weights, optimiser)
     return _finish(task.name, state, weights)
 
@@ -165,18 +177,16 @@ def _step(
     params: OptimiserParams,
     step: int,
 ) -> dict[str, float]:
-    """One step of the optimiser; the loss is the weighted mean over the batch, however it is cut into micro-batches."""
-    total = sum(map(task.weight, batch))
+    """One step of the optimiser; the loss is that of the whole batch, however it is cut into micro-batches."""
     loss, sums = 0.0, dict[str, float]()
-    for start in range(0, len(batch), params.micro_batch):
-        try:
-            measured = task.loss(batch[start : start + params.micro_batch])
-        except RecalignError as error:
-            raise RecalignError(f"{task.name}: at step {step}: {error}") from None
-        (measured.loss / total).backward()
-        loss += measured.loss.item() / total
-        for key, value in measured.sums.items():
-            sums[key] = sums.get(key, 0.0) + value
+    try:
+        for measured in task.losses(micro_batches(batch, params.micro_tokens, task.tokens_at_once)):
+            measured.loss.backward()
+            loss += measured.loss.item()
+            for key, value in measured.sums.items():
+                sums[key] = sums.get(key, 0.0) + value
+    except RecalignError as error:
+        raise RecalignError(f"{task.name}: at step {step}: {error}") from None
     norm = float(torch.nn.utils.clip_grad_norm_(weights.values(), params.max_grad_norm))
     if not (math.isfinite(loss) and math.isfinite(norm)):
         section = task.name.partition("@")[0]  # align@sdpo is trained by align.learning_rate

@@ -1,24 +1,29 @@
 """Preference training: an objective on the policy's log-probs and the stored ones of the reference."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from recalign.errors import RecalignError
-from recalign.llm.scoring import response_logprobs
-from recalign.objectives import Objective, PreferenceBatch
+from recalign.llm.scoring import response_logprobs, tokens_at_once
+from recalign.objectives.batch import PreferenceBatch
+from recalign.objectives.objective import BatchPlan, Objective, ObjectiveOutput
 from recalign.training.examples import PreferenceExample
 from recalign.training.loop import Measured
+from recalign.training.micro_batches import micro_batches
 
 log = logging.getLogger(__name__)
+Part = Sequence[PreferenceExample]
 
 
 class PreferenceTraining:
-    """An objective over preference examples; every example weighs the same.
+    """An objective over preference examples.
 
     references: example id → log-probs of its responses under the reference, for training and validation examples.
-    The loss of a batch is the sum over its micro-batches because every present objective averages over the batch.
+    micro_tokens: tokens in one forward pass. Where an objective needs the whole batch and that is cut into parts, the
+    parts are read twice: without gradients for the plan of the batch, then with them, part by part.
     """
 
     def __init__(
@@ -26,44 +31,62 @@ class PreferenceTraining:
         model: torch.nn.Module,
         objective: Objective,
         references: Mapping[str, list[float]],
-        validation: Sequence[PreferenceExample],
-        micro_batch: int,
+        validation: Part,
+        micro_tokens: int,
     ) -> None:
         self.name = f"align@{objective.name}"
         self._model = model
         self._objective = objective
         self._references = references
-        self._validation = sorted(validation, key=lambda example: (example.tokens, example.example_id))
-        self._micro_batch = micro_batch
+        ordered = sorted(validation, key=lambda example: (example.tokens, example.example_id))
+        self._validation = micro_batches(ordered, micro_tokens, self.tokens_at_once)
 
-    def weight(self, example: PreferenceExample) -> int:
-        """1: examples count alike, however long."""
-        return 1
+    def tokens_at_once(self, examples: Part) -> int:
+        """Tokens of the examples, a shared prompt counted once, padded to the longest prompt with its responses."""
+        return tokens_at_once(self._model, [e.prompt for e in examples], [e.responses for e in examples])
 
-    def loss(self, examples: Sequence[PreferenceExample]) -> Measured:
-        """Summed loss; accuracy, margin and drift of each example, summed."""
-        out = self._objective(self._batch(examples), training=True)
-        return Measured(out.per_example.sum(), {k: float(v.sum()) for k, v in out.diagnostics.items()})
+    def losses(self, parts: Sequence[Part]) -> Iterator[Measured]:
+        """Each part's share of the batch's loss; accuracy, margin and drift of each example, summed."""
+        plan = self._plan(parts) if self._objective.needs_whole_batch and len(parts) > 1 else None
+        count, start = sum(map(len, parts)), 0
+        for examples in parts:
+            batch, stop = self._batch(examples), start + len(examples)
+            rows = plan.rows(start, stop, batch.mask.shape[1] - 1) if plan else None
+            out = self._objective(batch, plan=rows)
+            # a mean over all examples needs no plan: a part's share is its sum over their number
+            loss = out.loss if plan else out.loss * (len(examples) / count)
+            yield Measured(loss, {key: float(values.sum()) for key, values in out.diagnostics.items()})
+            start = stop
+
+    def _plan(self, parts: Sequence[Part]) -> BatchPlan:
+        """The plan of the whole batch, from a first pass without gradients; dropout draws the same in the second."""
+        with torch.no_grad(), torch.random.fork_rng():
+            return self._objective.plan(_joined([self._batch(examples) for examples in parts]))
 
     def start(self) -> dict[str, float]:
         """As `validate`, from the stored log-probs alone: before training the policy is the reference."""
-        return self._validated(known=True)
+        return self._validated([self._stored(examples) for examples in self._validation])
 
     def validate(self) -> dict[str, float]:
-        """validation_loss and validation_reward_accuracy, means over the validation examples."""
-        return self._validated(known=False)
+        """validation_loss and validation_reward_accuracy over the validation examples.
 
-    def _validated(self, known: bool) -> dict[str, float]:
-        loss = accuracy = 0.0
+        The loss is the objective's outside training: the same function of the log-probs at every step.
+        """
         with torch.no_grad():
-            for start in range(0, len(self._validation), self._micro_batch):
-                examples = self._validation[start : start + self._micro_batch]
-                batch = self._stored(examples) if known else self._batch(examples)
-                out = self._objective(batch, training=False)
-                loss += float(out.per_example.sum())
-                accuracy += float(out.diagnostics["reward_accuracy"].sum())
-        count = len(self._validation)
-        return {"validation_loss": loss / count, "validation_reward_accuracy": accuracy / count}
+            return self._validated([self._batch(examples) for examples in self._validation])
+
+    def _validated(self, batches: Sequence[PreferenceBatch]) -> dict[str, float]:
+        out: ObjectiveOutput = self._objective(_joined(batches), training=False)
+        accuracy = float(out.diagnostics["reward_accuracy"].mean())
+        return {"validation_loss": float(out.loss), "validation_reward_accuracy": accuracy}
+
+    def state_dict(self) -> dict[str, float]:
+        """The objective's running statistics."""
+        return self._objective.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take over the running statistics of a checkpoint."""
+        self._objective.load_state_dict(state)
 
     def check_start(self, examples: Sequence[PreferenceExample], tolerance: float) -> float:
         """Largest |log π − log π_ref| / max(1, |log π_ref|) over `examples`, before training: both are the same model.
@@ -97,3 +120,19 @@ class PreferenceTraining:
             sums[row, :count] = torch.tensor(self._references[example.example_id])
             lengths[row, :count] = torch.tensor([len(response) for response in example.responses])
         return PreferenceBatch(sums, sums, lengths, lengths > 0)
+
+
+def _joined(batches: Sequence[PreferenceBatch]) -> PreferenceBatch:
+    """One batch of all rows, as wide as the widest."""
+    width = max(batch.mask.shape[1] for batch in batches)
+
+    def join(tensors: list[Tensor]) -> Tensor:
+        return torch.cat([torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in tensors])
+
+    references = [batch.reference for batch in batches if batch.reference is not None]
+    return PreferenceBatch(
+        join([batch.policy for batch in batches]),
+        join(references) if references else None,
+        join([batch.lengths for batch in batches]),
+        join([batch.mask for batch in batches]),
+    )

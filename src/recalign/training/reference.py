@@ -15,9 +15,10 @@ import torch
 from recalign import columns as c
 from recalign.artifacts import digest_of, read_parquet
 from recalign.errors import RecalignError
-from recalign.llm.scoring import response_logprobs
+from recalign.llm.scoring import response_logprobs, tokens_at_once
 from recalign.progress import track
 from recalign.training.examples import PreferenceExample
+from recalign.training.micro_batches import micro_batches
 
 log = logging.getLogger(__name__)
 SCORER = 1  # raised when the scorer's arithmetic changes, so that old log-probs are not read
@@ -86,12 +87,14 @@ def missing_examples(store: Store, model_digest: str, examples: Sequence[Prefere
 
 
 def compute(
-    model: torch.nn.Module, model_digest: str, examples: Sequence[PreferenceExample], micro_batch: int
+    model: torch.nn.Module, model_digest: str, examples: Sequence[PreferenceExample], micro_tokens: int
 ) -> Iterator[Store]:
     """Score the examples' responses without gradients, yielding the new log-probs of one micro-batch after another."""
-    starts = range(0, len(examples), micro_batch)
-    for start in track(starts, len(starts), "reference", "batches"):
-        batch = examples[start : start + micro_batch]
+    def size(part: Sequence[PreferenceExample]) -> int:
+        return tokens_at_once(model, [e.prompt for e in part], [e.responses for e in part])
+
+    parts = micro_batches(examples, micro_tokens, size)
+    for batch in track(parts, len(parts), "reference", "batches"):
         with torch.inference_mode():
             scored = response_logprobs(model, [e.prompt for e in batch], [e.responses for e in batch])
         sums, lengths = scored.sums.double().tolist(), scored.lengths.tolist()

@@ -23,6 +23,7 @@ CURVE = (
     "reward_margin",
     "chosen_logp_drift",
     "rejected_logp_drift",
+    "beta",
     "validation_loss",
     "validation_reward_accuracy",
 )

@@ -1,35 +1,37 @@
 """Supervised fine-tuning: the language-model loss on titles that follow a history."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from recalign.llm.scoring import response_logprobs
+from recalign.llm.scoring import response_logprobs, tokens_at_once
 from recalign.training.examples import TextExample
 from recalign.training.loop import Measured
+from recalign.training.micro_batches import micro_batches
 
 
 class LanguageModelling:
     """Mean negative log-likelihood (nats a token) of the continuations; a batch's mean is over its tokens.
 
-    Validation is the same on the targets of held-out examples.
+    Validation is the same on the targets of held-out examples. micro_tokens: tokens in one forward pass.
     """
 
     name = "sft"
 
-    def __init__(self, model: torch.nn.Module, validation: Sequence[TextExample], micro_batch: int) -> None:
+    def __init__(self, model: torch.nn.Module, validation: Sequence[TextExample], micro_tokens: int) -> None:
         self._model = model
-        self._validation = sorted(validation, key=lambda example: (example.tokens, example.example_id))
-        self._micro_batch = micro_batch
+        ordered = sorted(validation, key=lambda example: (example.tokens, example.example_id))
+        self._validation = micro_batches(ordered, micro_tokens, self.tokens_at_once)
 
-    def weight(self, example: TextExample) -> int:
-        """The tokens learned."""
-        return len(example.continuation)
+    def tokens_at_once(self, examples: Sequence[TextExample]) -> int:
+        """Tokens of the sequences, padded to the longest."""
+        return tokens_at_once(self._model, *_ids(examples))
 
-    def loss(self, examples: Sequence[TextExample]) -> Measured:
-        """Summed negative log-likelihood of the continuations."""
-        scored = response_logprobs(self._model, [e.prompt for e in examples], [[e.continuation] for e in examples])
-        return Measured(-scored.sums.sum(), {})
+    def losses(self, parts: Sequence[Sequence[TextExample]]) -> Iterator[Measured]:
+        """Negative log-likelihood of each part's continuations, over the tokens of all parts."""
+        total = sum(map(_learned, parts))
+        for examples in parts:
+            yield Measured(self._negative(examples) / total, {})
 
     def start(self) -> dict[str, float]:
         """As `validate`."""
@@ -37,8 +39,24 @@ class LanguageModelling:
 
     def validate(self) -> dict[str, float]:
         """validation_loss: nats a token over all validation targets."""
-        total = 0.0
         with torch.no_grad():
-            for start in range(0, len(self._validation), self._micro_batch):
-                total += self.loss(self._validation[start : start + self._micro_batch]).loss.item()
-        return {"validation_loss": total / sum(map(self.weight, self._validation))}
+            total = sum(self._negative(examples).item() for examples in self._validation)
+        return {"validation_loss": total / sum(map(_learned, self._validation))}
+
+    def state_dict(self) -> dict[str, float]:
+        """Nothing: the weights are all."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Nothing to take over."""
+
+    def _negative(self, examples: Sequence[TextExample]) -> torch.Tensor:
+        return -response_logprobs(self._model, *_ids(examples)).sums.sum()
+
+
+def _ids(examples: Sequence[TextExample]) -> tuple[list[list[int]], list[list[list[int]]]]:
+    return [e.prompt for e in examples], [[e.continuation] for e in examples]
+
+
+def _learned(examples: Sequence[TextExample]) -> int:
+    return sum(len(example.continuation) for example in examples)

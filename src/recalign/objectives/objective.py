@@ -1,0 +1,223 @@
+"""A preference loss as one composition: reward, loss, scale, margin, over the negatives, over the batch.
+
+The papers are rows of `recalign.objectives.presets`; `recalign.objectives.losses` has the equations of the parts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recalign.errors import RecalignError
+from recalign.objectives import losses as parts
+from recalign.objectives.batch import PreferenceBatch
+from recalign.objectives.statistics import RunningStatistics
+
+SMALLEST_BETA = 1e-3  # a dynamic β never falls below it, or the loss would no longer depend on the policy
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What the whole batch of an optimiser's step fixes before gradients flow; no tensor has a graph.
+
+    beta: the scale; shift [B, K]: the margin to win by; weights [B]: of the examples, sum 1; penalty [B]: constants
+    that complete Σ weights · loss to the objective's value. Cut it with `rows` for a part of the batch.
+    """
+
+    beta: float
+    shift: Tensor
+    weights: Tensor
+    penalty: Tensor
+
+    def rows(self, start: int, stop: int, negatives: int) -> "BatchPlan":
+        """The plan of the rows start … stop − 1, whose widest has `negatives` rejected responses."""
+        part = slice(start, stop)
+        return BatchPlan(self.beta, self.shift[part, :negatives], self.weights[part], self.penalty[part])
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """loss: scalar over the batch, or the part's share of it. per_example [B]. diagnostics: name → [B], detached.
+
+    reward_accuracy is the share of rejected responses whose reward is below the chosen one's (an equal one counts half,
+    so policy = reference is 0.5); reward_margin the mean reward difference, β included; chosen_logp_drift and
+    rejected_logp_drift the mean of log π − log π_ref (only where the batch has a reference); beta the scale of this
+    batch (only where it is dynamic).
+    """
+
+    loss: Tensor
+    per_example: Tensor
+    diagnostics: dict[str, Tensor]
+
+
+@dataclass
+class Objective:
+    """A preference loss of log-probs. Build it with `recalign.objectives.presets.build_objective`.
+
+    reward, loss, negatives: the choices of `recalign.objectives.losses`; beta: scale; rho: margin to win by, in the
+    reward's unit (SimPO's γ/β); label_smoothing: assumed share of swapped labels (conservative DPO).
+    alpha: how far the margin follows an example's standardised gap to the reference (α-DPO); beta_scale: how far β
+    follows the batch's gap (β-DPO's a); drop: share of the batch left out, unlikely gaps first (β-DPO's filter);
+    momentum: of the running statistics of both; beta_prime: temperature of the soft-min over the batch, None for the
+    mean (Dr. DPO). convention: "code" counts alpha and beta_scale in the reward's unit, as the released codes do;
+    "paper" in β times that unit, as we take the papers to do (alpha = α/β and beta_scale = a·β in "code" units).
+    seed: of the filter's draws. The running statistics are the only state; they move in training alone.
+    """
+
+    name: str
+    reward: parts.Reward
+    negatives: parts.Negatives
+    beta: float
+    loss: parts.Loss = "logistic"
+    rho: float = 0.0
+    label_smoothing: float = 0.0
+    alpha: float = 0.0
+    beta_scale: float = 0.0
+    drop: float = 0.0
+    momentum: float = 0.9
+    beta_prime: float | None = None
+    convention: Literal["code", "paper"] = "code"
+    seed: int = 0
+    gaps: RunningStatistics = field(init=False)  # of each pair's gap to the reference (α)
+    margins: RunningStatistics = field(init=False)  # of each example's margin (β)
+
+    def __post_init__(self) -> None:
+        self.gaps, self.margins = RunningStatistics(self.momentum), RunningStatistics(self.momentum)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the batch must carry reference log-probs."""
+        return self.reward == "log_ratio" or self.alpha != 0
+
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether an example's gradient depends on the rest of the batch, so that parts need a plan of the whole."""
+        return self.alpha != 0 or self.beta_scale != 0 or self.drop > 0 or self.beta_prime is not None
+
+    def __call__(
+        self, batch: PreferenceBatch, *, training: bool = True, plan: BatchPlan | None = None
+    ) -> ObjectiveOutput:
+        """Loss of a batch; differentiable in `batch.policy` when `training`, without a graph otherwise.
+
+        With the rows of a `plan` the batch is a part of a larger one and the loss its share: shares add up to the loss
+        of the whole, gradients included. Outside training the loss is a fixed function of the log-probs (constant β, no
+        α margin, nothing dropped, statistics unread), so that two steps can be compared. Raises RecalignError where the
+        reference is missing, or naming the row that has no rejected response or a log-prob that is not finite.
+        """
+        if plan is None:
+            plan = self.plan(batch, training=training)
+        else:
+            self._check(batch)
+        with torch.set_grad_enabled(training and torch.is_grad_enabled()):
+            margins = self._margins(batch)
+            per_example = self._per_example(margins, batch.mask[:, 1:], plan.beta, plan.shift)
+            loss = (plan.weights * per_example + plan.penalty).sum()
+        found = self._diagnostics(batch, margins.detach())
+        if self.beta_scale:
+            found["beta"] = torch.full_like(per_example.detach(), plan.beta)
+        return ObjectiveOutput(loss, per_example, found)
+
+    @torch.no_grad()
+    def plan(self, batch: PreferenceBatch, *, training: bool = True) -> BatchPlan:
+        """What the whole batch decides: margins, β and weights; in training the statistics take the batch in first."""
+        self._check(batch)
+        margins, present = self._margins(batch), batch.mask[:, 1:]
+        beta, shift = self.beta, torch.full_like(margins, self.rho)
+        weights = torch.full_like(margins[:, 0], 1 / len(margins))
+        if training and self.alpha:
+            shift += self._alpha_margin(batch, margins)
+        if training and (self.beta_scale or self.drop):
+            beta, weights = self._beta_and_filter(_row_means(margins, present))
+        penalty = torch.zeros_like(weights)
+        if self.beta_prime is not None:
+            per_example = self._per_example(margins, present, beta, shift)
+            weights, penalty = parts.soft_min(per_example, weights, self.beta_prime)
+        return BatchPlan(beta, shift, weights, penalty)
+
+    def state_dict(self) -> dict[str, float]:
+        """The running statistics as plain numbers, for checkpoints."""
+        kept = {"gaps": self.gaps, "margins": self.margins}
+        return {f"{name}.{key}": value for name, of in kept.items() for key, value in vars(of).items()}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take over what `state_dict` gave."""
+        for name, of in {"gaps": self.gaps, "margins": self.margins}.items():
+            for key in vars(of):
+                setattr(of, key, state[f"{name}.{key}"])
+
+    def _margins(self, batch: PreferenceBatch) -> Tensor:
+        """[B, K] unscaled reward of the chosen response less that of each rejected one; 0 where masked."""
+        rewards = parts.rewards(batch, self.reward)
+        return (rewards[:, :1] - rewards[:, 1:]).masked_fill(~batch.mask[:, 1:], 0.0)
+
+    def _per_example(self, margins: Tensor, present: Tensor, beta: float, shift: Tensor) -> Tensor:
+        z, weights = parts.over_negatives(beta * (margins - shift), present, self.negatives)
+        return (parts.pair_loss(z, self.loss, beta, self.label_smoothing) * weights).sum(dim=1)
+
+    def _alpha_margin(self, batch: PreferenceBatch, margins: Tensor) -> Tensor:
+        """[B, K] α z, z the standardised gap δπ − δref of each pair; Wu et al. 2024, arXiv 2410.10148."""
+        reference = parts.reference_rewards(batch, self.reward)
+        gaps = margins - (reference[:, :1] - reference[:, 1:])
+        self.gaps.update(gaps[batch.mask[:, 1:]])
+        alpha = self.alpha / self.beta if self.convention == "paper" else self.alpha
+        return alpha * self.gaps.standardised(gaps)
+
+    def _beta_and_filter(self, gaps: Tensor) -> tuple[float, Tensor]:
+        """β of this batch and the examples' weights, from their gaps [B]; Wu et al. 2024, arXiv 2407.08639.
+
+        With more than one rejected response an example's gap is its mean over them (the paper has one). At least one
+        example is kept.
+        """
+        draw = self.margins.batches  # the same draw after a resumption, and in every process
+        self.margins.update(gaps)
+        kept = torch.ones_like(gaps, dtype=torch.bool)
+        if self.drop:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw)
+            log_weights = -0.5 * self.margins.standardised(gaps).square()
+            kept = parts.keep_likely(log_weights, max(1, int(len(gaps) * (1 - self.drop))), generator)
+        scale = self.beta_scale * self.beta if self.convention == "paper" else self.beta_scale
+        beta = self.beta * (1 + scale * (float(gaps[kept].mean()) - self.margins.mean))
+        return max(SMALLEST_BETA, beta) if scale else self.beta, kept.to(gaps) / kept.sum()
+
+    def _diagnostics(self, batch: PreferenceBatch, margins: Tensor) -> dict[str, Tensor]:
+        present = batch.mask[:, 1:]
+        won = (margins > 0).to(margins) + 0.5 * (margins == 0).to(margins)
+        found = {
+            "reward_accuracy": _row_means(won, present),
+            "reward_margin": self.beta * _row_means(margins, present),
+        }
+        if batch.reference is not None:
+            drift = parts.drift(batch)
+            found["chosen_logp_drift"] = drift[:, 0]
+            found["rejected_logp_drift"] = _row_means(drift[:, 1:], present)
+        return found
+
+    def _check(self, batch: PreferenceBatch) -> None:
+        if self.needs_reference and batch.reference is None:
+            raise RecalignError(
+                f"objective '{self.name}' compares with a reference and got none; "
+                "run 'recalign reference' first, or choose simpo, which needs none"
+            )
+        alone = (~batch.mask[:, 0] | ~batch.mask[:, 1:].any(dim=1)).nonzero().flatten().tolist()
+        if alone:
+            raise RecalignError(
+                f"objective '{self.name}': row {alone[0]} of the batch has no chosen or no rejected response "
+                "(K = 0); K ≥ 1 is needed: raise pairs.negatives and run 'dvc repro pairs'"
+            )
+        read = {"policy": batch.policy} | ({"reference": batch.reference} if batch.reference is not None else {})
+        for part, values in read.items():
+            bad = (~torch.isfinite(values.detach()) & batch.mask).nonzero().tolist()
+            if bad:
+                row, column = bad[0]
+                raise RecalignError(
+                    f"objective '{self.name}': the {part} log-prob of row {row}, response {column} is "
+                    f"{float(values[row, column])}; log-probs must be finite: lower the learning rate "
+                    "or set base.compute to fp32"
+                )
+
+
+def _row_means(values: Tensor, present: Tensor) -> Tensor:
+    """[B] mean of values [B, K] over the present columns."""
+    return (values * present).sum(dim=1) / present.sum(dim=1)
