@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("recalign").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)  # the libraries talk to their developers
     try:
-        return arguments.run(arguments) or 0  # None, or what a command that judges found
+        code = arguments.run(arguments)
+        return code if isinstance(code, int) else 0  # a number where a command judges; others return what they did
     except RecalignError as error:
         print(f"recalign {arguments.command}: {error}", file=sys.stderr)
         return 2
