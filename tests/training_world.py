@@ -28,6 +28,7 @@ def make_params(**changes: Any) -> Params:
     tree = copy.deepcopy(TREE) | {"budget": "smoke", "threads": 1}
     for section in ("sft", "align"):  # what the expected steps follow from, whatever the project's defaults become
         tree[section] |= {"batch": 8, "micro_tokens": 4096, "evaluations": 4, "learning_rate": 5e-4}
+    tree["base"]["compute"] = "fp32"  # whatever the machine multiplies fastest
     tree["sft"]["examples"] = 48
     tree["evaluate"]["validation_cases"] = 6
     for key, value in changes.items():
