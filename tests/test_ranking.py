@@ -8,6 +8,7 @@ import pytest
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking import (
     METRICS,
+    best_items,
     hit_rate,
     metric_values,
     ndcg,
@@ -92,6 +93,22 @@ def test_metrics_of_no_cases_are_refused() -> None:
 def test_a_rank_below_1_is_refused() -> None:
     with pytest.raises(RecalignError, match="a rank is 0"):
         metric_values("mrr", np.array([1, 0]))
+
+
+def test_the_best_items_stand_in_the_order_of_the_ranks_with_a_target_after_its_equals() -> None:
+    scores = [[1.0, 3.0, 3.0, 2.0], [0.0, -np.inf, 5.0, 0.0]]
+    items = [[10, 20, 30, 40], [11, 21, 31, 41]]
+    assert best_items(scores, items, [1, 0], 3) == [(30, 20, 40), (31, 41, 11)]
+    assert best_items(scores, items, [1, 0], 9) == [(30, 20, 40, 10), (31, 41, 11)]
+
+
+def test_the_best_items_hold_the_target_exactly_where_its_rank_is_among_them() -> None:
+    generator = np.random.default_rng(1)
+    scores, targets = generator.integers(0, 4, (200, 12)).astype(float), generator.integers(0, 12, 200)
+    best = best_items(scores, [range(12)] * 200, targets, 5)
+    ranks = target_ranks(scores, targets)
+    places = [list(row).index(target) + 1 if target in row else 0 for row, target in zip(best, targets, strict=True)]
+    assert places == [rank if rank <= 5 else 0 for rank in ranks]
 
 
 def test_an_unknown_metric_names_the_allowed_ones() -> None:

@@ -12,7 +12,7 @@ import pytest
 from recalign.artifacts import folder, write_json, write_text
 from recalign.errors import RecalignError
 from recalign.evaluation.curves import read_curve
-from recalign.evaluation.plots import chance
+from recalign.evaluation.ranking import chance
 from recalign.evaluation.scorecard import Comparison, Scorecard, build_scorecard
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.system_ranks import SystemRanks, in_case_order, write_system_ranks

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -127,10 +127,10 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         pq.write_table(table, partial, compression="zstd")
 
 
-def read_parquet(path: Path) -> pa.Table:
-    """Read a Parquet file. Raises RecalignError naming the file when it is absent or unreadable."""
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet file, or some of its columns. Raises RecalignError naming the file when absent or unreadable."""
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, columns=None if columns is None else list(columns))
     except FileNotFoundError:
         raise RecalignError(f"{path} is missing; run 'dvc repro' to make it") from None
     except pa.ArrowInvalid as error:

@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_rank(commands)
     _add_doctor(commands)
     _add_audit(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -171,3 +172,10 @@ def _add_audit(commands: Commands) -> None:
     audit.add_argument("--split", choices=("user", "time"), default="user", help="what splits part (default: user)")
     audit.add_argument("--json", type=Path, help="JSON to write the findings to")
     audit.set_defaults(run=lambda a: _call("audit")(a.cases, a.fit, a.interactions, a.items, a.split, a.json))
+
+
+def _add_compare(commands: Commands) -> None:
+    compare = commands.add_parser("compare", help="paired differences of two runs or registered versions")
+    for which in ("first", "second"):
+        compare.add_argument(which, metavar="RUN", help="a project's folder (with data/ranks), or models:/recalign/3")
+    compare.set_defaults(run=lambda a: _call("compare")(_params(), a.first, a.second))

@@ -35,5 +35,6 @@ PROTOCOL = "protocol"
 SYSTEM = "system"
 RANK = "rank"
 SCORE = "score"
+TOP = "top"
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"

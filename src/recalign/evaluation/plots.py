@@ -6,10 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from recalign.evaluation.curves import Curve
-from recalign.evaluation.ranking import LABELS, metric_values
+from recalign.evaluation.ranking import LABELS, chance
 from recalign.evaluation.scorecard import LLM, Scorecard
 
 if TYPE_CHECKING:
@@ -66,11 +64,6 @@ def interval_plot(card: Scorecard, candidates: int, metric: str = "ndcg_at_10") 
     axes.axvline(chance(metric, candidates), color=INK, linestyle="--", linewidth=1)
     told = "; ".join(f"{row.system} {row.metrics[metric].value:.3f}" for row in reversed(rows))
     return Drawing("metrics", f"{LABELS[metric]} of every system", f"{LABELS[metric]}: {told}.", _svg(figure))
-
-
-def chance(metric: str, candidates: int) -> float:
-    """What a random order of so many candidates expects of a metric."""
-    return float(metric_values(metric, np.arange(1, candidates + 1)).mean())
 
 
 @_style()

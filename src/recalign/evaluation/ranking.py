@@ -36,6 +36,23 @@ def target_ranks(scores: ArrayLike, target_index: ArrayLike) -> Ranks:
     return ranks
 
 
+def best_items(
+    scores: ArrayLike, items: Sequence[Sequence[int]], target_index: ArrayLike, k: int
+) -> list[tuple[int, ...]]:
+    """The k best items of each case, best first, in the order that `target_ranks` counts in: a target after its equals.
+
+    scores [B, C] (-inf: out of the ranking, never listed), items [B, C] their ids; other equals keep their columns'
+    order. A list is shorter than k where fewer items are in the ranking.
+    """
+    best = []
+    for row, ids, target in zip(np.asarray(scores, np.float64), items, np.asarray(target_index), strict=True):
+        bound = np.partition(row, -k)[-k] if k < len(row) else -np.inf
+        columns = np.flatnonzero((row >= bound) & (row > -np.inf))
+        order = np.lexsort((columns == target, -row[columns]))[:k]
+        best.append(tuple(int(ids[column]) for column in columns[order]))
+    return best
+
+
 def target_places(candidates: Sequence[Sequence[int]], targets: Sequence[int]) -> list[int]:
     """Column of each target in its candidate list.
 
@@ -78,6 +95,11 @@ METRICS: dict[str, Callable[[Ranks], Floats]] = {
     "mrr": reciprocal_rank,
 }
 LABELS = {"hr_at_1": "HR@1", "hr_at_5": "HR@5", "ndcg_at_10": "NDCG@10", "mrr": "MRR"}
+
+
+def chance(metric: str, candidates: int) -> float:
+    """What a random order of so many candidates expects of a metric."""
+    return float(metric_values(metric, np.arange(1, candidates + 1)).mean())
 
 
 def metric_values(metric: str, ranks: ArrayLike) -> Floats:

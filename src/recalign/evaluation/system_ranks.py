@@ -13,6 +13,7 @@ from recalign.artifacts import read_parquet, write_parquet
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking import Floats, Ranks
 
+KEPT = 10  # best items kept a case: what exposure is measured on
 SAMPLED, FULL = "sampled-20", "full"
 CATALOGUE = "catalogue"  # stands in the manifest column of the full protocol, whose list is the catalogue itself
 
@@ -25,6 +26,7 @@ SCHEMA = pa.schema(
         (c.USER, pa.int64()),
         (c.RANK, pa.int64()),
         (c.SCORE, pa.float64()),
+        (c.TOP, pa.list_(pa.int64())),
     ]
 )
 
@@ -33,7 +35,8 @@ SCHEMA = pa.schema(
 class SystemRanks:
     """Ranks of one system's targets, a row a case, cases in ascending example id.
 
-    digest is that of the candidate manifest (or of the catalogue): equal digests, equal lists.
+    digest is that of the candidate manifest (or of the catalogue): equal digests, equal lists. top holds each case's
+    best items (at most KEPT, best first), and is empty where only ranks are known.
     """
 
     system: str
@@ -44,6 +47,7 @@ class SystemRanks:
     user_ids: tuple[int, ...]
     ranks: Ranks
     scores: Floats
+    top: tuple[tuple[int, ...], ...] = ()
 
     def check_comparable(self, other: "SystemRanks") -> None:
         """Raise RecalignError naming the first field in which the cases of the two systems differ."""
@@ -76,8 +80,9 @@ def in_case_order(
     cases: Sequence[tuple[str, int]],
     ranks: Ranks,
     scores: Floats,
+    top: Sequence[tuple[int, ...]] = (),
 ) -> SystemRanks:
-    """SystemRanks of `cases` (example id, user id) in any order; ranks and the targets' scores are [B] in that order.
+    """SystemRanks of `cases` (example id, user id) in any order; ranks, the targets' scores and top are in that order.
 
     Raises RecalignError when an example stands twice.
     """
@@ -87,7 +92,8 @@ def in_case_order(
         twice = next(a for a, b in itertools.pairwise(ids) if a == b)
         raise RecalignError(f"{c.EXAMPLE} {twice} was ranked twice by '{system}'; a case counts once")
     users = tuple(cases[row][1] for row in order)
-    return SystemRanks(system, protocol, manifest, digest, ids, users, ranks[order], scores[order])
+    best = tuple(top[row] for row in order) if top else ()
+    return SystemRanks(system, protocol, manifest, digest, ids, users, ranks[order], scores[order], best)
 
 
 def write_system_ranks(path: Path, systems: Sequence[SystemRanks]) -> None:
@@ -102,6 +108,7 @@ def write_system_ranks(path: Path, systems: Sequence[SystemRanks]) -> None:
                 pa.array(s.user_ids, pa.int64()),
                 pa.array(s.ranks, pa.int64()),
                 pa.array(s.scores, pa.float64()),
+                pa.array(s.top or [None] * len(s.ranks), pa.list_(pa.int64())),
             ],
             schema=SCHEMA,
         )
@@ -111,7 +118,10 @@ def write_system_ranks(path: Path, systems: Sequence[SystemRanks]) -> None:
 
 
 def read_system_ranks(path: Path, digests: dict[str, str]) -> list[SystemRanks]:
-    """Read ranks.parquet as `write_system_ranks` wrote it; `digests` maps each manifest to its digest."""
+    """Read ranks.parquet as `write_system_ranks` wrote it; `digests` maps each manifest to its digest.
+
+    A file from before lists were kept has ranks without them.
+    """
     groups: dict[tuple[str, str, str], list[dict]] = {}
     for row in read_parquet(path).to_pylist():
         groups.setdefault((row[c.SYSTEM], row[c.PROTOCOL], row[c.MANIFEST]), []).append(row)
@@ -124,6 +134,7 @@ def read_system_ranks(path: Path, digests: dict[str, str]) -> list[SystemRanks]:
             [(row[c.EXAMPLE], row[c.USER]) for row in rows],
             np.array([row[c.RANK] for row in rows], dtype=np.int64),
             np.array([row[c.SCORE] for row in rows], dtype=np.float64),
+            [tuple(row[c.TOP]) for row in rows] if all(row.get(c.TOP) is not None for row in rows) else (),
         )
         for (system, protocol, manifest), rows in groups.items()
     ]

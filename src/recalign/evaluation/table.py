@@ -1,6 +1,10 @@
-"""The scorecard as a table on the terminal."""
+"""The scorecard, and the comparison of two runs, as tables on the terminal."""
 
+from collections.abc import Sequence
+
+from recalign.evaluation.comparison import Compared, Run
 from recalign.evaluation.ranking import LABELS, METRICS
+from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.scorecard import Comparison, Scorecard
 from recalign.evaluation.significance import Interval
 
@@ -48,16 +52,35 @@ def caption(card: Scorecard, source: str) -> str:
 
 def print_scorecard(card: Scorecard, source: str) -> None:
     """Print the card to standard output, in colour where it is a terminal; a narrow one gets intervals below values."""
+    print(caption(card, source))
+    _print_table(headings(card), cells(card), bold=card.llm)
+
+
+def print_comparison(first: Run, second: Run, compared: Sequence[Compared]) -> None:
+    """Print what the first run's systems reach less the second's, a row a pair of systems."""
+    ranks = next(iter(first.systems.values()))
+    print(
+        f"{first.name} less {second.name}: {first.about['source']}, {first.about['split']} split, {ranks.protocol}, "
+        f"manifest {ranks.manifest} {ranks.digest[:12]}, {len(ranks.ranks)} cases of {len(set(ranks.user_ids))} users"
+    )
+    rows = []
+    for pair in compared:
+        name = pair.first if pair.first == pair.second else f"{pair.first} less {pair.second}"
+        rows.append([name, *(difference(own) for own in pair.metrics.values()), pair.metrics[CHOSEN_BY].words])
+    _print_table(["system", *(LABELS[metric] for metric in METRICS), "by NDCG@10 the first is"], rows)
+    print("95 % intervals over users; '?': leaves out zero, but not when all of the table is corrected for (Holm)")
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], bold: str | None = None) -> None:
     import rich.box
     from rich.console import Console
     from rich.table import Table
 
     console = Console(width=None if Console().is_terminal else WIDE, highlight=False)
     table = Table(box=rich.box.SIMPLE_HEAD)
-    for place, heading in enumerate(headings(card)):
+    for place, heading in enumerate(columns):
         table.add_column(heading, no_wrap=place == 0)
-    for row in cells(card):
+    for row in rows:
         folded = row if console.width >= WIDE else [cell.replace(" [", "\n[") for cell in row]
-        table.add_row(*folded, style="bold" if row[0] == card.llm else None)
-    console.print(caption(card, source))
+        table.add_row(*folded, style="bold" if row[0] == bold else None)
     console.print(table)

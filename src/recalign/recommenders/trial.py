@@ -11,8 +11,8 @@ import torch
 from recalign.artifacts import digest_of, read_json
 from recalign.data.records import Case, Items, read_cases
 from recalign.errors import RecalignError
-from recalign.evaluation.ranking import Floats, target_ranks
-from recalign.evaluation.system_ranks import CATALOGUE, FULL, SAMPLED, SystemRanks, in_case_order
+from recalign.evaluation.ranking import Floats, best_items, target_ranks
+from recalign.evaluation.system_ranks import CATALOGUE, FULL, KEPT, SAMPLED, SystemRanks, in_case_order
 from recalign.recommenders.seam import Request
 
 CASES_AT_ONCE = 256  # requests in one call over the whole catalogue: bounds the score matrix
@@ -73,10 +73,11 @@ def read_trial(
 
 
 def sampled_ranks(system: str, trial: Trial, scores: Floats) -> SystemRanks:
-    """Ranks of the targets among their candidates, from scores [B, C] in the trial's order."""
+    """Ranks of the targets among their candidates and the best items, from scores [B, C] in the trial's order."""
     ranks = target_ranks(scores, trial.target_index)
     own = scores[np.arange(len(ranks)), trial.target_index]
-    return in_case_order(system, SAMPLED, trial.manifest, trial.digest, trial.keys, ranks, own)
+    best = best_items(scores, trial.candidates, trial.target_index, KEPT)
+    return in_case_order(system, SAMPLED, trial.manifest, trial.digest, trial.keys, ranks, own, best)
 
 
 def rank_sampled(recommender: Ranker, trial: Trial) -> SystemRanks:
@@ -89,7 +90,7 @@ def rank_catalogue(recommender: Ranker, catalogue: Items, trial: Trial) -> Syste
     """Rank each target among the whole catalogue less the case's history: protocol "full". A target stays in always."""
     column = {item: place for place, item in enumerate(catalogue.ids)}
     targets = [column[case.example.target] for case in trial.cases]
-    ranks, scores = [], []
+    ranks, scores, best = [], [], []
     for start, stop in _spans(len(trial.cases)):
         block = recommender.scores(list(trial.requests[start:stop]), None).double().cpu().numpy().copy()
         for row, place in enumerate(range(start, stop)):
@@ -98,9 +99,10 @@ def rank_catalogue(recommender: Ranker, catalogue: Items, trial: Trial) -> Syste
             block[row, targets[place]] = target_score
         ranks.append(target_ranks(block, targets[start:stop]))
         scores.append(block[np.arange(stop - start), targets[start:stop]])
+        best += best_items(block, [catalogue.ids] * (stop - start), targets[start:stop], KEPT)
     digest = catalogue_digest(catalogue)
     joined = np.concatenate(ranks), np.concatenate(scores)
-    return in_case_order(recommender.name, FULL, CATALOGUE, digest, trial.keys, *joined)
+    return in_case_order(recommender.name, FULL, CATALOGUE, digest, trial.keys, *joined, best)
 
 
 def catalogue_digest(catalogue: Items) -> str:

@@ -20,7 +20,14 @@ from recalign.registry.package import Settings, write_package
 from recalign.registry.tracking import experiment
 
 DIGEST = "adapter_digest"  # tag of a version; equal digests are the same version
-EVIDENCE = (PARAMS, LOCK, REPORTS / "metrics.json", REPORTS / "report.html", RANKS / "systems.json")
+EVIDENCE = (
+    PARAMS,
+    LOCK,
+    REPORTS / "metrics.json",
+    REPORTS / "scorecard.json",
+    REPORTS / "report.html",
+    RANKS / "systems.json",
+)
 LONGEST_PARAM = 6000  # characters that MLflow takes
 
 

@@ -1,0 +1,126 @@
+"""A figure as a record: a value that carries all that is needed to judge it or to refuse to compare it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from recalign.evaluation.exposure import TOP, Exposure
+from recalign.evaluation.ranking_rule import CHOSEN_BY
+from recalign.evaluation.scorecard import Comparison, Scorecard
+from recalign.evaluation.significance import Interval
+from recalign.evaluation.slices import Slice
+
+MATCHING = "item id; a target ranks after its equals"
+ALL = "all"
+DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What all figures of a run share. git_revision is of the project's code, empty where there is no repository."""
+
+    source: str
+    split: str
+    data_digest: str
+    git_revision: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One value. low and high are 95 % bounds made by `interval` (null where it has none); n cases of `users` users;
+    denominator says what was averaged over; p is Holm's, for paired differences ("a less b") only."""
+
+    system: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    interval: str | None
+    p: float | None
+    n: int
+    users: int
+    slice: str
+    denominator: str
+    matching_rule: str
+    protocol: str
+    manifest: str
+    candidate_digest: str
+    source: str
+    split: str
+    data_digest: str
+    git_revision: str
+
+
+class Recorder:
+    """Makes the figures of one card."""
+
+    def __init__(self, card: Scorecard, provenance: Provenance) -> None:
+        self.card, self.provenance = card, provenance
+
+    def metrics(self) -> list[Figure]:
+        """Each system's metrics, and the card's paired differences."""
+        rows = [self._figure(row.system, name, told) for row in self.card.rows for name, told in row.metrics.items()]
+        pairs = {(pair.first, pair.second): pair for pair in self.card.comparisons}
+        against = [row.difference for row in self.card.rows if row.difference]
+        pairs |= {(pair.first, pair.second): pair for pair in against}
+        return rows + [self._difference(pair) for pair in pairs.values()]
+
+    def slices(self, slices: Iterable[Slice]) -> list[Figure]:
+        """NDCG@10 of every system on every slice."""
+        return [
+            self._figure(system, CHOSEN_BY, told, cases=own.cases, users=own.users,
+                         slice=f"{own.dimension}: {own.label}", denominator="all cases of the slice")
+            for own in slices for system, told in own.values.items()
+        ]  # fmt: skip
+
+    def exposures(self, exposures: Mapping[str, Exposure]) -> list[Figure]:
+        """Fairness, coverage and popularity lift of every system whose lists are known."""
+        shown = f"the best {TOP} items of all cases"
+        found = []
+        for system, own in exposures.items():
+            for name, fair in own.fairness.items():
+                told = {"mgu": fair.mgu, "dgu": fair.dgu} | {f"gu: {group}": gu for group, gu in fair.gu.items()}
+                found += [
+                    self._figure(system, f"{metric} by {name} at {TOP}", value, denominator=shown)
+                    for metric, value in told.items()
+                ]
+            found.append(self._figure(system, f"popularity lift at {TOP}", own.lift, denominator=shown))
+            found.append(self._figure(system, f"coverage at {TOP}", own.coverage, denominator="items of the catalogue"))
+        return found
+
+    def shares(self, shares: Mapping[str, Interval]) -> list[Figure]:
+        """Share of the oracle's gain over chance."""
+        return [self._figure(system, "share of the oracle's gain", told) for system, told in shares.items()]
+
+    def _difference(self, pair: Comparison) -> Figure:
+        return self._figure(f"{pair.first} less {pair.second}", CHOSEN_BY, pair.interval, p=pair.p)
+
+    def _figure(
+        self,
+        system: str,
+        metric: str,
+        told: Interval | float,
+        cases: int | None = None,
+        users: int | None = None,
+        slice: str = ALL,
+        denominator: str = "all cases",
+        p: float | None = None,
+    ) -> Figure:
+        value, low, high, made = (
+            (told.value, told.low, told.high, told.method) if isinstance(told, Interval) else (told, None, None, None)
+        )
+        card = self.card
+        return Figure(
+            system, metric, round(value, DIGITS), _rounded(low), _rounded(high), made, _rounded(p),
+            cases or card.cases, users or card.users, slice, denominator, MATCHING,
+            card.protocol, card.manifest, card.digest, **asdict(self.provenance),
+        )  # fmt: skip
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS)
+
+
+def as_document(figures: Iterable[Figure], about: Mapping[str, Any]) -> dict[str, Any]:
+    """What scorecard.json holds: what the run is about, and its figures."""
+    return {"about": dict(about), "figures": [asdict(figure) for figure in figures]}

@@ -1,0 +1,119 @@
+"""Slices of the test cases: who and what a system serves well, each with its number of cases and interval."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recalign.evaluation.ranking import metric_values
+from recalign.evaluation.ranking_rule import CHOSEN_BY
+from recalign.evaluation.significance import Interval, bootstrap_intervals
+from recalign.evaluation.system_ranks import SystemRanks
+
+FEWEST = 30  # cases below which a slice is shown in grey and nothing in it is called best
+COLD_EVENTS = 10  # an item with fewer train events is cold
+LENGTHS = (10, 20, 40)  # history lengths at which a new slice begins
+GROUPS_SHOWN = 12  # values of the first attribute, those with the most cases
+DIMENSIONS = ("user", "item", "target's popularity", "history")  # and the items' first attribute
+FIFTHS = ("least popular fifth", "second fifth", "third fifth", "fourth fifth", "most popular fifth")
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What slices are cut by: liked items before the case, whether the user has a train event, and the target's train
+    events, popularity fifth and values of its first attribute (empty where items have none)."""
+
+    history: int
+    known_user: bool
+    target_events: int
+    fifth: str
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Cases that share a label of a dimension; values hold NDCG@10 of every system on them."""
+
+    dimension: str
+    label: str
+    cases: int
+    users: int
+    values: dict[str, Interval]
+
+    @property
+    def small(self) -> bool:
+        """Too few cases to rank systems by."""
+        return self.cases < FEWEST
+
+    @property
+    def best(self) -> str | None:
+        """The system with the highest value; None where the slice is small or two share the place."""
+        first, *others = sorted(self.values, key=lambda name: -self.values[name].value)
+        tied = any(self.values[name].value == self.values[first].value for name in others)
+        return None if self.small or tied else first
+
+
+def popularity_fifths(popularity: Mapping[int, int]) -> dict[int, str]:
+    """Item -> its fifth of the catalogue by train events; items with equal counts share the lower of their fifths."""
+    counts = np.sort(np.fromiter(popularity.values(), dtype=np.int64))
+    return {
+        item: FIFTHS[min(4, int(np.searchsorted(counts, events) * 5 // len(counts)))]
+        for item, events in popularity.items()
+    }
+
+
+def labels(facts: CaseFacts, attribute: str | None) -> list[tuple[str, str]]:
+    """(dimension, label) of each slice that a case belongs to; an item with several values of an attribute is in each
+    of theirs."""
+    found = [
+        (DIMENSIONS[0], "known user" if facts.known_user else "cold user (no train event)"),
+        (DIMENSIONS[1], f"{COLD_EVENTS} train events or more" if facts.target_events >= COLD_EVENTS
+         else f"cold item (under {COLD_EVENTS} train events)"),
+        (DIMENSIONS[2], facts.fifth),
+        (DIMENSIONS[3], _length(facts.history)),
+    ]  # fmt: skip
+    return found + [(attribute, group) for group in facts.groups if attribute]
+
+
+def _length(history: int) -> str:
+    starts = [0, *LENGTHS]
+    place = sum(history >= start for start in LENGTHS)
+    return f"{starts[place]} to {starts[place + 1] - 1} items" if place < len(LENGTHS) else f"{starts[place]} or more"
+
+
+def build_slices(
+    systems: Sequence[SystemRanks], facts: Mapping[str, CaseFacts], attribute: str | None, resamples: int, seed: int
+) -> list[Slice]:
+    """The slices of the systems' common cases (`facts` by example id), by dimension, then in a fixed order of labels.
+
+    attribute is the name of the first attribute of the items, whose GROUPS_SHOWN most frequent values are slices.
+    Raises RecalignError when the systems' cases differ.
+    """
+    for system in systems:
+        systems[0].check_comparable(system)
+    rows: dict[tuple[str, str], list[int]] = {}
+    for row, example in enumerate(systems[0].example_ids):
+        for key in labels(facts[example], attribute):
+            rows.setdefault(key, []).append(row)
+    gains = np.stack([metric_values(CHOSEN_BY, system.ranks) for system in systems], axis=1)
+    users = np.array(systems[0].user_ids)
+    made = []
+    for key in _shown(rows, attribute):
+        own = rows[key]
+        intervals = bootstrap_intervals(gains[own], users[own].tolist(), resamples, seed)
+        values = {system.system: interval for system, interval in zip(systems, intervals, strict=True)}
+        made.append(Slice(*key, len(own), len(set(users[own].tolist())), values))
+    return made
+
+
+def _shown(rows: Mapping[tuple[str, str], Sequence[int]], attribute: str | None) -> list[tuple[str, str]]:
+    sizes = Counter({key: len(own) for key, own in rows.items() if key[0] == attribute})
+    frequent = sorted(sizes, key=lambda key: (-sizes[key], key))[:GROUPS_SHOWN]
+    return sorted((key for key in rows if key[0] != attribute), key=_order) + frequent
+
+
+def _order(key: tuple[str, str]) -> tuple[int, int, str]:
+    dimension, label = key
+    place = FIFTHS.index(label) if label in FIFTHS else int(label.split()[0]) if dimension == DIMENSIONS[3] else 0
+    return DIMENSIONS.index(dimension), place, label

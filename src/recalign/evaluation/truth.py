@@ -1,0 +1,36 @@
+"""Where the truth is known (simulated data): how much of what the oracle gains over chance each system reaches."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from recalign.evaluation.ranking import chance, metric_values
+from recalign.evaluation.ranking_rule import CHOSEN_BY
+from recalign.evaluation.scorecard import ORACLE
+from recalign.evaluation.significance import Interval, percentile_interval, resampled_means
+from recalign.evaluation.system_ranks import SystemRanks
+
+
+def oracle_shares(
+    systems: Sequence[SystemRanks], candidates: int, resamples: int, seed: int, metric: str = CHOSEN_BY
+) -> dict[str, Interval]:
+    """System -> (its metric - chance) / (the oracle's - chance), with an interval over users; empty without an oracle.
+
+    chance is what a random order of `candidates` items expects: 0 is no better than that, 1 as good as knowing the true
+    probabilities. Numerator and denominator are resampled together. Raises RecalignError when the cases differ.
+    """
+    by_name = {system.system: system for system in systems}
+    if ORACLE not in by_name:
+        return {}
+    for system in systems:
+        by_name[ORACLE].check_comparable(system)
+    gains = np.stack([metric_values(metric, system.ranks) for system in by_name.values()], axis=1)
+    gains -= chance(metric, candidates)
+    means = resampled_means(gains, systems[0].user_ids, resamples, seed)
+    best = list(by_name).index(ORACLE)
+    total = gains.mean(axis=0)
+    return {
+        name: percentile_interval(float(total[place] / total[best]), means[:, place] / means[:, best])
+        for place, name in enumerate(by_name)
+        if name != ORACLE
+    }

@@ -1,0 +1,53 @@
+"""The ranks and the provenance that were kept with a registered version, for comparing it with another run."""
+
+import tempfile
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from recalign.artifacts import read_json
+from recalign.errors import RecalignError
+from recalign.evaluation.comparison import Run, run_of
+from recalign.evaluation.system_ranks import read_system_ranks
+from recalign.layout import REPORTS
+from recalign.registry import promotion
+from recalign.registry.log import ranks_file
+from recalign.registry.tracking import connect
+
+SCORECARD = REPORTS / "scorecard.json"
+SCHEME = "models:/"
+
+
+def version_run(uri: str, manifest: str, home: Path) -> Run:
+    """The run of `models:/<name>/<version>` or `models:/<name>@<alias>` on a manifest.
+
+    Raises RecalignError where there is no such version, or where it was registered without a scorecard.
+    """
+    name, version = _parsed(uri)
+    client = connect(home)
+    try:
+        if "@" in uri:
+            version = str(client.get_model_version_by_alias(name, version).version)
+        run_id = promotion.run_of(client, name, version)
+    except MlflowException:
+        raise RecalignError(f"{uri} is not in the registry; 'recalign register' adds a version") from None
+    with tempfile.TemporaryDirectory() as temporary:
+        about = read_json(_download(client, run_id, SCORECARD.name, temporary, uri))["about"]
+        digest = about["manifests"][manifest]
+        ranks = read_system_ranks(_download(client, run_id, ranks_file(digest), temporary, uri), {manifest: digest})
+    return run_of(uri, about, {system.system: system for system in ranks}, {})
+
+
+def _parsed(uri: str) -> tuple[str, str]:
+    name, _, version = uri.removeprefix(SCHEME).replace("@", "/").partition("/")
+    if not name or not version:
+        raise RecalignError(f"{uri!r} names no version; write models:/recalign/3 or models:/recalign@champion")
+    return name, version
+
+
+def _download(client: MlflowClient, run_id: str, path: str, folder: str, uri: str) -> Path:
+    try:
+        return Path(client.download_artifacts(run_id, path, folder))
+    except (MlflowException, OSError):
+        raise RecalignError(f"the run of {uri} holds no {path}; register it again to compare it") from None

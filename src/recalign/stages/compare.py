@@ -1,0 +1,46 @@
+"""Compare two runs or registered versions, case by case; no stage of dvc.yaml."""
+
+from pathlib import Path
+
+from recalign.artifacts import read_json
+from recalign.errors import RecalignError
+from recalign.evaluation.comparison import Run, compare_runs, run_of
+from recalign.evaluation.system_ranks import read_system_ranks
+from recalign.evaluation.table import print_comparison
+from recalign.layout import RANKS
+from recalign.params import Params
+
+MANIFEST = "uniform"  # on which every system is ranked
+
+
+def compare(params: Params, first: str, second: str, home: Path = Path()) -> None:
+    """Print the paired differences of `first` less `second`, each a project's folder or a `models:/` version.
+
+    Raises RecalignError naming the field in which they differ, or the run that has no ranks.
+    """
+    one, other = _run(first, home), _run(second, home)
+    print_comparison(one, other, compare_runs(one, other, params.evaluate.resamples, params.seed))
+
+
+def _run(name: str, home: Path) -> Run:
+    if name.startswith("models:"):
+        from recalign.registry.kept_run import version_run
+
+        return version_run(name, MANIFEST, home)
+    return folder_run(Path(name))
+
+
+def folder_run(root: Path) -> Run:
+    """The run whose ranks lie in `root`/data/ranks, or in `root` itself. Raises RecalignError where there are none."""
+    ranks = next((place for place in (root / RANKS, root) if (place / "ranks.parquet").is_file()), None)
+    if ranks is None:
+        raise RecalignError(f"{root} holds no {RANKS / 'ranks.parquet'}; run 'dvc repro' there, or name another run")
+    about = read_json(ranks / "cases.json")
+    systems = {
+        system.system: system
+        for system in read_system_ranks(ranks / "ranks.parquet", about["manifests"])
+        if system.manifest == MANIFEST
+    }
+    if not systems:
+        raise RecalignError(f"{ranks / 'ranks.parquet'} holds no ranks on manifest '{MANIFEST}'; run 'dvc repro' there")
+    return run_of(str(root), about, systems, read_json(ranks / "systems.json"))

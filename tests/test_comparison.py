@@ -1,0 +1,99 @@
+"""Two runs side by side: what is compared, and the field that forbids it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recalign.artifacts import folder, write_json
+from recalign.errors import RecalignError
+from recalign.evaluation.comparison import compare_runs
+from recalign.evaluation.system_ranks import SystemRanks, in_case_order, write_system_ranks
+from recalign.params import parse_params
+from recalign.stages.compare import compare, folder_run
+
+USERS = 40
+KINDS = {
+    "item_knn": {"kind": "id", "validation": {"ndcg_at_10": 0.4}},
+    "popularity": {"kind": "id", "validation": {"ndcg_at_10": 0.4}},
+    "llm-sdpo": {"kind": "llm", "validation": {"ndcg_at_10": 0.5}},
+    "llm-dpo": {"kind": "llm", "validation": {"ndcg_at_10": 0.6}},
+}
+
+
+def ranked(name: str, rank: int, digest: str = "d1", users: int = USERS) -> SystemRanks:
+    cases = [(f"{user}-1", user) for user in range(users)]
+    return in_case_order(name, "sampled-20", "uniform", digest, cases, np.full(users, rank), np.zeros(users))
+
+
+def project(root: Path, ranks: dict[str, int], digest: str = "d1", users: int = USERS, **about: Any) -> Path:
+    """A project's data/ranks as stage evaluate writes it."""
+    told = {"source": "simulated", "split": "test", "data_digest": "x", "manifests": {"uniform": digest}} | about
+    with folder(root / "data" / "ranks") as out:
+        write_system_ranks(out / "ranks.parquet", [ranked(name, rank, digest, users) for name, rank in ranks.items()])
+        write_json(out / "cases.json", told)
+        write_json(out / "systems.json", {name: KINDS[name] for name in ranks})
+    return root
+
+
+def test_systems_of_one_name_are_compared_and_the_best_llms_where_their_names_differ(tmp_path: Path) -> None:
+    first = folder_run(project(tmp_path / "a", {"popularity": 2, "llm-sdpo": 1}))
+    second = folder_run(project(tmp_path / "b", {"popularity": 2, "llm-sdpo": 2, "llm-dpo": 4}))
+    compared = compare_runs(first, second, 200, 1)
+    told = [(own.first, own.second, own.metrics["mrr"].interval.value, own.metrics["mrr"].words) for own in compared]
+    assert told == [
+        ("popularity", "popularity", 0.0, "level with"),
+        ("llm-sdpo", "llm-sdpo", 0.5, "above"),
+        ("llm-sdpo", "llm-dpo", 0.75, "above"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [
+        ("source", {"source": "lastfm"}),
+        ("split", {"split": "validation"}),
+        ("data_digest", {"data_digest": "y"}),
+        ("digest", {"digest": "d2"}),
+        ("example_id 39-1 was ranked by one of them only", {"users": USERS - 1}),
+    ],
+)
+def test_runs_on_other_data_or_manifests_are_refused_and_the_field_is_named(
+    tmp_path: Path, field: str, other: dict[str, Any]
+) -> None:
+    first = folder_run(project(tmp_path / "a", {"popularity": 2}))
+    second = folder_run(project(tmp_path / "b", {"popularity": 2}, **other))
+    with pytest.raises(RecalignError, match=f"cannot be compared: {field}"):
+        compare_runs(first, second, 200, 1)
+
+
+def test_a_run_of_one_system_is_compared_with_the_others_best(tmp_path: Path) -> None:
+    """As a registered version is, whose run holds its own ranks alone."""
+    first = folder_run(project(tmp_path / "a", {"llm-sdpo": 1}))
+    second = folder_run(project(tmp_path / "b", {"popularity": 3, "llm-dpo": 2}))
+    assert [(own.first, own.second) for own in compare_runs(first, second, 200, 1)] == [("llm-sdpo", "llm-dpo")]
+
+
+def test_runs_without_a_common_system_are_refused(tmp_path: Path) -> None:
+    first = folder_run(project(tmp_path / "a", {"popularity": 2, "item_knn": 1}))
+    second = folder_run(project(tmp_path / "b", {"llm-sdpo": 2}))
+    with pytest.raises(RecalignError, match="share no system: popularity, item_knn against llm-sdpo"):
+        compare_runs(first, second, 200, 1)
+
+
+def test_a_folder_without_ranks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecalignError, match=r"holds no data/ranks/ranks\.parquet; run 'dvc repro' there"):
+        folder_run(tmp_path)
+
+
+def test_the_command_prints_the_differences_with_what_they_are_about(
+    tmp_path: Path, tree: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = parse_params(tree | {"evaluate": tree["evaluate"] | {"resamples": 200}})
+    first, second = (project(tmp_path / name, {"llm-sdpo": rank}) for name, rank in (("a", 4), ("b", 1)))
+    compare(params, str(first), str(second / "data" / "ranks"))
+    printed = capsys.readouterr().out
+    for told in ("simulated, test split, sampled-20, manifest uniform d1, 40 cases of 40 users", "below",
+                 "−0.750 [−0.750, −0.750]"):  # fmt: skip
+        assert told in printed, told
