@@ -1,15 +1,19 @@
 """The scorecard, the verdict and the page, from ranks made by hand and through the stage as `dvc repro` runs it."""
 
 import json
+import re
 import xml.etree.ElementTree as ET
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from recalign.artifacts import folder, write_json, write_text
+from recalign.artifacts import folder, write_json, write_parquet, write_text
+from recalign.data.simulator import Taste
 from recalign.errors import RecalignError
 from recalign.evaluation.curves import read_curve
 from recalign.evaluation.ranking import chance
@@ -19,6 +23,7 @@ from recalign.evaluation.system_ranks import SystemRanks, in_case_order, write_s
 from recalign.evaluation.table import cells, difference
 from recalign.evaluation.verdict import verdict
 from recalign.params import Params, parse_params
+from recalign.preferences.profiles import Claim, Profile, profiles_table
 from recalign.stages.report import report
 
 DIGESTS = {"uniform": "ab" * 32, "popularity": "cd" * 32, "catalogue": "ef" * 32}
@@ -39,7 +44,8 @@ def about(name: str) -> dict[str, Any]:
 def ranked(name: str, ranks: list[int], manifest: str = "uniform") -> SystemRanks:
     cases = [(f"{user}-{user}", user) for user in range(len(ranks))]
     protocol = "full" if manifest == "catalogue" else "sampled-20"
-    return in_case_order(name, protocol, manifest, DIGESTS[manifest], cases, np.array(ranks), np.zeros(len(ranks)))
+    zeros, top = np.zeros(len(ranks)), [(1,) if name == "popularity" else (1, 2)] * len(ranks)
+    return in_case_order(name, protocol, manifest, DIGESTS[manifest], cases, np.array(ranks), zeros, top)
 
 
 RANKS = {
@@ -130,16 +136,19 @@ def project(tmp_path: Path) -> Path:
     """The folders that the stage reads, as the earlier stages write them."""
     with folder(tmp_path / "ranks") as out:
         full = [ranked(name, [30] * 40, "catalogue") for name in ("popularity", "item_knn")]
-        write_system_ranks(out / "ranks.parquet", [ranked(name, ranks) for name, ranks in RANKS.items()] + full)
+        write_system_ranks(out / "ranks.parquet", [ranked(*own) for own in RANKS.items()] + full)
         write_json(out / "systems.json", SYSTEMS)
         write_json(out / "cases.json", {
             "source": "simulated", "split": "test", "data_digest": "12" * 32, "manifests": DIGESTS, "candidates": 20,
-            "validation_cases": 60, "example_user": 7, "machine": "x86_64, 2 CPU cores",
+            "validation_cases": 60, "noun": "movies", "example_user": 7, "machine": "x86_64, 2 CPU cores",
         })  # fmt: skip
         write_json(out / "examples.json", [{
             "example_id": "7-1", "user_id": 7, "history": ["Heat", EVIL], "profile": "Likes crime films.",
             "target": "Alien", "ranked": {name: ["Up", "Alien"] for name in RANKS},
         }])  # fmt: skip
+    write_prepared(tmp_path / "prepared")
+    with folder(tmp_path / "pairs") as out:
+        write_text(out / "pairs.parquet", "read by its digest alone")
     rule = {"rule": "duplicate event", "table": "interactions", "level": "row", "sentence": "…", "failed": 9}
     rows = {"interactions": {"read": 100, "kept": 91, "quarantined": 9}}
     write_json(tmp_path / "validated" / "summary.json", {"rows": rows, "rules": [rule]})
@@ -151,14 +160,40 @@ def project(tmp_path: Path) -> Path:
         with folder(tmp_path / name) as out:
             write_text(out / "curve.csv", curve + "0,0,,,,,2\n1,8,1.5,0.1,-0.2,0.6,\n2,16,1.2,0.2,-0.4,0.7,1.4\n")
             write_json(out / "training.json", {"seconds": 12.4})
+    write_truth(tmp_path)
     return tmp_path
 
 
+def write_prepared(out: Path) -> None:
+    """Forty users of one case each, half of them without a train event; item 1 is a war film, 2 a drama."""
+    users = range(40)
+    items = [
+        {"item_id": 1, "title": "Heat", "attributes": [("genre", ["War"])], "popularity": 30},
+        {"item_id": 2, "title": "Alien", "attributes": [("genre", ["Drama", "War"])], "popularity": 10},
+    ]
+    genres = pa.map_(pa.string(), pa.list_(pa.string()))
+    columns = {"item_id": pa.int64(), "title": pa.string(), "attributes": genres, "popularity": pa.int64()}
+    write_parquet(out / "items.parquet", pa.Table.from_pylist(items, pa.schema(list(columns.items()))))
+    write_parquet(out / "events.parquet", pa.table({"user_id": list(range(20)), "split": ["train"] * 20}))
+    case = {"split": "test", "history": [1, 2, 1], "target": 2}
+    rows = [{"example_id": f"{user}-{user}", "user_id": user, **case} for user in users]
+    write_parquet(out / "examples.parquet", pa.Table.from_pylist(rows))
+    write_json(out / "summary.json", {"cutoffs": {"test": "2023-10-14T16:19:43"}})
+
+
+def write_truth(root: Path) -> None:
+    """One planted taste, and the profile that found half of it."""
+    taste = Taste(7, 0.0, ("War", "Drama"), "Horror", 9999.0, 1980, ("A", "B"), 0.5)
+    planted = pa.table({"user_id": [7], "taste": [json.dumps(asdict(taste))]})
+    write_parquet(root / "validated" / "truth.parquet", planted)
+    claims = (Claim("war movies", "genre", "War", 1.0), Claim("comedies", "genre", "Comedy", 0.5))
+    profile = Profile(7, "test", "statements", "Likes war movies.", claims, (1,), None, None)
+    write_parquet(root / "profiles" / "profiles.parquet", profiles_table([profile]))
+
+
 def make_report(params: Params, project: Path, out: str = "reports") -> Path:
-    report(
-        params, project / "ranks", project / "validated", project / "profiles", project / "base", project / "sft",
-        project / "align", project / out,
-    )  # fmt: skip
+    names = ("ranks", "validated", "profiles", "base", "sft", "align", "prepared", "pairs")
+    report(params, **{name: project / name for name in names}, out=project / out)
     return project / out
 
 
@@ -200,7 +235,57 @@ def test_the_page_leads_with_the_verdict_and_carries_what_a_figure_needs(params:
         "x86_64, 2 CPU cores", "trained in 12 s", "sha256 3434343434343434", "lora.rank: 16",
     ):  # fmt: skip
         assert told in text, told
-    assert text.count('role="img" aria-label="') == 3
+    assert text.count('role="img" aria-label="') == 5
+
+
+def test_every_section_has_a_heading_that_the_contents_link_to(params: Params, project: Path) -> None:
+    text = (make_report(params, project) / "report.html").read_text(encoding="utf-8")
+    linked = re.findall(r'<a href="#(s\w+)">(.*?)</a>', text)
+    assert linked == re.findall(r'<h2 id="(s\w+)">(.*?)</h2>', text)
+    headings = {heading for _, heading in linked}
+    assert headings >= {"Slices", "Against the truth", "Cost against gain", "Training", "Data quality"}
+    ids = re.findall(r' id="([^"]+)"', re.sub(r"<svg.*?</svg>", "", text, flags=re.S))
+    assert len(ids) == len(set(ids))
+
+
+def test_the_sections_tell_slices_fairness_truth_and_cost(params: Params, project: Path) -> None:
+    text = (make_report(params, project) / "report.html").read_text(encoding="utf-8")
+    for told in (
+        'user: cold user (no train event) <span class="interval">[20 cases, 20 users]', '<tr class="grey">',
+        "MGU by popularity", "DGU by genre", "share of the oracle", "of 2 planted values of 1 users 1 were learned",
+        "1 of 2 claims are wrong", "24.8", "pairs", "recalign compare . ",
+    ):  # fmt: skip
+        assert told.lower() in text.lower(), told
+
+
+def test_likelihood_displacement_is_warned_of_beside_the_verdict(params: Params, project: Path) -> None:
+    curve = "step,examples,loss,chosen_logp_drift,rejected_logp_drift,reward_accuracy,validation_loss\n0,0,,,,,2\n"
+    write_text(project / "align" / "sdpo" / "curve.csv", curve + "1,8,1.5,-0.4,-1.0,0.6,1.4\n")
+    text = (make_report(params, project) / "report.html").read_text(encoding="utf-8")
+    warned = text.index("Likelihood displacement while training sdpo: chosen titles lost 0.40 nats")
+    assert warned < text.index("<nav")
+    write_text(project / "align" / "sdpo" / "curve.csv", curve + "1,8,1.5,0.1,-1.0,0.6,1.4\n")
+    assert "displacement" not in (make_report(params, project) / "report.html").read_text(encoding="utf-8")
+
+
+def test_each_figure_of_the_scorecard_carries_all_that_a_comparison_needs(params: Params, project: Path) -> None:
+    card = json.loads((make_report(params, project) / "scorecard.json").read_text())
+    by_key = {(f["system"], f["metric"], f["slice"], f["manifest"]): f for f in card["figures"]}
+    assert len(by_key) == len(card["figures"])
+    own = by_key["item_knn", "hr_at_5", "all", "uniform"]
+    assert own | {"git_revision": ""} == {
+        "system": "item_knn", "metric": "hr_at_5", "value": 1.0, "low": 0.912378, "high": 1.0, "interval": "Wilson",
+        "p": None, "n": 40, "users": 40, "slice": "all", "denominator": "all cases",
+        "matching_rule": "item id; a target ranks after its equals", "protocol": "sampled-20", "manifest": "uniform",
+        "candidate_digest": DIGESTS["uniform"], "source": "simulated", "split": "test", "data_digest": "12" * 32,
+        "git_revision": "",
+    }  # fmt: skip
+    assert by_key["llm-sdpo less item_knn", "ndcg_at_10", "all", "uniform"]["p"] == 0.0
+    assert by_key["llm-sft", "ndcg_at_10", "user: known user", "uniform"]["n"] == 20
+    assert by_key["item_knn", "coverage at 5", "all", "catalogue"]["low"] is None
+    assert by_key["popularity", "dgu by genre at 5", "all", "uniform"]["value"] == pytest.approx(0.25)
+    share = by_key["item_knn", "share of the oracle's gain", "all", "uniform"]
+    assert share["value"] == pytest.approx((1 / np.log2(3) - 0.227178) / (1 - 0.227178), abs=1e-5)
 
 
 def test_the_metrics_hold_each_system_with_its_bounds_and_the_paired_differences(params: Params, project: Path) -> None:

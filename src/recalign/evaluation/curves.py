@@ -23,6 +23,23 @@ class Curve:
         return [x for x, _ in pairs], [y for _, y in pairs]
 
 
+def displacement(curve: Curve, kept: int | None = None) -> str | None:
+    """A warning where likelihood was displaced: the chosen titles ended less likely than under the reference although
+    they gained on the rejected ones, so that some other title took what both lost (Razin et al. 2024). None where not,
+    or where the stage measures no drift. Both start at 0, since training starts from the reference; kept is the step
+    whose weights were kept.
+    """
+    chosen, rejected = (curve.points(f"{which}_logp_drift")[1] for which in ("chosen", "rejected"))
+    if not chosen or not rejected or chosen[-1] >= 0.0 or chosen[-1] <= rejected[-1]:
+        return None
+    of = "" if kept is None else f" Kept was step {kept} of {curve.rows[-1]['step']:.0f}."
+    return (
+        f"Likelihood displacement while training {curve.stage}: chosen titles lost {-chosen[-1]:.2f} nats of log-prob "
+        f"although their margin over rejected ones grew by {chosen[-1] - rejected[-1]:.2f}; whatever took it is in no "
+        f"pair. A smaller learning rate, a larger align.beta or fewer epochs hold it.{of}"
+    )
+
+
 def read_curve(stage: str, path: Path) -> Curve:
     """Read a curve.csv. Raises RecalignError naming the file and line where a value is no number."""
     try:

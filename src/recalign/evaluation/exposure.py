@@ -26,7 +26,7 @@ class Fairness:
 class Exposure:
     """One system's lists: fairness by the name of a grouping; coverage is the share of the catalogue that stands in any
     list (it grows with the cases, so it has no interval); lift is the mean train events of a shown item over those of
-    an item of the history, less 1 (0: as popular as what people watch; above: the system leans to the popular)."""
+    an item that was liked, less 1 (0: as popular as what people like; above: the system leans to the popular)."""
 
     fairness: dict[str, Fairness]
     coverage: float

@@ -1,7 +1,7 @@
 """Figures as SVG text: the same data gives the same bytes, and ink takes the colour of the page that shows them."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -102,6 +102,51 @@ def drift_plot(curve: Curve) -> Drawing:
     return Drawing(f"drift-{curve.stage}", f"Drift of log-probs while training {curve.stage}", alt, _svg(figure))
 
 
+@_style()
+def cost_plot(card: Scorecard, seconds: Mapping[str, float], metric: str = "ndcg_at_10") -> Drawing:
+    """Each system's metric with its 95 % interval over its `seconds` of fitting and ranking, on a logarithmic axis."""
+    figure, (axes,) = _figure(1, height=3.4)
+    rows = sorted((row for row in card.rows if row.system in seconds), key=lambda row: seconds[row.system])
+    for place, row in enumerate(rows):
+        interval, colour = row.metrics[metric], ACCENT if row.kind == LLM else OTHER
+        at = max(seconds[row.system], 0.1)
+        axes.plot([at, at], [interval.low, interval.high], color=colour, linewidth=2)
+        axes.plot([at], [interval.value], "o", color=colour)
+        beside = (6, (4, -11)[place % 2])  # neighbours of one height stay legible
+        axes.annotate(row.system, (at, interval.value), xytext=beside, textcoords="offset points", fontsize=9)
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.set_xlabel("seconds of fitting and ranking (0.1 and below stand at 0.1)")
+    axes.set_ylabel(LABELS[metric])
+    told = "; ".join(f"{row.system} {row.metrics[metric].value:.3f} for {seconds[row.system]:,.1f} s" for row in rows)
+    return Drawing("cost", f"Cost against {LABELS[metric]}", f"{told}.", _svg(figure))
+
+
+@_style()
+def planted_plot(people: Sequence[tuple[str, Set[str], Set[str]]], attribute: str) -> Drawing:
+    """Planted (rings) against learned (dots) values of an attribute, a row a person: (label, planted, learned).
+
+    A dot in a ring was learned rightly, an empty ring was missed, a dot alone is wrong.
+    """
+    values = sorted({value for _, planted, learned in people for value in planted | learned})
+    figure, (axes,) = _figure(1, height=1.4 + 0.26 * len(people))
+    for row, (_, planted, learned) in enumerate(people):
+        rings, dots = ([values.index(value) for value in sorted(own)] for own in (planted, learned))
+        axes.scatter(rings, [row] * len(rings), s=110, facecolors="none", edgecolors=OTHER, linewidths=2)
+        axes.scatter(dots, [row] * len(dots), s=26, color=ACCENT)
+    axes.set_xticks(range(len(values)), values, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(people)), [label for label, _, _ in people])
+    axes.set_xlim(-0.6, len(values) - 0.4)
+    axes.invert_yaxis()
+    right = sum(len(planted & learned) for _, planted, learned in people)
+    total, claimed = (sum(len(own[place]) for own in people) for place in (1, 2))
+    alt = (
+        f"Rings: planted, dots: learned. Of {total} planted values of {len(people)} users {right} were learned; "
+        f"{claimed - right} of {claimed} claims are wrong."
+    )
+    return Drawing("planted", f"Learned against planted {attribute}", alt, _svg(figure))
+
+
 def _first_and_last(curve: Curve, column: str) -> str:
     values = curve.points(column)[1]
     return f"from {values[0]:.3f} to {values[-1]:.3f}" if values else "not measured"
@@ -110,7 +155,7 @@ def _first_and_last(curve: Curve, column: str) -> str:
 def _figure(panels: int, height: float = 3.0) -> tuple["Figure", list["Axes"]]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, height), layout="constrained")
+    figure = Figure(figsize=(7.2 if panels > 1 else 5.4, height), layout="constrained")
     return figure, [figure.add_subplot(1, panels, place + 1) for place in range(panels)]
 
 

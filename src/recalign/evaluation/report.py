@@ -6,10 +6,14 @@ from typing import Any
 
 from recalign import columns as c
 from recalign.evaluation import page
+from recalign.evaluation.exposure import Exposure
 from recalign.evaluation.plots import Drawing
 from recalign.evaluation.ranking_rule import CHOSEN_BY, RankingRule
 from recalign.evaluation.scorecard import Scorecard
-from recalign.evaluation.table import caption, cells, difference, headings
+from recalign.evaluation.sections import Cost, cost_section, exposure_section, slice_section, truth_section
+from recalign.evaluation.significance import Interval
+from recalign.evaluation.slices import Slice
+from recalign.evaluation.table import by_value, caption, cells, difference, headings
 from recalign.evaluation.verdict import spoken, verdict
 
 TITLES = {
@@ -24,44 +28,60 @@ class Evidence:
     """What a report shows, as plain values.
 
     cards: the main card (uniform candidates) first; about: cases.json; systems: systems.json; examples: examples.json;
-    quality: summary.json of the validated data; truth: truth.json of the profiles, None where no truth is known;
-    lineage: what made the figures, by name; params: the effective parameters as YAML-like lines.
+    warnings: sentences on what went wrong in training; slices, exposures (by title of the protocol, then system),
+    shares of the oracle's gain, costs; quality: summary.json of the validated data; truth: truth.json of the profiles,
+    None where no truth is known; planted, cost_plot: drawings of their sections; lineage: what made them, by name;
+    params: the effective parameters as YAML-like lines; reproduce, next_commands: what to type.
     """
 
     cards: Sequence[Scorecard]
     about: Mapping[str, Any]
     systems: Mapping[str, Mapping[str, Any]]
     drawings: Sequence[Drawing]
+    warnings: Sequence[str]
+    slices: Sequence[Slice]
+    exposures: Mapping[str, Mapping[str, Exposure]]
+    shares: Mapping[str, Interval]
+    costs: Sequence[Cost]
+    cost_plot: Drawing | None
+    planted: Drawing | None
     examples: Sequence[Mapping[str, Any]]
     quality: Mapping[str, Any]
     truth: Mapping[str, Any] | None
     lineage: Mapping[str, str]
     params: Sequence[str]
+    reproduce: Sequence[str]
     next_commands: Sequence[str]
 
 
 def report_page(evidence: Evidence) -> str:
     """The page as HTML: the verdict first, then the evidence for it, then where it comes from."""
-    source = evidence.about["source"]
+    source, main = evidence.about["source"], evidence.cards[0]
+    systems = [row.system for row in by_value(main)]
     sections = [
-        f"<h1>{page.escape(f'recalign on {source}')}</h1>",
-        _verdict(evidence),
         *[_card(card, source) for card in evidence.cards],
-        page.section("Figures", *[page.figure(drawing) for drawing in evidence.drawings]),
-        _comparisons(evidence.cards[0]),
+        _comparisons(main),
+        _training(evidence),
+        slice_section(evidence.slices, systems),
+        exposure_section(evidence.exposures),
+        truth_section(evidence.truth, evidence.shares, evidence.planted),
+        cost_section(main, evidence.costs, evidence.cost_plot),
         _choices(evidence),
         _examples(evidence),
         _quality(evidence.quality),
-        _truth(evidence.truth),
         _lineage(evidence),
         page.section("What next", page.commands(evidence.next_commands)),
     ]
-    return page.document(f"recalign: {source}", [part for part in sections if part])
+    written = [part for part in sections if part]
+    head = [f"<h1>{page.escape(f'recalign on {source}')}</h1>", _verdict(evidence), page.contents(written)]
+    return page.document(f"recalign: {source}", head + written)
 
 
 def _verdict(evidence: Evidence) -> str:
     sentences = "\n".join(page.paragraph(sentence) for sentence in verdict(evidence.cards[0]))
-    return f'<div class="verdict">\n{sentences}\n</div>'
+    warnings = "\n".join(page.paragraph(f"Warning. {sentence}", "warning") for sentence in evidence.warnings)
+    plotted = page.figure(evidence.drawings[0])
+    return f'<div class="verdict">\n{sentences}\n</div>\n{warnings}\n{plotted}'
 
 
 def _card(card: Scorecard, source: str) -> str:
@@ -80,6 +100,10 @@ def _comparisons(card: Scorecard) -> str:
     )
     columns = ["pair", "difference", "p (Holm)", "the first is"]
     return page.section("Paired comparisons", page.table(columns, rows, note))
+
+
+def _training(evidence: Evidence) -> str:
+    return page.section("Training", *[page.figure(drawing) for drawing in evidence.drawings[1:]])
 
 
 def _choices(evidence: Evidence) -> str:
@@ -105,7 +129,9 @@ def _examples(evidence: Evidence) -> str:
             parts.append(page.paragraph(f"Inferred preference: {example[c.PROFILE]}"))
         parts.append(page.paragraph(f"Came next: {example[c.TARGET]}."))
         for name in shown:
-            parts.append(page.paragraph(f"{name} ranks", "faint"))
+            hit = example[c.TARGET] in example["ranked"][name]
+            said = "with what came next among its first" if hit else "without what came next among its first"
+            parts.append(page.paragraph(f"{name} ranks, {said} {len(example['ranked'][name])}:", "faint"))
             parts.append(page.ordered(example["ranked"][name], example[c.TARGET]))
         cards.append("<div>\n" + "\n".join(parts) + "\n</div>")
     return page.section("Three users", '<div class="cards">\n' + "\n".join(cards) + "\n</div>")
@@ -124,27 +150,12 @@ def _quality(quality: Mapping[str, Any]) -> str:
     return page.section("Data quality", *parts)
 
 
-def _truth(truth: Mapping[str, Any] | None) -> str:
-    if not truth:
-        return ""
-    rows = [
-        (engine, split, row["users"], row["claims"], _share(row["precision"]), _share(row["recall"]))
-        for engine, splits in sorted(truth.items())
-        for split, row in sorted(splits.items())
-    ]
-    note = "Claims of the inferred profiles against the tastes that the simulator planted"
-    listed = page.table(["engine", "split", "users", "claims", "precision", "recall"], rows, note)
-    return page.section("Profiles against the truth", listed)
-
-
-def _share(value: float | None) -> str:
-    return "—" if value is None else f"{value:.2f}"
-
-
 def _lineage(evidence: Evidence) -> str:
     listed = page.table(["what", "value"], evidence.lineage.items())
     return page.section(
-        "Lineage",
+        "Lineage, and how to reproduce it",
         listed,
+        page.paragraph("In a clone of the repository, with its environment:"),
+        page.commands(evidence.reproduce),
         page.folded("parameters in effect", page.commands(evidence.params)),
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from recalign.evaluation.ranking import metric_values
 from recalign.evaluation.ranking_rule import CHOSEN_BY
+from recalign.evaluation.scorecard import ORACLE
 from recalign.evaluation.significance import Interval, bootstrap_intervals
 from recalign.evaluation.system_ranks import SystemRanks
 
@@ -48,8 +49,9 @@ class Slice:
 
     @property
     def best(self) -> str | None:
-        """The system with the highest value; None where the slice is small or two share the place."""
-        first, *others = sorted(self.values, key=lambda name: -self.values[name].value)
+        """The system with the highest value, the oracle aside; None where the slice is small or two share the place."""
+        names = [name for name in self.values if name != ORACLE]
+        first, *others = sorted(names, key=lambda name: -self.values[name].value)
         tied = any(self.values[name].value == self.values[first].value for name in others)
         return None if self.small or tied else first
 

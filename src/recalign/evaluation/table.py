@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from recalign.evaluation.comparison import Compared, Run
 from recalign.evaluation.ranking import LABELS, METRICS
 from recalign.evaluation.ranking_rule import CHOSEN_BY
-from recalign.evaluation.scorecard import Comparison, Scorecard
+from recalign.evaluation.scorecard import Comparison, Row, Scorecard
 from recalign.evaluation.significance import Interval
 
 WIDE = 172  # columns in which every cell of the table fits on one line
@@ -33,12 +33,16 @@ def headings(card: Scorecard) -> list[str]:
     return ["system", *(LABELS[metric] for metric in METRICS), f"NDCG@10 − {card.baseline}", "ranked by"]
 
 
+def by_value(card: Scorecard) -> list[Row]:
+    """The card's rows, best NDCG@10 last."""
+    return sorted(card.rows, key=lambda row: (row.metrics[CHOSEN_BY].value, row.system))
+
+
 def cells(card: Scorecard) -> list[list[str]]:
     """The card's rows as text, best NDCG@10 last, in the order of `headings`."""
-    rows = sorted(card.rows, key=lambda row: (row.metrics["ndcg_at_10"].value, row.system))
     return [
         [row.system, *(plain(row.metrics[metric]) for metric in METRICS), difference(row.difference), row.ranked_by]
-        for row in rows
+        for row in by_value(card)
     ]
 
 

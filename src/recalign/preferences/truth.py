@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -38,6 +39,31 @@ def score_profiles(
             "recall": right_claims / planted,
         }
     return dict(scores)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """One user's planted and claimed values of an attribute."""
+
+    user_id: int
+    planted: frozenset[str]
+    claimed: frozenset[str]
+
+
+def learned_values(
+    profiles: Iterable[Profile], tastes: Mapping[int, Taste], cutoff: datetime, attribute: str
+) -> list[Learned]:
+    """What was planted in each user at the cutoff of the profiles' split, beside what they claim, by user."""
+    day = days_since_start(cutoff)
+    return [
+        Learned(
+            profile.user_id,
+            frozenset(tastes[profile.user_id].likes(day).get(attribute, ())),
+            frozenset(claim.value for claim in profile.claims if claim.attribute == attribute),
+        )
+        for profile in sorted(profiles, key=lambda profile: profile.user_id)
+        if profile.user_id in tastes
+    ]
 
 
 def truth_lines(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:

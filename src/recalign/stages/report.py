@@ -1,26 +1,35 @@
 """Stage report: metrics.json, plots, the table on the terminal and report.html, all from ranks.parquet."""
 
 import logging
-import shutil
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from recalign.artifacts import file_digest, folder_digest, read_json, write_json, write_text
-from recalign.evaluation.curves import Curve, read_curve, to_csv
-from recalign.evaluation.plots import Drawing, drift_plot, interval_plot, learning_plot
-from recalign.evaluation.report import Evidence, report_page
-from recalign.evaluation.scorecard import Scorecard, build_scorecard
-from recalign.evaluation.system_ranks import CATALOGUE, read_system_ranks
-from recalign.evaluation.table import print_scorecard
+from recalign.artifacts import read_json, write_json, write_text
+from recalign.columns import TEST
+from recalign.data.simulator import read_tastes
+from recalign.evaluation.curves import Curve, displacement, read_curve, to_csv
+from recalign.evaluation.figures import MATCHING, Figure, Provenance, Recorder, as_document
+from recalign.evaluation.plots import Drawing, cost_plot, drift_plot, interval_plot, learning_plot, planted_plot
+from recalign.evaluation.report import TITLES, Evidence, report_page
+from recalign.evaluation.scorecard import ORACLE, TUNED, UNTRAINED, Scorecard, build_scorecard
+from recalign.evaluation.sections import Cost
+from recalign.evaluation.system_ranks import CATALOGUE, SystemRanks, read_system_ranks
+from recalign.evaluation.table import by_value, print_scorecard
 from recalign.evaluation.verdict import verdict
-from recalign.layout import ALIGN, BASE, PROFILES, RANKS, REPORTS, SFT, VALIDATED
+from recalign.layout import ALIGN, BASE, PAIRS, PREPARED, PROFILES, RANKS, REPORTS, SFT, VALIDATED
 from recalign.params import Params
-from recalign.run_log import print_stages
+from recalign.preferences.profiles import read_profiles
+from recalign.preferences.truth import learned_values
+from recalign.run_log import print_stages, stage_lines
+from recalign.stages.findings import Findings, find, read_known
+from recalign.stages.provenance import git_revision, lineage, next_commands, param_lines, reproduce_commands
 
 log = logging.getLogger(__name__)
 
+PEOPLE = 20  # users in the plot of learned against planted tastes
 MANIFESTS = ("uniform", "popularity", CATALOGUE)  # in the order of the report; the first gives the headline
 KEYS = {"uniform": "systems", "popularity": "popularity_manifest", CATALOGUE: "full_catalogue"}
 
@@ -34,41 +43,107 @@ def report(
     sft: Path = SFT,
     align: Path = ALIGN,
     out: Path = REPORTS,
+    prepared: Path = PREPARED,
+    pairs: Path = PAIRS,
 ) -> None:
-    """Write metrics.json, plots/ and report.html into `out`, and print the table, the verdict and what to type next.
+    """Write metrics.json, scorecard.json, plots/ and report.html into `out`; print table, verdict and next commands.
 
-    Every figure is an aggregate of ranks.parquet. Raises RecalignError when an input is missing.
+    Every figure is an aggregate of ranks.parquet and of the examples and items it names. Raises RecalignError when an
+    input is missing.
     """
     about, systems = read_json(ranks / "cases.json"), read_json(ranks / "systems.json")
-    cards = _cards(params, ranks, about, systems)
+    groups = _groups(ranks, about)
+    cards = [build_scorecard(own, systems, params.evaluate.resamples, params.seed) for own in groups]
+    known = read_known(prepared, about["split"])
+    findings = find(params, groups, known, about["candidates"])
     curves = [read_curve("sft", sft / "curve.csv")]
     curves += [read_curve(name, align / name / "curve.csv") for name in params.align.objectives]
     drawings = [interval_plot(cards[0], about["candidates"]), learning_plot(curves), *map(drift_plot, curves[1:])]
-    commands = _next_commands(about)
+    ordered = {row.system: systems[row.system] for row in by_value(cards[0])}
+    costs = _costs(params, ordered, sft, align)
+    total = {cost.system: cost.fitting + cost.ranking for cost in costs if cost.fitting is not None}
     truth = profiles / "truth.json"
     evidence = Evidence(
         cards=cards,
         about=about,
         systems=systems,
         drawings=drawings,
+        warnings=_warnings(curves[1:], align),
+        slices=findings.slices,
+        exposures={TITLES[manifest]: own for manifest, own in findings.exposures.items()},
+        shares=findings.shares,
+        costs=costs,
+        cost_plot=cost_plot(cards[0], total) if total else None,
+        planted=_planted(params, profiles, validated, prepared, known.attribute) if truth.is_file() else None,
         examples=read_json(ranks / "examples.json"),
         quality=read_json(validated / "summary.json"),
         truth=read_json(truth) if truth.is_file() else None,
-        lineage=_lineage(params, about, ranks, base, sft, align),
-        params=_param_lines(params),
-        next_commands=commands,
+        lineage=lineage(params, about, ranks, base, sft, align, pairs),
+        params=param_lines(params),
+        reproduce=reproduce_commands(params, git_revision()),
+        next_commands=next_commands(about),
     )
     write_json(out / "metrics.json", metrics_of(cards, about))
+    write_json(out / "scorecard.json", _scorecard(cards, findings, about))
     _write_plots(out / "plots", cards[0], curves, drawings)
     write_text(out / "report.html", report_page(evidence))
     print_stages({"baselines": params.recommenders.systems, "align": params.align.objectives})
-    _print(cards[0], about, out / "report.html", commands)
+    _print(cards[0], about, out / "report.html", evidence.next_commands)
 
 
-def _cards(params: Params, ranks: Path, about: Mapping[str, Any], systems: Mapping[str, Any]) -> list[Scorecard]:
+def _warnings(curves: Sequence[Curve], align: Path) -> list[str]:
+    """What went wrong while training the aligned adapters, in sentences."""
+    found = [displacement(curve, read_json(align / curve.stage / "training.json").get("best_step")) for curve in curves]
+    return [warning for warning in found if warning]
+
+
+def _groups(ranks: Path, about: Mapping[str, Any]) -> list[list[SystemRanks]]:
+    """The systems of each manifest, the headline's first."""
     every = read_system_ranks(ranks / "ranks.parquet", about["manifests"])
     groups = [[system for system in every if system.manifest == manifest] for manifest in MANIFESTS]
-    return [build_scorecard(group, systems, params.evaluate.resamples, params.seed) for group in groups if group]
+    return [group for group in groups if group]
+
+
+def _scorecard(cards: Sequence[Scorecard], findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What scorecard.json holds: every figure of the report as a record."""
+    shared = {field: about[field] for field in ("source", "split", "data_digest")}
+    provenance = Provenance(**shared, git_revision=git_revision())
+    figures: list[Figure] = []
+    for place, card in enumerate(cards):
+        recorder = Recorder(card, provenance)
+        figures += recorder.metrics() + recorder.exposures(findings.exposures.get(card.manifest, {}))
+        if place == 0:
+            figures += recorder.slices(findings.slices) + recorder.shares(findings.shares)
+    return as_document(figures, {**asdict(provenance), "matching_rule": MATCHING, "manifests": about["manifests"]})
+
+
+def _costs(params: Params, systems: Mapping[str, Mapping[str, Any]], sft: Path, align: Path) -> list[Cost]:
+    """Seconds of every system: of a language model's training as it was recorded with the adapter, of an ID
+    recommender's stage as the closing screen shows it."""
+    stages = {line.stage: line.seconds for line in stage_lines({"baselines": params.recommenders.systems})}
+    tuned = read_json(sft / "training.json").get("seconds")
+    fitting: dict[str, float | None] = {UNTRAINED: 0.0, TUNED: tuned}
+    for name in params.align.objectives:
+        own = read_json(align / name / "training.json").get("seconds")
+        fitting[f"llm-{name}"] = None if own is None or tuned is None else tuned + own
+    return [
+        Cost(name, fitting.get(name, stages.get(f"baselines@{name}")), about["seconds"])
+        for name, about in systems.items()
+        if about["kind"] != ORACLE
+    ]
+
+
+def _planted(params: Params, profiles: Path, validated: Path, prepared: Path, attribute: str | None) -> Drawing | None:
+    """The first users' planted tastes beside what their profiles claim, on the items' first attribute."""
+    tastes = validated / "truth.parquet"
+    if not attribute or not tastes.is_file():
+        return None
+    cutoff = datetime.fromisoformat(read_json(prepared / "summary.json")["cutoffs"][TEST])
+    own = [made for (split, _), made in read_profiles(profiles, params.profiles.engine).items() if split == TEST]
+    learned = learned_values(own, read_tastes(tastes), cutoff, attribute)
+    if not any(person.planted for person in learned):
+        return None
+    return planted_plot([(f"user {own.user_id}", own.planted, own.claimed) for own in learned[:PEOPLE]], attribute)
 
 
 def metrics_of(cards: Sequence[Scorecard], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,62 +188,6 @@ def _write_plots(folder: Path, card: Scorecard, curves: Sequence[Curve], drawing
 def _standalone(drawing: Drawing) -> str:
     """The drawing as a file of its own: a viewer has no page to take a colour from, so it gets grey, seen on both."""
     return drawing.svg.replace("<svg", '<svg style="color: #777"', 1)
-
-
-def _lineage(
-    params: Params, about: Mapping[str, Any], ranks: Path, base: Path, sft: Path, align: Path
-) -> dict[str, str]:
-    model = read_json(base / "base.json")
-    adapters = {"sft": sft} | {str(name): align / name for name in params.align.objectives}
-    return {
-        "source": f"{about['source']}, data digest {about['data_digest'][:16]}",
-        "budget, seed": f"{params.budget}, {params.seed}",
-        **{f"manifest {name}": digest[:16] for name, digest in about["manifests"].items()},
-        "base model": f"{model['id']}, revision {model['revision']}, sha256 {model['sha256'][:16]}",
-        **{f"adapter {name}": _adapter(path) for name, path in adapters.items()},
-        "ranks.parquet": f"sha256 {file_digest(ranks / 'ranks.parquet')[:16]}",
-        "git revision": _git_revision(),
-        "machine": about["machine"],
-        "made by": "dvc repro",
-    }
-
-
-def _adapter(path: Path) -> str:
-    seconds = read_json(path / "training.json").get("seconds")
-    took = f", trained in {seconds:.0f} s" if seconds is not None else ""
-    return f"digest {folder_digest(path)[:16]}{took}"
-
-
-def _git_revision() -> str:
-    git = shutil.which("git")
-    if git is None:
-        return "git is not installed"
-    done = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "not in a git repository"
-
-
-def _param_lines(params: Params) -> list[str]:
-    def flat(value: Any, prefix: str) -> Iterator[str]:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                yield from flat(inner, f"{prefix}.{key}" if prefix else key)
-        else:
-            yield f"{prefix}: {value}"
-
-    tree = params.model_dump(mode="json", by_alias=True, exclude={"budgets"})
-    return list(flat(tree, ""))
-
-
-def _next_commands(about: Mapping[str, Any]) -> list[str]:
-    """What to type next, each with its purpose."""
-    other = "lastfm" if about["source"] != "lastfm" else "movielens-100k"
-    commands = {
-        "recalign register": "put the best adapter into the MLflow registry",
-        f"recalign recommend --user {about['example_user']}": "a ranked list with its explanation",
-        f"dvc exp run -S source={other} -S budget=few-shot": "another dataset, more training",
-    }
-    width = max(map(len, commands))
-    return [f"{command:<{width}}  # {purpose}" for command, purpose in commands.items()]
 
 
 def _print(card: Scorecard, about: Mapping[str, Any], page: Path, commands: Sequence[str]) -> None:

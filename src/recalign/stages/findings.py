@@ -1,0 +1,75 @@
+"""What the report finds beyond the scorecard, and the facts of cases and items that it needs for that."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from recalign import columns as c
+from recalign.artifacts import read_parquet
+from recalign.data.records import Items
+from recalign.evaluation.exposure import Exposure, measure_exposure
+from recalign.evaluation.significance import Interval
+from recalign.evaluation.slices import CaseFacts, Slice, build_slices, popularity_fifths
+from recalign.evaluation.system_ranks import SystemRanks
+from recalign.evaluation.truth import oracle_shares
+from recalign.params import Params
+
+POPULARITY = "popularity"
+
+
+@dataclass(frozen=True)
+class Known:
+    """cases: facts by example id; popularity: train events by item; attribute: the first one of the items, None where
+    they have none; groupings: name -> item -> groups, by popularity and by that attribute."""
+
+    cases: dict[str, CaseFacts]
+    popularity: dict[int, int]
+    attribute: str | None
+    groupings: dict[str, Mapping[int, list[str]]]
+
+
+def read_known(prepared: Path, split: str = c.TEST) -> Known:
+    """Facts of all cases of a split, from data/prepared. Raises RecalignError when a file is missing."""
+    items = Items.read(prepared)
+    attribute = next((name for item in items.ids for name in items.attributes[item]), None)
+    fifths = popularity_fifths(items.popularity)
+    groups = {item: own.get(attribute or "", []) for item, own in items.attributes.items()}
+    groupings: dict[str, Mapping[int, list[str]]] = {POPULARITY: {item: [fifth] for item, fifth in fifths.items()}}
+    if attribute:
+        groupings[attribute] = groups
+    events = read_parquet(prepared / "events.parquet", [c.USER, c.SPLIT])
+    known = set(events.filter(pc.equal(events[c.SPLIT], c.TRAIN))[c.USER].unique().to_pylist())
+    table = read_parquet(prepared / "examples.parquet", [c.EXAMPLE, c.USER, c.SPLIT, c.HISTORY, c.TARGET])
+    own = table.filter(pc.equal(table[c.SPLIT], split))
+    lengths = pc.list_value_length(own[c.HISTORY]).to_pylist()
+    rows = zip(*(own[name].to_pylist() for name in (c.EXAMPLE, c.USER, c.TARGET)), lengths, strict=True)
+    cases = {
+        example: CaseFacts(length, user in known, items.popularity[target], fifths[target], tuple(groups[target]))
+        for example, user, target, length in rows
+    }
+    return Known(cases, items.popularity, attribute, groupings)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Slices and shares of the oracle's gain on the headline's manifest; exposures by manifest, then system."""
+
+    slices: list[Slice]
+    shares: dict[str, Interval]
+    exposures: dict[str, dict[str, Exposure]]
+
+
+def find(params: Params, groups: Sequence[Sequence[SystemRanks]], known: Known, candidates: int) -> Findings:
+    """The findings of the systems of each manifest, the headline's group first."""
+    resamples, seed = params.evaluate.resamples, params.seed
+    exposures: dict[str, dict[str, Exposure]] = {}
+    for group in groups:
+        made = {s.system: measure_exposure(s, known.popularity, known.groupings, resamples, seed) for s in group}
+        exposures[group[0].manifest] = {name: exposure for name, exposure in made.items() if exposure}
+    return Findings(
+        build_slices(groups[0], known.cases, known.attribute, resamples, seed),
+        oracle_shares(groups[0], candidates, resamples, seed),
+        exposures,
+    )

@@ -1,0 +1,78 @@
+"""Where the report's figures come from: lineage, parameters, and the commands that make them again."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from recalign.artifacts import file_digest, folder_digest, read_json
+from recalign.params import Params
+
+
+def lineage(
+    params: Params, about: Mapping[str, Any], ranks: Path, base: Path, sft: Path, align: Path, pairs: Path
+) -> dict[str, str]:
+    """What the figures were made of, in the order of the pipeline, by name; digests are cut to 16 digits."""
+    model = read_json(base / "base.json")
+    adapters = {"sft": sft} | {str(name): align / name for name in params.align.objectives}
+    return {
+        "source": f"{about['source']}, data digest {about['data_digest'][:16]}",
+        "budget, seed": f"{params.budget}, {params.seed}",
+        **{f"manifest {name}": digest[:16] for name, digest in about["manifests"].items()},
+        "pairs": f"digest {folder_digest(pairs)[:16]}",
+        "base model": f"{model['id']}, revision {model['revision']}, sha256 {model['sha256'][:16]}",
+        **{f"adapter {name}": _adapter(path) for name, path in adapters.items()},
+        "ranks.parquet": f"sha256 {file_digest(ranks / 'ranks.parquet')[:16]}",
+        "git revision": git_revision(),
+        "machine": about["machine"],
+        "made by": "dvc repro",
+    }
+
+
+def _adapter(path: Path) -> str:
+    seconds = read_json(path / "training.json").get("seconds")
+    took = f", trained in {seconds:.0f} s" if seconds is not None else ""
+    return f"digest {folder_digest(path)[:16]}{took}"
+
+
+def git_revision() -> str:
+    """The commit of the working folder (40 hex digits), or why there is none, in words."""
+    git = shutil.which("git")
+    if git is None:
+        return "git is not installed"
+    done = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else "not in a git repository"
+
+
+def param_lines(params: Params) -> list[str]:
+    """Every parameter in effect as "section.key: value"; the table of budgets is left out."""
+
+    def flat(value: Any, prefix: str) -> Iterator[str]:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from flat(inner, f"{prefix}.{key}" if prefix else key)
+        else:
+            yield f"{prefix}: {value}"
+
+    tree = params.model_dump(mode="json", by_alias=True, exclude={"budgets"})
+    return list(flat(tree, ""))
+
+
+def next_commands(about: Mapping[str, Any]) -> list[str]:
+    """What to type next, each with its purpose."""
+    other = "lastfm" if about["source"] != "lastfm" else "movielens-100k"
+    commands = {
+        "recalign register": "put the best adapter into the MLflow registry",
+        f"recalign recommend --user {about['example_user']}": "a ranked list with its explanation",
+        f"dvc exp run -S source={other} -S budget=few-shot": "another dataset, more training",
+    }
+    width = max(map(len, commands))
+    return [f"{command:<{width}}  # {purpose}" for command, purpose in commands.items()]
+
+
+def reproduce_commands(params: Params, revision: str) -> list[str]:
+    """What a reader types in a clone to make the same figures again."""
+    at = [f"git checkout {revision}"] if len(revision) == 40 else []
+    return [*at, f"dvc exp run -S source={params.source} -S budget={params.budget} -S seed={params.seed}",
+            "recalign compare . <the folder of the first run>  # equal ranks: every difference is 0"]  # fmt: skip
