@@ -8,6 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import recalign  # noqa: F401  sets how idle threads wait before any test imports torch
+from project import FEW, copy_project, run
 
 ROOT = Path(__file__).parent.parent
 _TREE = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -17,6 +18,15 @@ _TREE = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8")
 def tree() -> dict[str, Any]:
     """params.yaml as plain values, a copy a test."""
     return copy.deepcopy(_TREE)
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which the README's first commands ran at budget smoke: one run for all tests, which restore it."""
+    project = copy_project(tmp_path_factory.mktemp("smoke") / "project", budget="smoke", recommenders__systems=FEW)
+    run(project, "dvc", "pull", "data/raw/films.dvc")
+    (project / "repro.log").write_text(run(project, "dvc", "repro").stdout, encoding="utf-8")
+    return project
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from project import copy_project, run, set_params
+from project import FEW, copy_project, run, set_params
 from recalign import layout
 from recalign.cli import STAGES
 from recalign.params import Params
@@ -22,7 +22,6 @@ from stage_modules import SOURCE, stage_modules
 
 ROOT = SOURCE.parent
 DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-FEW = ["popularity", "item_knn"]  # the others are tested one by one
 REPEATABLE = (
     "data/prepared/examples.parquet",
     "data/prepared/candidates.parquet",
@@ -68,15 +67,6 @@ def test_dvc_writes_where_the_code_writes():
     places = {str(value) for name, value in vars(layout).items() if name.isupper()}
     folders = {re.sub(r"/\$\{.*", "", out) for out in outs if not out.startswith("reports/")}
     assert folders <= places
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory) -> Path:
-    """A clone in which `dvc repro` ran at budget smoke."""
-    project = copy_project(tmp_path_factory.mktemp("smoke") / "project", budget="smoke", recommenders__systems=FEW)
-    run(project, "dvc", "pull", "data/raw/films.dvc")
-    (project / "repro.log").write_text(run(project, "dvc", "repro").stdout, encoding="utf-8")
-    return project
 
 
 def digests(project: Path) -> dict[str, str]:
