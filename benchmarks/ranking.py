@@ -74,7 +74,7 @@ def generate(model: LanguageModel, prompts: Sequence[list[int]]) -> None:
 
 
 def candidates_of(model: LanguageModel, builder: PromptBuilder, cases: list[Listed], repeats: int) -> dict[str, Any]:
-    """Seconds of each way to rank 20 candidates, a value a repetition, and how far off the shared prompt's scores are."""
+    """Seconds of each way to rank 20 candidates, one a repetition, and how far off the shared prompt's scores are."""
     taken: dict[str, list[float]] = {name: [] for name in ("shared", "naive", "generate", "generate_six", "shared_six")}
     apart, order, lengths = [], True, []
     for number in range(repeats + 1):

@@ -228,6 +228,9 @@ class EvaluateParams(Section):
     prior_weights: tuple[float, ...]
     resamples: int = Field(ge=100)
     batch: int = Field(ge=1)
+    full_catalogue_cases: int = Field(ge=0)
+    generation_cases: int = Field(ge=0)
+    beams: int = Field(ge=1)
     popularity_manifest: bool
 
 

@@ -20,6 +20,7 @@ TITLES = {
     "uniform": "Sampled candidates, drawn uniformly",
     "popularity": "Sampled candidates, drawn by popularity",
     "catalogue": "The full catalogue",
+    "catalogue-cases": "The full catalogue, by the language models too",
 }
 
 
@@ -31,7 +32,8 @@ class Evidence:
     warnings: sentences on what went wrong in training; slices, exposures (by title of the protocol, then system),
     shares of the oracle's gain, costs; quality: summary.json of the validated data; truth: truth.json of the profiles,
     None where no truth is known; planted, cost_plot: drawings of their sections; lineage: what made them, by name;
-    params: the effective parameters as YAML-like lines; reproduce, next_commands: what to type.
+    params: the effective parameters as YAML-like lines; reproduce, next_commands: what to type;
+    second: sections of the second view.
     """
 
     cards: Sequence[Scorecard]
@@ -52,6 +54,7 @@ class Evidence:
     params: Sequence[str]
     reproduce: Sequence[str]
     next_commands: Sequence[str]
+    second: Sequence[str] = ()
 
 
 def report_page(evidence: Evidence) -> str:
@@ -65,6 +68,7 @@ def report_page(evidence: Evidence) -> str:
         slice_section(evidence.slices, systems),
         exposure_section(evidence.exposures),
         truth_section(evidence.truth, evidence.shares, evidence.planted),
+        *evidence.second,
         cost_section(main, evidence.costs, evidence.cost_plot),
         _choices(evidence),
         _examples(evidence),

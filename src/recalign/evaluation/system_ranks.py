@@ -16,6 +16,7 @@ from recalign.evaluation.ranking import Floats, Ranks
 KEPT = 10  # best items kept a case: what exposure is measured on
 SAMPLED, FULL = "sampled-20", "full"
 CATALOGUE = "catalogue"  # stands in the manifest column of the full protocol, whose list is the catalogue itself
+CATALOGUE_CASES = "catalogue-cases"  # the same on the few cases for which language models score the whole catalogue too
 
 SCHEMA = pa.schema(
     [

@@ -17,7 +17,7 @@ from recalign.llm.branches import PROMPT_END, Branches
 
 ROOT = 0
 NODES_AT_ONCE = 256  # nodes in one forward pass over all titles: 50 MB of logits at 49,152 tokens
-WIDTH = 32  # nodes in one step of the search: more waste some of them, fewer waste the machine
+WIDTH = 64  # nodes in one step of the search: more waste some of them, fewer waste the machine
 SEARCHED = 2048  # nodes after which the search scores the rest as `item_logprobs` does, whose cache does not grow
 MANY = 100  # from so many wanted items on a search saves nothing
 Floats = NDArray[np.float64]

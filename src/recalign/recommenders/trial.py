@@ -1,7 +1,7 @@
 """A trial: the frozen cases of a split under one manifest, put to a recommender; the outcome is its ranks."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from recalign.artifacts import digest_of, read_json
 from recalign.data.records import Case, Items, read_cases
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking import Floats, best_items, target_ranks
-from recalign.evaluation.system_ranks import CATALOGUE, FULL, KEPT, SAMPLED, SystemRanks, in_case_order
+from recalign.evaluation.system_ranks import CATALOGUE, CATALOGUE_CASES, FULL, KEPT, SAMPLED, SystemRanks, in_case_order
 from recalign.recommenders.seam import Request
 
 CASES_AT_ONCE = 256  # requests in one call over the whole catalogue: bounds the score matrix
@@ -92,17 +92,46 @@ def rank_catalogue(recommender: Ranker, catalogue: Items, trial: Trial) -> Syste
     targets = [column[case.example.target] for case in trial.cases]
     ranks, scores, best = [], [], []
     for start, stop in _spans(len(trial.cases)):
-        block = recommender.scores(list(trial.requests[start:stop]), None).double().cpu().numpy().copy()
-        for row, place in enumerate(range(start, stop)):
-            target_score = block[row, targets[place]]
-            block[row, [column[item] for item in trial.requests[place].history if item in column]] = -np.inf
-            block[row, targets[place]] = target_score
+        block = recommender.scores(list(trial.requests[start:stop]), None).double().cpu().numpy()
+        block = _less_history(block, trial.requests[start:stop], targets[start:stop], column)
         ranks.append(target_ranks(block, targets[start:stop]))
         scores.append(block[np.arange(stop - start), targets[start:stop]])
         best += best_items(block, [catalogue.ids] * (stop - start), targets[start:stop], KEPT)
     digest = catalogue_digest(catalogue)
     joined = np.concatenate(ranks), np.concatenate(scores)
     return in_case_order(recommender.name, FULL, CATALOGUE, digest, trial.keys, *joined, best)
+
+
+def whole_catalogue(trial: Trial, catalogue: Items, cases: int) -> Trial:
+    """The first cases of a trial with the whole catalogue, in ascending item id, as every case's list."""
+    column = {item: place for place, item in enumerate(catalogue.ids)}
+    listed = tuple(
+        replace(case, candidates=catalogue.ids, target_index=column[case.example.target])
+        for case in trial.cases[:cases]
+    )
+    return Trial(CATALOGUE_CASES, catalogue_digest(catalogue), listed, trial.requests[:cases])
+
+
+def full_ranks(system: str, trial: Trial, scores: Floats) -> SystemRanks:
+    """As `rank_catalogue`, from scores [B, items] of a `whole_catalogue` trial that are there already."""
+    column = {item: place for place, item in enumerate(trial.cases[0].candidates)}
+    masked = _less_history(scores, trial.requests, trial.target_index, column)
+    own = scores[np.arange(len(masked)), trial.target_index]
+    ranks = target_ranks(masked, trial.target_index)
+    best = best_items(masked, trial.candidates, trial.target_index, KEPT)
+    return in_case_order(system, FULL, trial.manifest, trial.digest, trial.keys, ranks, own, best)
+
+
+def _less_history(
+    scores: Floats, requests: Sequence[Request], targets: Sequence[int], column: Mapping[int, int]
+) -> Floats:
+    """The scores with −inf for what is in a request's history, but for the target."""
+    masked = scores.copy()
+    for row, request in enumerate(requests):
+        masked[row, [column[item] for item in request.history if item in column]] = -np.inf
+    rows = np.arange(len(masked))
+    masked[rows, targets] = scores[rows, targets]
+    return masked
 
 
 def catalogue_digest(catalogue: Items) -> str:

@@ -4,13 +4,15 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recalign import columns as c
 from recalign.artifacts import folder, read_json, write_json
 from recalign.data.records import Items
+from recalign.errors import RecalignError
+from recalign.evaluation.generation import Answer, write_answers
 from recalign.evaluation.machine import machine
 from recalign.evaluation.ranking import METRICS, Floats, metric_values
 from recalign.evaluation.ranking_rule import LogprobScores, choose_rule, ranking_scores, rules_to_try
@@ -23,11 +25,16 @@ from recalign.recommenders.trial import (
     Ranker,
     Trial,
     catalogue_digest,
+    full_ranks,
     rank_catalogue,
     rank_sampled,
     read_trial,
     sampled_ranks,
+    whole_catalogue,
 )
+
+if TYPE_CHECKING:
+    from recalign.recommenders.language_model import LanguageModelRecommender
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +68,12 @@ class Trials:
     uniform: Trial
     popularity: Trial
     catalogue: Items
+    whole: Trial | None  # the few test cases for which language models too rank the whole catalogue
 
     def tested(self, params: Params) -> list[Trial]:
         """The test cases that language models rank: the harder manifest costs as much again, so params decide."""
-        return [self.uniform, self.popularity] if params.evaluate.popularity_manifest else [self.uniform]
+        harder = [self.popularity] if params.evaluate.popularity_manifest else []
+        return [self.uniform, *harder, *([self.whole] if self.whole else [])]
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class RawScores:
     tests: dict[str, LogprobScores]  # by manifest
     digest: str
     seconds: float
+    answers: list[Answer]  # the titles that it generates
 
 
 def evaluate(
@@ -109,6 +119,8 @@ def evaluate(
         write_system_ranks(partial / "ranks.parquet", [ranks for system in measured.values() for ranks in system.ranks])
         write_json(partial / "systems.json", {name: system.about for name, system in measured.items()})
         write_json(partial / "cases.json", _about_cases(trials, prepared))
+        if params.evaluate.generation_cases:
+            write_answers(partial / "generations.parquet", [answer for own in raw.values() for answer in own.answers])
         write_json(partial / "examples.json", _examples(trials, measured, texts))
     log.info("evaluate: %d systems on %d cases -> %s", len(measured), len(trials.uniform.cases), out)
 
@@ -120,9 +132,14 @@ def _trials(params: Params, prepared: Path, profiles: Path) -> Trials:
         shown = profile_texts(profiles, params.profiles.engine, split) if params.prompt.profile else None
         return read_trial(prepared, split, manifest, limits[split], params.seed, shown)
 
-    return Trials(
-        trial(c.VALIDATION, UNIFORM), trial(c.TEST, UNIFORM), trial(c.TEST, POPULARITY), Items.read(prepared)
-    )
+    if params.evaluate.full_catalogue_cases and params.prompt.form == "candidates":
+        raise RecalignError(
+            f"evaluate.full_catalogue_cases is {params.evaluate.full_catalogue_cases}, but prompt.form 'candidates' "
+            "cannot rank a whole catalogue; set it to 0, or prompt.form to 'history'"
+        )
+    catalogue, uniform, few = Items.read(prepared), trial(c.TEST, UNIFORM), params.evaluate.full_catalogue_cases
+    whole = whole_catalogue(uniform, catalogue, few) if few else None
+    return Trials(trial(c.VALIDATION, UNIFORM), uniform, trial(c.TEST, POPULARITY), catalogue, whole)
 
 
 def _id_recommenders(params: Params, catalogue: Items, baselines: Path, interactions: Path) -> list[Ranker]:
@@ -144,6 +161,9 @@ def _measure_id(recommender: Ranker, trials: Trials) -> Measured:
         rank_sampled(recommender, trials.popularity),
         rank_catalogue(recommender, trials.catalogue, trials.uniform),
     ]
+    if trials.whole:
+        few = rank_catalogue(recommender, trials.catalogue, trials.whole)
+        ranks.append(replace(few, manifest=trials.whole.manifest))
     about = {
         "kind": ORACLE if recommender.name == "oracle" else ID,
         "ranked_by": RANKED_BY[recommender.name],
@@ -186,7 +206,16 @@ def _score_language_model(
 
     validation = score(trials.validation)
     tests = {trial.manifest: score(trial) for trial in trials.tested(params)}
-    return RawScores(validation, tests, model.digest, round(time.monotonic() - started, 1))
+    seconds = round(time.monotonic() - started, 1)  # of what is ranked: the second view is no part of a system's cost
+    return RawScores(validation, tests, model.digest, seconds, _answers(recommender, trials.uniform, params))
+
+
+def _answers(recommender: "LanguageModelRecommender", trial: Trial, params: Params) -> list[Answer]:
+    from recalign.recommenders.generated import answers
+
+    few = params.evaluate.generation_cases
+    asked = replace(trial, cases=trial.cases[:few], requests=trial.requests[:few])
+    return answers(recommender, asked, params.prompt.max_title_tokens, params.evaluate.beams) if few else []
 
 
 def _rank_language_model(name: str, raw: dict[str, RawScores], params: Params, trials: Trials) -> Measured:
@@ -213,7 +242,10 @@ def _rank_language_model(name: str, raw: dict[str, RawScores], params: Params, t
         "model_digest": own.digest,
     }
     log.info("%s is ranked by %s, chosen on %d validation cases", name, choice.rule.sentence, len(chosen.ranks))
-    ranks = [sampled_ranks(name, trial, scores[trial.manifest]) for trial in trials.tested(params)]
+    ranks = [
+        (full_ranks if trial is trials.whole else sampled_ranks)(name, trial, scores[trial.manifest])
+        for trial in trials.tested(params)
+    ]
     return Measured(ranks, about, scores[UNIFORM])
 
 
@@ -246,6 +278,7 @@ def _about_cases(trials: Trials, prepared: Path) -> dict[str, Any]:
             UNIFORM: trials.uniform.digest,
             POPULARITY: trials.popularity.digest,
             CATALOGUE: catalogue_digest(trials.catalogue),
+            **({trials.whole.manifest: trials.whole.digest} if trials.whole else {}),
         },
     }
 

@@ -15,8 +15,9 @@ from recalign.evaluation.figures import MATCHING, Figure, Provenance, Recorder, 
 from recalign.evaluation.plots import Drawing, cost_plot, drift_plot, interval_plot, learning_plot, planted_plot
 from recalign.evaluation.report import TITLES, Evidence, report_page
 from recalign.evaluation.scorecard import ORACLE, TUNED, UNTRAINED, Scorecard, build_scorecard
+from recalign.evaluation.second_view import second_view, second_view_metrics, second_view_sections
 from recalign.evaluation.sections import Cost
-from recalign.evaluation.system_ranks import CATALOGUE, SystemRanks, read_system_ranks
+from recalign.evaluation.system_ranks import CATALOGUE, CATALOGUE_CASES, SystemRanks, read_system_ranks
 from recalign.evaluation.table import by_value, print_scorecard
 from recalign.evaluation.verdict import verdict
 from recalign.layout import ALIGN, BASE, PAIRS, PREPARED, PROFILES, RANKS, REPORTS, SFT, VALIDATED
@@ -30,8 +31,13 @@ from recalign.stages.provenance import git_revision, lineage, next_commands, par
 log = logging.getLogger(__name__)
 
 PEOPLE = 20  # users in the plot of learned against planted tastes
-MANIFESTS = ("uniform", "popularity", CATALOGUE)  # in the order of the report; the first gives the headline
-KEYS = {"uniform": "systems", "popularity": "popularity_manifest", CATALOGUE: "full_catalogue"}
+MANIFESTS = ("uniform", "popularity", CATALOGUE, CATALOGUE_CASES)  # in the report's order; the first is the headline
+KEYS = {
+    "uniform": "systems",
+    "popularity": "popularity_manifest",
+    CATALOGUE: "full_catalogue",
+    CATALOGUE_CASES: "full_catalogue_with_llms",
+}
 
 
 def report(
@@ -63,6 +69,10 @@ def report(
     costs = _costs(params, ordered, sft, align)
     total = {cost.system: cost.fitting + cost.ranking for cost in costs if cost.fitting is not None}
     truth = profiles / "truth.json"
+    every = [system for group in groups for system in group]
+    second = second_view(
+        ranks / "generations.parquet", every, cards[0].manifest, params.evaluate.resamples, params.seed
+    )
     evidence = Evidence(
         cards=cards,
         about=about,
@@ -82,8 +92,9 @@ def report(
         params=param_lines(params),
         reproduce=reproduce_commands(params, git_revision()),
         next_commands=next_commands(about),
+        second=second_view_sections(second),
     )
-    write_json(out / "metrics.json", metrics_of(cards, about))
+    write_json(out / "metrics.json", metrics_of(cards, about) | second_view_metrics(second))
     write_json(out / "scorecard.json", _scorecard(cards, findings, about))
     _write_plots(out / "plots", cards[0], curves, drawings)
     write_text(out / "report.html", report_page(evidence))
