@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerFast
 import tiny
 from recalign.llm.base import LanguageModel
 from recalign.llm.branches import Branches
-from recalign.llm.generation import generate_texts, generate_title
-from recalign.llm.trie import Trie, best_items, item_logprobs
+from recalign.llm.generation import generate_texts
+from recalign.llm.trie import Trie, best_items, generate_title, item_logprobs
 
 
 @pytest.fixture(scope="module")

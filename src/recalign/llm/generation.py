@@ -1,13 +1,9 @@
-"""Greedy generation of short texts in batches, and of a title that the tree of titles holds."""
+"""Greedy generation of short texts, in batches."""
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from recalign.llm.base import LanguageModel
-from recalign.llm.branches import PROMPT_END, Branches
-from recalign.llm.trie import ROOT, Trie, next_logprobs
-
-WHOLE = -2  # in place of a place: the title has ended
 
 
 class _StopText(StoppingCriteria):
@@ -51,34 +47,3 @@ def generate_texts(
     model.train(training)
     texts = tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
     return [text.split(stop)[0].strip() for text in texts]
-
-
-def generate_title(branches: Branches, trie: Trie, beams: int = 1) -> int:
-    """The item whose title a beam search over the tree ends with: always one of the tree's, the smallest id of twins.
-
-    Each step keeps the `beams` beginnings and whole titles with the highest summed log-prob; 1 is greedy. As many beams
-    as titles find the best one, as `best_items` does with less work. `branches` must not have grown, and has not when
-    this returns. Raises ValueError for less than one beam.
-    """
-    if beams < 1:
-        raise ValueError(f"beams is {beams}; 1 or more is allowed")
-    whole: list[tuple[float, int, int]] = []  # (−log-prob, node, WHOLE)
-    begun: list[tuple[float, int, int]] = [(0.0, ROOT, PROMPT_END)]  # (−log-prob, node, its place)
-    rows, grown = branches.first[None], 0
-    while begun:
-        longer = []
-        for (cost, node, place), gains in zip(begun, next_logprobs(trie, [n for _, n, _ in begun], rows), strict=True):
-            for child, gain in zip(trie.children[node], gains, strict=True):
-                if trie.holds[child]:
-                    whole.append((cost - gain, child, WHOLE))
-                if trie.children[child]:
-                    longer.append((cost - gain, child, place))
-        kept = sorted([*whole, *longer])[:beams]
-        whole = [entry for entry in kept if entry[2] == WHOLE]
-        taken = [entry for entry in kept if entry[2] != WHOLE]
-        if taken:
-            rows = branches.grow([trie.token[node] for _, node, _ in taken], [place for *_, place in taken])
-        begun = [(cost, node, grown + number) for number, (cost, node, _) in enumerate(taken)]
-        grown += len(taken)
-    branches.cut()
-    return trie.items[min(trie.holds[min(whole)[1]])]

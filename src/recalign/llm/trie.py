@@ -19,6 +19,7 @@ ROOT = 0
 NODES_AT_ONCE = 256  # nodes in one forward pass over all titles: 50 MB of logits at 49,152 tokens
 WIDTH = 64  # nodes in one step of the search: more waste some of them, fewer waste the machine
 SEARCHED = 2048  # nodes after which the search scores the rest as `item_logprobs` does, whose cache does not grow
+WHOLE = -2  # in place of a place: the title has ended
 MANY = 100  # from so many wanted items on a search saves nothing
 Floats = NDArray[np.float64]
 
@@ -226,3 +227,34 @@ class _Search:
         self.frontier.clear()
         self.nodes += len(rest.inner)
         self.steps += 1
+
+
+def generate_title(branches: Branches, trie: Trie, beams: int = 1) -> int:
+    """The item whose title a beam search over the tree ends with: always one of the tree's, the smallest id of twins.
+
+    Each step keeps the `beams` beginnings and whole titles with the highest summed log-prob; 1 is greedy. As many beams
+    as titles find the best one, as `best_items` does with less work. `branches` must not have grown, and has not when
+    this returns. Raises ValueError for less than one beam.
+    """
+    if beams < 1:
+        raise ValueError(f"beams is {beams}; 1 or more is allowed")
+    whole: list[tuple[float, int, int]] = []  # (−log-prob, node, WHOLE)
+    begun: list[tuple[float, int, int]] = [(0.0, ROOT, PROMPT_END)]  # (−log-prob, node, its place)
+    rows, grown = branches.first[None], 0
+    while begun:
+        longer = []
+        for (cost, node, place), gains in zip(begun, next_logprobs(trie, [n for _, n, _ in begun], rows), strict=True):
+            for child, gain in zip(trie.children[node], gains, strict=True):
+                if trie.holds[child]:
+                    whole.append((cost - gain, child, WHOLE))
+                if trie.children[child]:
+                    longer.append((cost - gain, child, place))
+        kept = sorted([*whole, *longer])[:beams]
+        whole = [entry for entry in kept if entry[2] == WHOLE]
+        taken = [entry for entry in kept if entry[2] != WHOLE]
+        if taken:
+            rows = branches.grow([trie.token[node] for _, node, _ in taken], [place for *_, place in taken])
+        begun = [(cost, node, grown + number) for number, (cost, node, _) in enumerate(taken)]
+        grown += len(taken)
+    branches.cut()
+    return trie.items[min(trie.holds[min(whole)[1]])]

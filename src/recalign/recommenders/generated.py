@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from recalign.evaluation.generation import FREE, FROM_CANDIDATES, FROM_CATALOGUE, Answer, Matching, judge
 from recalign.llm.branches import Branches
-from recalign.llm.generation import generate_texts, generate_title
+from recalign.llm.generation import generate_texts
 from recalign.llm.scoring import why_not_shared
-from recalign.llm.trie import Trie
+from recalign.llm.trie import Trie, generate_title
 from recalign.progress import track
 from recalign.recommenders.language_model import LanguageModelRecommender
 from recalign.recommenders.trial import Trial
