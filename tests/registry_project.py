@@ -108,6 +108,7 @@ def write_ranks(root: Path, ranks: Mapping[str, Sequence[int]], *, digest: str =
         write_json(partial / "systems.json", about)
         write_json(partial / "cases.json", {"manifests": {"uniform": digest}})
     write_json(root / layout.REPORTS / "metrics.json", {"systems": {"popularity": {"mrr": {"value": 0.5}}}})
+    write_json(root / layout.REPORTS / "scorecard.json", {"about": {"manifests": {"uniform": digest}}, "figures": []})
     write_text(root / layout.REPORTS / "report.html", "<h1>Report</h1>")
 
 

@@ -17,6 +17,7 @@ from recalign.recommenders.trial import rank_sampled, read_trial
 from recalign.registry.promotion import aliased, champions, current, download_adapter, promote, rollback
 from recalign.registry.serving import load_recommender
 from recalign.registry.tracking import connect, tracking_uri
+from recalign.stages.compare import compare
 from recalign.stages.register import register
 from registry_project import empty_registry, write_adapter, write_prepared, write_project, write_ranks
 
@@ -239,3 +240,29 @@ def test_a_registry_that_does_not_answer_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RecalignError, match=r"MLFLOW_TRACKING_URI is http://127\.0\.0\.1:9, which does not answer"):
         connect(tmp_path)
+
+
+def test_registered_versions_are_compared_with_each_other_and_with_a_project(params, project, capsys):
+    """The second adapter ranks every target second, so the first is ahead by 1 - 1 / log2(3) in NDCG@10."""
+    register(params)
+    new_adapter(params, project, seed=5)
+    write_ranks(project, {"popularity": [3], "llm-sdpo": [2]})
+    register(params)
+    compare(params, "models:/recalign/1", "models:/recalign/2")
+    printed = capsys.readouterr().out
+    assert "16 cases of 8 users" in printed
+    assert "+0.369 [+0.369, +0.369]" in printed
+    compare(params, "models:/recalign@champion", ".")
+    assert "above" in capsys.readouterr().out
+
+
+def test_a_version_on_another_manifest_or_none_at_all_is_not_compared(params, project):
+    """The error names what differs, or what is missing."""
+    register(params)
+    write_ranks(project, {"popularity": [3], "llm-sdpo": [2]}, digest="second", days=1)
+    with pytest.raises(RecalignError, match="cannot be compared: digest is 'first' for the one and 'second'"):
+        compare(params, "models:/recalign/1", ".")
+    with pytest.raises(RecalignError, match="models:/recalign/7 is not in the registry"):
+        compare(params, "models:/recalign/7", ".")
+    with pytest.raises(RecalignError, match="names no version; write models:/recalign/3"):
+        compare(params, "models:/recalign", ".")

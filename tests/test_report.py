@@ -5,6 +5,7 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import asdict
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from browser import measure
 from recalign.artifacts import folder, write_json, write_parquet, write_text
 from recalign.data.simulator import Taste
 from recalign.errors import RecalignError
@@ -322,3 +324,25 @@ def test_the_terminal_shows_table_verdict_path_and_what_to_type_next(
         "recalign register", "recalign recommend --user 7", "dvc exp run -S source=lastfm -S budget=few-shot",
     ):  # fmt: skip
         assert told in printed, told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_reads_in_a_browser(params: Params, project: Path, tmp_path: Path, width: int, dark: bool) -> None:
+    """Nothing is cut or sticks out, letters of drawings keep their size, and names serve a screen reader."""
+    page = (make_report(params, project) / "report.html").read_text(encoding="utf-8")
+    told = measure(page, tmp_path, width, dark=dark)
+    assert (told["overflow"], told["cut"], told["unnamed"], told["unreachable"], told["unscoped"]) == (0, [], [], 0, 0)
+    assert told["letters"] >= 9
+    assert told["headings"][0] == 1
+    assert all(deeper - level <= 1 for level, deeper in pairwise(told["headings"]))
+    assert told["background"] == ("rgb(22, 22, 22)" if dark else "rgb(253, 253, 252)")
+
+
+@pytest.mark.slow
+def test_the_measure_finds_what_is_cut_or_has_no_name(tmp_path: Path) -> None:
+    told = measure('<main><p style="width: 900px">wide</p><svg role="img"></svg></main>', tmp_path, 390)
+    assert told["overflow"] > 0
+    assert told["cut"] == ["wide"]
+    assert len(told["unnamed"]) == 1
