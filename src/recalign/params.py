@@ -17,7 +17,7 @@ from recalign.layout import PARAMS
 Source = Literal["simulated", "movielens-100k", "movielens-1m", "lastfm", "table"]
 Budget = Literal["smoke", "demo", "few-shot", "full"]
 Preset = Literal["dpo", "dpo_pairs", "sdpo", "dmpo", "simpo", "alpha_dpo", "beta_dpo", "dr_dpo"]
-RecommenderName = Literal["popularity", "recent_popularity", "item_knn", "ease", "markov"]
+RecommenderName = Literal["popularity", "recent_popularity", "item_knn", "ease", "markov", "sasrec", "gru4rec", "caser"]
 Strategy = Literal["uniform", "popularity", "hard", "profile"]
 Metric = Literal["hr_at_1", "hr_at_5", "ndcg_at_10", "mrr"]
 Share = Field(ge=0.0, le=1.0)
@@ -82,8 +82,22 @@ class PrepareParams(Section):
     popularity_alpha: float = Field(ge=0.0)
 
 
+class NextItemParams(Section):
+    loss: Literal["binary", "sampled", "full"]
+    negatives: int = Field(ge=1)
+    dimension: int = Field(ge=1)
+    dropout: float = Field(ge=0.0, lt=1.0)
+    max_history: int = Field(ge=1)
+    window: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    learning_rate: float = Field(gt=0.0)
+    epochs: int = Field(ge=1)
+    patience: int = Field(ge=1)
+
+
 class RecommendersParams(Section):
     systems: tuple[RecommenderName, ...]
+    next_item: NextItemParams
 
     @field_validator("systems")
     @classmethod

@@ -10,6 +10,7 @@ from recalign.recommenders.markov import Markov
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recent_popularity import RecentPopularity
 from recalign.recommenders.seam import Recommender
+from recalign.recommenders.sequential import Sequential
 
 
 def load_fitted(name: RecommenderName, path: Path, catalogue: Items) -> Recommender:
@@ -28,3 +29,5 @@ def load_fitted(name: RecommenderName, path: Path, catalogue: Items) -> Recommen
             return EASE.load(path, catalogue)
         case "markov":
             return Markov.load(path, catalogue)
+        case "sasrec" | "gru4rec" | "caser":
+            return Sequential.load(name, path, catalogue)

@@ -5,19 +5,21 @@ from typing import Any
 import pyarrow as pa
 
 from recalign.data.records import Items
-from recalign.params import RecommenderName
+from recalign.params import Params, RecommenderName
+from recalign.recommenders.next_item import fit_next_item
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.seam import Recommender
 from recalign.recommenders.tuning import tuned_ease, tuned_item_knn, tuned_markov, tuned_recent_popularity
 
 
 def fit(
-    name: RecommenderName, catalogue: Items, events: pa.Table, clock: bool, seed: int
+    name: RecommenderName, catalogue: Items, events: pa.Table, clock: bool, params: Params
 ) -> tuple[Recommender, dict[str, Any]]:
     """Fit a recommender on train events (user_id, item_id, timestamp, position); also what was tried to choose it.
 
     Raises RecalignError where the recommender needs a clock that the log lacks, or a smaller catalogue.
     """
+    seed = params.seed
     match name:
         case "popularity":
             return Popularity.fit(catalogue, events), {"chosen": {}, "tried": []}
@@ -29,3 +31,6 @@ def fit(
             return tuned_ease(catalogue, events, clock, seed)
         case "markov":
             return tuned_markov(catalogue, events, clock, seed)
+        case "sasrec" | "gru4rec" | "caser":
+            settings = params.recommenders.next_item
+            return fit_next_item(name, catalogue, events, clock, seed, settings, params.threads)

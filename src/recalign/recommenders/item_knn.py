@@ -23,10 +23,9 @@ from recalign import columns as c
 from recalign.data.records import Items
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.seam import Request
-from recalign.recommenders.store import bags, columns_of, load_state, pick, save_state
+from recalign.recommenders.store import CELLS, bags, columns_of, load_state, pick, save_state
 
 REACH = 3.0        # pairs further apart than so many `distance`s weigh under 5 % and are left out
-CELLS = 2**24      # requests × items scored at once: 128 MiB
 TIE_BREAK = 1e-9   # weight of popularity, which only orders items that the votes leave equal
 
 

@@ -18,6 +18,7 @@ from recalign.errors import RecalignError
 
 ARRAYS = "model.safetensors"
 SETTINGS = "settings.json"
+CELLS = 2**24  # requests × items scored at once: 128 MiB
 
 
 def columns_of(catalogue: Items, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from pyarrow import csv
 from recalign import columns as c
 from recalign.data.records import Items, hashed_order
 from recalign.errors import RecalignError
-from recalign.params import RecommenderName
+from recalign.params import Params, RecommenderName
 from recalign.recommenders.fitting import fit
 from recalign.recommenders.seam import Recommender
 from recalign.recommenders.store import columns_of
@@ -19,11 +19,11 @@ from recalign.recommenders.store import columns_of
 log = logging.getLogger(__name__)
 
 
-def fit_on_log(name: RecommenderName, catalogue: Items, path: Path, seed: int) -> Recommender:
+def fit_on_log(name: RecommenderName, catalogue: Items, path: Path, params: Params) -> Recommender:
     """Fit a recommender on an interactions CSV as `read_train_log` reads it; settings are chosen on a tenth of it."""
     events, clock = read_train_log(path, catalogue)
     log.info("%s: %d events, %s", path, len(events), "ordered by timestamp" if clock else "no timestamp: sets")
-    return fit(name, catalogue, events, clock, seed)[0]
+    return fit(name, catalogue, events, clock, params)[0]
 
 
 def read_train_log(path: Path, catalogue: Items) -> tuple[pa.Table, bool]:

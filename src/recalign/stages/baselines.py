@@ -33,7 +33,7 @@ def baselines(params: Params, system: RecommenderName, prepared: Path = PREPARED
     clock = artifacts.read_json(prepared / "summary.json")["clock"]
     events = artifacts.read_parquet(prepared / "events.parquet")
     train = events.filter(pc.equal(events[c.SPLIT], c.TRAIN))
-    recommender, tuning = fit(system, catalogue, train, clock, params.seed)
+    recommender, tuning = fit(system, catalogue, train, clock, params)
     with artifacts.folder(out / system) as folder:
         recommender.save(folder)
         artifacts.write_json(folder / "tuning.json", tuning)

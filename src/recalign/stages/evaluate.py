@@ -47,6 +47,9 @@ RANKED_BY = {
     "item_knn": "co-occurrence",
     "ease": "linear item weights",
     "markov": "transitions",
+    "sasrec": "self-attention",
+    "gru4rec": "recurrent states",
+    "caser": "convolutions",
     "oracle": "true probability",
 }
 

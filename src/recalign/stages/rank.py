@@ -69,7 +69,7 @@ def _system(
             raise RecalignError(f"--recommender is {recommender}; one of {allowed} is allowed")
         if train is None:
             raise RecalignError(f"--recommender {recommender} needs --train: an interactions CSV (user_id,item_id)")
-        return fit_on_log(recommender, catalogue, train, params.seed), f"fitted on {train}"
+        return fit_on_log(recommender, catalogue, train, params), f"fitted on {train}"
     if adapter is None:
         raise RecalignError("nothing to rank with: give --adapter PATH or models:/…, or --recommender with --train")
     from recalign.stages.adapters import open_adapter

@@ -1,0 +1,133 @@
+"""Sequence encoders: item columns in, a state at every position out. Each reads a position and what is before it.
+
+All three take one row more than the catalogue has items: the start of a history, which also fills short rows at their
+right end. That row is never an answer, and no position before it can see it.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, relu, scaled_dot_product_attention
+
+EncoderName = Literal["sasrec", "gru4rec", "caser"]
+INITIAL = 0.02  # standard deviation of embeddings at the start, as in BERT
+
+
+class Encoder(nn.Module):
+    """Item embeddings [items + 1, d] and what the encoders do with them."""
+
+    def __init__(self, items: int, dimension: int, dropout: float) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(items + 1, dimension)
+        nn.init.normal_(self.embedding.weight, std=INITIAL)
+        self.dropout = nn.Dropout(dropout)
+        self.bias = nn.Parameter(torch.zeros(items))  # of an item, so that embeddings need not learn popularity
+
+    def scores(self, states: Tensor) -> Tensor:
+        """[…, items] of states […, d]: products with the items' embeddings (tied to the input), and their biases."""
+        return states @ self.embedding.weight[:-1].T + self.bias
+
+    def scores_of_one(self, states: Tensor, items: Tensor) -> Tensor:
+        """[N] of states [N, d], each with its own item [N]."""
+        return (states * self.embedding(items)).sum(-1) + self.bias[items]
+
+    def scores_of_all(self, states: Tensor, items: Tensor) -> Tensor:
+        """[N, K] of states [N, d], each with all of the items [K]."""
+        return states @ self.embedding(items).T + self.bias[items]
+
+
+class Block(nn.Module):
+    """Causal self-attention and a two-layer network a position, each with a residual; normalised before (pre-LN)."""
+
+    def __init__(self, dimension: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before_attention = nn.LayerNorm(dimension)
+        self.before_network = nn.LayerNorm(dimension)
+        self.query = nn.Linear(dimension, dimension)
+        self.key_value = nn.Linear(dimension, 2 * dimension)
+        self.out = nn.Linear(dimension, dimension)
+        self.network = nn.Sequential(
+            nn.Linear(dimension, dimension), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dimension, dimension)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[B, T, d] to [B, T, d]; position t reads positions up to t. Attention is scaled by the width of a head."""
+        rows, length, width = inputs.shape
+        normal = self.before_attention(inputs)
+
+        def split(values: Tensor) -> Tensor:
+            return values.view(rows, length, self.heads, -1).transpose(1, 2)
+
+        key, value = self.key_value(normal).chunk(2, dim=-1)
+        attended = scaled_dot_product_attention(split(self.query(normal)), split(key), split(value), is_causal=True)
+        inputs = inputs + self.dropout(self.out(attended.transpose(1, 2).reshape(rows, length, width)))
+        return inputs + self.dropout(self.network(self.before_network(inputs)))
+
+
+class SASRec(Encoder):
+    """Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018): two blocks of one head, tied embeddings.
+
+    Padding needs no mask: it stands at the right end, where causal attention does not reach from a real position.
+    """
+
+    def __init__(self, items: int, dimension: int, dropout: float, length: int, ordered: bool) -> None:
+        super().__init__(items, dimension, dropout)
+        self.positions = nn.Parameter(torch.zeros(length, dimension)) if ordered else None
+        if self.positions is not None:
+            nn.init.normal_(self.positions, std=INITIAL)
+        self.blocks = nn.ModuleList([Block(dimension, 1, dropout) for _ in range(2)])
+        self.last = nn.LayerNorm(dimension)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """States [B, T, d] of item columns [B, T], T at most the length; positions count from the left."""
+        states = self.embedding(items)
+        if self.positions is not None:
+            states = states + self.positions[: items.shape[1]]
+        states = self.dropout(states)
+        for block in self.blocks:
+            states = block(states)
+        normal: Tensor = self.last(states)
+        return normal
+
+
+class GRU4Rec(Encoder):
+    """Session-based recommendation with a recurrent network (Hidasi et al., ICLR 2016): one GRU layer."""
+
+    def __init__(self, items: int, dimension: int, dropout: float) -> None:
+        super().__init__(items, dimension, dropout)
+        self.recurrent = nn.GRU(dimension, dimension, batch_first=True)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """States [B, T, d] of item columns [B, T]."""
+        states, _ = self.recurrent(self.dropout(self.embedding(items)))
+        return self.dropout(states)
+
+
+class Caser(Encoder):
+    """Convolutional sequence embedding (Tang and Wang, WSDM 2018) of the `window` latest items at each position.
+
+    Horizontal filters of each height with max-pooling over time, vertical filters over the window, then one layer. The
+    paper's user embedding is left out: a request may come from a user who was not in train.
+    """
+
+    HORIZONTAL, VERTICAL = 16, 4  # filters a height; filters of the whole window (the paper's defaults)
+
+    def __init__(self, items: int, dimension: int, dropout: float, window: int) -> None:
+        super().__init__(items, dimension, dropout)
+        self.window = window
+        heights = range(1, window + 1)
+        self.horizontal = nn.ModuleList([nn.Conv2d(1, self.HORIZONTAL, (height, dimension)) for height in heights])
+        self.vertical = nn.Conv2d(1, self.VERTICAL, (window, 1))
+        self.dense = nn.Linear(self.HORIZONTAL * window + self.VERTICAL * dimension, dimension)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """States [B, T, d] of item columns [B, T]; before the first item a window holds zeros."""
+        rows, length = items.shape
+        embedded = pad(self.embedding(items), (0, 0, self.window - 1, 0))
+        windows = embedded.unfold(1, self.window, 1).transpose(2, 3).reshape(rows * length, 1, self.window, -1)
+        pooled = [relu(filters(windows)).amax(dim=(2, 3)) for filters in self.horizontal]
+        features = torch.cat([*pooled, self.vertical(windows).flatten(1)], dim=1)
+        return relu(self.dense(self.dropout(features))).view(rows, length, -1)

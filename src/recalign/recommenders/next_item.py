@@ -1,0 +1,149 @@
+"""Training of sequence encoders on train events alone: every item of a history is a target for what is before it.
+
+How many epochs is chosen on a held-out part of train (NDCG@10, early stop); then a new encoder learns all of train for
+so many, so that the newest likes are not lost. The random numbers are drawn from (seed, name) and from nothing else.
+"""
+
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from recalign import columns as c
+from recalign.data.records import Items, hashed_order
+from recalign.params import NextItemParams
+from recalign.recommenders import item_losses
+from recalign.recommenders.encoders import Encoder, EncoderName
+from recalign.recommenders.held_out import METRIC, held_out
+from recalign.recommenders.sequential import Sequential, Settings, build_encoder, filled
+from recalign.recommenders.store import columns_of
+
+log = logging.getLogger(__name__)
+NO_TARGET = -1
+
+
+class Histories:
+    """The users' likes as columns, in their order, and the batches that are made of them."""
+
+    def __init__(self, catalogue: Items, events: pa.Table) -> None:
+        """events: user_id, item_id and position (the user's order)."""
+        ordered = events.sort_by([(c.USER, "ascending"), (c.POSITION, "ascending")])
+        self.items = len(catalogue.ids)
+        _, users, counts = np.unique(ordered[c.USER].to_numpy(), return_inverse=True, return_counts=True)
+        columns = columns_of(catalogue, ordered[c.ITEM].to_numpy())
+        self.likes = np.split(columns, np.cumsum(counts)[:-1]) if len(counts) else []
+        self.taken = torch.from_numpy(np.sort(users * self.items + columns))
+
+    def batches(self, size: int, settings: Settings, draw: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
+        """(inputs [B, T], targets [B, T], users [B]) of one epoch, the last batch too; NO_TARGET where a row has ended.
+
+        A history longer than the encoder's is cut into rows, counted from its end. A set is shuffled anew each epoch.
+        """
+        rows = []
+        for user, likes in enumerate(self.likes):
+            targets = likes if settings.ordered else draw.permutation(likes)
+            inputs = np.append(self.items, targets[:-1])
+            for end in range(len(targets), 0, -settings.length):
+                span = slice(max(0, end - settings.length), end)
+                rows.append((inputs[span], targets[span], user))
+        order = draw.permutation(len(rows))
+        for first in range(0, len(rows), size):
+            batch = [rows[row] for row in order[first : first + size]]
+            read, wanted = [row[0] for row in batch], [row[1] for row in batch]
+            yield filled(read, self.items), filled(wanted, NO_TARGET), torch.tensor([row[2] for row in batch])
+
+    def allowed(self, users: Tensor, drawn: Tensor) -> Tensor:
+        """[B, K] whether each user [B] never liked each of the drawn items [K]."""
+        keys = users[:, None] * self.items + drawn
+        places = torch.searchsorted(self.taken, keys).clamp(max=len(self.taken) - 1)
+        return self.taken[places] != keys
+
+
+def fit_next_item(
+    name: EncoderName,
+    catalogue: Items,
+    events: pa.Table,
+    clock: bool,
+    seed: int,
+    params: NextItemParams,
+    threads: int,
+) -> tuple[Sequential, dict[str, Any]]:
+    """Train an encoder on train events (user_id, item_id, timestamp, position); also its curve of held-out NDCG@10.
+
+    A log too small to split is learned for params.epochs. `threads` of torch on the CPU: at a fixed number, the same
+    events, seed and params give the same weights on one machine.
+    """
+    torch.set_num_threads(threads)
+    settings = Settings(params.dimension, params.dropout, params.max_history, params.window, ordered=clock)
+    own_seed = int(hashed_order(seed, name)[:15], 16)
+    cases = held_out(catalogue, events, clock, seed)
+    curve: list[float] = []
+    if cases.requests and len(cases.events):
+        for model in _epochs(name, catalogue, cases.events, settings, own_seed, params):
+            curve.append(cases.value(model))
+            best = int(np.argmax(curve))
+            if len(curve) - 1 - best >= params.patience:
+                break
+        epochs = best + 1
+        log.info("%s: epoch %d of %d is best on %d cases of train", name, epochs, len(curve), len(cases.requests))
+    else:
+        epochs = params.epochs
+        log.info("%s: train is too small to split; %d epochs", name, epochs)
+    model = next(islice(_epochs(name, catalogue, events, settings, own_seed, params), epochs - 1, None))
+    report = {
+        "chosen": {"epochs": epochs},
+        "metric": METRIC,
+        "cases": len(cases.requests),
+        "tried": [{"epochs": number, METRIC: value} for number, value in enumerate(curve, start=1)],
+    }
+    return model, report
+
+
+def _epochs(
+    name: EncoderName, catalogue: Items, events: pa.Table, settings: Settings, seed: int, params: NextItemParams
+) -> Iterator[Sequential]:
+    """The recommender after each epoch on these events; the same object every time."""
+    histories = Histories(catalogue, events)
+    draw = np.random.default_rng(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = build_encoder(name, len(catalogue.ids), settings)
+    model = Sequential(catalogue, name, encoder, settings)
+    optimiser = torch.optim.Adam(encoder.parameters(), lr=params.learning_rate, betas=(0.9, 0.98))
+    for epoch in range(params.epochs):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + epoch + 1)  # dropout; nobody else's random numbers move
+            encoder.train()
+            for inputs, targets, users in histories.batches(params.batch, settings, draw):
+                loss = batch_loss(encoder, inputs, targets, histories, users, params, draw)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+        encoder.eval()
+        yield model
+
+
+def batch_loss(
+    encoder: Encoder,
+    inputs: Tensor,
+    targets: Tensor,
+    histories: Histories,
+    users: Tensor,
+    params: NextItemParams,
+    draw: np.random.Generator,
+) -> Tensor:
+    """Mean loss over the targets of a batch, [] in nats. Negatives are drawn once a batch, for all of its targets."""
+    states: Tensor = encoder(inputs)
+    real = targets != NO_TARGET
+    asked, wanted = states[real], targets[real]
+    if params.loss == "full":
+        return item_losses.full(encoder.scores(asked), wanted).mean()
+    drawn = torch.from_numpy(draw.integers(histories.items, size=params.negatives))
+    allowed = histories.allowed(users, drawn).repeat_interleave(real.sum(dim=1), dim=0)
+    loss = item_losses.sampled if params.loss == "sampled" else item_losses.binary
+    return loss(encoder.scores_of_one(asked, wanted), encoder.scores_of_all(asked, drawn), allowed).mean()
