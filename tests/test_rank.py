@@ -53,7 +53,7 @@ def test_popularity_ranks_the_lists_and_the_metrics_are_printed(
     ]
     printed = capsys.readouterr().out
     assert "2 cases of 2 users, 3 candidates each" in printed
-    assert "HR@1     0.500 [0.000, 1.000]" in printed
+    assert "HR@1     0.500 [0.095, 0.905]" in printed
     assert "MRR      0.667 [0.333, 1.000]" in printed
 
 
