@@ -294,6 +294,9 @@ def test_the_metrics_hold_each_system_with_its_bounds_and_the_paired_differences
     metrics = json.loads((make_report(params, project) / "metrics.json").read_text())
     assert metrics["systems"]["item_knn"]["mrr"] == {"value": 0.5, "low": 0.5, "high": 0.5}
     assert metrics["paired"]["llm-sdpo_less_item_knn"]["value"] == pytest.approx(-0.200253, abs=1e-6)
+    assert metrics["exposure"]["popularity"]["coverage"] == 0.5
+    assert metrics["exposure"]["popularity"]["dgu_genre"]["value"] == pytest.approx(0.25)
+    assert metrics["oracle_share"]["item_knn"]["value"] == pytest.approx(0.522436, abs=1e-5)
     assert metrics["best"] == {"baseline": "item_knn", "llm": "llm-sdpo"}
     assert metrics["full_catalogue"]["popularity"]["hr_at_5"]["value"] == 0.0
     assert metrics["about"]["manifest_digest"] == DIGESTS["uniform"]

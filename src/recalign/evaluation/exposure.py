@@ -32,6 +32,13 @@ class Exposure:
     coverage: float
     lift: Interval
 
+    def as_dict(self) -> dict[str, float | dict[str, float]]:
+        """What metrics.json holds: MGU and DGU of each grouping, coverage and lift."""
+        told: dict[str, float | dict[str, float]] = {"coverage": round(self.coverage, 6), "lift": self.lift.as_dict()}
+        for name, fair in self.fairness.items():
+            told |= {f"mgu_{name}": fair.mgu.as_dict(), f"dgu_{name}": fair.dgu.as_dict()}
+        return told
+
 
 def group_unfairness(history: Floats, shown: Floats) -> tuple[Floats, float, float]:
     """GU [G], MGU and DGU from two distributions over groups [G] (scaled to sum 1 here).

@@ -95,7 +95,7 @@ def _card(card: Scorecard, source: str) -> str:
 
 def _comparisons(card: Scorecard) -> str:
     rows = [
-        (f"{spoken(pair.first)} less {spoken(pair.second)}", difference(pair), f"{pair.p:.3f}", pair.words)
+        (f"{spoken(pair.first)} less {spoken(pair.second)}", difference(pair), "< 0.001" if pair.p < 0.001 else f"{pair.p:.3f}", pair.words)
         for pair in card.comparisons
     ]
     note = (

@@ -94,7 +94,7 @@ def report(
         next_commands=next_commands(about),
         second=second_view_sections(second),
     )
-    write_json(out / "metrics.json", metrics_of(cards, about) | second_view_metrics(second))
+    write_json(out / "metrics.json", metrics_of(cards, about, findings) | second_view_metrics(second))
     write_json(out / "scorecard.json", _scorecard(cards, findings, about))
     _write_plots(out / "plots", cards[0], curves, drawings)
     write_text(out / "report.html", report_page(evidence))
@@ -157,7 +157,7 @@ def _planted(params: Params, profiles: Path, validated: Path, prepared: Path, at
     return planted_plot([(f"user {own.user_id}", own.planted, own.claimed) for own in learned[:PEOPLE]], attribute)
 
 
-def metrics_of(cards: Sequence[Scorecard], about: Mapping[str, Any]) -> dict[str, Any]:
+def metrics_of(cards: Sequence[Scorecard], about: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
     """What metrics.json holds: a system's metrics with their bounds, paired differences, and whom they are about."""
     main = cards[0]
     metrics: dict[str, Any] = {
@@ -167,6 +167,10 @@ def metrics_of(cards: Sequence[Scorecard], about: Mapping[str, Any]) -> dict[str
         for card in cards
     }
     metrics["paired"] = {f"{pair.first}_less_{pair.second}": pair.interval.as_dict() for pair in main.comparisons}
+    if findings.shares:
+        metrics["oracle_share"] = {system: told.as_dict() for system, told in findings.shares.items()}
+    if shown := findings.exposures.get(main.manifest):
+        metrics["exposure"] = {system: own.as_dict() for system, own in shown.items()}
     metrics["best"] = {"baseline": main.baseline, "llm": main.llm}
     metrics["about"] = {
         "source": about["source"],
