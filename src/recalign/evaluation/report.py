@@ -95,7 +95,7 @@ def _card(card: Scorecard, source: str) -> str:
 
 def _comparisons(card: Scorecard) -> str:
     rows = [
-        (f"{spoken(pair.first)} less {spoken(pair.second)}", difference(pair), "< 0.001" if pair.p < 0.001 else f"{pair.p:.3f}", pair.words)
+        (f"{spoken(pair.first)} less {spoken(pair.second)}", difference(pair), _p(pair.p), pair.words)
         for pair in card.comparisons
     ]
     note = (
@@ -104,6 +104,10 @@ def _comparisons(card: Scorecard) -> str:
     )
     columns = ["pair", "difference", "p (Holm)", "the first is"]
     return page.section("Paired comparisons", page.table(columns, rows, note))
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _training(evidence: Evidence) -> str:
