@@ -107,8 +107,10 @@ def write_ranks(root: Path, ranks: Mapping[str, Sequence[int]], *, digest: str =
         write_system_ranks(partial / "ranks.parquet", list(systems.values()))
         write_json(partial / "systems.json", about)
         write_json(partial / "cases.json", {"manifests": {"uniform": digest}})
-    write_json(root / layout.REPORTS / "metrics.json", {"systems": {"popularity": {"mrr": {"value": 0.5}}}})
     write_json(root / layout.REPORTS / "scorecard.json", {"about": {"manifests": {"uniform": digest}}, "figures": []})
+    write_json(root / layout.REPORTS / "metrics.json", {
+        "systems": {"popularity": {"mrr": {"value": 0.5}}}, "audit": {"verdict": "clean", "unbeaten": {}},
+    })  # fmt: skip
     write_text(root / layout.REPORTS / "report.html", "<h1>Report</h1>")
 
 

@@ -71,3 +71,12 @@ def test_the_verdict_says_in_words_and_json_what_was_compared(tree):
     )
     kept = json.loads(json.dumps(verdict.as_dict()))
     assert (kept["decision"], kept["manifest_digest"], kept["bar"], kept["cases"]) == ("champion", "d", "version 4", 2)
+
+
+def test_what_a_leak_probe_reaches_as_well_is_not_let_through(tree):
+    """However much was gained; the reason stands in the sentence and in gate.json."""
+    pair = ranked("new", 1, 1), ranked("old", 3, 3)
+    verdict = judge(params_with(tree), *pair, "popularity", first=True, barred="NDCG@10 of new less the probe's is …")
+    assert not verdict.accepted
+    assert verdict.reason.endswith("the lower end is above zero; NDCG@10 of new less the probe's is …")
+    assert verdict.as_dict()["decision"] == "challenger"

@@ -9,6 +9,7 @@ from recalign.evaluation.case_set import CaseSet, Ids
 from recalign.evaluation.ranking import Floats
 
 DRAWS = 999      # permutations of a test that finds something
+CELLS = 10_000_000  # counters of (group, label) held at once: 80 MB; beyond it they are sorted, which is slower
 EXCEEDANCES = 10  # a test stops when so many permutations reach the figure: it is then no small p
 
 
@@ -21,8 +22,12 @@ class Permuted:
     p: float
 
 
-def permutation_test(values: Callable[[Ids | None], Floats], count: int, seed: int) -> Permuted:
-    """Compare the mean of values(None) with that of values(a permutation of `count` rows).
+def permutation_test(
+    values: Callable[[Ids | None], Floats], count: int, seed: int, *, times: float = 1.0, plus: float = 0.0
+) -> Permuted:
+    """Compare the mean of values(None) with that of values(a permutation of `count` rows), times `times` plus `plus`.
+
+    The last two say how far above chance a figure must lie to matter; p is that of lying further.
 
     A sequential Monte Carlo p-value (Besag and Clifford, Biometrika 1991): exact at any level, and quick where there is
     nothing to find.
@@ -33,7 +38,7 @@ def permutation_test(values: Callable[[Ids | None], Floats], count: int, seed: i
     reached = 0
     while len(drawn) < DRAWS and reached < EXCEEDANCES:
         drawn.append(float(values(generator.permutation(count)).mean()))
-        reached += drawn[-1] >= figure
+        reached += drawn[-1] * times + plus >= figure
     p = reached / len(drawn) if reached >= EXCEEDANCES else (reached + 1) / (len(drawn) + 1)
     return Permuted(figure, float(np.mean(drawn)), p)
 
@@ -95,6 +100,9 @@ class EqualTargets:
 
 def _others(groups: Ids, labels: Ids) -> Floats:
     """How many other rows have a row's group and label."""
-    low, high = int(labels.min()), int(labels.max())
-    _, cell, counts = np.unique(groups * (high - low + 1) + labels - low, return_inverse=True, return_counts=True)
-    return counts[cell] - 1.0
+    low, width = int(labels.min()), int(np.ptp(labels)) + 1
+    cell = groups * width + labels - low
+    if (int(groups.max()) + 1) * width <= CELLS:
+        return np.bincount(cell).astype(np.float64)[cell] - 1.0
+    _, cell, counts = np.unique(cell, return_inverse=True, return_counts=True)
+    return counts.astype(np.float64)[cell] - 1.0

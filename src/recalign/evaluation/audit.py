@@ -49,6 +49,11 @@ class Audit:
         return [finding for finding in self.findings if finding.verdict == LEAK]
 
     @property
+    def verdict(self) -> str:
+        """leak or clean."""
+        return LEAK if self.leaks else CLEAN
+
+    @property
     def sentence(self) -> str:
         """The verdict in words."""
         if self.leaks:
@@ -60,10 +65,10 @@ class Audit:
         return "No leak found."
 
     def as_dict(self) -> dict[str, Any]:
-        """What --json and metrics.json hold."""
+        """What --json holds."""
         about = {"cases": self.cases, "users": self.users, "candidates": self.candidates}
         found = {finding.probe: finding.as_dict() for finding in self.findings}
-        return {"verdict": LEAK if self.leaks else CLEAN, "sentence": self.sentence, "about": about, "probes": found}
+        return {"verdict": self.verdict, "sentence": self.sentence, "about": about, "probes": found}
 
 
 def audit_cases(

@@ -11,8 +11,9 @@ from recalign import columns as c
 from recalign.artifacts import read_json
 from recalign.data.records import Items
 from recalign.errors import RecalignError
+from recalign.evaluation.probe_contest import AUDIT, UNBEATEN
 from recalign.evaluation.system_ranks import SAMPLED, SystemRanks, read_system_ranks
-from recalign.layout import PREPARED, PROFILES, RANKS
+from recalign.layout import PREPARED, PROFILES, RANKS, REPORTS
 from recalign.params import Params
 from recalign.preferences.profiles import profile_texts
 from recalign.recommenders.trial import rank_sampled, read_trial
@@ -32,6 +33,18 @@ def evaluated_ranks(root: Path, system: str) -> SystemRanks:
         if (ranks.system, ranks.protocol, ranks.manifest) == (system, SAMPLED, MANIFEST):
             return ranks
     raise RecalignError(f"{RANKS / 'ranks.parquet'} has no ranks of {system}; run 'dvc repro' to evaluate it")
+
+
+def unbeaten_probe(root: Path, system: str) -> str:
+    """Why a system may not be champion: it does not beat what the candidate lists give away; "" where it does.
+
+    Raises RecalignError where metrics.json was written without an audit.
+    """
+    path = root / REPORTS / "metrics.json"
+    metrics = read_json(path)
+    if AUDIT not in metrics:
+        raise RecalignError(f"{path} holds no audit of the candidate lists; run 'dvc repro' to make it")
+    return str(metrics[AUDIT][UNBEATEN].get(system, ""))
 
 
 def champion_ranks(

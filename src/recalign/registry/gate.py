@@ -16,7 +16,8 @@ class Verdict:
     """What was compared, on which cases, and what followed.
 
     gain: the challenger's metric less the bar's, with its 95 % bounds; margin: how far below zero the lower bound may
-    lie (exclusive); bar_system: "popularity", or the present champion as "version 3".
+    lie (exclusive); bar_system: "popularity", or the present champion as "version 3"; barred: why it may not be champion
+    whatever it gained, "" where it may.
     """
 
     accepted: bool
@@ -30,17 +31,19 @@ class Verdict:
     manifest_digest: str
     cases: int
     users: int
+    barred: str = ""
 
     @property
     def reason(self) -> str:
         """The verdict in one sentence."""
         interval = f"{self.gain.value:+.3f} [{self.gain.low:+.3f}, {self.gain.high:+.3f}]".replace("-", "−")
         bound = "zero" if self.margin == 0 else f"−{self.margin:g}"
-        says = "above" if self.accepted else "not above"
-        return (
+        says = "above" if self.gain.low > -self.margin else "not above"
+        reason = (
             f"{LABELS[self.metric]} less that of {self.bar} is {interval} on {self.cases} cases of {self.users} users; "
             f"the lower end is {says} {bound}"
         )
+        return f"{reason}; {self.barred}" if self.barred else reason
 
     def as_dict(self) -> dict[str, Any]:
         """What gate.json holds."""
@@ -48,16 +51,19 @@ class Verdict:
         return {**asdict(self), "gain": self.gain.as_dict(), "decision": decision, "reason": self.reason}
 
 
-def judge(params: Params, challenger: SystemRanks, bar: SystemRanks, bar_name: str, *, first: bool) -> Verdict:
+def judge(
+    params: Params, challenger: SystemRanks, bar: SystemRanks, bar_name: str, *, first: bool, barred: str = ""
+) -> Verdict:
     """Compare ranks on the same cases by registry.metric.
 
-    The first champion must beat popularity outright; a later one the present champion, within registry.margin.
+    The first champion must beat popularity outright; a later one the present champion, within registry.margin. `barred`
+    refuses either, with the reason.
     Raises RecalignError naming the field in which the cases differ.
     """
     metric, margin = params.registry.metric, 0.0 if first else params.registry.margin
     gain = paired_difference(challenger, bar, metric, params.evaluate.resamples, params.seed)
     return Verdict(
-        accepted=gain.low > -margin,
+        accepted=gain.low > -margin and not barred,
         challenger=challenger.system,
         bar=bar_name,
         metric=metric,
@@ -68,4 +74,5 @@ def judge(params: Params, challenger: SystemRanks, bar: SystemRanks, bar_name: s
         manifest_digest=challenger.digest,
         cases=len(challenger.ranks),
         users=len(set(challenger.user_ids)),
+        barred=barred,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from recalign import layout
 from recalign.artifacts import read_json
 from recalign.params import Params
-from recalign.registry.contest import champion_ranks, evaluated_ranks
+from recalign.registry.contest import champion_ranks, evaluated_ranks, unbeaten_probe
 from recalign.registry.gate import BAR, judge
 from recalign.registry.lineage import check_params_ran
 from recalign.registry.log import find_version, log_version
@@ -27,7 +27,7 @@ def register(params: Params, objective: str | None = None, *, root: Path = Path(
     check_params_ran(root)
     chosen = objective or best_objective(params, read_json(root / layout.RANKS / "systems.json"))
     settings = settings_of(params, chosen, root)
-    ranks = evaluated_ranks(root, settings.system)
+    ranks, barred = evaluated_ranks(root, settings.system), unbeaten_probe(root, settings.system)
     digest = package_digest(settings, chosen, root)
     home, name = home or root, params.registry.model
     client = connect(home)  # after all that may be missing: a failed registration leaves no empty registry
@@ -38,10 +38,10 @@ def register(params: Params, objective: str | None = None, *, root: Path = Path(
         version = log_version(client, params, chosen, settings, digest, ranks, root)
     champion = aliased(client, name, CHAMPION)
     if champion is None:
-        verdict = judge(params, ranks, evaluated_ranks(root, BAR), BAR, first=True)
+        verdict = judge(params, ranks, evaluated_ranks(root, BAR), BAR, first=True, barred=barred)
     else:
         held = champion_ranks(client, params, champion, ranks, root, home)
-        verdict = judge(params, ranks, held, f"version {champion}", first=False)
+        verdict = judge(params, ranks, held, f"version {champion}", first=False, barred=barred)
     settle(client, name, version, verdict)
     stays = "is champion" if verdict.accepted else "stays challenger"
     return _say(f"{name}: version {version} ({chosen}) {stays}: {verdict.reason}")

@@ -1,0 +1,95 @@
+"""Systems against the leak probes: a figure that knowing nobody's taste reaches as well says nothing about a system."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recalign.errors import RecalignError
+from recalign.evaluation.audit import Audit
+from recalign.evaluation.blind import ranks_by_lot
+from recalign.evaluation.case_set import CaseSet
+from recalign.evaluation.finding import SEED
+from recalign.evaluation.ranking import metric_values
+from recalign.evaluation.ranking_rule import CHOSEN_BY
+from recalign.evaluation.significance import Interval, metric_interval, paired_difference
+from recalign.evaluation.system_ranks import SystemRanks, in_case_order
+
+AUDIT, UNBEATEN = "audit", "unbeaten"  # keys of metrics.json, which the gate reads
+MARK = "†"  # beside a system in the table
+
+
+@dataclass(frozen=True)
+class ProbeContest:
+    """The audit of the frozen cases; the best leak probe's NDCG@10 on the ranked ones; what each system has above it.
+
+    unbeaten: the systems whose 95 % interval of NDCG@10 less the probe's does not lie above zero.
+    """
+
+    audit: Audit
+    probe: str
+    reached: Interval
+    gains: Mapping[str, Interval]
+
+    @property
+    def unbeaten(self) -> dict[str, str]:
+        """Why each system that does not beat the probe may not be champion."""
+        return {
+            system: f"NDCG@10 of {system} less that of the leak probe '{self.probe}' is {_signed(gain)}, not above zero"
+            for system, gain in self.gains.items()
+            if gain.low <= 0
+        }
+
+    @property
+    def lines(self) -> list[str]:
+        """What stands under the table: the audit's verdict, the probe to beat, and who does not beat it."""
+        known = f"the best leak probe, '{self.probe}', reaches NDCG@10 {self.reached.value:.3f}"
+        lines = [f"Audit of the candidate lists: {self.audit.sentence} Without any taste, {known}."]
+        if self.unbeaten:
+            lines.append(f"{MARK} does not beat that probe by its interval and cannot become champion.")
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """What metrics.json holds under `audit`: verdict, each probe's figure, the probe to beat and who does not."""
+        figures: dict[str, dict[str, Any]] = {
+            finding.probe: {**finding.figure.as_dict(), "chance": finding.chance, "verdict": finding.verdict}
+            for finding in self.audit.findings
+            if finding.figure is not None
+        }
+        return {
+            "verdict": self.audit.verdict,
+            "sentence": self.audit.sentence,
+            "cases": self.audit.cases,
+            "probes": figures,
+            "best_probe": {"name": self.probe, CHOSEN_BY: self.reached.as_dict()},
+            UNBEATEN: self.unbeaten,
+        }
+
+
+def probe_contest(
+    audit: Audit, cases: CaseSet, names: Sequence[str], systems: Sequence[SystemRanks], resamples: int, seed: int
+) -> ProbeContest:
+    """Put the audit's leak probes to the cases that the systems ranked; `names` are the audited cases' example ids.
+
+    The best probe is the one with the highest NDCG@10 on them; equals are ranked by lot. Raises RecalignError when a
+    system ranked a case that was not audited.
+    """
+    first = systems[0]
+    row = {name: place for place, name in enumerate(names)}
+    missing = next((example for example in first.example_ids if example not in row), None)
+    if missing is not None:
+        raise RecalignError(f"example {missing} was ranked but is no case any more; run 'dvc repro' to evaluate anew")
+    rows = [row[example] for example in first.example_ids]
+    keys = list(zip(first.example_ids, first.user_ids, strict=True))
+    probes = []
+    for name, scores in audit.scores.items():
+        places = cases.places[rows]
+        ranks = ranks_by_lot(scores[rows], places, SEED)
+        own = scores[rows, places]
+        probes.append(in_case_order(name, first.protocol, first.manifest, first.digest, keys, ranks, own))
+    best = max(probes, key=lambda probe: float(metric_values(CHOSEN_BY, probe.ranks).mean()))
+    gains = {s.system: paired_difference(s, best, CHOSEN_BY, resamples, seed) for s in systems}
+    return ProbeContest(audit, best.system, metric_interval(best, CHOSEN_BY, resamples, seed), gains)
+
+
+def _signed(gain: Interval) -> str:
+    return f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]".replace("-", "−")

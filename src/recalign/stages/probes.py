@@ -1,0 +1,53 @@
+"""The audit inside the pipeline: the frozen test cases, with all that a system may have learned from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from recalign import columns as c
+from recalign.artifacts import read_json, read_parquet
+from recalign.data.records import Case, Items, read_cases
+from recalign.evaluation.audit import audit_cases
+from recalign.evaluation.case_set import LARGEST, CaseSet, Log, case_set
+from recalign.evaluation.probe_contest import ProbeContest, probe_contest
+from recalign.evaluation.system_ranks import SystemRanks
+from recalign.params import Params
+
+
+def probe(params: Params, prepared: Path, systems: Sequence[SystemRanks]) -> ProbeContest:
+    """Audit the test cases under the manifest that `systems` ranked, and set the systems against the leak probes.
+
+    The probes learn from the validation cases and the training events. Raises RecalignError when a file is missing.
+    """
+    manifest, clock = systems[0].manifest, read_json(prepared / "summary.json")["clock"]
+    limit = max(LARGEST, len(systems[0].ranks))
+    tested = read_cases(prepared, c.TEST, manifest, limit, seed=params.seed)
+    learned = read_cases(prepared, c.VALIDATION, manifest, LARGEST, seed=params.seed)
+    cases = _case_set("the test cases", tested)
+    audit = audit_cases(
+        cases,
+        _case_set("the validation cases", learned) if learned else None,
+        _train_log(prepared),
+        Items.read(prepared).titles,
+        "time" if clock else "user",
+    )
+    names = [case.example.example_id for case in tested]
+    return probe_contest(audit, cases, names, systems, params.evaluate.resamples, params.seed)
+
+
+def _case_set(name: str, cases: Sequence[Case]) -> CaseSet:
+    examples = [case.example for case in cases]
+    return case_set(
+        name,
+        [example.user_id for example in examples],
+        [example.history for example in examples],
+        [case.candidates for case in cases],
+        [example.target for example in examples],
+    )
+
+
+def _train_log(prepared: Path) -> Log:
+    events = read_parquet(prepared / "events.parquet")  # in each user's order
+    events = events.filter(pc.equal(events[c.SPLIT], c.TRAIN))
+    return Log("the training events", events[c.USER].to_numpy(), events[c.ITEM].to_numpy())
