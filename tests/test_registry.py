@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recalign import layout
-from recalign.artifacts import file_digest, read_parquet
+from recalign.artifacts import file_digest, read_parquet, write_json
 from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.evaluation.system_ranks import SystemRanks
@@ -86,6 +86,20 @@ def test_an_adapter_that_loses_to_popularity_stays_challenger_and_stands_in(para
     found = current(params)
     assert (found.version, found.alias) == ("1", "challenger")
     assert "has no champion yet; the challenger, version 1, stands in" in caplog.text
+
+
+def test_an_adapter_that_a_leak_probe_equals_stays_challenger_and_is_told_why(params, project):
+    """It beats popularity, but the candidate lists alone give as much; without an audit nothing is registered."""
+    path = project / layout.REPORTS / "metrics.json"
+    write_json(path, {"audit": {"unbeaten": {"llm-sdpo": "NDCG@10 less the probe's is not above zero"}}})
+    outcome = register(params)
+    assert "version 1 (sdpo) stays challenger" in outcome
+    assert outcome.endswith("the lower end is above zero; NDCG@10 less the probe's is not above zero")
+    assert aliased(connect(project), NAME, "champion") is None
+    write_json(path, {})
+    new_adapter(params, project, seed=9)
+    with pytest.raises(RecalignError, match=r"metrics\.json holds no audit of the candidate lists; run 'dvc repro'"):
+        register(params)
 
 
 def test_the_same_adapter_again_is_the_same_version_and_moves_nothing(params, project):

@@ -176,11 +176,18 @@ def write_prepared(out: Path) -> None:
     genres = pa.map_(pa.string(), pa.list_(pa.string()))
     columns = {"item_id": pa.int64(), "title": pa.string(), "attributes": genres, "popularity": pa.int64()}
     write_parquet(out / "items.parquet", pa.Table.from_pylist(items, pa.schema(list(columns.items()))))
-    write_parquet(out / "events.parquet", pa.table({"user_id": list(range(20)), "split": ["train"] * 20}))
-    case = {"split": "test", "history": [1, 2, 1], "target": 2}
+    events = {"user_id": list(range(20)), "item_id": [1] * 20, "split": ["train"] * 20}
+    write_parquet(out / "events.parquet", pa.table(events))
+    case = {"split": "test", "cutoff": None, "history": [1, 2, 1], "target": 2}
     rows = [{"example_id": f"{user}-{user}", "user_id": user, **case} for user in users]
     write_parquet(out / "examples.parquet", pa.Table.from_pylist(rows))
-    write_json(out / "summary.json", {"cutoffs": {"test": "2023-10-14T16:19:43"}})
+    lists = [
+        {"manifest": "uniform", "example_id": row["example_id"], "user_id": row["user_id"], "candidates": [1, 2],
+         "target_index": 1}
+        for row in rows
+    ]  # fmt: skip
+    write_parquet(out / "candidates.parquet", pa.Table.from_pylist(lists))
+    write_json(out / "summary.json", {"cutoffs": {"test": "2023-10-14T16:19:43"}, "clock": True})
 
 
 def write_truth(root: Path) -> None:
@@ -349,3 +356,21 @@ def test_the_measure_finds_what_is_cut_or_has_no_name(tmp_path: Path) -> None:
     assert told["overflow"] > 0
     assert told["cut"] == ["wide"]
     assert len(told["unnamed"]) == 1
+
+
+def test_what_the_lists_give_away_stands_in_metrics_table_and_page(
+    params: Params, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every target of this small world stands at the same place: who only equals a ranker of places is marked."""
+    out = make_report(params, project)
+    audit = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["audit"]
+    assert audit["verdict"] == "leak"
+    assert audit["probes"]["place"] | {"chance": 0.5, "value": 1.0} == audit["probes"]["place"]
+    assert audit["best_probe"]["ndcg_at_10"]["value"] == 1.0
+    assert set(audit["unbeaten"]) == set(RANKS)
+    printed = capsys.readouterr().out
+    assert "log-prob − 0.5 × prior †" in printed
+    assert "† does not beat that probe by its interval and cannot become champion." in printed
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "What the candidate lists give away" in page
+    assert "Leak: " in page

@@ -8,6 +8,9 @@ WIDE = 160  # columns where there is no terminal, as in a log of CI
 STYLES = {LEAK: "bold red", WARNING: "yellow"}
 
 
+AUDIT_HEADINGS = ("probe", "measures", "figure", "chance", "p", "verdict")
+
+
 def audit_row(finding: Finding) -> list[str]:
     """A finding as text: probe, what it measures, figure with interval, chance, p, verdict with its reason."""
     return [
@@ -28,8 +31,8 @@ def print_audit(audit: Audit, name: str) -> None:
 
     console = Console(width=None if Console().is_terminal else WIDE, highlight=False)
     table = Table(box=rich.box.SIMPLE_HEAD)
-    for heading in ("probe", "measures", "figure", "chance", "p", "verdict"):
-        table.add_column(heading, no_wrap=heading in ("probe", "figure", "chance", "p"))
+    for heading in AUDIT_HEADINGS:
+        table.add_column(heading, no_wrap=heading not in ("measures", "verdict"))
     for finding in audit.findings:
         table.add_row(*audit_row(finding), style=STYLES.get(finding.verdict))
     users = "users unknown" if audit.users is None else f"{audit.users} users"

@@ -13,9 +13,9 @@ from recalign.evaluation.ranking import metric_values
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.significance import Interval, metric_interval, paired_difference
 from recalign.evaluation.system_ranks import SystemRanks, in_case_order
+from recalign.evaluation.table import MARK
 
 AUDIT, UNBEATEN = "audit", "unbeaten"  # keys of metrics.json, which the gate reads
-MARK = "†"  # beside a system in the table
 
 
 @dataclass(frozen=True)

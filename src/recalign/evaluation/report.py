@@ -6,6 +6,8 @@ from typing import Any
 
 from recalign import columns as c
 from recalign.evaluation import page
+from recalign.evaluation.audit import Audit
+from recalign.evaluation.audit_table import AUDIT_HEADINGS, audit_row
 from recalign.evaluation.exposure import Exposure
 from recalign.evaluation.plots import Drawing
 from recalign.evaluation.ranking_rule import CHOSEN_BY, RankingRule
@@ -29,17 +31,18 @@ class Evidence:
     """What a report shows, as plain values.
 
     cards: the main card (uniform candidates) first; about: cases.json; systems: systems.json; examples: examples.json;
-    warnings: sentences on what went wrong in training; slices, exposures (by title of the protocol, then system),
-    shares of the oracle's gain, costs; quality: summary.json of the validated data; truth: truth.json of the profiles,
-    None where no truth is known; planted, cost_plot: drawings of their sections; lineage: what made them, by name;
-    params: the effective parameters as YAML-like lines; reproduce, next_commands: what to type;
-    second: sections of the second view.
+    audit: what the candidate lists give away; warnings: sentences on what went wrong in training; slices, exposures (by
+    title of the protocol, then system), shares of the oracle's gain, costs; quality: summary.json of the validated
+    data; truth: truth.json of the profiles, None where no truth is known; planted, cost_plot: drawings of their
+    sections; lineage: what made them, by name; params: the effective parameters as YAML-like lines; reproduce,
+    next_commands: what to type; second: sections of the second view.
     """
 
     cards: Sequence[Scorecard]
     about: Mapping[str, Any]
     systems: Mapping[str, Mapping[str, Any]]
     drawings: Sequence[Drawing]
+    audit: Audit
     warnings: Sequence[str]
     slices: Sequence[Slice]
     exposures: Mapping[str, Mapping[str, Exposure]]
@@ -63,6 +66,7 @@ def report_page(evidence: Evidence) -> str:
     systems = [row.system for row in by_value(main)]
     sections = [
         *[_card(card, source) for card in evidence.cards],
+        _audit(evidence.audit),
         _comparisons(main),
         _training(evidence),
         slice_section(evidence.slices, systems),
@@ -90,7 +94,13 @@ def _verdict(evidence: Evidence) -> str:
 
 def _card(card: Scorecard, source: str) -> str:
     listed = page.table(headings(card), cells(card), caption(card, source), best=card.llm)
-    return page.section(TITLES[card.manifest], listed)
+    return page.section(TITLES[card.manifest], listed, *map(page.paragraph, card.notes))
+
+
+def _audit(audit: Audit) -> str:
+    listed = page.table(AUDIT_HEADINGS, [audit_row(finding) for finding in audit.findings])
+    folded = page.folded("every probe, its figure and what chance gives", listed)
+    return page.section("What the candidate lists give away", page.paragraph(audit.sentence), folded)
 
 
 def _comparisons(card: Scorecard) -> str:

@@ -52,7 +52,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Scorecard:
-    """Systems under one protocol and manifest; baseline and llm are the best of their kind by validation."""
+    """Systems under one protocol and manifest; baseline and llm are the best of their kind by validation.
+
+    unbeaten: systems that do not beat the best leak probe; notes: what the table says of that below its rows.
+    """
 
     protocol: str
     manifest: str
@@ -63,6 +66,8 @@ class Scorecard:
     baseline: str
     llm: str | None
     comparisons: tuple[Comparison, ...]
+    unbeaten: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
     def row(self, system: str) -> Row:
         """The row of a system that is on the card."""

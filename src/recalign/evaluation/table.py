@@ -8,6 +8,7 @@ from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.scorecard import Comparison, Row, Scorecard
 from recalign.evaluation.significance import Interval
 
+MARK = "†"  # of a system that does not beat the best leak probe
 WIDE = 172  # columns in which every cell of the table fits on one line
 
 
@@ -39,9 +40,15 @@ def by_value(card: Scorecard) -> list[Row]:
 
 
 def cells(card: Scorecard) -> list[list[str]]:
-    """The card's rows as text, best NDCG@10 last, in the order of `headings`."""
+    """The card's rows as text, best NDCG@10 last, in the order of `headings`; MARK where a leak probe is not beaten."""
+    marks = dict.fromkeys(card.unbeaten, f" {MARK}")
     return [
-        [row.system, *(plain(row.metrics[metric]) for metric in METRICS), difference(row.difference), row.ranked_by]
+        [
+            row.system,
+            *(plain(row.metrics[metric]) for metric in METRICS),
+            difference(row.difference),
+            row.ranked_by + marks.get(row.system, ""),
+        ]
         for row in by_value(card)
     ]
 
@@ -58,6 +65,8 @@ def print_scorecard(card: Scorecard, source: str) -> None:
     """Print the card to standard output, in colour where it is a terminal; a narrow one gets intervals below values."""
     print(caption(card, source))
     _print_table(headings(card), cells(card), bold=card.llm)
+    for note in card.notes:
+        print(note)
 
 
 def print_comparison(first: Run, second: Run, compared: Sequence[Compared]) -> None:

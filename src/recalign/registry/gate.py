@@ -16,8 +16,8 @@ class Verdict:
     """What was compared, on which cases, and what followed.
 
     gain: the challenger's metric less the bar's, with its 95 % bounds; margin: how far below zero the lower bound may
-    lie (exclusive); bar_system: "popularity", or the present champion as "version 3"; barred: why it may not be champion
-    whatever it gained, "" where it may.
+    lie (exclusive); bar_system: "popularity", or the present champion as "version 3"; barred: why it may not be
+    champion whatever it gained, "" where it may.
     """
 
     accepted: bool

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from recalign.data.simulator import read_tastes
 from recalign.evaluation.curves import Curve, displacement, read_curve, to_csv
 from recalign.evaluation.figures import MATCHING, Figure, Provenance, Recorder, as_document
 from recalign.evaluation.plots import Drawing, cost_plot, drift_plot, interval_plot, learning_plot, planted_plot
+from recalign.evaluation.probe_contest import AUDIT
 from recalign.evaluation.report import TITLES, Evidence, report_page
 from recalign.evaluation.scorecard import ORACLE, TUNED, UNTRAINED, Scorecard, build_scorecard
 from recalign.evaluation.second_view import second_view, second_view_metrics, second_view_sections
@@ -26,6 +27,7 @@ from recalign.preferences.profiles import read_profiles
 from recalign.preferences.truth import learned_values
 from recalign.run_log import print_stages, stage_lines
 from recalign.stages.findings import Findings, find, read_known
+from recalign.stages.probes import probe
 from recalign.stages.provenance import git_revision, lineage, next_commands, param_lines, reproduce_commands
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ def report(
     about, systems = read_json(ranks / "cases.json"), read_json(ranks / "systems.json")
     groups = _groups(ranks, about)
     cards = [build_scorecard(own, systems, params.evaluate.resamples, params.seed) for own in groups]
+    contest = probe(params, prepared, groups[0])
+    cards[0] = replace(cards[0], unbeaten=frozenset(contest.unbeaten), notes=tuple(contest.lines))
     known = read_known(prepared, about["split"])
     findings = find(params, groups, known, about["candidates"])
     curves = [read_curve("sft", sft / "curve.csv")]
@@ -78,6 +82,7 @@ def report(
         about=about,
         systems=systems,
         drawings=drawings,
+        audit=contest.audit,
         warnings=_warnings(curves[1:], align),
         slices=findings.slices,
         exposures={TITLES[manifest]: own for manifest, own in findings.exposures.items()},
@@ -94,7 +99,8 @@ def report(
         next_commands=next_commands(about),
         second=second_view_sections(second),
     )
-    write_json(out / "metrics.json", metrics_of(cards, about, findings) | second_view_metrics(second))
+    metrics = metrics_of(cards, about, findings) | second_view_metrics(second) | {AUDIT: contest.as_dict()}
+    write_json(out / "metrics.json", metrics)
     write_json(out / "scorecard.json", _scorecard(cards, findings, about))
     _write_plots(out / "plots", cards[0], curves, drawings)
     write_text(out / "report.html", report_page(evidence))
