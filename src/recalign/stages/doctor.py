@@ -1,6 +1,7 @@
 """Command doctor: what is wrong with the machine, the project or your own table, and the mend."""
 
 import logging
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,6 +93,8 @@ def _speed(params: Params, json_file: Path | None) -> int:
     best = fastest(speeds)
     print(f"{name}; {machine()}; {params.threads} threads\n")
     _print_speeds(speeds, best)
+    if (load := os.getloadavg()[0]) > params.threads + 1:
+        print(f"\nOther work kept {load:.1f} processes busy meanwhile; repeat it on a quiet machine.")
     print(f"\nFastest in training: {best.name}. {_advice(params, best)}")
     if json_file is not None:
         write_json(json_file, {"model": name, "machine": machine(), "speeds": [asdict(speed) for speed in speeds]})
