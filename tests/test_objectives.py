@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,7 +15,9 @@ from torch import Tensor
 from recalign.errors import RecalignError
 from recalign.objectives import PRESETS, PreferenceBatch, build_objective
 from recalign.objectives.losses import keep_likely
+from recalign.objectives.presets import SOURCES, family_table
 from recalign.objectives.statistics import RunningStatistics
+from recalign.params import ObjectiveSettings, Preset
 
 POLICY = [[-5.0, -6.0, -5.5, -9.0], [-8.0, -7.0, -8.5, -6.0], [-4.0, -9.0, -7.0, -6.5]]
 REFERENCE = [[-5.5, -5.8, -6.0, -8.0], [-7.5, -7.2, -8.0, -6.5], [-4.5, -8.0, -7.5, -6.0]]
@@ -608,3 +613,27 @@ def test_an_objective_goes_on_from_its_state(name):
     resumed.load_state_dict(json.loads(json.dumps(whole.state_dict())))
     for seed in range(3, 6):
         assert whole(random_batch(seed, rows=8)).loss == resumed(random_batch(seed, rows=8)).loss
+
+
+# ---- the page
+
+PAGE = (Path(__file__).parent.parent / "docs" / "objectives.md").read_text(encoding="utf-8")
+
+
+def test_the_page_shows_the_family_as_the_code_has_it():
+    table = PAGE.split("family_table -->\n")[1].split("\n<!-- end of the family")[0]
+    assert table == family_table()
+
+
+def test_every_identity_of_the_page_is_a_test_of_this_file():
+    named = re.findall(r"`(test_\w+)`", PAGE)
+    assert len(named) > 20
+    assert [name for name in named if name not in globals()] == []
+
+
+def test_every_setting_and_every_value_of_a_choice_is_on_the_page():
+    for key, setting in ObjectiveSettings.model_fields.items():
+        assert f"`{key}`" in PAGE
+        for choice in get_args(get_args(setting.annotation)[0]):
+            assert f"`{choice}`" in PAGE, key
+    assert set(PRESETS) == set(SOURCES) == set(get_args(Preset))

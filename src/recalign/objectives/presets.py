@@ -65,3 +65,13 @@ def build_objective(name: str, *, seed: int = 0, **settings: Any) -> Objective:
 
 def _lowered(sentence: str) -> str:
     return sentence[:1].lower() + sentence[1:]
+
+
+def family_table() -> str:
+    """The presets as a Markdown table, for docs/objectives.md."""
+    rows = ["| objective | reward | over the negatives | its own | from |", "|---|---|---|---|---|"]
+    for name, preset in PRESETS.items():
+        own = {key: value for key, value in preset.items() if key not in ("reward", "negatives")}
+        settings = ", ".join(f"`{key}` {value}" for key, value in own.items()) or "—"
+        rows.append(f"| `{name}` | `{preset['reward']}` | `{preset['negatives']}` | {settings} | {SOURCES[name]} |")
+    return "\n".join(rows)
