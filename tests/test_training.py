@@ -29,7 +29,7 @@ from recalign.training.loop import Measured, batches, evaluation_steps, learning
 from recalign.training.micro_batches import micro_batches
 from recalign.training.preference import PreferenceTraining
 from recalign.training.sft import LanguageModelling
-from training_world import LONG, World, make_params, make_world, write_pairs
+from training_world import LONG, World, make_params, make_world, shared_params, write_pairs
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,9 @@ class Regression:
         return len(examples)
 
     def losses(self, parts: Sequence[Sequence[Point]]) -> Iterator[Measured]:
-        for examples in parts:
+        for index, examples in enumerate(parts):
             x, y = torch.tensor([e.x for e in examples]), torch.tensor([e.y for e in examples])
-            yield Measured((self.model(x).squeeze(-1) - y).square().sum() / sum(map(len, parts)), {})
+            yield Measured(index, (self.model(x).squeeze(-1) - y).square().sum() / sum(map(len, parts)), {})
 
     def state_dict(self) -> dict[str, float]:
         return {}
@@ -348,7 +348,7 @@ def fail_at(task: PreferenceTraining, call: int) -> Callable[[], dict[str, float
 def test_a_killed_run_goes_on_to_the_same_adapter(world, caplog):
     whole = adapter(world.sft(make_params(**LONG), name="whole"))
     script = Path(__file__).parent / "training_world.py"
-    process = subprocess.Popen([sys.executable, str(script), str(world.root)], stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, str(script), str(world.root), "killed"], stderr=subprocess.PIPE)
     step = wait_for_step(world.root / "cache" / "checkpoints", process, at_least=3)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -418,6 +418,27 @@ def test_alignment_repeats_byte_for_byte(world):
 def test_an_unknown_objective_is_refused_before_anything_is_loaded(world):
     with pytest.raises(RecalignError, match=r"objective is 'spdo'; .*allowed are dpo,"):
         world.align(make_params(), "spdo")
+
+
+def test_two_processes_train_as_one(world):
+    """torchrun on two CPU processes (gloo): the losses of one, though batch and statistics are spread; one adapter."""
+    one = world.align(shared_params(), "everything", name="one-process")
+    script = Path(__file__).parent / "training_world.py"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launch, str(script), str(world.root), "shared"], capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = world.root / "two-processes" / "everything"
+    verify(two)
+    assert not list((world.root / "cache" / "checkpoints").glob("*everything*"))
+    curves = [list(csv.DictReader((folder / "curve.csv").open())) for folder in (one, two)]
+    assert len(curves[0]) == len(curves[1]) == 13
+    for alone, shared in zip(*curves, strict=True):
+        for key in ("loss", "grad_norm", "reward_margin", "beta", "validation_loss"):
+            if alone[key]:
+                assert float(shared[key]) == pytest.approx(float(alone[key]), abs=1e-5), (key, alone["step"])
+    assert len({row["beta"] for row in curves[0]}) > 10, "β moved, and with it the statistics"
 
 
 def test_no_pairs_are_refused(world):

@@ -128,8 +128,20 @@ def _items_schema() -> pa.Schema:
     )
 
 
-if __name__ == "__main__":  # a run to be killed: python training_world.py ROOT, checkpoints after every step
+SHARED = {"like": "alpha_dpo", "reward": "log_ratio", "beta_scale": 0.5, "drop": 0.2, "beta_prime": 0.5}
+
+
+def shared_params() -> Params:
+    """An objective with everything that acts on a batch, in parts of a few examples."""
+    settings = {**TREE["align"]["settings"], "everything": SHARED}
+    return make_params(align__settings=settings, align__micro_tokens=500)
+
+
+if __name__ == "__main__":  # a run of its own: python training_world.py ROOT (killed | shared)
     from recalign.training import checkpoints
 
-    checkpoints.EVERY_SECONDS = 0.0
-    World(Path(sys.argv[1])).sft(make_params(**LONG), name="killed")
+    checkpoints.EVERY_SECONDS = 0.0  # a checkpoint after every step
+    if sys.argv[2] == "killed":
+        World(Path(sys.argv[1])).sft(make_params(**LONG), name="killed")
+    else:
+        World(Path(sys.argv[1])).align(shared_params(), "everything", name="two-processes")

@@ -9,6 +9,7 @@ from recalign.artifacts import digest_of
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.objectives.presets import build_objective
 from recalign.params import Params
+from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample, read_preference_examples
 from recalign.training.loop import train
@@ -23,6 +24,7 @@ from recalign.training.results import write_training
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
 
 
+@processes.joined()
 def align(
     params: Params,
     objective: str,
@@ -62,8 +64,9 @@ def align(
         "step_0_difference": apart,
         "params": {"align": _settings(params, objective), "seed": params.seed},
     }
-    write_training(lm, result, facts, out / objective)
-    checkpoints.remove()
+    if processes.first():
+        write_training(lm, result, facts, out / objective)
+        checkpoints.remove()
 
 
 def _check_start(

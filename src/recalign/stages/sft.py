@@ -11,6 +11,7 @@ from recalign.llm.base import load_language_model
 from recalign.params import Params
 from recalign.preferences.profiles import profile_texts
 from recalign.prompts import PromptBuilder
+from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import text_examples
 from recalign.training.listing import read_listing
@@ -19,6 +20,7 @@ from recalign.training.results import write_training
 from recalign.training.sft import LanguageModelling
 
 
+@processes.joined()
 def sft(
     params: Params,
     *,
@@ -63,8 +65,9 @@ def sft(
         "examples": len(learned),
         "params": {"sft": params.sft.model_dump(), "lora": params.lora.model_dump(), "seed": params.seed},
     }
-    write_training(lm, result, facts, out)
-    checkpoints.remove()
+    if processes.first():
+        write_training(lm, result, facts, out)
+        checkpoints.remove()
 
 
 def _examples(prepared: Path, split: str, limit: int | None, seed: int) -> list[Example]:

@@ -16,6 +16,7 @@ from recalign.data.records import hashed_order
 from recalign.errors import RecalignError
 from recalign.params import OptimiserParams
 from recalign.progress import track
+from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints, TrainingState, Weights
 from recalign.training.micro_batches import micro_batches
 
@@ -47,8 +48,10 @@ E_contra = TypeVar("E_contra", bound=Example, contravariant=True)
 
 @dataclass(frozen=True)
 class Measured:
-    """loss: scalar, differentiable, the part's share of its batch's loss; sums: other figures, summed over examples."""
+    """part: index among the batch's parts; loss: scalar, differentiable, the part's share of its batch's loss; sums:
+    other figures, summed over examples."""
 
+    part: int
     loss: Tensor
     sums: dict[str, float]
 
@@ -63,7 +66,10 @@ class Task(Protocol[E_contra]):
         ...
 
     def losses(self, parts: Sequence[Sequence[E_contra]]) -> Iterator[Measured]:
-        """The shares of a batch's micro-batches under the present weights; they add up to the loss of the whole."""
+        """The shares of a batch's parts under the present weights, of those that this process reads.
+
+        Over all parts they add up to the loss of the whole.
+        """
         ...
 
     def start(self) -> dict[str, float]:
@@ -162,7 +168,7 @@ def train(
         state.seconds += time.monotonic() - started
         figures = _validated(model, task) if step in looks else {}
         _keep(task.name, state, weights, {"step": step, "examples": seen[step - 1], **row, **figures})
-        if checkpoints.due():
+        if processes.first() and checkpoints.due():
             state.task = task.state_dict()
             checkpoints.save(state, weights, optimiser)
     return _finish(task.name, state, weights)
@@ -178,15 +184,20 @@ def _step(
     step: int,
 ) -> dict[str, float]:
     """One step of the optimiser; the loss is that of the whole batch, however it is cut into micro-batches."""
-    loss, sums = 0.0, dict[str, float]()
+    parts = micro_batches(batch, params.micro_tokens, task.tokens_at_once)
+    own: dict[int, dict[str, float]] = {}
     try:
-        for measured in task.losses(micro_batches(batch, params.micro_tokens, task.tokens_at_once)):
+        for measured in task.losses(parts):
             measured.loss.backward()
-            loss += measured.loss.item()
-            for key, value in measured.sums.items():
-                sums[key] = sums.get(key, 0.0) + value
+            own[measured.part] = {"loss": measured.loss.item(), **measured.sums}
     except RecalignError as error:
         raise RecalignError(f"{task.name}: at step {step}: {error}") from None
+    processes.add_up_gradients(weights.values())
+    sums: dict[str, float] = {}
+    for figures in processes.merged(own).values():
+        for key, value in figures.items():
+            sums[key] = sums.get(key, 0.0) + value
+    loss = sums.pop("loss")
     norm = float(torch.nn.utils.clip_grad_norm_(weights.values(), params.max_grad_norm))
     if not (math.isfinite(loss) and math.isfinite(norm)):
         section = task.name.partition("@")[0]  # align@sdpo is trained by align.learning_rate

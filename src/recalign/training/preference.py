@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -9,7 +10,8 @@ from torch import Tensor
 from recalign.errors import RecalignError
 from recalign.llm.scoring import response_logprobs, tokens_at_once
 from recalign.objectives.batch import PreferenceBatch
-from recalign.objectives.objective import BatchPlan, Objective, ObjectiveOutput
+from recalign.objectives.objective import BatchPlan, Objective
+from recalign.training import processes
 from recalign.training.examples import PreferenceExample
 from recalign.training.loop import Measured
 from recalign.training.micro_batches import micro_batches
@@ -47,25 +49,38 @@ class PreferenceTraining:
 
     def losses(self, parts: Sequence[Part]) -> Iterator[Measured]:
         """Each part's share of the batch's loss; accuracy, margin and drift of each example, summed."""
-        plan = self._plan(parts) if self._objective.needs_whole_batch and len(parts) > 1 else None
-        count, start = sum(map(len, parts)), 0
-        for examples in parts:
-            batch, stop = self._batch(examples), start + len(examples)
+        planned = self._objective.needs_whole_batch and (len(parts) > 1 or processes.count() > 1)
+        plan = self._plan(parts) if planned else None
+        ends = list(accumulate(map(len, parts)))
+        for index in processes.mine(parts):
+            batch, stop = self._batch(parts[index]), ends[index]
+            start = stop - len(parts[index])
             rows = plan.rows(start, stop, batch.mask.shape[1] - 1) if plan else None
             out = self._objective(batch, plan=rows)
-            # a mean over all examples needs no plan: a part's share is its sum over their number
-            loss = out.loss if plan else out.loss * (len(examples) / count)
-            yield Measured(loss, {key: float(values.sum()) for key, values in out.diagnostics.items()})
-            start = stop
+            # a mean over all examples needs no plan: a part's share is its number of examples
+            loss = out.loss if plan else out.loss * ((stop - start) / ends[-1])
+            yield Measured(index, loss, {key: float(values.sum()) for key, values in out.diagnostics.items()})
 
     def _plan(self, parts: Sequence[Part]) -> BatchPlan:
         """The plan of the whole batch, from a first pass without gradients; dropout draws the same in the second."""
         with torch.no_grad(), torch.random.fork_rng():
-            return self._objective.plan(_joined([self._batch(examples) for examples in parts]))
+            return self._objective.plan(self._whole(parts))
+
+    def _whole(self, parts: Sequence[Part]) -> PreferenceBatch:
+        """The batch of all parts, each read by one process."""
+        own = {index: self._batch(parts[index]).policy.detach() for index in processes.mine(parts)}
+        policies = processes.merged(own)
+        device = next(self._model.parameters()).device
+        batches = []
+        for index, examples in enumerate(parts):
+            stored = self._stored(examples)
+            moved = [stored.policy.to(device), stored.lengths.to(device), stored.mask.to(device)]
+            batches.append(PreferenceBatch(policies[index].to(device), *moved))
+        return _joined(batches)
 
     def start(self) -> dict[str, float]:
         """As `validate`, from the stored log-probs alone: before training the policy is the reference."""
-        return self._validated([self._stored(examples) for examples in self._validation])
+        return self._validated(_joined([self._stored(examples) for examples in self._validation]))
 
     def validate(self) -> dict[str, float]:
         """validation_loss and validation_reward_accuracy over the validation examples.
@@ -73,10 +88,10 @@ class PreferenceTraining:
         The loss is the objective's outside training: the same function of the log-probs at every step.
         """
         with torch.no_grad():
-            return self._validated([self._batch(examples) for examples in self._validation])
+            return self._validated(self._whole(self._validation))
 
-    def _validated(self, batches: Sequence[PreferenceBatch]) -> dict[str, float]:
-        out: ObjectiveOutput = self._objective(_joined(batches), training=False)
+    def _validated(self, batch: PreferenceBatch) -> dict[str, float]:
+        out = self._objective(batch, training=False)
         accuracy = float(out.diagnostics["reward_accuracy"].mean())
         return {"validation_loss": float(out.loss), "validation_reward_accuracy": accuracy}
 
@@ -129,7 +144,7 @@ def _joined(batches: Sequence[PreferenceBatch]) -> PreferenceBatch:
     def join(tensors: list[Tensor]) -> Tensor:
         return torch.cat([torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in tensors])
 
-    references = [batch.reference for batch in batches if batch.reference is not None]
+    references = [batch.reference for batch in batches if batch.reference is not None]  # all of them, or none
     return PreferenceBatch(
         join([batch.policy for batch in batches]),
         join(references) if references else None,

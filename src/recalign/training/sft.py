@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from recalign.llm.scoring import response_logprobs, tokens_at_once
+from recalign.training import processes
 from recalign.training.examples import TextExample
 from recalign.training.loop import Measured
 from recalign.training.micro_batches import micro_batches
@@ -30,8 +31,8 @@ class LanguageModelling:
     def losses(self, parts: Sequence[Sequence[TextExample]]) -> Iterator[Measured]:
         """Negative log-likelihood of each part's continuations, over the tokens of all parts."""
         total = sum(map(_learned, parts))
-        for examples in parts:
-            yield Measured(self._negative(examples) / total, {})
+        for index in processes.mine(parts):
+            yield Measured(index, self._negative(parts[index]) / total, {})
 
     def start(self) -> dict[str, float]:
         """As `validate`."""
@@ -40,8 +41,8 @@ class LanguageModelling:
     def validate(self) -> dict[str, float]:
         """validation_loss: nats a token over all validation targets."""
         with torch.no_grad():
-            total = sum(self._negative(examples).item() for examples in self._validation)
-        return {"validation_loss": total / sum(map(_learned, self._validation))}
+            own = {i: self._negative(self._validation[i]).item() for i in processes.mine(self._validation)}
+        return {"validation_loss": sum(processes.merged(own).values()) / sum(map(_learned, self._validation))}
 
     def state_dict(self) -> dict[str, float]:
         """Nothing: the weights are all."""
