@@ -1,18 +1,23 @@
 """The store of reference log-probs: exact, keyed by what it depends on, and computed only where missing."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from recalign.artifacts import file_digest
+from recalign.artifacts import file_digest, read_json, write_json
 from recalign.errors import RecalignError
 from recalign.llm.base import load_language_model
-from recalign.llm.scoring import naive_logprobs
+from recalign.llm.quantisation import choose_device, choose_dtype
+from recalign.llm.scoring import naive_logprobs, response_logprobs
+from recalign.stages.align import TOLERANCE
 from recalign.training.examples import PreferenceExample, read_preference_examples
 from recalign.training.reference import (
     Logprob,
+    compute,
     keys_of,
     missing_examples,
     read_store,
@@ -72,6 +77,66 @@ def test_only_missing_log_probs_are_computed_and_unneeded_ones_go(world, caplog)
     assert grown.keys() == whole.keys()
     for key, value in grown.items():
         assert value.sum == pytest.approx(whole[key].sum, rel=1e-5)
+
+
+@pytest.mark.parametrize(("quantiser", "dtype"), [("none", "fp32"), ("none", "bf16"), ("nf4", "fp32"), ("nf4", "bf16")])
+def test_stored_log_probs_equal_live_ones_however_they_share_a_row(world, quantiser, dtype):
+    """1e-4 (relative) in fp32, also on 4-bit weights. In bf16 rows of other shapes round sums in other orders: what
+    training allows at step 0 holds here too."""
+    base = make_params().base.model_copy(update={"quantisation": quantiser, "compute": dtype})
+    lm = load_language_model(world.root / "base", base, adapter=world.root / "sft")
+    examples = read_preference_examples(make_params(), world.root / "prepared", world.root / "pairs", lm.tokenizer)
+    some = examples["train"][:8]
+    (store,) = compute(lm.model, lm.digest, some, micro_batch=8)
+    lm.model.train()
+    for example in some:
+        with torch.no_grad():
+            live = response_logprobs(lm.model, [example.prompt], [example.responses]).sums[0].tolist()
+        assert [store[key].sum for key in keys_of(lm.digest, example)] == pytest.approx(live, rel=TOLERANCE[dtype])
+
+
+def test_four_more_negatives_cost_four_short_branches(world):
+    lm = load_language_model(world.root / "base", make_params().base, adapter=world.root / "sft")
+    rng = torch.Generator().manual_seed(0)
+    prompt, *titles = (torch.randint(3, 600, (n,), generator=rng).tolist() for n in (30, 4, 5, 6, 3, 5, 4, 6, 3))
+    few, many = (PreferenceExample("1-2", "1", prompt, titles[:n]) for n in (4, 8))
+    (store,) = compute(lm.model, lm.digest, [few], micro_batch=4)
+    read = []
+    lm.model.get_base_model().model.layers[0].register_forward_pre_hook(lambda _, args: read.append(args[0].shape[1]))
+    missing = missing_examples(store, lm.digest, [many])
+    (more,) = compute(lm.model, lm.digest, missing, micro_batch=4)
+    assert read == [30 + (5 - 1) + (4 - 1) + (6 - 1) + (3 - 1)]
+    assert (len(store), len(more), store.keys() & more.keys()) == (4, 4, set())
+    assert len(reference_sums(store | more, lm.digest, [many])["1-2"]) == 8
+
+
+@pytest.mark.parametrize("change", ["base", "adapter", "nf4", "precision"])
+def test_a_store_of_another_base_adapter_quantisation_or_precision_is_not_read(world, change, tmp_path, caplog):
+    """The stage computes every log-prob anew, and keeps none that the other model left."""
+    root = World(tmp_path / "project")
+    shutil.copytree(world.root, root.root)
+    params = make_params()
+    if change == "nf4":
+        params = make_params(base=params.base.model_dump() | {"quantisation": "nf4"})
+    elif change == "precision":
+        chosen = choose_dtype(params.base, choose_device())
+        other = "fp32" if chosen == torch.bfloat16 else "bf16"
+        params = make_params(base=params.base.model_dump() | {"compute": other})
+    else:
+        moved = root.root / ("base/model.safetensors" if change == "base" else "sft/adapter_model.safetensors")
+        weights = load_file(moved)
+        save_file({name: weight * 1.01 for name, weight in weights.items()}, moved, metadata={"format": "pt"})
+    if change == "base":  # as another model's folder would be: its own digest, and an adapter that was trained on it
+        other = read_json(root.root / "base/base.json") | {"sha256": file_digest(moved)}
+        write_json(root.root / "base/base.json", other)
+        identity = read_json(root.root / "sft/recalign.json") | {"base": other}
+        write_json(root.root / "sft/recalign.json", identity)
+    before = read_store(root.root / "reference")
+    with caplog.at_level("INFO"):
+        root.reference(params)
+    after = read_store(root.root / "reference")
+    assert counts(caplog.text) == (0, len(before))
+    assert before.keys() & after.keys() == set()
 
 
 def test_the_key_depends_on_model_prompt_and_response():

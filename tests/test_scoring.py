@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 import tiny
+from recalign.errors import RecalignError
 from recalign.llm import scoring
 from recalign.llm.packing import nested
 from recalign.llm.scoring import naive_logprobs, response_logprobs, why_not_shared
@@ -105,6 +106,8 @@ def test_the_window_is_shorter_than_the_prompt_and_matters(family):
     [
         ("gemma2", "Gemma2ForCausalLM caps its attention logits"),
         ("bloom", "BloomForCausalLM does not take a registered attention function"),
+        ("mpt", "MptForCausalLM does not take a registered attention function"),
+        ("qwen3-next", "Qwen3NextForCausalLM does not take a registered attention function"),
         ("mamba", "MambaForCausalLM does not take a registered attention function"),
     ],
 )
@@ -171,3 +174,55 @@ def test_generation_and_padded_batches_still_work_after_scoring():
 def test_nothing_to_score_is_refused(prompts, responses, message):
     with pytest.raises(ValueError, match=message):
         response_logprobs(tiny.model(), prompts, responses)
+
+
+def test_a_model_loaded_with_eager_attention_is_scored_by_the_registered_one():
+    """Eager attention adds a mask instead of reading it as true or false: the values would be wrong in silence."""
+    eager, sdpa = tiny.model(), tiny.model()
+    eager.set_attn_implementation("eager")
+    with torch.no_grad():
+        apart = response_logprobs(eager, *tiny.scoring_case()).sums - naive_logprobs(sdpa, *tiny.scoring_case()).sums
+    assert apart.abs().max() < 1e-5
+
+
+def test_attention_dropout_acts_in_training_and_not_in_evaluation():
+    model = tiny.model()
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    with torch.no_grad():
+        torch.testing.assert_close(
+            response_logprobs(model, *tiny.scoring_case()).sums, naive_logprobs(tiny.model(), *tiny.scoring_case()).sums
+        )
+        once, again = (response_logprobs(model.train(), *tiny.scoring_case()).sums for _ in range(2))
+    assert (once - again).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rotary_angles_that_change_with_length_are_shared_up_to_the_limit_and_refused_beyond(kind):
+    half = tiny.SIZES["head_dim"] // 2
+    factors = {"short_factor": [1.0] * half, "long_factor": [4.0] * half} if kind == "longrope" else {}
+    rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 40, **factors}
+    model = tiny.model("llama", max_position_embeddings=40 if kind == "dynamic" else 160, rope_parameters=rope)
+    prompts, responses = tiny.scoring_case()  # 33 + 7 − 1 positions at most
+    with torch.no_grad():
+        shared, naive = response_logprobs(model, prompts, responses), naive_logprobs(model, prompts, responses)
+    torch.testing.assert_close(shared.sums, naive.sums, rtol=1e-5, atol=1e-5)
+    with pytest.raises(RecalignError, match=rf"has 41 tokens.*\({kind}\) changes beyond 40; lower prompt.history"):
+        response_logprobs(model, [[*prompts[2], 5, 6], prompts[0]], [responses[2], responses[0]])
+
+
+def test_half_precision_models_are_scored_with_logits_of_full_precision():
+    """Against logits rounded to bf16 the log-probs move; generation keeps the head that it had."""
+    model = tiny.model().to(torch.bfloat16)
+    prompts, responses = tiny.scoring_case()
+    dtypes = []
+    with torch.no_grad():
+        naive = naive_logprobs(model, prompts, responses)
+        result = response_logprobs(model, prompts, responses)
+        model.lm_head.register_forward_hook(lambda *arguments: dtypes.append(arguments[-1].dtype))
+        response_logprobs(model, prompts, responses)
+        model(input_ids=torch.tensor([[5, 6]]))
+    assert dtypes == [torch.float32, torch.bfloat16]
+    assert model.lm_head.weight.dtype == torch.bfloat16
+    assert result.sums.dtype == torch.float32
+    assert ((result.sums - naive.sums).abs() / naive.sums.abs().clamp(min=1)).max() < 5e-2

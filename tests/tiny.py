@@ -25,17 +25,39 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("gemma3_text", SIZES | {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"]}),
     "gpt2": ("gpt2", {"vocab_size": 640, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512,
                       "attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}),
+    "opt": ("opt", {"vocab_size": 640, "hidden_size": 64, "ffn_dim": 96, "num_hidden_layers": 2,
+                    "num_attention_heads": 4, "max_position_embeddings": 512, "word_embed_proj_dim": 64,
+                    "dropout": 0.0, "attention_dropout": 0.0, "pad_token_id": 1}),
+    "gpt-neox": ("gpt_neox", {k: v for k, v in SIZES.items() if k not in ("num_key_value_heads", "head_dim")}),
+    "olmo2": ("olmo2", SIZES),
+    "smollm3": ("smollm3", SIZES | {"no_rope_layers": [1, 0]}),  # its second layer looks at no positions at all
+    "phi": ("phi", SIZES | {"resid_pdrop": 0.0, "embd_pdrop": 0.0}),  # its head has a bias
+    "granite": ("granite", SIZES | {"logits_scaling": 4.0}),
+    "gemma3-cap": ("gemma3_text", SIZES | {"sliding_window": 12, "layer_types": ["sliding_attention"] * 2,
+                                           "final_logit_softcapping": 0.5}),
+    "qwen3-moe": ("qwen3_moe", SIZES | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}),
     # the ones below cannot share a prompt
     "gemma2": ("gemma2", SIZES | {"attn_logit_softcapping": 5.0, "layer_types": ["full_attention"] * 2}),
     "bloom": ("bloom", {"vocab_size": 640, "hidden_size": 64, "n_layer": 2, "n_head": 4}),
+    "mpt": ("mpt", {"vocab_size": 640, "d_model": 64, "n_layers": 2, "n_heads": 4}),
+    "qwen3-next": ("qwen3_next", SIZES | {"layer_types": ["linear_attention", "full_attention"], "num_experts": 4,
+                                          "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+                                          "shared_expert_intermediate_size": 32, "linear_num_key_heads": 2,
+                                          "linear_num_value_heads": 2, "linear_key_head_dim": 16,
+                                          "linear_value_head_dim": 16}),
     "mamba": ("mamba", {"vocab_size": 640, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}),
 }  # fmt: skip
-SHARING = [name for name in FAMILIES if name not in ("gemma2", "bloom", "mamba")]
+ALONE = ["gemma2", "bloom", "mpt", "qwen3-next", "mamba"]
+SHARING = [name for name in FAMILIES if name not in ALONE]
 
 
-def model(family: str = "llama", seed: int = 0) -> PreTrainedModel:
-    """A random fp32 model in eval mode; weights are large enough for log-probs of responses to differ clearly."""
+def model(family: str = "llama", seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A random fp32 model in eval mode; weights are large enough for log-probs of responses to differ clearly.
+
+    changes: entries of its configuration.
+    """
     kind, sizes = FAMILIES[family]
+    sizes = sizes | changes
     torch.manual_seed(seed)
     built = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**sizes)).float().eval()
     with torch.no_grad():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from recalign.llm.head import full_precision
 from recalign.llm.packing import Grown
 from recalign.llm.scoring import use_shared_attention
 
@@ -57,7 +58,7 @@ class Branches:
     def _forward(self, tokens: Sequence[int], positions: list[int], seen: Tensor, keep: int = 0) -> Tensor:
         every = [*range(self._length), *(self._length + depth for depth in self._depths)]
         layout = Grown(seen.to(self._device), torch.tensor(every, device=self._device))
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision():
             logits = self._model(
                 input_ids=torch.tensor([list(tokens)], device=self._device),
                 position_ids=torch.tensor([positions], device=self._device),

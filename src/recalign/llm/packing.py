@@ -37,6 +37,11 @@ class Layout:
     forks: Tensor
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
+    @property
+    def single(self) -> bool:
+        """Whether the row is one block, in which nothing is padded or moved."""
+        return len(self.gather) == 1
+
     def mask(self, window: int | None) -> Tensor:
         """[B, 1, L, L], True where a query (row) may see a key (column); shared by all layers."""
         if window not in self.masks:
@@ -214,20 +219,28 @@ def shared_prefix_attention(
         return sdpa_attention_forward(
             module, query, key, value, layout.mask(sliding_window), scaling=scaling, dropout=dropout
         )
-    block = layout.gather.shape
+    query, key, value = (_blocks(states, layout) for states in (query, key, value))
+    kind, on_cpu = value.dtype, query.device.type == "cpu"
+    if on_cpu:  # its bf16 kernel rounds more and has a slower backward pass; fp32 stays what it is
+        query, key, value = query.float(), key.float(), value.float()
     groups = query.shape[1] // key.shape[1]
-
-    def blocks(states: Tensor) -> Tensor:  # [1, H, T, d] -> [B, H, L, d]
-        rows = states[0].transpose(0, 1).index_select(0, layout.gather.flatten())
-        return rows.unflatten(0, block).transpose(1, 2)
-
-    query, key, value = blocks(query), blocks(key), blocks(value)
-    if groups > 1:
+    if groups > 1 and not on_cpu:  # a CUDA kernel that takes a mask wants as many keys as queries
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     mixed = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=layout.mask(sliding_window), dropout_p=dropout, scale=scaling
+        query, key, value, attn_mask=layout.mask(sliding_window), dropout_p=dropout, scale=scaling, enable_gqa=on_cpu
     )
-    return mixed.transpose(1, 2).flatten(0, 1).index_select(0, layout.scatter)[None], None
+    mixed = mixed.to(kind).transpose(1, 2)
+    if layout.single:
+        return mixed, None
+    return mixed.flatten(0, 1).index_select(0, layout.scatter)[None], None
+
+
+def _blocks(states: Tensor, layout: Layout) -> Tensor:
+    """[1, H, T, d] -> [B, H, L, d]; a single block is the row itself."""
+    if layout.single:
+        return states
+    rows = states[0].transpose(0, 1).index_select(0, layout.gather.flatten())
+    return rows.unflatten(0, layout.gather.shape).transpose(1, 2)
 
 
 AttentionInterface.register(SHARED_ATTENTION, shared_prefix_attention)

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from recalign.errors import RecalignError
+from recalign.llm.head import full_precision, widen_head
 from recalign.llm.packing import SHARED_ATTENTION, check, pack, places
 
 log = logging.getLogger(__name__)
 POSITIONAL_LAYERS = {"full_attention", "sliding_attention"}  # kinds of layer that only look at ids' positions
+ROPE_BY_LENGTH = ("dynamic", "longrope")  # their angles change for a whole row once its longest prompt passes a limit
 _said: set[str] = set()
 
 
@@ -42,7 +45,7 @@ def response_logprobs(
     own; the decoder sees Σ (P + Σ(R − 1)) tokens, a prompt that begins another one of the call costing no P of its own,
     and the head Σ (1 + Σ(R − 1)) rows. A model whose attention cannot
     share a prompt is scored the naive way, and the log says why. Memory grows with the row: the caller chooses B.
-    Raises ValueError for an empty prompt or response.
+    Raises ValueError for an empty prompt or response, RecalignError where a prompt is too long to share a row.
     """
     reason = why_not_shared(model)
     if reason is not None:
@@ -50,17 +53,20 @@ def response_logprobs(
             _said.add(reason)
             log.info("scoring each response on its own: %s", reason)
         return naive_logprobs(model, prompts, responses)
+    check(prompts, responses)
+    _check_reach(model, max(len(p) + max(map(len, g)) - 1 for p, g in zip(prompts, responses, strict=True)))
     use_shared_attention(model)
     row = pack(prompts, responses, _device(model))
-    logits = model(
-        input_ids=row.input_ids,
-        position_ids=row.position_ids,
-        # a 4-D mask is handed on as it is, so no T × T mask is built; the attention function goes by the layout alone
-        attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=row.input_ids.device),
-        layout=row.layout,
-        logits_to_keep=row.keep,
-        use_cache=False,
-    ).logits[0]
+    with full_precision():
+        logits = model(
+            input_ids=row.input_ids,
+            position_ids=row.position_ids,
+            # a 4-D mask is handed on as it is: no T × T mask is built; the attention function goes by the layout alone
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=row.input_ids.device),
+            layout=row.layout,
+            logits_to_keep=row.keep,
+            use_cache=False,
+        ).logits[0]
     # fp32: log-softmax in bf16 loses what objectives compare. Less exact alternatives: logits[y] − logsumexp(logits)
     logprobs = torch.log_softmax(logits.float(), dim=-1)[row.rows, row.tokens]
     lengths = row.valid.sum(-1)
@@ -129,6 +135,20 @@ def why_not_shared(model: torch.nn.Module) -> str | None:
     return None
 
 
+def _check_reach(model: torch.nn.Module, longest: int) -> None:
+    """Refuse what would make one prompt's rotary angles depend on a longer neighbour in the row."""
+    config = _base(model).config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") not in ROPE_BY_LENGTH:
+        return
+    reach = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+    if longest > reach:
+        raise RecalignError(
+            f"a prompt with its response has {longest} tokens, but this model's rotary embedding "
+            f"({rope['rope_type']}) changes beyond {reach}; lower prompt.history or prompt.training_history"
+        )
+
+
 def _base(model: Any) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -142,3 +162,4 @@ def use_shared_attention(model: torch.nn.Module) -> None:
     base = _base(model)
     if base.config._attn_implementation != SHARED_ATTENTION:
         base.set_attn_implementation(SHARED_ATTENTION)
+        widen_head(base)
