@@ -102,7 +102,7 @@ def published_step(policy: LanguageModel, reference: LanguageModel, example: Pre
 def stored(lm: LanguageModel, given: list[PreferenceExample]) -> dict[str, list[float]]:
     """The reference log-probs of the examples, by one pass over them."""
     store: Store = {}
-    for part in compute(lm.model, lm.digest, given, micro_batch=1):
+    for part in compute(lm.model, lm.digest, given, micro_tokens=1):  # one prompt at a time
         store |= part
     return reference_sums(store, lm.digest, given)
 

@@ -87,7 +87,7 @@ def test_stored_log_probs_equal_live_ones_however_they_share_a_row(world, quanti
     lm = load_language_model(world.root / "base", base, adapter=world.root / "sft")
     examples = read_preference_examples(make_params(), world.root / "prepared", world.root / "pairs", lm.tokenizer)
     some = examples["train"][:8]
-    (store,) = compute(lm.model, lm.digest, some, micro_batch=8)
+    (store,) = compute(lm.model, lm.digest, some, micro_tokens=10_000)
     lm.model.train()
     for example in some:
         with torch.no_grad():
@@ -100,11 +100,11 @@ def test_four_more_negatives_cost_four_short_branches(world):
     rng = torch.Generator().manual_seed(0)
     prompt, *titles = (torch.randint(3, 600, (n,), generator=rng).tolist() for n in (30, 4, 5, 6, 3, 5, 4, 6, 3))
     few, many = (PreferenceExample("1-2", "1", prompt, titles[:n]) for n in (4, 8))
-    (store,) = compute(lm.model, lm.digest, [few], micro_batch=4)
+    (store,) = compute(lm.model, lm.digest, [few], micro_tokens=10_000)
     read = []
     lm.model.get_base_model().model.layers[0].register_forward_pre_hook(lambda _, args: read.append(args[0].shape[1]))
     missing = missing_examples(store, lm.digest, [many])
-    (more,) = compute(lm.model, lm.digest, missing, micro_batch=4)
+    (more,) = compute(lm.model, lm.digest, missing, micro_tokens=10_000)
     assert read == [30 + (5 - 1) + (4 - 1) + (6 - 1) + (3 - 1)]
     assert (len(store), len(more), store.keys() & more.keys()) == (4, 4, set())
     assert len(reference_sums(store | more, lm.digest, [many])["1-2"]) == 8
