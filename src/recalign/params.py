@@ -246,6 +246,7 @@ class EvaluateParams(Section):
     generation_cases: int = Field(ge=0)
     beams: int = Field(ge=1)
     popularity_manifest: bool
+    fusion: bool
 
 
 class RegistryParams(Section):

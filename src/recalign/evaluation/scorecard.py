@@ -11,7 +11,7 @@ from recalign.evaluation.significance import Gain, Interval, holm, metric_interv
 from recalign.evaluation.system_ranks import SystemRanks
 
 ERROR_RATE = 0.05  # chance of any false finding among all comparisons of a card
-LLM, ID, ORACLE = "llm", "id", "oracle"  # kinds of system; an oracle knows the truth: it is no baseline
+LLM, ID, FUSION, ORACLE = "llm", "id", "fusion", "oracle"  # kinds of system; an oracle knows the truth: no baseline
 UNTRAINED, TUNED = "llm-base", "llm-sft"
 
 

@@ -1,7 +1,7 @@
 """The outcome in plain words, as the intervals allow them."""
 
 from recalign.evaluation.ranking_rule import CHOSEN_BY
-from recalign.evaluation.scorecard import TUNED, UNTRAINED, Comparison, Scorecard
+from recalign.evaluation.scorecard import FUSION, TUNED, UNTRAINED, Comparison, Scorecard
 
 NAMES = {
     "popularity": "popularity",
@@ -12,6 +12,7 @@ NAMES = {
     "sasrec": "SASRec",
     "gru4rec": "GRU4Rec",
     "caser": "Caser",
+    "fusion": "the fusion of both",
     "oracle": "the oracle",
     UNTRAINED: "the untrained model",
     TUNED: "the SFT model",
@@ -38,6 +39,9 @@ def verdict(card: Scorecard) -> list[str]:
         against = next(pair for pair in card.comparisons if (pair.first, pair.second) == (card.llm, card.baseline))
         sentences.append(_headline(card, against))
     sentences += [_step(pair) for pair in card.comparisons if pair.second in (UNTRAINED, TUNED)]
+    fused = next((row.difference for row in card.rows if row.kind == FUSION), None)
+    if fused:
+        sentences.append(_step(fused))
     if any(row.system == "oracle" for row in card.rows):
         most = card.row("oracle").metrics[CHOSEN_BY].value
         sentences.append(f"The oracle, which knows the true probabilities, reaches {most:.3f}: more cannot be had.")

@@ -16,11 +16,12 @@ from recalign.evaluation.generation import Answer, write_answers
 from recalign.evaluation.machine import machine
 from recalign.evaluation.ranking import METRICS, Floats, metric_values
 from recalign.evaluation.ranking_rule import LogprobScores, choose_rule, ranking_scores, rules_to_try
-from recalign.evaluation.scorecard import ID, LLM, ORACLE, TUNED, UNTRAINED
+from recalign.evaluation.scorecard import FUSION, ID, LLM, ORACLE, TUNED, UNTRAINED, best_by_validation
 from recalign.evaluation.system_ranks import CATALOGUE, SystemRanks, write_system_ranks
 from recalign.layout import ALIGN, BASE, BASELINES, CACHE, INTERACTIONS, PREPARED, PROFILES, RANKS, SFT
 from recalign.params import Params
 from recalign.preferences.profiles import profile_texts
+from recalign.recommenders.fusion import Fusion
 from recalign.recommenders.trial import (
     Ranker,
     Trial,
@@ -56,11 +57,12 @@ RANKED_BY = {
 
 @dataclass(frozen=True)
 class Measured:
-    """One system: its ranks, what systems.json says of it, and its scores [B, C] of the uniform test cases."""
+    """One system: its ranks, what systems.json says of it, and its scores [B, C] of the test and validation cases."""
 
     ranks: list[SystemRanks]
     about: dict[str, Any]
     scores: Floats
+    validation: Floats
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ def evaluate(
     }
     for name in raw:
         measured[name] = _rank_language_model(name, raw, params, trials)
+    if params.evaluate.fusion:
+        measured[FUSION] = _fuse(measured, trials)
     texts = profile_texts(profiles, params.profiles.engine, c.TEST)
     with folder(out) as partial:
         write_system_ranks(partial / "ranks.parquet", [ranks for system in measured.values() for ranks in system.ranks])
@@ -158,7 +162,10 @@ def _id_recommenders(params: Params, catalogue: Items, baselines: Path, interact
 
 def _measure_id(recommender: Ranker, trials: Trials) -> Measured:
     started = time.monotonic()
-    uniform = recommender.scores(list(trials.uniform.requests), trials.uniform.candidates).double().cpu().numpy()
+    uniform, validation = (
+        recommender.scores(list(trial.requests), trial.candidates).double().cpu().numpy()
+        for trial in (trials.uniform, trials.validation)
+    )
     ranks = [
         sampled_ranks(recommender.name, trials.uniform, uniform),
         rank_sampled(recommender, trials.popularity),
@@ -173,9 +180,33 @@ def _measure_id(recommender: Ranker, trials: Trials) -> Measured:
         "prior_weight": None,
         "cases": len(trials.uniform.cases),
         "seconds": round(time.monotonic() - started, 1),
-        "validation": _means(rank_sampled(recommender, trials.validation)),
+        "validation": _means(sampled_ranks(recommender.name, trials.validation, validation)),
     }
-    return Measured(ranks, about, uniform)
+    return Measured(ranks, about, uniform, validation)
+
+
+def _fuse(measured: dict[str, Measured], trials: Trials) -> Measured:
+    """The best ID recommender and the best trained language model in one ranking; no model scores anything again."""
+    kinds = {name: system.about for name, system in measured.items()}
+    chosen = [
+        best_by_validation(kinds, [name for name in kinds if kinds[name]["kind"] == kind and name != UNTRAINED])
+        for kind in (ID, LLM)
+    ]
+    parts = [name for name in chosen if name is not None]
+    fusion = Fusion.fit({name: measured[name].validation for name in parts}, trials.validation.target_index)
+    scores = fusion.scores({name: measured[name].scores for name in parts})
+    validation = fusion.scores({name: measured[name].validation for name in parts})
+    about = {
+        "kind": FUSION,
+        "ranked_by": fusion.sentence,
+        "prior_weight": None,
+        "weights": {name: round(weight, 6) for name, weight in fusion.weights.items()},
+        "cases": len(trials.uniform.cases),
+        "seconds": round(sum(kinds[name]["seconds"] for name in parts), 1),
+        "validation": _means(sampled_ranks(FUSION, trials.validation, validation)),  # the weights were fitted on these
+    }
+    log.info("fusion: %s, fitted on %d validation cases", fusion.sentence, len(trials.validation.cases))
+    return Measured([sampled_ranks(FUSION, trials.uniform, scores)], about, scores, validation)
 
 
 def language_models(params: Params, sft: Path, align: Path) -> dict[str, Path | None]:
@@ -235,7 +266,8 @@ def _rank_language_model(name: str, raw: dict[str, RawScores], params: Params, t
         )
         for trial in trials.tested(params)
     }
-    chosen = sampled_ranks(name, trials.validation, ranking_scores(choice.rule, validation))
+    tuning = ranking_scores(choice.rule, validation)
+    chosen = sampled_ranks(name, trials.validation, tuning)
     about = {
         "kind": LLM,
         **choice.as_dict(),
@@ -249,7 +281,7 @@ def _rank_language_model(name: str, raw: dict[str, RawScores], params: Params, t
         (full_ranks if trial is trials.whole else sampled_ranks)(name, trial, scores[trial.manifest])
         for trial in trials.tested(params)
     ]
-    return Measured(ranks, about, scores[UNIFORM])
+    return Measured(ranks, about, scores[UNIFORM], tuning)
 
 
 def _with_reference(own: LogprobScores, reference: LogprobScores | None) -> LogprobScores:
