@@ -1,11 +1,13 @@
 """Generated titles counted as the papers count them, and the agreement of sampled with full ranking."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tiny
+from project import FEW, copy_project, run
 from recalign.data.records import Case, Example
 from recalign.evaluation.generation import (
     EMPTY,
@@ -186,3 +188,19 @@ def test_the_sections_and_metrics_name_the_number_of_cases(tmp_path: Path) -> No
 def test_nothing_generated_and_nothing_ranked_in_full_shows_nothing(tmp_path: Path) -> None:
     view = second_view(tmp_path / "none.parquet", [ranks("a", [1, 2])], "uniform", 100, 1)
     assert (second_view_metrics(view), second_view_sections(view)) == ({}, [])
+
+
+@pytest.mark.slow
+def test_the_chain_fills_both_views_where_they_are_asked_for(tmp_path: Path) -> None:
+    """Language models rank the whole catalogue and write titles on as many cases as params.yaml says."""
+    project = copy_project(
+        tmp_path / "project", budget="smoke", recommenders__systems=FEW,
+        evaluate__full_catalogue_cases=3, evaluate__generation_cases=4,
+    )  # fmt: skip
+    run(project, "dvc", "pull", "data/raw/films.dvc")
+    run(project, "dvc", "repro")
+    metrics = json.loads((project / "reports/metrics.json").read_text(encoding="utf-8"))
+    models = {"llm-base", "llm-sft", "llm-sdpo"}
+    assert models < set(metrics["full_catalogue_with_llms"])
+    assert metrics["sampled_against_full"]["llm-sft"]["cases"] == 3
+    assert {(row["system"], row["cases"]) for row in metrics["generation"]} == {(name, 4) for name in models}
