@@ -150,14 +150,14 @@ def test_the_key_depends_on_model_prompt_and_response():
 
 
 def test_missing_examples_hold_the_missing_responses_only():
-    example = PreferenceExample("1-2", "1", [1, 2], [[3, 9], [4, 9], [5, 9]])
+    example = PreferenceExample("1-2", [1, 2], [[3, 9], [4, 9], [5, 9]])
     store = {response_key("m", [1, 2], [4, 9]): Logprob(-1.0, 2)}
-    assert missing_examples(store, "m", [example]) == [PreferenceExample("1-2", "1", [1, 2], [[3, 9], [5, 9]])]
+    assert missing_examples(store, "m", [example]) == [PreferenceExample("1-2", [1, 2], [[3, 9], [5, 9]])]
     assert missing_examples({}, "m", []) == []
 
 
 def test_a_store_of_another_model_is_refused_by_example():
-    example = PreferenceExample("1-2", "1", [1, 2], [[3, 9], [4, 9]])
+    example = PreferenceExample("1-2", [1, 2], [[3, 9], [4, 9]])
     with pytest.raises(RecalignError, match=r"lacks 2 log-probs of example 1-2.*dvc repro reference"):
         reference_sums({}, "m", [example])
 

@@ -49,10 +49,6 @@ class Point:
     y: float
 
     @property
-    def group(self) -> str:
-        return self.example_id
-
-    @property
     def tokens(self) -> int:
         return 1
 
@@ -130,12 +126,12 @@ def test_batches_hold_every_example_once_an_epoch_whatever_the_order_given():
     assert plan != list(batches(examples, 4, 2, seed=4))
 
 
-def test_a_groups_examples_follow_one_another_the_longest_prompt_first():
-    """What shares a prompt meets in a micro-batch; groups come in an order of their own each epoch."""
-    examples = [PreferenceExample(f"{g}-{n}", g, [5] * n, [[7], [8]]) for n in (1, 2, 3) for g in "abcdef"]
-    order = [e for batch in batches(examples, 4, 1, seed=3) for e in batch]
-    assert [len(e.prompt) for e in order] == [3, 2, 1] * 6
-    assert all(len({e.group for e in order[i : i + 3]}) == 1 for i in range(0, 18, 3))
+def test_a_batch_stands_in_order_of_length_whoever_is_in_it():
+    """Parts of a batch are padded to their longest example: the like in length stand together."""
+    examples = [PreferenceExample(f"{user}-{n}", [5] * n, [[7], [8]]) for n in (1, 2, 3) for user in "abcdef"]
+    for batch in batches(examples, 6, 1, seed=3):
+        assert [e.tokens for e in batch] == sorted((e.tokens for e in batch), reverse=True)
+        assert len({e.example_id[0] for e in batch}) > 2
 
 
 def test_training_finds_the_planted_weights(tmp_path):
@@ -222,7 +218,7 @@ def preference_examples(count: int = 9) -> list[PreferenceExample]:
         user, step = divmod(n, 3)
         prompt = [3 + (7 * user + i) % 600 for i in range(12 - 3 * step)]
         responses = [[20 + (31 * n + 7 * k + t) % 500 for t in range(1 + (n + k) % 4)] for k in range(2 + n % 3)]
-        made.append(PreferenceExample(f"{user}-{step}", str(user), prompt, responses))
+        made.append(PreferenceExample(f"{user}-{step}", prompt, responses))
     return made
 
 
@@ -286,14 +282,6 @@ def test_no_part_reads_more_tokens_than_the_budget_but_a_single_example():
     assert all(len(part) == 1 or task.tokens_at_once(part) <= 60 for part in parts)
     assert max(map(len, parts)) > 1
     assert all(len(part) == 1 for part in micro_batches(examples, 1, task.tokens_at_once))
-
-
-def test_a_user_that_fits_into_one_part_is_not_torn_apart():
-    """Three users of 4, 4 and 12 examples at a budget of 6: the third has to be cut."""
-    groups = ["a"] * 4 + ["b"] * 4 + ["c"] * 12
-    examples = [PreferenceExample(str(n), group, [5], [[6], [7]]) for n, group in enumerate(groups)]
-    parts = micro_batches(examples, 6, len)
-    assert [[e.group for e in part] for part in parts] == [["a"] * 4, ["b"] * 4, ["c"] * 6, ["c"] * 6]
 
 
 def test_the_tokens_counted_are_those_that_the_model_reads():
@@ -448,7 +436,7 @@ def test_no_pairs_are_refused(world):
 
 
 def test_a_policy_that_is_not_the_reference_is_refused():
-    example = PreferenceExample("1-2", "1", [5, 6], [[7, 8], [9, 8]])
+    example = PreferenceExample("1-2", [5, 6], [[7, 8], [9, 8]])
     sdpo = build_objective("sdpo", beta=1.0)
     task = PreferenceTraining(tiny.model(), sdpo, {"1-2": [-1.0, -2.0]}, [example], 4096)
     with pytest.raises(RecalignError, match=r"align@sdpo: at step 0 policy and reference .* more than 1e-04"):

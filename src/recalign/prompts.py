@@ -78,16 +78,15 @@ class PromptBuilder:
         *,
         profile: str | None = None,
         candidates: Sequence[int] | None = None,
-        training: bool = False,
     ) -> list[int]:
         """Token ids that end where the next title begins.
 
         history: oldest first, item ids or titles (which need not be in the catalogue); the last `prompt.history` are
-        used, or `prompt.training_history` when training, so that prompts along one history begin one another.
+        used.
         profile: put before the history when given. candidates: listed in the form `candidates`, else ignored.
         Raises RecalignError for an unknown item, or where the form needs candidates and there are none.
         """
-        ids = self._opening(profile) + self._lines(self._recent(history, training))
+        ids = self._opening(profile) + self._lines(history[-self._params.history :])
         if self._params.form == "history":
             return ids
         if not candidates:
@@ -122,9 +121,9 @@ class PromptBuilder:
         """
         if self._params.form == "candidates":
             return self.prompt(history, profile=profile, candidates=candidates), self.response(target)
-        recent = self._recent(history, training=True)
+        recent = history[-self._params.training_history :]
         first = recent[:FIRST_TITLES]
-        return self.prompt(first, profile=profile, training=True), self._lines([*recent[len(first) :], target])
+        return self._opening(profile) + self._lines(first), self._lines([*recent[len(first) :], target])
 
     def title_ids(self, text: str) -> list[int]:
         """Ids of any title, cleaned and cut, without the newline. Raises RecalignError for one that is empty then."""
@@ -139,11 +138,6 @@ class PromptBuilder:
         """Ids of plain text, none of them special: "<|im_end|>" is spelled out, not obeyed."""
         ids = self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return [token for token in ids if token not in self._special]
-
-    def _recent(self, history: Sequence[int | str], training: bool) -> Sequence[int | str]:
-        # a candidates prompt is different for every case, so nothing is gained by a longer history
-        long = training and self._params.form == "history"
-        return history[-(self._params.training_history if long else self._params.history) :]
 
     def _opening(self, profile: str | None) -> list[int]:
         about: list[int] = []

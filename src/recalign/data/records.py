@@ -62,36 +62,32 @@ def hashed_order(*parts: Any) -> str:
 
 
 def read_examples(prepared: Path, split: str, limit: int | None = None, *, seed: int = 0) -> list[Example]:
-    """The examples of a split in hashed order; `limit` takes the first so many, so a larger sample holds a smaller one.
-
-    Training examples stand user by user, for prompts along one history are encoded together; cases do not, for a sample
-    of them should hold many users.
-    """
+    """The examples of a split in hashed order, so that a few hold many users; `limit` takes the first so many, so a
+    larger sample holds a smaller one."""
     rows = [row for row in read_parquet(prepared / "examples.parquet").to_pylist() if row[c.SPLIT] == split]
-    by_user = split == c.TRAIN
-    rows.sort(key=lambda row: (hashed_order(seed, row[c.USER]) if by_user else "", hashed_order(seed, row[c.EXAMPLE])))
+    rows.sort(key=lambda row: hashed_order(seed, row[c.EXAMPLE]))
     return [
         Example(row[c.EXAMPLE], row[c.USER], split, row[c.CUTOFF], tuple(row[c.HISTORY]), row[c.TARGET])
         for row in rows[:limit]
     ]
 
 
-def longest_histories(examples: Iterable[Example]) -> list[Example]:
-    """Each user's example with the longest history, in the order given: a user's others repeat parts of it."""
+def longest_histories(examples: Iterable[Example], seed: int = 0) -> list[Example]:
+    """Each user's example with the longest history, users in hashed order: a user's others repeat parts of it."""
     longest: dict[int, Example] = {}
     for example in examples:
         kept = longest.get(example.user_id)
         if kept is None or (len(example.history), example.example_id) > (len(kept.history), kept.example_id):
             longest[example.user_id] = example
-    return list(longest.values())
+    return [longest[user] for user in sorted(longest, key=lambda user: hashed_order(seed, user))]
 
 
-def unread_first(examples: Sequence[Example], sequences: int) -> list[Example]:
+def unread_first(examples: Sequence[Example], sequences: int, seed: int = 0) -> list[Example]:
     """The examples of users beyond the first `sequences` before those of the first, each part in its order.
 
     SFT has learned the first users' histories by heart: what a reference remembers, pairs cannot teach.
     """
-    read = {example.user_id for example in longest_histories(examples)[:sequences]}
+    read = {example.user_id for example in longest_histories(examples, seed)[:sequences]}
     return sorted(examples, key=lambda example: example.user_id in read)
 
 

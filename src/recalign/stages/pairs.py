@@ -40,7 +40,7 @@ def pairs(
     known = read_profiles(profiles, params.profiles.engine)
     plausible = _plausible(params, prepared, items, known) if shares["profile"] > 0 else {}
     built: list[Pair] = []
-    train = unread_first(read_examples(prepared, c.TRAIN, seed=params.seed), params.sft.examples)
+    train = unread_first(read_examples(prepared, c.TRAIN, seed=params.seed), params.sft.examples, params.seed)
     validation = read_examples(prepared, c.VALIDATION, params.evaluate.validation_cases, seed=params.seed)
     for examples in (train[: params.pairs.examples], validation):
         built += build_pairs(

@@ -40,8 +40,8 @@ def sft(
     )
     builder = PromptBuilder(lm.tokenizer, items, params.prompt, summary["noun"], clock=summary["clock"])
     train_on = _examples(prepared, c.TRAIN, None, params.seed)
-    if params.prompt.form == "history":
-        train_on = longest_histories(train_on)  # a sequence teaches all its titles: one a user holds what there is
+    if params.prompt.form == "history":  # a sequence teaches all its titles: one a user holds what there is
+        train_on = longest_histories(train_on, params.seed)
     train_on = train_on[: params.sft.examples]
     validate_on = _examples(prepared, c.VALIDATION, params.evaluate.validation_cases, params.seed)
     listing = read_listing(params, prepared, items)

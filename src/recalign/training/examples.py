@@ -26,11 +26,6 @@ class TextExample:
     continuation: list[int]
 
     @property
-    def group(self) -> str:
-        """Its own id: sequences share nothing."""
-        return self.example_id
-
-    @property
     def tokens(self) -> int:
         """Tokens that the model reads; nobody asks what follows the last one."""
         return len(self.prompt) + len(self.continuation) - 1
@@ -38,16 +33,15 @@ class TextExample:
 
 @dataclass(frozen=True)
 class PreferenceExample:
-    """A prompt and 1+K responses, the chosen one first; group: the user, along whose history prompts are shared."""
+    """A prompt and 1+K responses, the chosen one first."""
 
     example_id: str
-    group: str
     prompt: list[int]
     responses: list[list[int]]
 
     @property
     def tokens(self) -> int:
-        """Tokens of the prompt and of each response without its last; fewer are read where prompts are shared."""
+        """Tokens of the prompt and of each response without its last."""
         return len(self.prompt) + sum(len(response) - 1 for response in self.responses)
 
 
@@ -93,11 +87,9 @@ def read_preference_examples(
         shown = [row[c.CHOSEN], *row[c.REJECTED]]
         listed = listing.items(row[c.EXAMPLE], shown[0], shown[1:]) if listing else None
         profile = row[c.PROFILE] if params.prompt.profile else None
-        prompt = builder.prompt(
-            row[c.HISTORY], profile=profile, candidates=listed, training=row[c.SPLIT] == c.TRAIN
-        )
+        prompt = builder.prompt(row[c.HISTORY], profile=profile, candidates=listed)
         responses = [builder.response(i) for i in shown]
-        built[row[c.SPLIT]].append(PreferenceExample(row[c.EXAMPLE], str(row[c.USER]), prompt, responses))
+        built[row[c.SPLIT]].append(PreferenceExample(row[c.EXAMPLE], prompt, responses))
     for split, examples in built.items():
         if not examples:
             raise RecalignError(

@@ -32,11 +32,6 @@ class Example(Protocol):
         ...
 
     @property
-    def group(self) -> str:
-        """Examples of one group stand together, for what they share is read once."""
-        ...
-
-    @property
     def tokens(self) -> int:
         """Tokens that it alone would make the model read."""
         ...
@@ -110,14 +105,12 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
 
 
 def batches(examples: Sequence[E], size: int, epochs: int, seed: int) -> Iterator[list[E]]:
-    """The batches of all epochs; an epoch's order is drawn from (seed, epoch, group), never from the order given.
-
-    A group's examples follow one another, longest first, so that a micro-batch holds what shares most.
-    """
+    """The batches of all epochs, each in order of length; who is in one is drawn from (seed, epoch, id), never from the
+    order given."""
     for epoch in range(epochs):
-        order = sorted(examples, key=lambda e: (hashed_order(seed, epoch, e.group), e.group, -e.tokens, e.example_id))
+        order = sorted(examples, key=lambda e: hashed_order(seed, epoch, e.example_id))
         for start in range(0, len(order), size):
-            yield order[start : start + size]
+            yield sorted(order[start : start + size], key=lambda e: (-e.tokens, e.example_id))
 
 
 def evaluation_steps(steps: int, evaluations: int) -> set[int]:

@@ -77,14 +77,14 @@ def reference_sums(store: Store, model_digest: str, examples: Sequence[Preferenc
 
 
 def missing_examples(store: Store, model_digest: str, examples: Sequence[PreferenceExample]) -> list[PreferenceExample]:
-    """The examples, cut down to the responses that the store lacks, group by group, so that shared prompts meet."""
+    """The examples, cut down to the responses that the store lacks, the like in length together."""
     cut = []
     for example in examples:
         keys = keys_of(model_digest, example)
         new = [response for key, response in zip(keys, example.responses, strict=True) if key not in store]
         if new:
-            cut.append(PreferenceExample(example.example_id, example.group, example.prompt, new))
-    return sorted(cut, key=lambda example: (example.group, -example.tokens, example.example_id))
+            cut.append(PreferenceExample(example.example_id, example.prompt, new))
+    return sorted(cut, key=lambda example: (-example.tokens, example.example_id))
 
 
 def compute(
