@@ -37,7 +37,7 @@ def examples(folder: Path | None, tokenizer: PreTrainedTokenizerBase, negatives:
         wrong.sort(key=lambda item: hashed_order(case.case, item))
         prompt = builder.prompt(case.history, candidates=case.candidates)
         responses = [builder.response(item) for item in (case.target, *wrong[:negatives])]
-        yield PreferenceExample(str(case.case), str(case.user_id), prompt, responses)
+        yield PreferenceExample(str(case.case), prompt, responses)
 
 
 def film_catalogue() -> Items:

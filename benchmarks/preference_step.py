@@ -167,7 +167,7 @@ def measure_peak(arguments: argparse.Namespace) -> None:
     policy, reference = (load(arguments.model, "fp32", trainable=t) for t in (True, False))
     example = next(examples(arguments.lastfm, policy.tokenizer, int(negatives)))
     references = stored(reference, [example])
-    first = PreferenceExample(example.example_id, "", example.prompt[:4], [r[:2] for r in example.responses])
+    first = PreferenceExample(example.example_id, example.prompt[:4], [r[:2] for r in example.responses])
     shared_step(policy, references, first)  # libraries and the adapter's gradients are in memory before
     gc.collect()
     if scheme == "published":

@@ -99,7 +99,7 @@ def test_four_more_negatives_cost_four_short_branches(world):
     lm = load_language_model(world.root / "base", make_params().base, adapter=world.root / "sft")
     rng = torch.Generator().manual_seed(0)
     prompt, *titles = (torch.randint(3, 600, (n,), generator=rng).tolist() for n in (30, 4, 5, 6, 3, 5, 4, 6, 3))
-    few, many = (PreferenceExample("1-2", "1", prompt, titles[:n]) for n in (4, 8))
+    few, many = (PreferenceExample("1-2", prompt, titles[:n]) for n in (4, 8))
     (store,) = compute(lm.model, lm.digest, [few], micro_tokens=10_000)
     read = []
     lm.model.get_base_model().model.layers[0].register_forward_pre_hook(lambda _, args: read.append(args[0].shape[1]))
