@@ -68,6 +68,7 @@ class Trl:
                 lm.model, args=config, train_dataset=Dataset.from_list(rows), processing_class=lm.tokenizer
             )
         self.trainer.create_optimizer()
+        self.trainer.current_gradient_accumulation_steps = 1  # what `train` would set
         self._rows = {e.example_id: range(i * negatives, (i + 1) * negatives) for i, e in enumerate(given)}
 
     def batch(self, given: Batch) -> dict[str, Any]:
