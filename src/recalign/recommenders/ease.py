@@ -21,7 +21,7 @@ from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.seam import Request
-from recalign.recommenders.store import bags, columns_of, load_state, pick, save_state
+from recalign.recommenders.store import bags, columns_of, in_blocks, load_state, save_state
 
 MOST_ITEMS = 20_000  # a dense matrix of items × items: 3.2 GB in float64, and its inverse takes minutes
 
@@ -55,8 +55,11 @@ class EASE:
 
         Raises RecalignError for an item, in a history or a list, that the catalogue does not hold.
         """
-        histories = bags(self.catalogue, [tuple(set(request.history)) for request in requests])
-        return pick(np.asarray(histories @ self.weights, dtype=np.float64), self.catalogue, candidates)
+        return in_blocks(self.catalogue, requests, candidates, self._scores)
+
+    def _scores(self, histories: list[tuple[int, ...]]) -> NDArray[np.float64]:
+        likes = bags(self.catalogue, [tuple(set(history)) for history in histories])
+        return np.asarray(likes @ self.weights, dtype=np.float64)
 
     def save(self, path: Path) -> None:
         """Write weights and settings into the folder `path`."""

@@ -23,10 +23,19 @@ from recalign import columns as c
 from recalign.data.records import Items
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.seam import Request
-from recalign.recommenders.store import CELLS, bags, columns_of, load_state, pick, save_state
+from recalign.recommenders.store import (
+    REACH,
+    bags,
+    columns_of,
+    in_blocks,
+    load_state,
+    save_state,
+    sparse_arrays,
+    sparse_matrix,
+    successions,
+)
 
-REACH = 3.0        # pairs further apart than so many `distance`s weigh under 5 % and are left out
-TIE_BREAK = 1e-9   # weight of popularity, which only orders items that the votes leave equal
+TIE_BREAK = 1e-9  # weight of popularity, which only orders items that the votes leave equal
 
 
 @dataclass(frozen=True)
@@ -79,12 +88,7 @@ class ItemKNN:
 
         Raises RecalignError for an item, in a history or a list, that the catalogue does not hold.
         """
-        step = max(1, CELLS // len(self.catalogue.ids))
-        parts = []
-        for start in range(0, len(requests), step):
-            votes = self._votes([request.history for request in requests[start : start + step]])
-            parts.append(pick(votes, self.catalogue, candidates and candidates[start : start + step]))
-        return torch.cat(parts) if parts else torch.empty((0, 0), dtype=torch.float64)
+        return in_blocks(self.catalogue, requests, candidates, self._votes)
 
     def _votes(self, histories: list[tuple[int, ...]]) -> NDArray[np.float64]:
         context = bags(self.catalogue, histories, self.settings.recency)
@@ -93,20 +97,14 @@ class ItemKNN:
 
     def save(self, path: Path) -> None:
         """Write votes (compressed sparse rows), popularity and settings into the folder `path`."""
-        arrays = {
-            "votes": self.votes.data,
-            "columns": self.votes.indices.astype(np.int32),
-            "row_starts": self.votes.indptr.astype(np.int64),
-            "popularity": self.popularity,
-        }
+        arrays = sparse_arrays("votes", self.votes) | {"popularity": self.popularity}
         save_state(path, self.name, self.catalogue, arrays, asdict(self.settings))
 
     @classmethod
     def load(cls, path: Path, catalogue: Items) -> "ItemKNN":
         """Read what `save` wrote. Raises RecalignError for a model of another catalogue."""
         arrays, settings = load_state(path, cls.name, catalogue)
-        size = len(catalogue.ids)
-        votes = sparse.csr_array((arrays["votes"], arrays["columns"], arrays["row_starts"]), shape=(size, size))
+        votes = sparse_matrix("votes", arrays, len(catalogue.ids))
         return cls(catalogue, votes, arrays["popularity"], Settings(**settings))
 
 
@@ -135,13 +133,13 @@ def co_occurrence(
         together.eliminate_zeros()
         together.sort_indices()
         return together
-    together = sparse.csr_array((size, size))
-    for step in range(1, min(int(REACH * distance), int(lengths.max(initial=1)) - 1) + 1):
-        same = users[step:] == users[:-step]
-        pair = (items[:-step][same], items[step:][same])
-        weight = (weights[:-step] * weights[step:])[same] * np.exp(-step / distance)
-        together = together + sparse.csr_array((weight, pair), shape=(size, size))
-    together = sparse.csr_array(together + together.T)
+
+    def weight(step: int, same: NDArray[np.bool_]) -> NDArray[np.float64]:
+        faded: NDArray[np.float64] = (weights[:-step] * weights[step:])[same] * np.exp(-step / distance)
+        return faded
+
+    after = successions(users, items, size, int(REACH * distance), weight)
+    together = sparse.csr_array(after + after.T)
     together.sort_indices()
     return together
 

@@ -22,9 +22,18 @@ from recalign import columns as c
 from recalign.data.records import Items
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.seam import Request
-from recalign.recommenders.store import bags, columns_of, load_state, pick, save_state, with_clock
-
-REACH = 3.0  # pairs further apart than so many `distance`s weigh under 5 % and are left out
+from recalign.recommenders.store import (
+    REACH,
+    bags,
+    columns_of,
+    in_blocks,
+    load_state,
+    save_state,
+    sparse_arrays,
+    sparse_matrix,
+    successions,
+    with_clock,
+)
 
 
 @dataclass(frozen=True)
@@ -69,29 +78,26 @@ class Markov:
 
         Raises RecalignError for an item, in a history or a list, that the catalogue does not hold.
         """
-        histories = bags(self.catalogue, [request.history for request in requests], self.settings.recency)
-        voices = histories.multiply(self._voice[None, :]).tocsr()
+        return in_blocks(self.catalogue, requests, candidates, self._chances)
+
+    def _chances(self, histories: list[tuple[int, ...]]) -> NDArray[np.float64]:
+        likes = bags(self.catalogue, histories, self.settings.recency)
+        voices = likes.multiply(self._voice[None, :]).tocsr()
         backed_off = np.asarray(voices.sum(axis=1)).ravel() * self.settings.smoothing
-        backed_off[np.diff(histories.indptr) == 0] = 1.0
-        chances = (voices @ self.follows).toarray() + backed_off[:, None] * self._prior
-        return pick(chances * self._damping, self.catalogue, candidates)
+        backed_off[np.diff(likes.indptr) == 0] = 1.0
+        chances: NDArray[np.float64] = (voices @ self.follows).toarray() + backed_off[:, None] * self._prior
+        return chances * self._damping
 
     def save(self, path: Path) -> None:
         """Write transitions (compressed sparse rows), popularity and settings into the folder `path`."""
-        arrays = {
-            "follows": self.follows.data,
-            "columns": self.follows.indices.astype(np.int32),
-            "row_starts": self.follows.indptr.astype(np.int64),
-            "popularity": self.popularity,
-        }
+        arrays = sparse_arrays("follows", self.follows) | {"popularity": self.popularity}
         save_state(path, self.name, self.catalogue, arrays, asdict(self.settings))
 
     @classmethod
     def load(cls, path: Path, catalogue: Items) -> "Markov":
         """Read what `save` wrote. Raises RecalignError for a model of another catalogue."""
         arrays, settings = load_state(path, cls.name, catalogue)
-        size = len(catalogue.ids)
-        follows = sparse.csr_array((arrays["follows"], arrays["columns"], arrays["row_starts"]), shape=(size, size))
+        follows = sparse_matrix("follows", arrays, len(catalogue.ids))
         return cls(catalogue, follows, arrays["popularity"], Settings(**settings))
 
 
@@ -110,12 +116,10 @@ def transitions(
     users: NDArray[np.int64], items: NDArray[np.int64], size: int, distance: float
 ) -> sparse.csr_array:
     """N [items, items] of the module's docstring; users and items (columns) user by user, in each one's order."""
-    longest = int(np.unique(users, return_counts=True)[1].max(initial=1))
-    follows = sparse.csr_array((size, size))
-    for step in range(1, min(max(int(REACH * distance), 1), longest - 1) + 1):
-        same = users[step:] == users[:-step]
-        weight = np.full(int(same.sum()), np.exp(-(step - 1) / distance))
-        follows = follows + sparse.csr_array((weight, (items[:-step][same], items[step:][same])), shape=(size, size))
-    follows = sparse.csr_array(follows)
+
+    def weight(step: int, same: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return np.full(int(same.sum()), np.exp(-(step - 1) / distance))
+
+    follows = successions(users, items, size, max(int(REACH * distance), 1), weight)
     follows.sort_indices()
     return follows

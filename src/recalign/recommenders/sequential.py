@@ -11,7 +11,7 @@ from torch import Tensor
 from recalign.data.records import Items
 from recalign.recommenders.encoders import Caser, Encoder, EncoderName, GRU4Rec, SASRec
 from recalign.recommenders.seam import Request
-from recalign.recommenders.store import CELLS, columns_of, load_state, pick, save_state
+from recalign.recommenders.store import CELLS, columns_of, in_blocks, load_state, save_state
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,13 @@ class Sequential:
         An empty history is scored by the state of the start. Raises RecalignError for an item, in a history or a list,
         that the catalogue does not hold.
         """
-        step = max(1, CELLS // (8 * self.start))  # the scores are copied, and states stand beside them
-        parts = []
-        for first in range(0, len(requests), step):
-            histories = [request.history for request in requests[first : first + step]]
-            with torch.inference_mode():
-                rows = self.encoder.scores(self.last(histories)).double().numpy()
-            parts.append(pick(rows, self.catalogue, candidates and candidates[first : first + step]))
-        return torch.cat(parts) if parts else torch.empty((0, 0), dtype=torch.float64)
+        # an eighth at once: the scores are copied, and states stand beside them
+        return in_blocks(self.catalogue, requests, candidates, self._scores, CELLS // 8)
+
+    @torch.inference_mode()
+    def _scores(self, histories: list[tuple[int, ...]]) -> NDArray[np.float64]:
+        rows: NDArray[np.float64] = self.encoder.scores(self.last(histories)).double().numpy()
+        return rows
 
     def item_embedding(self, ids: list[int]) -> Tensor:
         """[N, d] of item ids: the rows that histories are read with and answers are scored with, without gradient.

@@ -1,6 +1,6 @@
 """What ID recommenders share: item ids as columns, histories as rows, and a state on disk that knows its catalogue."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from recalign import columns as c
 from recalign.artifacts import digest_of, read_json, replacing, write_json
 from recalign.data.records import Items
 from recalign.errors import RecalignError
+from recalign.recommenders.seam import Request
 
 ARRAYS = "model.safetensors"
 SETTINGS = "settings.json"
 CELLS = 2**24  # requests × items scored at once: 128 MiB
+REACH = 3.0  # pairs further apart than so many `distance`s weigh under 5 % and are left out
 
 
 def columns_of(catalogue: Items, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
@@ -65,6 +67,54 @@ def pick(scores: NDArray[np.float64], catalogue: Items, candidates: list[list[in
         return torch.from_numpy(scores)
     flat = columns_of(catalogue, [item for row in candidates for item in row])
     return torch.from_numpy(np.take_along_axis(scores, flat.reshape(len(candidates), -1), axis=1))
+
+
+def in_blocks(
+    catalogue: Items,
+    requests: list[Request],
+    candidates: list[list[int]] | None,
+    score: Callable[[list[tuple[int, ...]]], NDArray[np.float64]],
+    cells: int = CELLS,
+) -> torch.Tensor:
+    """[B, C] or [B, items]: `score`, histories to the whole catalogue [b, items], at most so many `cells` at once."""
+    step = max(1, cells // len(catalogue.ids))
+    parts = []
+    for start in range(0, len(requests), step):
+        rows = score([request.history for request in requests[start : start + step]])
+        parts.append(pick(rows, catalogue, candidates and candidates[start : start + step]))
+    return torch.cat(parts) if parts else torch.empty((0, 0), dtype=torch.float64)
+
+
+def successions(
+    users: NDArray[np.int64],
+    items: NDArray[np.int64],
+    size: int,
+    reach: int,
+    weight: Callable[[int, NDArray[np.bool_]], NDArray[np.float64]],
+) -> sparse.csr_array:
+    """[items, items] sum over likes up to `reach` places apart, the earlier one's item first; users and items (columns)
+    user by user, in each one's order. weight: places apart and which likes have a later one there -> what these add."""
+    longest = int(np.unique(users, return_counts=True)[1].max(initial=1))
+    summed = sparse.csr_array((size, size))
+    for step in range(1, min(reach, longest - 1) + 1):
+        same = users[step:] == users[:-step]
+        pair = (items[:-step][same], items[step:][same])
+        summed = summed + sparse.csr_array((weight(step, same), pair), shape=(size, size))
+    return sparse.csr_array(summed)
+
+
+def sparse_arrays(name: str, matrix: sparse.csr_array) -> dict[str, NDArray[Any]]:
+    """A matrix of compressed sparse rows as `save_state` takes it, its values as `name`."""
+    return {
+        name: matrix.data,
+        "columns": matrix.indices.astype(np.int32),
+        "row_starts": matrix.indptr.astype(np.int64),
+    }
+
+
+def sparse_matrix(name: str, arrays: dict[str, NDArray[Any]], size: int) -> sparse.csr_array:
+    """The [size, size] matrix that `sparse_arrays` took apart."""
+    return sparse.csr_array((arrays[name], arrays["columns"], arrays["row_starts"]), shape=(size, size))
 
 
 def save_state(
