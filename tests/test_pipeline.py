@@ -49,11 +49,12 @@ def test_preparation_depends_on_its_sql():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_every_parameter_it_reads(stage):
-    """`params.x` in a stage's module stands among its parameters in dvc.yaml."""
-    tree = ast.parse((SOURCE / "recalign" / "stages" / f"{stage}.py").read_text(encoding="utf-8"))
+    """`params.x` in the modules of stages/ that it runs stands among its parameters in dvc.yaml."""
+    modules = [ROOT / path for path in stage_modules(stage) if path.startswith("src/recalign/stages/")]
     read = {
         node.attr.rstrip("_")
-        for node in ast.walk(tree)
+        for module in modules
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
     }
     read &= {field.alias or name for name, field in Params.model_fields.items()}

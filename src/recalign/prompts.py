@@ -81,8 +81,7 @@ class PromptBuilder:
     ) -> list[int]:
         """Token ids that end where the next title begins.
 
-        history: oldest first, item ids or titles (which need not be in the catalogue); the last `prompt.history` are
-        used.
+        history: oldest first, item ids or titles (in the catalogue or not); the last `prompt.history` of them are used.
         profile: put before the history when given. candidates: listed in the form `candidates`, else ignored.
         Raises RecalignError for an unknown item, or where the form needs candidates and there are none.
         """

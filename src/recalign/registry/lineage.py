@@ -1,6 +1,5 @@
 """Where a registered adapter comes from: git revision, dvc.lock, and whether params.yaml is still what DVC ran with."""
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from ruamel.yaml import YAML
 
 from recalign.artifacts import file_digest
 from recalign.errors import RecalignError
+from recalign.git import git, git_revision
 from recalign.layout import PARAMS
 
 LOCK = Path("dvc.lock")
@@ -20,9 +20,9 @@ def lineage(root: Path) -> dict[str, str]:
     """
     lock = root / LOCK
     return {
-        "git_revision": _git(root, "rev-parse", "HEAD"),
-        "git_branch": _git(root, "rev-parse", "--abbrev-ref", "HEAD"),
-        "git_changed": str(bool(_git(root, "status", "--porcelain", "--untracked-files=no"))).lower(),
+        "git_revision": git_revision(root),
+        "git_branch": git(root, "rev-parse", "--abbrev-ref", "HEAD"),
+        "git_changed": str(bool(git(root, "status", "--porcelain", "--untracked-files=no"))).lower(),
         "dvc_lock": file_digest(lock) if lock.is_file() else "",
     }
 
@@ -49,11 +49,3 @@ def _value(tree: Any, key: str) -> Any:
     for part in key.split("."):
         tree = tree.get(part) if isinstance(tree, dict) else None
     return tree
-
-
-def _git(root: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()

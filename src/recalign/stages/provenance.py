@@ -1,12 +1,11 @@
 """Where the report's figures come from: lineage, parameters, and the commands that make them again."""
 
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from recalign.artifacts import file_digest, folder_digest, read_json
+from recalign.git import git_revision
 from recalign.params import Params
 
 
@@ -24,7 +23,7 @@ def lineage(
         "base model": f"{model['id']}, revision {model['revision']}, sha256 {model['sha256'][:16]}",
         **{f"adapter {name}": _adapter(path) for name, path in adapters.items()},
         "ranks.parquet": f"sha256 {file_digest(ranks / 'ranks.parquet')[:16]}",
-        "git revision": git_revision(),
+        "git revision": git_revision() or "not in a git repository",
         "machine": about["machine"],
         "made by": "dvc repro",
     }
@@ -34,15 +33,6 @@ def _adapter(path: Path) -> str:
     seconds = read_json(path / "training.json").get("seconds")
     took = f", trained in {seconds:.0f} s" if seconds is not None else ""
     return f"digest {folder_digest(path)[:16]}{took}"
-
-
-def git_revision() -> str:
-    """The commit of the working folder (40 hex digits), or why there is none, in words."""
-    git = shutil.which("git")
-    if git is None:
-        return "git is not installed"
-    done = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "not in a git repository"
 
 
 def param_lines(params: Params) -> list[str]:
@@ -73,6 +63,6 @@ def next_commands(about: Mapping[str, Any]) -> list[str]:
 
 def reproduce_commands(params: Params, revision: str) -> list[str]:
     """What a reader types in a clone to make the same figures again."""
-    at = [f"git checkout {revision}"] if len(revision) == 40 else []
+    at = [f"git checkout {revision}"] if revision else []
     return [*at, f"dvc exp run -S source={params.source} -S budget={params.budget} -S seed={params.seed}",
             "recalign compare . <the folder of the first run>  # equal ranks: every difference is 0"]  # fmt: skip

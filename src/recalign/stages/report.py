@@ -21,6 +21,7 @@ from recalign.evaluation.sections import Cost
 from recalign.evaluation.system_ranks import CATALOGUE, CATALOGUE_CASES, SystemRanks, read_system_ranks
 from recalign.evaluation.table import by_value, print_scorecard
 from recalign.evaluation.verdict import verdict
+from recalign.git import git_revision
 from recalign.layout import ALIGN, BASE, PAIRS, PREPARED, PROFILES, RANKS, REPORTS, SFT, VALIDATED
 from recalign.params import Params
 from recalign.preferences.profiles import read_profiles
@@ -28,7 +29,7 @@ from recalign.preferences.truth import learned_values
 from recalign.run_log import print_stages, stage_lines
 from recalign.stages.findings import Findings, find, read_known
 from recalign.stages.probes import probe
-from recalign.stages.provenance import git_revision, lineage, next_commands, param_lines, reproduce_commands
+from recalign.stages.provenance import lineage, next_commands, param_lines, reproduce_commands
 
 log = logging.getLogger(__name__)
 

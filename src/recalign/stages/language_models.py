@@ -1,0 +1,111 @@
+"""What stage evaluate measures of language models: one pass for the raw scores, then the rule that ranks by them."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recalign.artifacts import read_json
+from recalign.evaluation.generation import Answer
+from recalign.evaluation.ranking_rule import LogprobScores, choose_rule, ranking_scores, rules_to_try
+from recalign.evaluation.scorecard import LLM, TUNED, UNTRAINED
+from recalign.params import Params
+from recalign.recommenders.trial import Trial, full_ranks, sampled_ranks
+from recalign.stages.trials import UNIFORM, Measured, Trials, mean_metrics
+
+if TYPE_CHECKING:
+    from recalign.recommenders.language_model import LanguageModelRecommender
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RawScores:
+    """One language model's raw scores on the validation and test cases, and the seconds that they took."""
+
+    validation: LogprobScores
+    tests: dict[str, LogprobScores]  # by manifest
+    digest: str
+    seconds: float
+    answers: list[Answer]  # the titles that it generates
+
+
+def language_models(params: Params, sft: Path, align: Path) -> dict[str, Path | None]:
+    """The systems that are language models: name -> adapter folder, None for the untrained base."""
+    aligned = {f"llm-{objective}": align / objective for objective in params.align.objectives}
+    return {UNTRAINED: None, TUNED: sft, **aligned}
+
+
+def score_language_model(
+    name: str, adapter: Path | None, params: Params, base: Path, prepared: Path, trials: Trials, store: Path | None
+) -> RawScores:
+    """One pass over validation and test; the model leaves the memory before the next one is loaded."""
+    from recalign.llm.base import load_language_model
+    from recalign.prompts import PromptBuilder
+    from recalign.recommenders.language_model import LanguageModelRecommender
+
+    started = time.monotonic()
+    model = load_language_model(base, params.base, adapter=adapter, seed=params.seed, threads=params.threads)
+    summary = read_json(prepared / "summary.json")
+    builder = PromptBuilder(
+        model.tokenizer, trials.catalogue, params.prompt, summary["noun"], clock=summary["clock"]
+    )
+    recommender = LanguageModelRecommender(
+        model, builder, trials.catalogue, name, batch=params.evaluate.batch, store=store
+    )
+
+    def score(trial: Trial) -> LogprobScores:
+        return LogprobScores(
+            recommender.logprobs(trial.requests, trial.candidates), recommender.priors(trial.candidates)
+        )
+
+    validation = score(trials.validation)
+    tests = {trial.manifest: score(trial) for trial in trials.tested(params)}
+    seconds = round(time.monotonic() - started, 1)  # of what is ranked: the second view is no part of a system's cost
+    return RawScores(validation, tests, model.digest, seconds, _answers(recommender, trials.uniform, params))
+
+
+def rank_language_model(name: str, raw: Mapping[str, RawScores], params: Params, trials: Trials) -> Measured:
+    """Choose on validation what ranks, then rank the test cases by it; the SFT model is the aligned ones' reference."""
+    own = raw[name]
+    reference = None if name in (UNTRAINED, TUNED) else raw[TUNED]
+    rules = rules_to_try(params.evaluate.score, params.evaluate.prior_weights, reference is not None)
+    validation = _with_reference(own.validation, reference.validation if reference else None)
+    choice = choose_rule(rules, validation, trials.validation.target_index)
+    scores = {
+        trial.manifest: ranking_scores(
+            choice.rule,
+            _with_reference(own.tests[trial.manifest], reference.tests[trial.manifest] if reference else None),
+        )
+        for trial in trials.tested(params)
+    }
+    tuning = ranking_scores(choice.rule, validation)
+    chosen = sampled_ranks(name, trials.validation, tuning)
+    about = {
+        "kind": LLM,
+        **choice.as_dict(),
+        "cases": len(trials.uniform.cases),
+        "seconds": own.seconds,
+        "validation": mean_metrics(chosen),
+        "model_digest": own.digest,
+    }
+    log.info("%s is ranked by %s, chosen on %d validation cases", name, choice.rule.sentence, len(chosen.ranks))
+    ranks = [
+        (full_ranks if trial is trials.whole else sampled_ranks)(name, trial, scores[trial.manifest])
+        for trial in trials.tested(params)
+    ]
+    return Measured(ranks, about, scores[UNIFORM], tuning)
+
+
+def _with_reference(own: LogprobScores, reference: LogprobScores | None) -> LogprobScores:
+    return own if reference is None else replace(own, reference=reference.logprob)
+
+
+def _answers(recommender: "LanguageModelRecommender", trial: Trial, params: Params) -> list[Answer]:
+    from recalign.recommenders.generated import answers
+
+    few = params.evaluate.generation_cases
+    asked = replace(trial, cases=trial.cases[:few], requests=trial.requests[:few])
+    return answers(recommender, asked, params.prompt.max_title_tokens, params.evaluate.beams) if few else []
