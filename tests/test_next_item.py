@@ -186,21 +186,21 @@ def test_histories_become_rows_in_which_each_item_is_a_target_once() -> None:
     histories = Histories(TWELVE, chain_log(users=3, each=5))
     batches = list(histories.batches(2, Settings(length=3), np.random.default_rng(0)))
     rows = sorted(
-        (int(user), inputs.tolist(), targets.tolist())
+        (int(user), inputs.tolist(), targets.tolist(), bool(ended))
         for batch in batches
-        for inputs, targets, user in zip(*batch, strict=True)
+        for inputs, targets, user, ended in zip(*batch, strict=True)
     )
 
-    assert [len(users) for _, _, users in batches] == [2, 2, 2]
+    assert [len(batch.users) for batch in batches] == [2, 2, 2]
     assert [row for row in rows if row[0] == 0] == [
-        (0, [1, 2, 3], [2, 3, 4]),
-        (0, [12, 0], [0, 1]) if len(rows[1][1]) == 2 else (0, [12, 0, 12], [0, 1, NO_TARGET]),
+        (0, [1, 2, 3], [2, 3, 4], True),
+        (0, [12, 0], [0, 1], False) if len(rows[1][1]) == 2 else (0, [12, 0, 12], [0, 1, NO_TARGET], False),
     ]
 
 
 def test_the_last_incomplete_batch_is_learned_too() -> None:
     histories = Histories(TWELVE, chain_log(users=5, each=4))
-    sizes = [len(users) for _, _, users in histories.batches(2, SMALL, np.random.default_rng(0))]
+    sizes = [len(batch.users) for batch in histories.batches(2, SMALL, np.random.default_rng(0))]
     assert sizes == [2, 2, 1]
 
 
@@ -209,8 +209,8 @@ def test_a_set_is_shuffled_anew_each_epoch_and_a_sequence_is_not() -> None:
     draw = np.random.default_rng(0)
 
     def epoch(ordered: bool) -> list[int]:
-        ((_, targets, _),) = histories.batches(2, Settings(length=9, ordered=ordered), draw)
-        return targets[0].tolist()
+        (batch,) = histories.batches(2, Settings(length=9, ordered=ordered), draw)
+        return batch.targets[0].tolist()
 
     assert epoch(True) == epoch(True) == list(range(9))
     assert sorted(epoch(False)) == list(range(9))
@@ -229,7 +229,8 @@ def test_one_row_is_a_batch_and_its_loss_has_gradients(name: EncoderName, loss: 
     histories = Histories(TWELVE, chain_log(users=1, each=4))
     encoder = build_encoder(name, 12, SMALL)
     (batch,) = histories.batches(8, SMALL, np.random.default_rng(0))
-    value = batch_loss(encoder, batch[0], batch[1], histories, batch[2], quick(loss=loss), np.random.default_rng(0))
+    states = encoder(batch.inputs)
+    value = batch_loss(encoder, states, batch, histories, quick(loss=loss), np.random.default_rng(0))
     value.backward()
 
     assert value.shape == ()
@@ -239,13 +240,13 @@ def test_one_row_is_a_batch_and_its_loss_has_gradients(name: EncoderName, loss: 
 def test_filling_adds_nothing_to_the_loss() -> None:
     histories = Histories(TWELVE, chain_log(users=2, each=4))
     encoder = SASRec(12, 8, 0.0, 6, ordered=True)
-    (inputs, targets, users), *_ = histories.batches(2, SMALL, np.random.default_rng(0))
-    fillings = ((inputs, 12), (targets, NO_TARGET))
+    batch, *_ = histories.batches(2, SMALL, np.random.default_rng(0))
+    fillings = ((batch.inputs, 12), (batch.targets, NO_TARGET))
     wider = [torch.nn.functional.pad(block, (0, 2), value=value) for block, value in fillings]
     losses = [
-        batch_loss(encoder, *rows, histories, users, quick(loss=loss), np.random.default_rng(0)).item()
+        batch_loss(encoder, encoder(rows.inputs), rows, histories, quick(loss=loss), np.random.default_rng(0)).item()
         for loss in ("full", "sampled", "binary")
-        for rows in ((inputs, targets), wider)
+        for rows in (batch, batch._replace(inputs=wider[0], targets=wider[1]))
     ]
     assert losses[::2] == pytest.approx(losses[1::2], rel=1e-6)
 

@@ -5,14 +5,14 @@ so many, so that the newest likes are not lost. The random numbers are drawn fro
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recalign import columns as c
 from recalign.data.records import Items, hashed_order
@@ -27,6 +27,19 @@ log = logging.getLogger(__name__)
 NO_TARGET = -1
 
 
+class Batch(NamedTuple):
+    """Rows of histories, filled up at their right ends.
+
+    inputs [B, T]: columns; targets [B, T]: what comes next, or NO_TARGET; users [B]: places in `Histories.likes`;
+    ended [B]: whether the history ends with the row (a long one is cut into several).
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    users: Tensor
+    ended: Tensor
+
+
 class Histories:
     """The users' likes as columns, in their order, and the batches that are made of them."""
 
@@ -39,8 +52,8 @@ class Histories:
         self.likes = np.split(columns, np.cumsum(counts)[:-1]) if len(counts) else []
         self.taken = torch.from_numpy(np.sort(users * self.items + columns))
 
-    def batches(self, size: int, settings: Settings, draw: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
-        """(inputs [B, T], targets [B, T], users [B]) of one epoch, the last batch too; NO_TARGET where a row has ended.
+    def batches(self, size: int, settings: Settings, draw: np.random.Generator) -> Iterator[Batch]:
+        """The batches of one epoch, the last one too.
 
         A history longer than the encoder's is cut into rows, counted from its end. A set is shuffled anew each epoch.
         """
@@ -50,18 +63,32 @@ class Histories:
             inputs = np.append(self.items, targets[:-1])
             for end in range(len(targets), 0, -settings.length):
                 span = slice(max(0, end - settings.length), end)
-                rows.append((inputs[span], targets[span], user))
+                rows.append((inputs[span], targets[span], user, end == len(targets)))
         order = draw.permutation(len(rows))
         for first in range(0, len(rows), size):
             batch = [rows[row] for row in order[first : first + size]]
-            read, wanted = [row[0] for row in batch], [row[1] for row in batch]
-            yield filled(read, self.items), filled(wanted, NO_TARGET), torch.tensor([row[2] for row in batch])
+            read, wanted, users, ended = zip(*batch, strict=True)
+            blocks = filled(read, self.items), filled(wanted, NO_TARGET)
+            yield Batch(*blocks, torch.tensor(users), torch.tensor(ended))
 
     def allowed(self, users: Tensor, drawn: Tensor) -> Tensor:
         """[B, K] whether each user [B] never liked each of the drawn items [K]."""
         keys = users[:, None] * self.items + drawn
         places = torch.searchsorted(self.taken, keys).clamp(max=len(self.taken) - 1)
         return self.taken[places] != keys
+
+
+class Heads(Protocol):
+    """What learns beside an encoder's own scores, from the same states: its weights, and its loss [] of a batch."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def loss(self, encoder: Encoder, states: Tensor, batch: Batch, histories: Histories) -> Tensor | None:
+        """Added to the encoder's loss; None adds nothing, and leaves the encoder's training as it is, bit for bit."""
+        ...
+
+
+H = TypeVar("H", bound=Heads | None)
 
 
 def fit_next_item(
@@ -78,13 +105,28 @@ def fit_next_item(
     A log too small to split is learned for params.epochs. `threads` of torch on the CPU: at a fixed number, the same
     events, seed and params give the same weights on one machine.
     """
+    model, _, report = fit_with_heads(name, catalogue, events, clock, seed, params, threads, lambda encoder: None)
+    return model, report
+
+
+def fit_with_heads(
+    name: EncoderName,
+    catalogue: Items,
+    events: pa.Table,
+    clock: bool,
+    seed: int,
+    params: NextItemParams,
+    threads: int,
+    make_heads: Callable[[Encoder], H],
+) -> tuple[Sequential, H, dict[str, Any]]:
+    """As `fit_next_item`, with heads that `make_heads` puts upon each new encoder; None: no heads."""
     torch.set_num_threads(threads)
     settings = Settings(params.dimension, params.dropout, params.max_history, params.window, ordered=clock)
     own_seed = int(hashed_order(seed, name)[:15], 16)
     cases = held_out(catalogue, events, clock, seed)
     curve: list[float] = []
     if cases.requests and len(cases.events):
-        for model in _epochs(name, catalogue, cases.events, settings, own_seed, params):
+        for model, _ in _epochs(name, catalogue, cases.events, settings, own_seed, params, make_heads):
             curve.append(cases.value(model))
             best = int(np.argmax(curve))
             if len(curve) - 1 - best >= params.patience:
@@ -94,56 +136,69 @@ def fit_next_item(
     else:
         epochs = params.epochs
         log.info("%s: train is too small to split; %d epochs", name, epochs)
-    model = next(islice(_epochs(name, catalogue, events, settings, own_seed, params), epochs - 1, None))
+    trained = _epochs(name, catalogue, events, settings, own_seed, params, make_heads)
+    model, heads = next(islice(trained, epochs - 1, None))
     report = {
         "chosen": {"epochs": epochs},
         "metric": METRIC,
         "cases": len(cases.requests),
         "tried": [{"epochs": number, METRIC: value} for number, value in enumerate(curve, start=1)],
     }
-    return model, report
+    return model, heads, report
 
 
 def _epochs(
-    name: EncoderName, catalogue: Items, events: pa.Table, settings: Settings, seed: int, params: NextItemParams
-) -> Iterator[Sequential]:
-    """The recommender after each epoch on these events; the same object every time."""
+    name: EncoderName,
+    catalogue: Items,
+    events: pa.Table,
+    settings: Settings,
+    seed: int,
+    params: NextItemParams,
+    make_heads: Callable[[Encoder], H],
+) -> Iterator[tuple[Sequential, H]]:
+    """The recommender and its heads after each epoch on these events; the same objects every time."""
     histories = Histories(catalogue, events)
     draw = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = build_encoder(name, len(catalogue.ids), settings)
-    model = Sequential(catalogue, name, encoder, settings)
-    optimiser = torch.optim.Adam(encoder.parameters(), lr=params.learning_rate, betas=(0.9, 0.98))
+    model, heads = Sequential(catalogue, name, encoder, settings), make_heads(encoder)
+    beside: Heads | None = heads
+    weights = [*encoder.parameters(), *(beside.parameters() if beside else ())]
+    optimiser = torch.optim.Adam(weights, lr=params.learning_rate, betas=(0.9, 0.98))
     for epoch in range(params.epochs):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + epoch + 1)  # dropout; nobody else's random numbers move
             encoder.train()
-            for inputs, targets, users in histories.batches(params.batch, settings, draw):
-                loss = batch_loss(encoder, inputs, targets, histories, users, params, draw)
+            for batch in histories.batches(params.batch, settings, draw):
+                states = encoder(batch.inputs)
+                loss = batch_loss(encoder, states, batch, histories, params, draw)
+                further = beside.loss(encoder, states, batch, histories) if beside else None
+                loss = loss if further is None else loss + further
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
         encoder.eval()
-        yield model
+        yield model, heads
 
 
 def batch_loss(
     encoder: Encoder,
-    inputs: Tensor,
-    targets: Tensor,
+    states: Tensor,
+    batch: Batch,
     histories: Histories,
-    users: Tensor,
     params: NextItemParams,
     draw: np.random.Generator,
 ) -> Tensor:
-    """Mean loss over the targets of a batch, [] in nats. Negatives are drawn once a batch, for all of its targets."""
-    states: Tensor = encoder(inputs)
-    real = targets != NO_TARGET
-    asked, wanted = states[real], targets[real]
+    """Mean loss over the targets of a batch, [] in nats, by the encoder's states [B, T, d] of its inputs.
+
+    Negatives are drawn once a batch, for all of its targets.
+    """
+    real = batch.targets != NO_TARGET
+    asked, wanted = states[real], batch.targets[real]
     if params.loss == "full":
         return item_losses.full(encoder.scores(asked), wanted).mean()
     drawn = torch.from_numpy(draw.integers(histories.items, size=params.negatives))
-    allowed = histories.allowed(users, drawn).repeat_interleave(real.sum(dim=1), dim=0)
+    allowed = histories.allowed(batch.users, drawn).repeat_interleave(real.sum(dim=1), dim=0)
     loss = item_losses.sampled if params.loss == "sampled" else item_losses.binary
     return loss(encoder.scores_of_one(asked, wanted), encoder.scores_of_all(asked, drawn), allowed).mean()

@@ -1,5 +1,6 @@
 """A recommender around a sequence encoder: SASRec, GRU4Rec or Caser behind the one seam."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def build_encoder(name: EncoderName, items: int, settings: Settings) -> Encoder:
             return Caser(items, settings.dimension, settings.dropout, settings.window)
 
 
-def filled(rows: list[NDArray[np.int64]], filling: int) -> Tensor:
+def filled(rows: Sequence[NDArray[np.int64]], filling: int) -> Tensor:
     """[B, T] of rows of any length, T the longest, filled up at their right ends."""
     width = max((len(row) for row in rows), default=0)
     block = np.full((len(rows), width), filling, dtype=np.int64)
