@@ -78,7 +78,8 @@ def make_world(root: Path) -> World:
         write_parquet(out / "examples.parquet", pa.Table.from_pylist(examples))
         events = [{"user_id": e["user_id"], "item_id": e["target"], "split": e["split"]} for e in examples]
         write_parquet(out / "events.parquet", pa.Table.from_pylist(events))
-        write_json(out / "summary.json", {"noun": "films", "clock": False})
+        facts = {"source": "simulated", "data_digest": "ab" * 32}
+        write_json(out / "summary.json", {"noun": "films", "clock": False, **facts})
     write_pairs(root / "pairs", examples, negatives=3)
     return World(root)
 

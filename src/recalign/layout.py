@@ -14,6 +14,7 @@ PAIRS = Path("data/pairs")  # pairs: pairs.parquet
 SFT = Path("data/models/sft")  # sft: PEFT adapter, curve.csv, training.json
 REFERENCE = Path("data/reference")  # reference: reference.parquet, log-probs under the SFT adapter
 ALIGN = Path("data/models/align")  # align@<objective>: PEFT adapter, curve.csv, training.json
+OTHER = Path("data/models/other")  # /<name>: an adapter of another run, brought by the user and tracked by DVC
 RANKS = Path("data/ranks")  # evaluate: ranks.parquet, systems.json
 REPORTS = Path("reports")  # report: metrics.json, plots/, report.html; validate: validation.html
 CACHE = Path("data/cache")  # content-addressed partial work that survives a kill; safe to delete

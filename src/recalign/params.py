@@ -186,6 +186,7 @@ class ObjectiveSettings(Section):
 
 
 ObjectiveName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]  # a folder's name too
+FolderName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
 class AlignParams(OptimiserParams):
@@ -246,7 +247,15 @@ class EvaluateParams(Section):
     generation_cases: int = Field(ge=0)
     beams: int = Field(ge=1)
     popularity_manifest: bool
+    adapters: tuple[FolderName, ...]
     fusion: bool
+
+    @field_validator("adapters")
+    @classmethod
+    def _once(cls, adapters: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(adapters)) < len(adapters):
+            raise ValueError("an adapter stands twice; name each once")
+        return adapters
 
 
 class RegistryParams(Section):

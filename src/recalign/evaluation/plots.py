@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from recalign.evaluation.curves import Curve
 from recalign.evaluation.ranking import LABELS, chance
-from recalign.evaluation.scorecard import LLM, Scorecard
+from recalign.evaluation.scorecard import LANGUAGE_MODELS, Scorecard
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,7 @@ def interval_plot(card: Scorecard, candidates: int, metric: str = "ndcg_at_10") 
     rows = sorted(card.rows, key=lambda row: (row.metrics[metric].value, row.system))
     figure, (axes,) = _figure(1, height=0.6 + 0.36 * len(rows))
     for place, row in enumerate(rows):
-        interval, colour = row.metrics[metric], ACCENT if row.kind == LLM else OTHER
+        interval, colour = row.metrics[metric], ACCENT if row.kind in LANGUAGE_MODELS else OTHER
         axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2)
         axes.plot([interval.value], [place], "o", color=colour)
     axes.set_yticks(range(len(rows)), [row.system for row in rows])
@@ -108,7 +108,7 @@ def cost_plot(card: Scorecard, seconds: Mapping[str, float], metric: str = "ndcg
     figure, (axes,) = _figure(1, height=3.4)
     rows = sorted((row for row in card.rows if row.system in seconds), key=lambda row: seconds[row.system])
     for place, row in enumerate(rows):
-        interval, colour = row.metrics[metric], ACCENT if row.kind == LLM else OTHER
+        interval, colour = row.metrics[metric], ACCENT if row.kind in LANGUAGE_MODELS else OTHER
         at = max(seconds[row.system], 0.1)
         axes.plot([at, at], [interval.low, interval.high], color=colour, linewidth=2)
         axes.plot([at], [interval.value], "o", color=colour)

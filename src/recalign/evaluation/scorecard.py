@@ -12,6 +12,8 @@ from recalign.evaluation.system_ranks import SystemRanks
 
 ERROR_RATE = 0.05  # chance of any false finding among all comparisons of a card
 LLM, ID, FUSION, ORACLE = "llm", "id", "fusion", "oracle"  # kinds of system; an oracle knows the truth: no baseline
+TRANSFERRED = "transferred"  # a language model whose adapter another run trained: measured, never the best one
+LANGUAGE_MODELS = (LLM, TRANSFERRED)
 UNTRAINED, TUNED = "llm-base", "llm-sft"
 
 
@@ -76,9 +78,12 @@ class Scorecard:
 
 def ranked_by_sentence(about: Mapping[str, Any]) -> str:
     """What ranks a system, from its entry in systems.json, in the words of the table."""
+    if about["kind"] not in LANGUAGE_MODELS:
+        return str(about["ranked_by"])
+    rule = RankingRule(about["ranked_by"], about["prior_weight"]).sentence
     if about["kind"] == LLM:
-        return RankingRule(about["ranked_by"], about["prior_weight"]).sentence
-    return str(about["ranked_by"])
+        return rule
+    return f"{rule}; trained " + (f"on {about['trained_on']}" if about["trained_on"] else "elsewhere")
 
 
 def build_scorecard(
@@ -94,7 +99,7 @@ def build_scorecard(
         raise RecalignError("no ID recommender is among the systems; an LLM's figure means nothing without a baseline")
     llm = best_by_validation(about, [name for name in by_name if about[name]["kind"] == LLM and name != UNTRAINED])
 
-    named = _pairs(list(by_name), baseline, llm)
+    named = _pairs(list(by_name), about, baseline, llm)
     against = [(name, baseline) for name in by_name if name != baseline]
     compared = compare(by_name, list(dict.fromkeys([*named, *against])), CHOSEN_BY, resamples, seed)
     rows = tuple(
@@ -131,11 +136,17 @@ def best_by_validation(about: Mapping[str, Mapping[str, Any]], names: Sequence[s
     return max(names, key=lambda name: about[name]["validation"][CHOSEN_BY], default=None)
 
 
-def _pairs(names: Sequence[str], baseline: str, llm: str | None) -> list[tuple[str, str]]:
-    """Each step of the training against the one before it, and the best LLM against the baselines."""
-    aligned = [name for name in names if name.startswith("llm-") and name not in (UNTRAINED, TUNED)]
+def _pairs(
+    names: Sequence[str], about: Mapping[str, Mapping[str, Any]], baseline: str, llm: str | None
+) -> list[tuple[str, str]]:
+    """Each step of the training against the one before it, the best LLM against the baselines, and an adapter trained
+    elsewhere against its like from here (what transfer costs) and the untrained model (what it carries over)."""
+    aligned = [name for name in names if about[name]["kind"] == LLM and name not in (UNTRAINED, TUNED)]
     pairs = [(name, TUNED) for name in aligned] + [(TUNED, UNTRAINED)]
-    wanted = [pair for pair in pairs if set(pair) <= set(names)]
     if llm:
-        wanted += [(llm, other) for other in dict.fromkeys((baseline, "popularity")) if other in names]
-    return wanted
+        pairs += [(llm, other) for other in dict.fromkeys((baseline, "popularity"))]
+    for name in names:
+        if about[name]["kind"] == TRANSFERRED:
+            alike = about[name]["trained_as"]
+            pairs += [(name, alike if alike in names else llm or UNTRAINED), (name, UNTRAINED)]
+    return [pair for pair in dict.fromkeys(pairs) if set(pair) <= set(names)]

@@ -1,7 +1,7 @@
 """The outcome in plain words, as the intervals allow them."""
 
 from recalign.evaluation.ranking_rule import CHOSEN_BY
-from recalign.evaluation.scorecard import FUSION, TUNED, UNTRAINED, Comparison, Scorecard
+from recalign.evaluation.scorecard import FUSION, TRANSFERRED, TUNED, UNTRAINED, Comparison, Scorecard
 
 NAMES = {
     "popularity": "popularity",
@@ -38,7 +38,9 @@ def verdict(card: Scorecard) -> list[str]:
     if card.llm:
         against = next(pair for pair in card.comparisons if (pair.first, pair.second) == (card.llm, card.baseline))
         sentences.append(_headline(card, against))
-    sentences += [_step(pair) for pair in card.comparisons if pair.second in (UNTRAINED, TUNED)]
+    transfers = [pair for pair in card.comparisons if card.row(pair.first).kind == TRANSFERRED]
+    steps = [pair for pair in card.comparisons if pair.second in (UNTRAINED, TUNED) and pair not in transfers]
+    sentences += [*map(_step, steps), *map(_transfer, transfers)]
     fused = next((row.difference for row in card.rows if row.kind == FUSION), None)
     if fused:
         sentences.append(_step(fused))
@@ -71,6 +73,17 @@ def _step(pair: Comparison) -> str:
     if _numbers(pair) == (0.0, 0.0, 0.0):
         return f"{first[:1].upper()}{first[1:]} ranks the targets exactly as {spoken(pair.second)} does."
     return f"{first[:1].upper()}{first[1:]} {said} {spoken(pair.second)} (NDCG@10 {signed(pair)})."
+
+
+def _transfer(pair: Comparison) -> str:
+    """An adapter trained elsewhere against what was trained here, or against the untrained model."""
+    home = spoken(pair.second) + ("" if pair.second == UNTRAINED else ", trained here,")
+    said = {
+        "above": f"does better than {home} does",
+        "below": f"does worse than {home} does",
+        "level with": f"cannot be told from {home}",
+    }[pair.words].removesuffix(",")
+    return f"{pair.first}, trained elsewhere, {said} (NDCG@10 {signed(pair)})."
 
 
 def signed(pair: Comparison) -> str:

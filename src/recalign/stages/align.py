@@ -16,7 +16,7 @@ from recalign.training.loop import train
 from recalign.training.micro_batches import micro_batches
 from recalign.training.preference import PreferenceTraining
 from recalign.training.reference import read_store, reference_sums
-from recalign.training.results import write_training
+from recalign.training.results import learned_from, write_training
 
 # Largest |log π − log π_ref| / |log π_ref| allowed at step 0, by compute type. Both compute the same function, but
 # the rounding of a sum depends on which examples share a forward pass. Measured on SmolLM2-135M, alone against eight at
@@ -59,6 +59,7 @@ def align(
         "stage": task.name,
         "base": lm.identity,
         "reference": lm.digest,
+        "data": learned_from(prepared, params.prompt.form),
         "inputs": checkpoints.digest,
         "examples": len(examples[c.TRAIN]),
         "step_0_difference": apart,

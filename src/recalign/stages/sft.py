@@ -16,7 +16,7 @@ from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import text_examples
 from recalign.training.listing import read_listing
 from recalign.training.loop import train
-from recalign.training.results import write_training
+from recalign.training.results import learned_from, write_training
 from recalign.training.sft import LanguageModelling
 
 
@@ -62,6 +62,7 @@ def sft(
         "base": lm.identity,
         "inputs": inputs,
         "prompt": builder.digest,
+        "data": learned_from(prepared, params.prompt.form),
         "examples": len(learned),
         "params": {"sft": params.sft.model_dump(), "lora": params.lora.model_dump(), "seed": params.seed},
     }

@@ -29,6 +29,12 @@ CURVE = (
 )
 
 
+def learned_from(prepared: Path, form: str) -> dict[str, str]:
+    """What training.json says of the data: source, data digest and prompt.form, which an evaluation elsewhere needs."""
+    summary = artifacts.read_json(prepared / "summary.json")
+    return {"source": summary["source"], "data_digest": summary["data_digest"], "form": form}
+
+
 def curve_csv(rows: list[dict[str, Any]]) -> str:
     """The curve as CSV: a line a step, step 0 first; a cell is empty where the step measured nothing."""
     text = io.StringIO()
