@@ -79,7 +79,7 @@ def test_an_adapter_without_facts_is_taken_and_tells_nothing(params, project) ->
 
 
 def test_a_name_without_an_adapter_names_the_folder_and_the_mend(params, project) -> None:
-    with pytest.raises(RecalignError, match=r"evaluate.adapters has 'films', but .*other/films holds no adapter.*dvc im"):
+    with pytest.raises(RecalignError, match=r"evaluate.adapters has 'films', but .*films holds no adapter.*dvc import"):
         found(params("films"), project)
 
 
@@ -128,9 +128,11 @@ RANKS = {"item_knn": 2, "llm-base": 10, "llm-sft": 8, "llm-dmpo": 4, "llm-films"
 
 def card(films: int = 5, trained_as: str | None = "llm-dmpo", trained_on: str | None = "movielens-100k") -> Scorecard:
     """Twenty cases, each system at one rank; llm-films came from another run and is best on validation."""
+
     def about(name: str) -> dict[str, Any]:
         kind = {"item_knn": "id", "llm-films": "transferred"}.get(name, "llm")
-        own = {"kind": kind, "ranked_by": "logprob", "prior_weight": 0.0, "validation": {"ndcg_at_10": VALIDATION[name]}}
+        own = {"kind": kind, "ranked_by": "logprob", "prior_weight": 0.0}
+        own["validation"] = {"ndcg_at_10": VALIDATION[name]}
         return own | ({"trained_as": trained_as, "trained_on": trained_on} if kind == "transferred" else {})
 
     def ranked(name: str, rank: int) -> SystemRanks:
@@ -160,9 +162,9 @@ def test_it_is_compared_with_its_like_from_here_else_the_best_and_with_the_untra
 @pytest.mark.parametrize(
     ("rank", "said"),
     [
-        (5, "llm-films, trained elsewhere, does worse than DMPO, trained here, does (NDCG@10 −0.044 [−0.044, −0.044])."),
-        (4, "llm-films, trained elsewhere, cannot be told from DMPO, trained here (NDCG@10 +0.000 [+0.000, +0.000])."),
-        (1, "llm-films, trained elsewhere, does better than DMPO, trained here, does (NDCG@10 +0.569 [+0.569, +0.569])."),
+        (5, "llm-films, trained elsewhere, is worse than DMPO trained here (NDCG@10 −0.044 [−0.044, −0.044])."),
+        (4, "llm-films, trained elsewhere, cannot be told from DMPO trained here (NDCG@10 +0.000 [+0.000, +0.000])."),
+        (1, "llm-films, trained elsewhere, is better than DMPO trained here (NDCG@10 +0.569 [+0.569, +0.569])."),
     ],
 )
 def test_the_verdict_says_what_transfer_costs(rank, said) -> None:
@@ -170,7 +172,7 @@ def test_the_verdict_says_what_transfer_costs(rank, said) -> None:
 
 
 def test_the_verdict_says_what_it_carries_over() -> None:
-    said = "llm-films, trained elsewhere, does better than the untrained model does (NDCG@10 +0.098 [+0.098, +0.098])."
+    said = "llm-films, trained elsewhere, is better than the untrained model (NDCG@10 +0.098 [+0.098, +0.098])."
     assert said in verdict(card())
 
 
@@ -178,3 +180,33 @@ def test_the_verdict_says_what_it_carries_over() -> None:
 def test_the_table_says_where_it_was_trained(source, told) -> None:
     ranked_by = {row[0]: row[-1] for row in cells(card(trained_on=source))}
     assert (ranked_by["llm-films"], ranked_by["llm-dmpo"]) == (f"log-prob; trained {told}", "log-prob")
+
+
+@pytest.mark.slow
+def test_few_examples_and_an_adapter_of_an_earlier_run_go_through_the_chain(smoke, tmp_path) -> None:
+    """Ten examples for DMPO, beside the S-DPO adapter that this clone trained before: from params, tracked by DVC."""
+    project = tmp_path / "project"
+    shutil.copytree(smoke, project, symlinks=True)
+    run(project, "cp", "-r", "data/models/align/sdpo", "data/models/other/earlier")
+    run(project, "dvc", "add", "data/models/other/earlier")
+    few = {"sft__examples": 10, "pairs__examples": 10, "align__objectives": ["dmpo"]}
+    set_params(project, **few, evaluate__adapters=["earlier"])
+    screen = run(project, "dvc", "repro").stdout
+
+    assert "llm-earlier, trained elsewhere, " in screen
+    facts = {name: json.loads((project / name).read_text(encoding="utf-8")) for name in (
+        "data/models/sft/training.json", "data/models/align/dmpo/training.json", "data/ranks/systems.json",
+        "reports/metrics.json",
+    )}  # fmt: skip
+    trained = [facts[f"data/models/{name}/training.json"]["examples"] for name in ("sft", "align/dmpo")]
+    assert trained == [10, 10]
+    about, metrics = facts["data/ranks/systems.json"]["llm-earlier"], facts["reports/metrics.json"]
+    assert (about["kind"], about["trained_as"], about["trained_on"]) == ("transferred", "llm-sdpo", "simulated")
+    assert {"llm-earlier", "llm-dmpo"} < set(metrics["systems"])
+    assert {"llm-earlier_less_llm-base", "llm-earlier_less_llm-dmpo"} & set(metrics["paired"])
+    assert metrics["best"]["llm"] != "llm-earlier"
+    assert "Data and pipelines are up to date." in run(project, "dvc", "repro").stdout
+    write_text(project / "data/models/other/earlier/training.json", "{}")
+    stale = run(project, "dvc", "status", "evaluate", "sft").stdout
+    assert "data/models/other" in stale
+    assert "sft:" not in stale

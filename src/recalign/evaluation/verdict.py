@@ -25,6 +25,7 @@ NAMES = {
     "llm-beta_dpo": "β-DPO",
     "llm-dr_dpo": "Dr. DPO",
 }
+SAID = {"above": "is better than", "below": "is worse than", "level with": "cannot be told from"}
 
 
 def spoken(system: str) -> str:
@@ -64,26 +65,16 @@ def _headline(card: Scorecard, against: Comparison) -> str:
 
 
 def _step(pair: Comparison) -> str:
-    said = {
-        "above": "is better than",
-        "below": "is worse than",
-        "level with": "cannot be told from",
-    }[pair.words]
     first = spoken(pair.first)
     if _numbers(pair) == (0.0, 0.0, 0.0):
         return f"{first[:1].upper()}{first[1:]} ranks the targets exactly as {spoken(pair.second)} does."
-    return f"{first[:1].upper()}{first[1:]} {said} {spoken(pair.second)} (NDCG@10 {signed(pair)})."
+    return f"{first[:1].upper()}{first[1:]} {SAID[pair.words]} {spoken(pair.second)} (NDCG@10 {signed(pair)})."
 
 
 def _transfer(pair: Comparison) -> str:
     """An adapter trained elsewhere against what was trained here, or against the untrained model."""
-    home = spoken(pair.second) + ("" if pair.second == UNTRAINED else ", trained here,")
-    said = {
-        "above": f"does better than {home} does",
-        "below": f"does worse than {home} does",
-        "level with": f"cannot be told from {home}",
-    }[pair.words].removesuffix(",")
-    return f"{pair.first}, trained elsewhere, {said} (NDCG@10 {signed(pair)})."
+    here = "" if pair.second == UNTRAINED else " trained here"
+    return f"{pair.first}, trained elsewhere, {SAID[pair.words]} {spoken(pair.second)}{here} (NDCG@10 {signed(pair)})."
 
 
 def signed(pair: Comparison) -> str:

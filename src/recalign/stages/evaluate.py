@@ -1,6 +1,7 @@
 """Stage evaluate: every system ranks the same frozen test cases; ranks.parquet is the only source of every figure."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from recalign.evaluation.generation import write_answers
 from recalign.evaluation.machine import machine
 from recalign.evaluation.scorecard import FUSION
 from recalign.evaluation.system_ranks import CATALOGUE, write_system_ranks
-from recalign.layout import ALIGN, BASE, BASELINES, CACHE, INTERACTIONS, PREPARED, PROFILES, RANKS, SFT
+from recalign.layout import ALIGN, BASE, BASELINES, CACHE, INTERACTIONS, OTHER, PREPARED, PROFILES, RANKS, SFT
 from recalign.params import Params
 from recalign.preferences.profiles import profile_texts
 from recalign.recommenders.trial import catalogue_digest
 from recalign.stages.id_recommenders import fuse, id_recommenders, measure_id_recommender
 from recalign.stages.language_models import language_models, rank_language_model, score_language_model
+from recalign.stages.transferred import transferred
 from recalign.stages.trials import POPULARITY, UNIFORM, Measured, Trials, read_trials
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ def evaluate(
     interactions: Path = INTERACTIONS,
     out: Path = RANKS,
     store: Path | None = CACHE / "logprobs",
+    other: Path = OTHER,
 ) -> None:
     """Rank the test cases with every system and write `out`: ranks.parquet, systems.json, cases.json, examples.json.
 
@@ -44,15 +47,19 @@ def evaluate(
     Raises RecalignError when an input is missing or an adapter belongs to another base.
     """
     trials = read_trials(params, prepared, profiles)
+    elsewhere = transferred(params, other, base, prepared)
+    adapters = language_models(params, sft, align) | {name: own.folder for name, own in elsewhere.items()}
     measured: dict[str, Measured] = {}
     for recommender in id_recommenders(params, trials.catalogue, baselines, interactions):
         measured[recommender.name] = measure_id_recommender(recommender, trials)
     raw = {
         name: score_language_model(name, adapter, params, base, prepared, trials, store)
-        for name, adapter in language_models(params, sft, align).items()
+        for name, adapter in adapters.items()
     }
     for name in raw:
         measured[name] = rank_language_model(name, raw, params, trials)
+    for name, own in elsewhere.items():
+        measured[name] = replace(measured[name], about=measured[name].about | own.about)
     if params.evaluate.fusion:
         measured[FUSION] = fuse(measured, trials)
     texts = profile_texts(profiles, params.profiles.engine, c.TEST)

@@ -70,7 +70,7 @@ def score_language_model(
 def rank_language_model(name: str, raw: Mapping[str, RawScores], params: Params, trials: Trials) -> Measured:
     """Choose on validation what ranks, then rank the test cases by it; the SFT model is the aligned ones' reference."""
     own = raw[name]
-    reference = None if name in (UNTRAINED, TUNED) else raw[TUNED]
+    reference = raw[TUNED] if name.removeprefix("llm-") in params.align.objectives else None
     rules = rules_to_try(params.evaluate.score, params.evaluate.prior_weights, reference is not None)
     validation = _with_reference(own.validation, reference.validation if reference else None)
     choice = choose_rule(rules, validation, trials.validation.target_index)

@@ -5,16 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from recalign.artifacts import file_digest, folder_digest, read_json
+from recalign.evaluation.scorecard import TRANSFERRED
 from recalign.git import git_revision
 from recalign.params import Params
 
 
 def lineage(
-    params: Params, about: Mapping[str, Any], ranks: Path, base: Path, sft: Path, align: Path, pairs: Path
+    params: Params,
+    about: Mapping[str, Any],
+    systems: Mapping[str, Mapping[str, Any]],
+    ranks: Path,
+    base: Path,
+    sft: Path,
+    align: Path,
+    pairs: Path,
 ) -> dict[str, str]:
     """What the figures were made of, in the order of the pipeline, by name; digests are cut to 16 digits."""
     model = read_json(base / "base.json")
     adapters = {"sft": sft} | {str(name): align / name for name in params.align.objectives}
+    elsewhere = {name: own for name, own in systems.items() if own["kind"] == TRANSFERRED}
     return {
         "source": f"{about['source']}, data digest {about['data_digest'][:16]}",
         "budget, seed": f"{params.budget}, {params.seed}",
@@ -22,6 +31,7 @@ def lineage(
         "pairs": f"digest {folder_digest(pairs)[:16]}",
         "base model": f"{model['id']}, revision {model['revision']}, sha256 {model['sha256'][:16]}",
         **{f"adapter {name}": _adapter(path) for name, path in adapters.items()},
+        **{f"adapter {name}": f"weights {own['adapter_digest'][:16]}" for name, own in elsewhere.items()},
         "ranks.parquet": f"sha256 {file_digest(ranks / 'ranks.parquet')[:16]}",
         "git revision": git_revision() or "not in a git repository",
         "machine": about["machine"],

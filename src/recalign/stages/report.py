@@ -94,7 +94,7 @@ def report(
         examples=read_json(ranks / "examples.json"),
         quality=read_json(validated / "summary.json"),
         truth=read_json(truth) if truth.is_file() else None,
-        lineage=lineage(params, about, ranks, base, sft, align, pairs),
+        lineage=lineage(params, about, systems, ranks, base, sft, align, pairs),
         params=param_lines(params),
         reproduce=reproduce_commands(params, git_revision()),
         next_commands=next_commands(about),

@@ -1,4 +1,4 @@
-"""Adapters that other runs trained, perhaps on another source: found in data/models/other, measured here as they are."""
+"""Adapters that other runs trained, perhaps on another source: found in data/models/other, measured as they are."""
 
 import logging
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 
 from recalign.artifacts import read_json
 from recalign.errors import RecalignError
+from recalign.evaluation.scorecard import TRANSFERRED
 from recalign.llm.adapters import CONFIG, adapter_digest, check_base
 from recalign.params import Params
 
@@ -16,16 +17,20 @@ PLACES = (".", "adapter", "artifacts/package/adapter")  # of the adapter in a fo
 
 @dataclass(frozen=True)
 class Transferred:
-    """folder: the adapter's; facts: training.json, what the run that trained it says of it, empty where it is missing."""
+    """folder: the adapter's; facts: its training.json, what the run that trained it says of it, empty where missing."""
 
     folder: Path
     facts: dict[str, Any]
 
     @property
     def about(self) -> dict[str, Any]:
-        """What systems.json holds: the system that it was at home, the source it learned from (None: not told)."""
+        """What systems.json holds beside the ranking rule.
+
+        trained_as: the system that it was at home; trained_on: the source that it learned from; None: not told.
+        """
         stage = self.facts.get("stage")
         return {
+            "kind": TRANSFERRED,
             "trained_as": f"llm-{stage.removeprefix('align@')}" if stage else None,
             "trained_on": self.facts.get("data", {}).get("source"),
             "adapter_digest": adapter_digest(self.folder),
@@ -67,8 +72,8 @@ def _check_data(name: str, trained: dict[str, Any], data: dict[str, Any], form: 
     """Refuse prompts that the adapter never saw; warn where its training may hold this run's test events."""
     if trained.get("form", form) != form:
         raise RecalignError(
-            f"evaluate.adapters has '{name}', which learned prompts of the form '{trained['form']}', but prompt.form is "
-            f"'{form}'; set it to '{trained['form']}' or take the name out"
+            f"evaluate.adapters has '{name}', which learned prompts of the form '{trained['form']}', but prompt.form "
+            f"is '{form}'; set it to '{trained['form']}' or take the name out"
         )
     if trained.get("source") == data["source"] and trained.get("data_digest") != data["data_digest"]:
         log.warning(
