@@ -17,7 +17,9 @@ from recalign.layout import PARAMS
 Source = Literal["simulated", "movielens-100k", "movielens-1m", "lastfm", "table"]
 Budget = Literal["smoke", "demo", "few-shot", "full"]
 Preset = Literal["dpo", "dpo_pairs", "sdpo", "dmpo", "simpo", "alpha_dpo", "beta_dpo", "dr_dpo"]
-RecommenderName = Literal["popularity", "recent_popularity", "item_knn", "ease", "markov", "sasrec", "gru4rec", "caser"]
+RecommenderName = Literal[
+    "popularity", "recent_popularity", "item_knn", "ease", "markov", "sasrec", "gru4rec", "caser", "mcrl"
+]
 Strategy = Literal["uniform", "popularity", "hard", "profile"]
 Metric = Literal["hr_at_1", "hr_at_5", "ndcg_at_10", "mrr"]
 Share = Field(ge=0.0, le=1.0)
@@ -95,9 +97,21 @@ class NextItemParams(Section):
     patience: int = Field(ge=1)
 
 
+class McrlParams(Section):
+    backbone: Literal["sasrec", "gru4rec", "caser"]
+    temporal_difference: float = Field(ge=0.0)
+    conservative: float = Field(ge=0.0)
+    reward: float = Field(ge=0.0)
+    transition: float = Field(ge=0.0)
+    discount: float = Field(ge=0.0, lt=1.0)
+    negatives: int = Field(ge=1)
+    temperature: float = Field(gt=0.0)
+
+
 class RecommendersParams(Section):
     systems: tuple[RecommenderName, ...]
     next_item: NextItemParams
+    mcrl: McrlParams
 
     @field_validator("systems")
     @classmethod

@@ -12,6 +12,7 @@ NAMES = {
     "sasrec": "SASRec",
     "gru4rec": "GRU4Rec",
     "caser": "Caser",
+    "mcrl": "MCRL",
     "fusion": "the fusion of both",
     "oracle": "the oracle",
     UNTRAINED: "the untrained model",

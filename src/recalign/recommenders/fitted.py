@@ -7,6 +7,7 @@ from recalign.params import RecommenderName
 from recalign.recommenders.ease import EASE
 from recalign.recommenders.item_knn import ItemKNN
 from recalign.recommenders.markov import Markov
+from recalign.recommenders.mcrl import MCRL
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recent_popularity import RecentPopularity
 from recalign.recommenders.seam import Recommender
@@ -31,3 +32,5 @@ def load_fitted(name: RecommenderName, path: Path, catalogue: Items) -> Recommen
             return Markov.load(path, catalogue)
         case "sasrec" | "gru4rec" | "caser":
             return Sequential.load(name, path, catalogue)
+        case "mcrl":
+            return MCRL.load(path, catalogue)

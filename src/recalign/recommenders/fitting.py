@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from recalign.data.records import Items
 from recalign.params import Params, RecommenderName
+from recalign.recommenders.mcrl import fit_mcrl
 from recalign.recommenders.next_item import fit_next_item
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.seam import Recommender
@@ -34,3 +35,5 @@ def fit(
         case "sasrec" | "gru4rec" | "caser":
             settings = params.recommenders.next_item
             return fit_next_item(name, catalogue, events, clock, seed, settings, params.threads)
+        case "mcrl":
+            return fit_mcrl(catalogue, events, clock, seed, params.recommenders, params.threads)

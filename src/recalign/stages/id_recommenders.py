@@ -23,6 +23,7 @@ RANKED_BY = {
     "sasrec": "self-attention",
     "gru4rec": "recurrent states",
     "caser": "convolutions",
+    "mcrl": "self-attention",
     "oracle": "true probability",
 }
 
