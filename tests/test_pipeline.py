@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from project import FEW, copy_project, run, set_params
 from recalign import layout
 from recalign.cli import STAGES
-from recalign.params import Params
+from recalign.params import Params, RecommendersParams
 from stage_modules import SOURCE, stage_modules
 
 ROOT = SOURCE.parent
@@ -60,6 +60,12 @@ def test_a_stage_depends_on_every_parameter_it_reads(stage):
     read &= {field.alias or name for name, field in Params.model_fields.items()}
     listed = {key.split(".")[0] for key in DVC[stage]["params"]}
     assert read <= listed, f"dvc.yaml lacks {sorted(read - listed)} under {stage}.params"
+
+
+def test_recommenders_are_fitted_again_when_the_settings_of_any_of_them_change():
+    """All of `recommenders` but the list of systems, which draws the matrix, stands among the parameters."""
+    sections = {f"recommenders.{name}" for name in RecommendersParams.model_fields if name != "systems"}
+    assert sections <= set(DVC["baselines"]["params"])
 
 
 def test_dvc_writes_where_the_code_writes():

@@ -23,7 +23,7 @@ RANKED_BY = {
     "sasrec": "self-attention",
     "gru4rec": "recurrent states",
     "caser": "convolutions",
-    "mcrl": "self-attention",
+    "mcrl": "supervised head",
     "oracle": "true probability",
 }
 
