@@ -5,7 +5,12 @@
 
 The first prints seconds, peak memory and the ratio to a loop over resamples and users, timed on fewer resamples and
 scaled up, since it is the same work each time; both give the same means on those. The second draws samples of clustered
-users from a known law: each has his own level, a beta(1.5, 3) chance to be hit, and one to ten cases.
+users from three laws whose truth is known, each user with a level of his own:
+
+hits        chance to be hit of 0.375 on average, one to ten cases a user, more for users who are hit more often; the
+            second system misses a fifth of the first one's hits
+rare hits   chance of 0.1 on average, one case for most users and at the most three; the second system has half of it
+NDCG@10     ranks among 20 candidates, one to ten cases a user; both systems are about as good and meet the same users
 """
 
 import argparse
@@ -13,10 +18,11 @@ import resource
 import time
 
 import numpy as np
+from scipy.special import ndtr
 
+from recalign.evaluation.ranking import metric_values
 from recalign.evaluation.significance import bootstrap_interval, bootstrap_intervals, resampled_means
 
-LEVEL = (1.5, 3.0)  # of the beta law of users' chances; cases a user 1 … 10, more for users who are hit more often
 LOOPED = 5  # resamples that the plain loop is timed on
 
 
@@ -56,25 +62,45 @@ def speed(users: int, resamples: int) -> None:
     print(f"plain loop: {loop:.1f} CPU s, {loop / cpu:.1f} times as long")
 
 
-def sample(users: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Hits [B, 2] of two systems and the users [B]; a user's cases share his chances, the second system's are lower."""
-    chance = generator.beta(*LEVEL, users)
-    sizes = 1 + generator.binomial(9, 0.2 + 0.5 * chance)
-    owners = np.repeat(np.arange(users), sizes)
+def hits(users: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Values [B, 2] of two systems and the users [B]."""
+    chance = generator.beta(1.5, 3.0, users)
+    owners = np.repeat(np.arange(users), 1 + generator.binomial(9, 0.2 + 0.5 * chance))
     first = generator.random(len(owners)) < chance[owners]
     second = first & (generator.random(len(owners)) < 0.8)
     return np.stack([first, second], axis=1).astype(float), owners
 
 
-def coverage(simulations: int, users: int, resamples: int) -> tuple[float, float]:
+def rare_hits(users: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Values [B, 2] of two systems and the users [B]."""
+    chance = generator.beta(0.6, 5.4, users)
+    owners = np.repeat(np.arange(users), 1 + generator.binomial(2, 0.15, users))
+    drawn = generator.random((len(owners), 2)) < chance[owners, None] * [1.0, 0.5]
+    return drawn.astype(float), owners
+
+
+def ndcg(users: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Values [B, 2] of two systems and the users [B]."""
+    level = generator.normal(size=users)
+    owners = np.repeat(np.arange(users), 1 + generator.binomial(9, 0.3, users))
+    place = level[owners, None] + generator.normal(size=(len(owners), 2)) + [0.3, 0.4]
+    ranks = np.clip(np.ceil(20 * ndtr(place / 1.4)), 1, 20).astype(np.int64)
+    return np.stack([metric_values("ndcg_at_10", own) for own in ranks.T], axis=1), owners
+
+
+LAWS = {"hits": hits, "rare hits": rare_hits, "NDCG@10": ndcg}
+
+
+def coverage(law: str, simulations: int, users: int, resamples: int) -> tuple[float, float]:
     """Share of simulations whose interval holds the true mean of the first system, and the true paired difference."""
     generator = np.random.default_rng(20261121)
+    sample = LAWS[law]
     many, _ = sample(2_000_000, generator)
     truth = np.array([many[:, 0].mean(), (many[:, 0] - many[:, 1]).mean()])
     held = np.zeros(2)
     for seed in range(simulations):
-        hits, owners = sample(users, generator)
-        shown = np.stack([hits[:, 0], hits[:, 0] - hits[:, 1]], axis=1)
+        values, owners = sample(users, generator)
+        shown = np.stack([values[:, 0], values[:, 0] - values[:, 1]], axis=1)
         intervals = bootstrap_intervals(shown, owners, resamples, seed)
         held += [interval.low <= true <= interval.high for interval, true in zip(intervals, truth, strict=True)]
     return held[0] / simulations, held[1] / simulations
@@ -90,9 +116,10 @@ def main() -> None:
     if not arguments.coverage:
         speed(arguments.users, arguments.resamples)
         return
-    for users in (30, 100, 300):
-        mean, difference = coverage(arguments.coverage, users, arguments.resamples)
-        print(f"{users} users: {mean:.1%} of the means, {difference:.1%} of the differences")
+    for law in LAWS:
+        for users in (30, 100, 300):
+            mean, difference = coverage(law, arguments.coverage, users, arguments.resamples)
+            print(f"{law}, {users} users: {mean:.1%} of the means, {difference:.1%} of the differences", flush=True)
 
 
 if __name__ == "__main__":

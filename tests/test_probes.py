@@ -84,6 +84,20 @@ def test_where_lists_are_seeded_by_their_targets_a_ranker_of_seconds_does_not_be
     assert kept["probes"]["lookup"]["verdict"] == "leak"
 
 
+def test_the_probes_are_set_against_the_metric_that_the_gate_compares(tree: dict[str, Any], tmp_path: Path) -> None:
+    """At rank 2 a system has NDCG@10 0.631 but never HR@1: it beats the probes by the one and not by the other."""
+    test = clean_cases(1)
+    folder = prepared(tmp_path, test, clean_cases(2, first_user=500))
+    told = {}
+    for metric in ("ndcg_at_10", "hr_at_1"):
+        few = {"evaluate": tree["evaluate"] | {"resamples": 200}, "registry": tree["registry"] | {"metric": metric}}
+        told[metric] = probe(parse_params(tree | few), folder, [system("second", test, 2)])
+    assert told["ndcg_at_10"].unbeaten == {}
+    assert "HR@1 of second less that of the leak probe" in told["hr_at_1"].unbeaten["second"]
+    assert "reaches HR@1 " in told["hr_at_1"].lines[0]
+    assert set(told["hr_at_1"].as_dict()["best_probe"]) == {"name", "hr_at_1"}
+
+
 def test_ranks_of_other_cases_are_refused(params: Params, tmp_path: Path) -> None:
     test, other = clean_cases(1), clean_cases(7, first_user=3000)
     folder = prepared(tmp_path, test, clean_cases(2, first_user=500))

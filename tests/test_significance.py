@@ -6,17 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import binomtest, norm, t, ttest_1samp
 
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking import metric_values
 from recalign.evaluation.significance import (
     bootstrap_interval,
     bootstrap_intervals,
+    degrees_of_freedom,
     holm,
     metric_interval,
     paired_difference,
     paired_gains,
+    resampled_means,
     wilson_interval,
 )
 from recalign.evaluation.system_ranks import SystemRanks, in_case_order, read_system_ranks, write_system_ranks
@@ -47,14 +49,56 @@ def test_the_interval_equals_a_slow_loop_over_resamples() -> None:
     for drawn in counts:
         rows = [row for user, times in enumerate(drawn) for _ in range(times) for row in np.flatnonzero(users == user)]
         means.append(values[rows].mean())
-    assert [fast.low, fast.high] == pytest.approx(np.quantile(means, [0.025, 0.975]).tolist(), abs=1e-12)
+    tail = norm.cdf(t.ppf(0.025, slow_degrees(values, users)) * np.sqrt(9 / 8))
+    assert 0.005 < tail < 0.02
+    assert [fast.low, fast.high] == pytest.approx(np.quantile(means, [tail, 1 - tail]).tolist(), abs=1e-12)
+
+
+def slow_degrees(values: np.ndarray, users: np.ndarray) -> float:
+    """Degrees of freedom, one user at a time."""
+    names = sorted(set(users.tolist()))
+    influence = [sum(values[row] - values.mean() for row in np.flatnonzero(users == user)) for user in names]
+    squares = sum(u**2 for u in influence)
+    return min(len(names) - 1, 2 * squares**2 / (sum(u**4 for u in influence) - squares**2 / len(names)))
+
+
+def test_degrees_of_freedom_are_few_where_few_users_differ() -> None:
+    """By hand, one hit among ten: u is 0.9 and nine times −0.1, so 2 · 0.81 / (0.657 − 0.081) = 2.8125."""
+    rare = np.array([1.0] + [0.0] * 9)
+    assert degrees_of_freedom(rare[:, None], list(range(10))) == pytest.approx([2.8125])
+    even = np.array([1.0, 0.0] * 5)
+    assert degrees_of_freedom(np.stack([rare, even, 0 * even], axis=1), list(range(10))).tolist() == [
+        pytest.approx(2.8125), 9.0, 9.0,
+    ]  # fmt: skip
+    assert degrees_of_freedom(np.array([[0.0], [1.0]]), [3, 4]).tolist() == [1.0]
+
+
+def test_with_many_users_the_bounds_are_the_plain_percentiles() -> None:
+    values = np.random.default_rng(0).random(3000)
+    interval = bootstrap_interval(values, list(range(3000)), 400, 1)
+    means = resampled_means(values[:, None], list(range(3000)), 400, 1)[:, 0]
+    assert [interval.low, interval.high] == pytest.approx(np.quantile(means, [0.025, 0.975]).tolist(), abs=2e-5)
+
+
+def test_the_interval_of_a_share_stays_within_zero_and_one() -> None:
+    for hits in ([1.0] * 7 + [0.0], [0.0] * 7 + [1.0]):
+        interval = bootstrap_interval(np.array(hits), [1, 1, 2, 3, 4, 5, 6, 7], 2000, 0)
+        assert 0.0 <= interval.low <= interval.value <= interval.high <= 1.0
+
+
+def test_one_user_has_bounds_that_are_the_value_and_no_finding() -> None:
+    assert bootstrap_interval(np.array([0.2, 0.6]), [1, 1], 100, 0).high == pytest.approx(0.4)
+    alone = paired_gains([(system("a", [1, 1], [5, 5]), system("b", [2, 2], [5, 5]))], "mrr", 100, 0)[0]
+    assert (alone.interval.value, alone.p) == (0.5, 1.0)
 
 
 @pytest.mark.slow
-def test_the_interval_holds_the_truth_about_95_times_in_100() -> None:
-    """Coverage over 1,000 samples of 100 clustered users, of a metric and of a paired difference."""
+@pytest.mark.parametrize("users", [30, 100])
+@pytest.mark.parametrize("law", ["hits", "rare hits", "NDCG@10"])
+def test_the_interval_holds_the_truth_about_95_times_in_100(law: str, users: int) -> None:
+    """Coverage over 1,000 samples of clustered users, of a metric and of a paired difference."""
     benchmark = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "evaluation.py"))
-    mean, difference = benchmark["coverage"](1000, 100, 1000)
+    mean, difference = benchmark["coverage"](law, 1000, users, 1000)
     assert 0.93 <= mean <= 0.97
     assert 0.93 <= difference <= 0.97
 
@@ -66,6 +110,12 @@ def test_a_share_at_one_case_a_user_has_wilsons_interval() -> None:
     assert (told.low, told.high) == pytest.approx((0.1811918, 0.5671457), abs=1e-6)
     none = metric_interval(system("a", [9] * 40), "hr_at_1", 200, 0)
     assert (none.low, none.high) == (0.0, pytest.approx(0.0876216, abs=1e-6))
+
+
+def test_a_share_of_all_or_none_has_wilsons_interval_of_as_many_cases_as_users() -> None:
+    """Six cases of three users without a miss: Wilson's lower bound of 3 in 3 is 3 / (3 + 1.96²)."""
+    told = metric_interval(system("a", [1] * 6, [1, 1, 2, 2, 3, 3]), "hr_at_5", 200, 0)
+    assert (told.value, told.low, told.high, told.method) == (1.0, pytest.approx(0.438503, abs=1e-6), 1.0, "Wilson")
 
 
 def test_wilsons_interval_is_scipys() -> None:

@@ -7,7 +7,13 @@ import numpy as np
 
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking import Floats
-from recalign.evaluation.significance import Interval, percentile_interval, resampled_means
+from recalign.evaluation.significance import (
+    Interval,
+    bootstrap_interval,
+    bootstrap_intervals,
+    percentile_interval,
+    resampled_means,
+)
 from recalign.evaluation.system_ranks import SystemRanks
 
 TOP = 5  # items of each list that count as shown
@@ -95,8 +101,8 @@ def measure_exposure(
         for name, groups in groupings.items()
     }
     usual = float((events**2).sum() / events.sum())
-    shown = np.array([[events[own].mean() / usual - 1.0] for own in lists])
-    lift = percentile_interval(float(shown.mean()), resampled_means(shown, system.user_ids, resamples, seed)[:, 0])
+    shown = np.array([events[own].mean() / usual - 1.0 for own in lists])
+    lift = bootstrap_interval(shown, system.user_ids, resamples, seed)
     return Exposure(fairness, len({place for own in lists for place in own}) / len(items), lift)
 
 
@@ -106,10 +112,11 @@ def _fairness(
 ) -> Fairness:  # fmt: skip
     history = events @ shares
     shown = np.stack([shares[own].mean(axis=0) for own in lists])
-    resampled = resampled_means(shown, users, resamples, seed) - history / history.sum()
-    gu, mgu, dgu = group_unfairness(history, shown.mean(axis=0))
+    excess = shown - history / history.sum()
+    resampled, count = resampled_means(excess, users, resamples, seed), len(set(users))
+    _, mgu, dgu = group_unfairness(history, shown.mean(axis=0))
     return Fairness(
-        {name: percentile_interval(float(gu[g]), resampled[:, g]) for g, name in enumerate(names)},
-        percentile_interval(mgu, np.abs(resampled).mean(axis=1)),
-        percentile_interval(dgu, resampled.max(axis=1) - resampled.min(axis=1)),
+        dict(zip(names, bootstrap_intervals(excess, users, resamples, seed), strict=True)),
+        percentile_interval(mgu, np.abs(resampled).mean(axis=1), count),
+        percentile_interval(dgu, resampled.max(axis=1) - resampled.min(axis=1), count),
     )

@@ -9,8 +9,7 @@ from recalign.evaluation.audit import Audit
 from recalign.evaluation.blind import ranks_by_lot
 from recalign.evaluation.case_set import CaseSet
 from recalign.evaluation.finding import SEED
-from recalign.evaluation.ranking import metric_values
-from recalign.evaluation.ranking_rule import CHOSEN_BY
+from recalign.evaluation.ranking import LABELS, metric_values
 from recalign.evaluation.significance import Interval, metric_interval, paired_difference
 from recalign.evaluation.system_ranks import SystemRanks, in_case_order
 from recalign.evaluation.table import MARK
@@ -20,12 +19,14 @@ AUDIT, UNBEATEN = "audit", "unbeaten"  # keys of metrics.json, which the gate re
 
 @dataclass(frozen=True)
 class ProbeContest:
-    """The audit of the frozen cases; the best leak probe's NDCG@10 on the ranked ones; what each system has above it.
+    """The audit of the frozen cases; the best leak probe's metric on the ranked ones; what each system has above it.
 
-    unbeaten: the systems whose 95 % interval of NDCG@10 less the probe's does not lie above zero.
+    metric: the one that the gate compares. unbeaten: the systems whose 95 % interval of it, less the probe's, does not
+    lie above zero.
     """
 
     audit: Audit
+    metric: str
     probe: str
     reached: Interval
     gains: Mapping[str, Interval]
@@ -34,7 +35,8 @@ class ProbeContest:
     def unbeaten(self) -> dict[str, str]:
         """Why each system that does not beat the probe may not be champion."""
         return {
-            system: f"NDCG@10 of {system} less that of the leak probe '{self.probe}' is {_signed(gain)}, not above zero"
+            system: f"{LABELS[self.metric]} of {system} less that of the leak probe '{self.probe}' is {_signed(gain)}, "
+            "not above zero"
             for system, gain in self.gains.items()
             if gain.low <= 0
         }
@@ -42,7 +44,7 @@ class ProbeContest:
     @property
     def lines(self) -> list[str]:
         """What stands under the table: the audit's verdict, the probe to beat, and who does not beat it."""
-        known = f"the best leak probe, '{self.probe}', reaches NDCG@10 {self.reached.value:.3f}"
+        known = f"the best leak probe, '{self.probe}', reaches {LABELS[self.metric]} {self.reached.value:.3f}"
         lines = [f"Audit of the candidate lists: {self.audit.sentence} Without any taste, {known}."]
         if self.unbeaten:
             lines.append(f"{MARK} does not beat that probe by its interval and cannot become champion.")
@@ -60,17 +62,23 @@ class ProbeContest:
             "sentence": self.audit.sentence,
             "cases": self.audit.cases,
             "probes": figures,
-            "best_probe": {"name": self.probe, CHOSEN_BY: self.reached.as_dict()},
+            "best_probe": {"name": self.probe, self.metric: self.reached.as_dict()},
             UNBEATEN: self.unbeaten,
         }
 
 
 def probe_contest(
-    audit: Audit, cases: CaseSet, names: Sequence[str], systems: Sequence[SystemRanks], resamples: int, seed: int
+    audit: Audit,
+    cases: CaseSet,
+    names: Sequence[str],
+    systems: Sequence[SystemRanks],
+    metric: str,
+    resamples: int,
+    seed: int,
 ) -> ProbeContest:
     """Put the audit's leak probes to the cases that the systems ranked; `names` are the audited cases' example ids.
 
-    The best probe is the one with the highest NDCG@10 on them; equals are ranked by lot. Raises RecalignError when a
+    The best probe is the one with the highest `metric` on them; equals are ranked by lot. Raises RecalignError when a
     system ranked a case that was not audited.
     """
     first = systems[0]
@@ -86,9 +94,9 @@ def probe_contest(
         ranks = ranks_by_lot(scores[rows], places, SEED)
         own = scores[rows, places]
         probes.append(in_case_order(name, first.protocol, first.manifest, first.digest, keys, ranks, own))
-    best = max(probes, key=lambda probe: float(metric_values(CHOSEN_BY, probe.ranks).mean()))
-    gains = {s.system: paired_difference(s, best, CHOSEN_BY, resamples, seed) for s in systems}
-    return ProbeContest(audit, best.system, metric_interval(best, CHOSEN_BY, resamples, seed), gains)
+    best = max(probes, key=lambda probe: float(metric_values(metric, probe.ranks).mean()))
+    gains = {s.system: paired_difference(s, best, metric, resamples, seed) for s in systems}
+    return ProbeContest(audit, metric, best.system, metric_interval(best, metric, resamples, seed), gains)
 
 
 def _signed(gain: Interval) -> str:

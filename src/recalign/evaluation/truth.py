@@ -7,7 +7,7 @@ import numpy as np
 from recalign.evaluation.ranking import chance, metric_values
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.scorecard import ORACLE
-from recalign.evaluation.significance import Interval, percentile_interval, resampled_means
+from recalign.evaluation.significance import Interval, degrees_of_freedom, percentile_interval, resampled_means
 from recalign.evaluation.system_ranks import SystemRanks
 
 
@@ -28,9 +28,12 @@ def oracle_shares(
     gains -= chance(metric, candidates)
     means = resampled_means(gains, systems[0].user_ids, resamples, seed)
     best = list(by_name).index(ORACLE)
-    total = gains.mean(axis=0)
+    shares = gains.mean(axis=0) / gains[:, best].mean()
+    users = systems[0].user_ids
+    degrees = degrees_of_freedom(gains - shares * gains[:, [best]], users)  # of the ratio, to first order
+    count = len(set(users))
     return {
-        name: percentile_interval(float(total[place] / total[best]), means[:, place] / means[:, best])
-        for place, name in enumerate(by_name)
+        name: percentile_interval(float(shares[m]), means[:, m] / means[:, best], count, float(degrees[m]))
+        for m, name in enumerate(by_name)
         if name != ORACLE
     }

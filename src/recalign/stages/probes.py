@@ -18,7 +18,8 @@ from recalign.params import Params
 def probe(params: Params, prepared: Path, systems: Sequence[SystemRanks]) -> ProbeContest:
     """Audit the test cases under the manifest that `systems` ranked, and set the systems against the leak probes.
 
-    The probes learn from the validation cases and the training events. Raises RecalignError when a file is missing.
+    The gate's metric counts. The probes learn from the validation cases and the training events. Raises RecalignError
+    when a file is missing.
     """
     manifest, clock = systems[0].manifest, read_json(prepared / "summary.json")["clock"]
     limit = max(LARGEST, len(systems[0].ranks))
@@ -33,7 +34,8 @@ def probe(params: Params, prepared: Path, systems: Sequence[SystemRanks]) -> Pro
         "time" if clock else "user",
     )
     names = [case.example.example_id for case in tested]
-    return probe_contest(audit, cases, names, systems, params.evaluate.resamples, params.seed)
+    metric, resamples = params.registry.metric, params.evaluate.resamples  # the gate's: what it refuses must agree
+    return probe_contest(audit, cases, names, systems, metric, resamples, params.seed)
 
 
 def _case_set(name: str, cases: Sequence[Case]) -> CaseSet:
