@@ -5,10 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
 import tiny
 from project import FEW, copy_project, run
 from recalign.data.records import Case, Example
+from recalign.errors import RecalignError
+from recalign.evaluation.comparison import Run
+from recalign.evaluation.figures import ANSWERS, Provenance, Recorder
 from recalign.evaluation.generation import (
     EMPTY,
     FREE,
@@ -24,8 +28,11 @@ from recalign.evaluation.generation import (
     read_answers,
     write_answers,
 )
-from recalign.evaluation.protocol_agreement import order_agreement, rank_agreement
+from recalign.evaluation.protocol_agreement import Agreement, order_agreement, rank_agreement, resampled_taus
+from recalign.evaluation.scorecard import Row, Scorecard
 from recalign.evaluation.second_view import second_view, second_view_metrics, second_view_sections
+from recalign.evaluation.second_view_comparison import compare_agreements, compare_answers
+from recalign.evaluation.significance import user_draws
 from recalign.evaluation.system_ranks import SystemRanks, in_case_order
 from recalign.llm.base import LanguageModel
 from recalign.params import PromptParams
@@ -98,28 +105,135 @@ def ranks(system: str, values: list[int], manifest: str = "uniform") -> SystemRa
     return in_case_order(system, "p", manifest, "d", cases, np.array(values), np.zeros(len(values)))
 
 
+def agreed(sampled: list[int], full: SystemRanks) -> Agreement:
+    return rank_agreement(ranks("a", sampled), full, 200, 1)
+
+
 def test_agreement_of_a_systems_ranks() -> None:
     full = ranks("a", [10, 20, 30, 40])
-    assert rank_agreement(ranks("a", [1, 2, 3, 4]), full).tau == pytest.approx(1.0)
-    assert rank_agreement(ranks("a", [4, 3, 2, 1]), full).tau == pytest.approx(-1.0)
-    assert rank_agreement(ranks("a", [1, 3, 2, 4]), full).tau == pytest.approx(4 / 6)  # one of six pairs is turned
-    assert rank_agreement(ranks("a", [1, 1, 2, 2]), full).tau == pytest.approx(4 / np.sqrt(4 * 6))  # tau-b, two ties
+    assert agreed([1, 2, 3, 4], full).tau == pytest.approx(1.0)
+    assert agreed([4, 3, 2, 1], full).tau == pytest.approx(-1.0)
+    assert agreed([1, 3, 2, 4], full).tau == pytest.approx(4 / 6)  # one of six pairs is turned
+    assert agreed([1, 1, 2, 2], full).tau == pytest.approx(4 / np.sqrt(4 * 6))  # tau-b, two ties
 
 
 def test_agreement_is_over_the_cases_that_were_ranked_both_ways_and_has_no_value_where_nothing_differs() -> None:
-    found = rank_agreement(ranks("a", [1, 2, 3, 9, 9]), ranks("a", [5, 6, 7]))
+    found = agreed([1, 2, 3, 9, 9], ranks("a", [5, 6, 7]))
     assert (found.tau, found.cases) == (pytest.approx(1.0), 3)
-    assert rank_agreement(ranks("a", [1, 1]), ranks("a", [3, 4])).tau is None
-    assert rank_agreement(ranks("a", [1]), ranks("a", [3])).tau is None
+    assert agreed([1, 1], ranks("a", [3, 4])).tau is None
+    assert agreed([1], ranks("a", [3])).tau is None
 
 
 def test_agreement_of_the_order_of_systems() -> None:
     sampled = [ranks("a", [1, 1]), ranks("b", [2, 2]), ranks("c", [3, 3])]
     full = [ranks("a", [5, 5]), ranks("c", [6, 6]), ranks("b", [7, 7])]
-    found = order_agreement(sampled, full)
+    found = order_agreement(sampled, full, 200, 1)
     assert found is not None
     assert (found.tau, found.cases) == (pytest.approx(1 / 3), 2)
-    assert order_agreement(sampled[:2], full) is None
+    assert order_agreement(sampled[:2], full, 200, 1) is None
+
+
+def test_resampled_agreement_is_scipys_on_the_drawn_cases() -> None:
+    """A user's cases are drawn together, as often as the user is."""
+    generator = np.random.default_rng(3)
+    one, other, users = generator.integers(1, 6, 30), generator.integers(1, 40, 30), generator.integers(0, 8, 30)
+    fast = resampled_taus(one, other, users.tolist(), 20, 7)
+    for drawn, tau in zip(next(user_draws(8, 20, 7)), fast, strict=True):
+        rows = [row for user, times in enumerate(drawn) for _ in range(times) for row in np.flatnonzero(users == user)]
+        assert tau == pytest.approx(kendalltau(one[rows], other[rows]).statistic, abs=1e-12)
+    assert np.isnan(resampled_taus([1, 2], [1, 2], [4, 5], 50, 0)).any()  # the same user twice: nothing to order
+
+
+def test_the_interval_of_an_agreement_holds_it_and_shrinks_with_the_cases() -> None:
+    generator = np.random.default_rng(5)
+    widths = []
+    for count in (30, 300):
+        noise = generator.normal(size=count)
+        full = (noise.argsort().argsort() + 1).tolist()
+        near = ((noise + 0.5 * generator.normal(size=count)).argsort().argsort() + 1).tolist()
+        found = agreed(near, ranks("a", full))
+        assert found.tau is not None
+        assert found.interval is not None
+        assert found.interval.low < found.tau < found.interval.high <= 1.0
+        widths.append(found.interval.high - found.interval.low)
+    assert widths[1] < 0.5 * widths[0]
+
+
+def card(cases: int) -> Scorecard:
+    row = Row("a", "id", "x", {}, None)
+    return Scorecard("sampled-20", "uniform", "d1", cases, cases, (row,), "a", None, ())
+
+
+def test_the_second_view_is_recorded_like_every_other_figure() -> None:
+    """Each record says over which answers, by which rule, in which mode; a rate over valid answers counts those."""
+    recorder = Recorder(card(200), Provenance("simulated", "test", "x", ""))
+    found = [*given(190, VALID, hits=80), *given(6, EMPTY, first=190), *given(4, SEVERAL, first=196)]
+    figures = recorder.generations(generation_rows(found, 200, 1))
+    told = {(own.metric, own.denominator): (own.value, own.n, own.users) for own in figures}
+    assert told == {
+        ("ValidRatio", "all answers"): (0.95, 200, 200),
+        ("hit", "all answers"): (0.4, 200, 200),
+        ("hit", "valid answers"): (pytest.approx(0.421053, abs=1e-6), 190, 190),
+        ("error: not a candidate", "all answers"): (0.0, 200, 200),
+        ("error: from the history", "all answers"): (0.0, 200, 200),
+        ("error: several", "all answers"): (0.02, 200, 200),
+        ("error: empty", "all answers"): (0.03, 200, 200),
+    }
+    assert {own.protocol for own in figures} == {"generation, free"}
+    assert {own.matching_rule for own in figures} == {ANSWERS["title"]}
+    assert {(own.candidate_digest, own.data_digest, own.split) for own in figures} == {("d1", "x", "test")}
+    assert all(own.low is not None and own.low <= own.value <= (own.high or 0) for own in figures)
+
+
+def test_agreement_is_recorded_with_both_protocols_and_none_without_a_value() -> None:
+    recorder = Recorder(card(4), Provenance("simulated", "test", "x", ""))
+    full = ranks("a", [10, 20, 30, 40], "catalogue")
+    (own,) = recorder.agreements([agreed([1, 3, 2, 4], full), agreed([1, 1, 1, 1], full)])
+    assert (own.metric, own.value, own.n, own.users) == ("Kendall's tau-b", pytest.approx(0.666667), 4, 4)
+    assert (own.protocol, own.manifest, own.candidate_digest) == ("p against p", "uniform, catalogue", "d, d")
+
+
+def second_run(name: str, answers: list[Answer], sampled: list[int], full: list[int]) -> Run:
+    about = {"source": "s", "split": "test", "data_digest": "x", "matching_rule": "m"}
+    return Run(name, about, {"llm": ranks("llm", sampled)}, "llm", {"llm": ranks("llm", full, "catalogue")}, answers)
+
+
+def test_generated_titles_of_two_runs_are_compared_in_pairs() -> None:
+    """8 of 20 answers against 4, all valid; then 10 of 20 valid: hits over valid ones are a ratio of their own."""
+    one = second_run("one", given(20, VALID, hits=8), [1], [1])
+    other = second_run("other", given(20, VALID, hits=4), [1], [1])
+    (found,) = compare_answers(one, other, 500, 1)
+    assert (found.mode, found.matching, found.cases) == (FREE, "title", 20)
+    values = {name: told.interval.value for name, told in found.metrics.items() if told}
+    assert values == {"valid_ratio": 0.0, "hit_over_all": pytest.approx(0.2), "hit_over_valid": pytest.approx(0.2)}
+    half = second_run("half", [*given(10, VALID, hits=4), *given(10, EMPTY, first=10)], [1], [1])
+    (found,) = compare_answers(one, half, 500, 1)
+    told = found.metrics["hit_over_valid"]
+    assert told is not None
+    assert (told.interval.value, told.words) == (pytest.approx(0.0), "level with")
+    assert told.interval.low < 0 < told.interval.high
+    none = second_run("none", given(20, EMPTY), [1], [1])
+    assert compare_answers(one, none, 200, 1)[0].metrics["hit_over_valid"] is None
+    assert compare_answers(one, second_run("silent", [], [1], [1]), 200, 1) == []
+
+
+def test_answers_to_other_cases_are_refused() -> None:
+    one, other = (second_run(name, given(count, VALID), [1], [1]) for name, count in (("one", 3), ("other", 4)))
+    with pytest.raises(RecalignError, match=r"compared: example_id 3-1 was answered by one .* \(3 and 4 answers"):
+        compare_answers(one, other, 100, 1)
+
+
+def test_agreements_of_two_runs_are_compared_on_the_same_draws() -> None:
+    places = list(range(1, 21))
+    one = second_run("one", [], places, places)
+    other = second_run("other", [], places[::-1], places)
+    (found,) = compare_agreements(one, other, 200, 1)
+    assert (found.interval.value, found.words) == (pytest.approx(2.0), "above")
+    (same,) = compare_agreements(one, one, 200, 1)
+    assert (same.interval.value, same.interval.low, same.interval.high, same.p) == (0.0, 0.0, 0.0, 1.0)
+    few = second_run("few", [], places[:19], places[:19])
+    with pytest.raises(RecalignError, match="19-1 was ranked by one of them only"):
+        compare_agreements(one, few, 100, 1)
 
 
 ITEMS = tiny.items()
@@ -178,11 +292,12 @@ def test_the_sections_and_metrics_name_the_number_of_cases(tmp_path: Path) -> No
     metrics = second_view_metrics(view)
     assert metrics["generation"][0]["cases"] == 4
     assert metrics["generation"][0]["hit_over_all"]["value"] == 0.25
-    assert metrics["sampled_against_full"]["b"] == {"kendall_tau": pytest.approx(1 / 3, abs=1e-6), "cases": 3}
+    tau = metrics["sampled_against_full"]["b"]
+    assert tau == {"kendall_tau": pytest.approx(1 / 3, abs=1e-6), "low": -1.0, "high": 1.0, "cases": 3}
     assert "order of the systems" in metrics["sampled_against_full"]
     generated, agreement = second_view_sections(view)
     assert "<td>4</td>" in generated
-    assert "<td>0.33</td><td>3</td>" in agreement
+    assert "0.333" in agreement
 
 
 def test_nothing_generated_and_nothing_ranked_in_full_shows_nothing(tmp_path: Path) -> None:

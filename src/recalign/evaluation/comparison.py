@@ -1,11 +1,12 @@
 """Two runs side by side: paired differences of what both ranked, or the field that forbids it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from recalign.errors import RecalignError
 from recalign.evaluation.figures import MATCHING
+from recalign.evaluation.generation import Answer
 from recalign.evaluation.ranking import METRICS
 from recalign.evaluation.scorecard import Comparison, best_by_validation
 from recalign.evaluation.significance import Gain, holm, paired_gains
@@ -16,12 +17,17 @@ FIELDS = ("source", "split", "data_digest", "matching_rule")  # beside those tha
 
 @dataclass(frozen=True)
 class Run:
-    """Ranks of a run on one manifest, by system; about: what all its figures share; best: its best language model."""
+    """Ranks of a run on one manifest, by system; about: what all its figures share; best: its best language model.
+
+    full: ranks in the whole catalogue; answers: generated titles; both empty where the run did not keep them.
+    """
 
     name: str
     about: Mapping[str, str]
     systems: Mapping[str, SystemRanks]
     best: str | None
+    full: Mapping[str, SystemRanks] = field(default_factory=dict)
+    answers: Sequence[Answer] = ()
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,20 @@ def compare_runs(first: Run, second: Run, resamples: int, seed: int) -> list[Com
     Raises RecalignError naming the field in which the runs differ (source, split, data_digest, protocol, manifest,
     digest, example_id, user_id), or when they have no system to compare.
     """
-    for field in FIELDS:
-        if first.about[field] != second.about[field]:
+    for name in FIELDS:
+        if first.about[name] != second.about[name]:
             raise RecalignError(
-                f"{first.name} and {second.name} cannot be compared: {field} is '{first.about[field]}' for the one and "
-                f"'{second.about[field]}' for the other; evaluate both on the same data"
+                f"{first.name} and {second.name} cannot be compared: {name} is '{first.about[name]}' for the one and "
+                f"'{second.about[name]}' for the other; evaluate both on the same data"
             )
+    pairs = compared_systems(first, second)
+    ranked = [(first.systems[a], second.systems[b]) for a, b in pairs]
+    gains = {metric: paired_gains(ranked, metric, resamples, seed) for metric in METRICS}
+    return _corrected(pairs, gains)
+
+
+def compared_systems(first: Run, second: Run) -> list[tuple[str, str]]:
+    """A name of the first run with one of the second. Raises RecalignError where there is none."""
     pairs = [(name, name) for name in first.systems if name in second.systems]
     if first.best and second.best and first.best != second.best:
         pairs.append((first.best, second.best))
@@ -63,9 +77,7 @@ def compare_runs(first: Run, second: Run, resamples: int, seed: int) -> list[Com
             f"{first.name} and {second.name} share no system: {', '.join(first.systems)} against "
             f"{', '.join(second.systems)}; give two runs of which one holds the other's system"
         )
-    ranked = [(first.systems[a], second.systems[b]) for a, b in pairs]
-    gains = {metric: paired_gains(ranked, metric, resamples, seed) for metric in METRICS}
-    return _corrected(pairs, gains)
+    return pairs
 
 
 def _corrected(pairs: list[tuple[str, str]], gains: Mapping[str, list[Gain]]) -> list[Compared]:

@@ -1,16 +1,23 @@
 """A figure as a record: a value that carries all that is needed to judge it or to refuse to compare it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from recalign.evaluation.exposure import TOP, Exposure
+from recalign.evaluation.generation import GenerationRow
+from recalign.evaluation.protocol_agreement import ORDER, Agreement
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.scorecard import Comparison, Scorecard
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.slices import Slice
 
 MATCHING = "item id; a target ranks after its equals"
+ANSWERS = {  # matching rules of generated titles
+    "title": "the answer is one candidate's title, letter case and blanks aside",
+    "substring": "the answer holds one candidate's title, letter case and blanks aside",
+}
+TAU = "Kendall's tau-b"
 ALL = "all"
 DIGITS = 6
 
@@ -91,6 +98,32 @@ class Recorder:
     def shares(self, shares: Mapping[str, Interval]) -> list[Figure]:
         """Share of the oracle's gain over chance."""
         return [self._figure(system, "share of the oracle's gain", told) for system, told in shares.items()]
+
+    def generations(self, rows: Iterable[GenerationRow]) -> list[Figure]:
+        """What the titles count as that language models wrote for the first cases of the card."""
+        found = []
+        for row in rows:
+            told: list[tuple[str, Interval, bool]] = [("ValidRatio", row.valid, False), ("hit", row.hit_all, False)]
+            told += [("hit", row.hit_valid, True)] if row.hit_valid else []
+            told += [(f"error: {kind}", share, False) for kind, share in row.error_shares.items()]
+            for metric, share, over_valid in told:
+                counts = (row.valid_cases, row.valid_users) if over_valid else (row.cases, row.users)
+                shown = "valid answers" if over_valid else "all answers"
+                figure = self._figure(row.system, metric, share, *counts, denominator=shown)
+                found.append(replace(figure, matching_rule=ANSWERS[row.matching], protocol=f"generation, {row.mode}"))
+        return found
+
+    def agreements(self, agreements: Iterable[Agreement]) -> list[Figure]:
+        """How well sampled and full ranking agree, where tau has a value."""
+        found = []
+        for own in agreements:
+            if own.tau is not None:
+                figure = self._figure(own.system, TAU, own.interval or own.tau, own.cases, own.users)
+                found.append(replace(
+                    figure, denominator="pairs of systems" if own.system == ORDER else "pairs of cases",
+                    protocol=own.protocol, manifest=own.manifest, candidate_digest=own.digest,
+                ))  # fmt: skip
+        return found
 
     def _difference(self, pair: Comparison) -> Figure:
         return self._figure(f"{pair.first} less {pair.second}", CHOSEN_BY, pair.interval, p=pair.p)

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from recalign import columns as c
 from recalign.artifacts import read_parquet, write_parquet
-from recalign.evaluation.significance import Interval, bootstrap_interval
+from recalign.evaluation.ranking import Floats
+from recalign.evaluation.significance import Interval, bootstrap_intervals
 
 FREE, FROM_CANDIDATES, FROM_CATALOGUE = "free", "held to the candidates", "held to the catalogue"
 Matching = Literal["title", "substring"]  # the answer is a candidate's title · contains it, as in the papers
@@ -52,16 +53,21 @@ class Answer:
 
 @dataclass(frozen=True)
 class GenerationRow:
-    """A system's answers in one mode under one matching rule; hit_valid is None where no answer is valid."""
+    """A system's answers in one mode under one matching rule, by `users` users; hit_valid is None where no answer is
+    valid; error_shares are the errors over all answers."""
 
     system: str
     mode: str
     matching: str
     cases: int
+    users: int
+    valid_cases: int
+    valid_users: int
     valid: Interval
     hit_all: Interval
     hit_valid: Interval | None
     errors: dict[str, int]
+    error_shares: dict[str, Interval]
 
     def as_dict(self) -> dict[str, Any]:
         """What metrics.json holds."""
@@ -101,27 +107,43 @@ def _plain(text: str) -> str:
 
 def generation_rows(answers: Sequence[Answer], resamples: int, seed: int) -> list[GenerationRow]:
     """One row a system, mode and matching rule, in the order of the answers; 95 % intervals clustered by user."""
+    return [_row(*key, group, resamples, seed) for key, group in by_mode(answers).items()]
+
+
+def by_mode(answers: Sequence[Answer]) -> dict[tuple[str, str, str], list[Answer]]:
+    """The answers of each (system, mode, matching rule), in their order."""
     groups: dict[tuple[str, str, str], list[Answer]] = {}
     for answer in answers:
         groups.setdefault((answer.system, answer.mode, answer.matching), []).append(answer)
-    return [_row(*key, group, resamples, seed) for key, group in groups.items()]
+    return groups
+
+
+def valid_and_hit(answers: Sequence[Answer]) -> Floats:
+    """[B, 2] of 0 and 1: the answer is valid; it hits."""
+    return np.array([[answer.outcome == VALID, answer.hit] for answer in answers], dtype=np.float64)
 
 
 def _row(system: str, mode: str, matching: str, answers: list[Answer], resamples: int, seed: int) -> GenerationRow:
-    def share(rows: list[Answer], of: list[bool]) -> Interval:
-        return bootstrap_interval(np.array(of, dtype=np.float64), [row.user_id for row in rows], resamples, seed)
+    def shares(values: Floats, rows: list[Answer]) -> list[Interval]:
+        return bootstrap_intervals(values, [row.user_id for row in rows], resamples, seed)
 
-    valid = [answer for answer in answers if answer.outcome == VALID]
+    good = [answer for answer in answers if answer.outcome == VALID]
     kinds = Counter(answer.outcome for answer in answers)
+    wrong = np.array([[answer.outcome == kind for kind in ERRORS] for answer in answers], dtype=np.float64)
+    valid, hit, *errors = shares(np.hstack([valid_and_hit(answers), wrong]), answers)
     return GenerationRow(
         system,
         mode,
         matching,
         len(answers),
-        share(answers, [answer.outcome == VALID for answer in answers]),
-        share(answers, [answer.hit for answer in answers]),
-        share(valid, [answer.hit for answer in valid]) if valid else None,
+        len({answer.user_id for answer in answers}),
+        len(good),
+        len({answer.user_id for answer in good}),
+        valid,
+        hit,
+        shares(valid_and_hit(good)[:, 1:], good)[0] if good else None,
         {kind: kinds[kind] for kind in ERRORS},
+        dict(zip(ERRORS, errors, strict=True)),
     )
 
 

@@ -30,7 +30,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """NDCG@10 of `first` less that of `second` on the same cases; p is corrected for all comparisons of the card."""
+    """A figure (on a card: NDCG@10) of `first` less that of `second` on the same cases; p is corrected for all
+    comparisons of the card or table."""
 
     first: str
     second: str

@@ -11,7 +11,7 @@ from recalign.evaluation.generation import ERRORS, GenerationRow, generation_row
 from recalign.evaluation.protocol_agreement import Agreement, order_agreement, rank_agreement
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.system_ranks import CATALOGUE, CATALOGUE_CASES, SystemRanks
-from recalign.evaluation.table import plain
+from recalign.evaluation.table import plain, signed
 
 HEADINGS = ["system", "generated", "matching", "cases", "ValidRatio", "hit, all rows", "hit, valid rows", *ERRORS]
 
@@ -25,6 +25,11 @@ class SecondView:
     agreements: Sequence[Agreement]
     order: Agreement | None
 
+    @property
+    def all_agreements(self) -> list[Agreement]:
+        """Those of the systems, and of their order where it has one."""
+        return [*self.agreements, *([self.order] if self.order else [])]
+
 
 def second_view(
     generations: Path, systems: Sequence[SystemRanks], sampled: str, resamples: int, seed: int
@@ -34,14 +39,19 @@ def second_view(
     A system's ranks in the whole catalogue are those of the few cases that language models share, where there are any.
     """
     rows = generation_rows(read_answers(generations), resamples, seed) if generations.is_file() else []
-    by_manifest = {
-        manifest: {system.system: system for system in systems if system.manifest == manifest}
-        for manifest in (sampled, CATALOGUE, CATALOGUE_CASES)
-    }
-    full = by_manifest[CATALOGUE_CASES] or by_manifest[CATALOGUE]
-    both = [(system, full[name]) for name, system in by_manifest[sampled].items() if name in full]
-    order = order_agreement([pair[0] for pair in both], [pair[1] for pair in both])
-    return SecondView(rows, [rank_agreement(*pair) for pair in both], order)
+    full = in_whole_catalogue(systems)
+    both = [(s, full[s.system]) for s in systems if s.manifest == sampled and s.system in full]
+    order = order_agreement([pair[0] for pair in both], [pair[1] for pair in both], resamples, seed)
+    return SecondView(rows, [rank_agreement(*pair, resamples, seed) for pair in both], order)
+
+
+def in_whole_catalogue(systems: Sequence[SystemRanks]) -> dict[str, SystemRanks]:
+    """By system, its ranks in the whole catalogue: those of the few cases that language models share, if there are."""
+    few, every = (
+        {system.system: system for system in systems if system.manifest == manifest}
+        for manifest in (CATALOGUE_CASES, CATALOGUE)
+    )
+    return few or every
 
 
 def second_view_metrics(view: SecondView) -> dict[str, Any]:
@@ -53,12 +63,14 @@ def second_view_metrics(view: SecondView) -> dict[str, Any]:
             for row in view.generated
         ]
     if view.agreements:
-        entries = [*view.agreements, *([view.order] if view.order else [])]
-        found["sampled_against_full"] = {
-            entry.system: {"kendall_tau": None if entry.tau is None else round(entry.tau, 6), "cases": entry.cases}
-            for entry in entries
-        }
+        found["sampled_against_full"] = {entry.system: _entry(entry) for entry in view.all_agreements}
     return found
+
+
+def _entry(agreement: Agreement) -> dict[str, Any]:
+    bounds = agreement.interval.as_dict() if agreement.interval else {"low": None, "high": None}
+    tau = None if agreement.tau is None else round(agreement.tau, 6)
+    return {"kendall_tau": tau, "low": bounds["low"], "high": bounds["high"], "cases": agreement.cases}
 
 
 def second_view_sections(view: SecondView) -> list[str]:
@@ -84,13 +96,18 @@ def _generated(rows: Sequence[GenerationRow]) -> str:
 def _agreement(view: SecondView) -> str:
     if not view.agreements:
         return ""
-    entries = [*view.agreements, *([view.order] if view.order else [])]
-    cells = [[entry.system, "—" if entry.tau is None else f"{entry.tau:.2f}", entry.cases] for entry in entries]
+    cells = [[entry.system, _tau(entry), entry.cases] for entry in view.all_agreements]
     note = (
         "Kendall's tau-b between a target's rank among the sampled candidates and in the whole catalogue, over cases; "
         "last, between the orders in which the two put the systems (NDCG@10). 1: the same order, 0: none in common."
     )
     return page.section("Sampled against full ranking", page.table(["system", "tau", "cases"], cells, note))
+
+
+def _tau(agreement: Agreement) -> str:
+    if agreement.tau is None:
+        return "—"
+    return signed(agreement.interval) if agreement.interval else f"{agreement.tau:.3f}".replace("-", "−")
 
 
 def _or_dash(interval: Interval | None) -> str:

@@ -111,10 +111,11 @@ def resampled_means(values: Floats, users: Sequence[int], resamples: int, seed: 
     _, cluster = np.unique(np.asarray(users), return_inverse=True)
     sums = np.stack([np.bincount(cluster, weights=column) for column in values.T], axis=1)
     sizes: Floats = np.bincount(cluster).astype(np.float64)
-    return np.concatenate([(drawn @ sums) / (drawn @ sizes)[:, None] for drawn in _draws(len(sizes), resamples, seed)])
+    blocks = user_draws(len(sizes), resamples, seed)
+    return np.concatenate([(drawn @ sums) / (drawn @ sizes)[:, None] for drawn in blocks])
 
 
-def _draws(count: int, resamples: int, seed: int) -> Iterator[Any]:
+def user_draws(count: int, resamples: int, seed: int) -> Iterator[Any]:
     """How often each of `count` users is drawn, [resamples, count], in blocks of bounded size."""
     generator = np.random.default_rng(seed)
     rows = max(1, CELLS_AT_ONCE // count)
@@ -179,10 +180,13 @@ def paired_gains(
     gains = np.stack(columns, axis=1)
     own = pairs[0][0].user_ids
     means, degrees, users = resampled_means(gains, own, resamples, seed), degrees_of_freedom(gains, own), len(set(own))
-    found = []
-    for value, column, freedom in zip(gains.mean(axis=0).tolist(), means.T, degrees.tolist(), strict=True):
-        found.append(Gain(percentile_interval(value, column, users, freedom), _p(value, column, users, freedom)))
-    return found
+    columns_of = zip(gains.mean(axis=0).tolist(), means.T, degrees.tolist(), strict=True)
+    return [gain_of(value, column, users, freedom) for value, column, freedom in columns_of]
+
+
+def gain_of(value: float, resampled: Floats, users: int, degrees: float) -> Gain:
+    """A difference with the interval and the p value that its resampled twins [resamples] give it."""
+    return Gain(percentile_interval(value, resampled, users, degrees), _p(value, resampled, users, degrees))
 
 
 def _p(value: float, resampled: Floats, users: int, degrees: float) -> float:

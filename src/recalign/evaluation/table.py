@@ -6,6 +6,7 @@ from recalign.evaluation.comparison import Compared, Run
 from recalign.evaluation.ranking import LABELS, METRICS
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.scorecard import Comparison, Row, Scorecard
+from recalign.evaluation.second_view_comparison import ComparedAnswers
 from recalign.evaluation.significance import Interval
 
 MARK = "†"  # of a system that does not beat the best leak probe
@@ -15,6 +16,11 @@ WIDE = 172  # columns in which every cell of the table fits on one line
 def plain(interval: Interval) -> str:
     """A metric with its 95 % interval: '0.312 [0.264, 0.361]'."""
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def signed(interval: Interval) -> str:
+    """A figure that may be below zero, with its 95 % interval: '−0.031 [−0.062, 0.004]'."""
+    return plain(interval).replace("-", "−")
 
 
 def difference(pair: Comparison | None) -> str:
@@ -78,10 +84,30 @@ def print_comparison(first: Run, second: Run, compared: Sequence[Compared]) -> N
     )
     rows = []
     for pair in compared:
-        name = pair.first if pair.first == pair.second else f"{pair.first} less {pair.second}"
-        rows.append([name, *(difference(own) for own in pair.metrics.values()), pair.metrics[CHOSEN_BY].words])
+        values = [difference(own) for own in pair.metrics.values()]
+        rows.append([_pair(pair.first, pair.second), *values, pair.metrics[CHOSEN_BY].words])
     _print_table(["system", *(LABELS[metric] for metric in METRICS), "by NDCG@10 the first is"], rows)
     print("95 % intervals over users; '?': leaves out zero, but not when all of the table is corrected for (Holm)")
+
+
+def print_second_views(answers: Sequence[ComparedAnswers], agreements: Sequence[Comparison]) -> None:
+    """Print what differs in the generated titles and in the agreement of sampled with full ranking; nothing of none."""
+    if answers:
+        print("Generated titles, the first less the second:")
+        rows = []
+        for own in answers:
+            about = [_pair(own.first, own.second), own.mode, own.matching, str(own.cases)]
+            rows.append(about + [difference(told) for told in own.metrics.values()])
+        headings = ["system", "generated", "matching", "cases", "ValidRatio", "hit, all rows", "hit, valid rows"]
+        _print_table(headings, rows)
+    if agreements:
+        print("Kendall's tau-b of sampled and full ranks, the first less the second:")
+        rows = [[_pair(own.first, own.second), difference(own), own.words] for own in agreements]
+        _print_table(["system", "tau", "the first is"], rows)
+
+
+def _pair(first: str, second: str) -> str:
+    return first if first == second else f"{first} less {second}"
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], bold: str | None = None) -> None:

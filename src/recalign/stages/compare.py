@@ -1,12 +1,16 @@
 """Compare two runs or registered versions, case by case; no stage of dvc.yaml."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from recalign.artifacts import read_json
 from recalign.errors import RecalignError
 from recalign.evaluation.comparison import Run, compare_runs, run_of
+from recalign.evaluation.generation import read_answers
+from recalign.evaluation.second_view import in_whole_catalogue
+from recalign.evaluation.second_view_comparison import compare_agreements, compare_answers
 from recalign.evaluation.system_ranks import read_system_ranks
-from recalign.evaluation.table import print_comparison
+from recalign.evaluation.table import print_comparison, print_second_views
 from recalign.layout import RANKS
 from recalign.params import Params
 
@@ -18,8 +22,9 @@ def compare(params: Params, first: str, second: str, home: Path = Path()) -> Non
 
     Raises RecalignError naming the field in which they differ, or the run that has no ranks.
     """
-    one, other = _run(first, home), _run(second, home)
-    print_comparison(one, other, compare_runs(one, other, params.evaluate.resamples, params.seed))
+    one, other, draws = _run(first, home), _run(second, home), (params.evaluate.resamples, params.seed)
+    print_comparison(one, other, compare_runs(one, other, *draws))
+    print_second_views(compare_answers(one, other, *draws), compare_agreements(one, other, *draws))
 
 
 def _run(name: str, home: Path) -> Run:
@@ -36,11 +41,10 @@ def folder_run(root: Path) -> Run:
     if ranks is None:
         raise RecalignError(f"{root} holds no {RANKS / 'ranks.parquet'}; run 'dvc repro' there, or name another run")
     about = read_json(ranks / "cases.json")
-    systems = {
-        system.system: system
-        for system in read_system_ranks(ranks / "ranks.parquet", about["manifests"])
-        if system.manifest == MANIFEST
-    }
+    every = read_system_ranks(ranks / "ranks.parquet", about["manifests"])
+    systems = {system.system: system for system in every if system.manifest == MANIFEST}
     if not systems:
         raise RecalignError(f"{ranks / 'ranks.parquet'} holds no ranks on manifest '{MANIFEST}'; run 'dvc repro' there")
-    return run_of(str(root), about, systems, read_json(ranks / "systems.json"))
+    run = run_of(str(root), about, systems, read_json(ranks / "systems.json"))
+    written = ranks / "generations.parquet"
+    return replace(run, full=in_whole_catalogue(every), answers=read_answers(written) if written.is_file() else ())

@@ -16,7 +16,7 @@ from recalign.evaluation.plots import Drawing, cost_plot, drift_plot, interval_p
 from recalign.evaluation.probe_contest import AUDIT
 from recalign.evaluation.report import TITLES, Evidence, report_page
 from recalign.evaluation.scorecard import ORACLE, TUNED, UNTRAINED, Scorecard, build_scorecard
-from recalign.evaluation.second_view import second_view, second_view_metrics, second_view_sections
+from recalign.evaluation.second_view import SecondView, second_view, second_view_metrics, second_view_sections
 from recalign.evaluation.sections import Cost
 from recalign.evaluation.system_ranks import CATALOGUE, CATALOGUE_CASES, SystemRanks, read_system_ranks
 from recalign.evaluation.table import by_value, print_scorecard
@@ -102,7 +102,7 @@ def report(
     )
     metrics = metrics_of(cards, about, findings) | second_view_metrics(second) | {AUDIT: contest.as_dict()}
     write_json(out / "metrics.json", metrics)
-    write_json(out / "scorecard.json", _scorecard(cards, findings, about))
+    write_json(out / "scorecard.json", _scorecard(cards, findings, second, about))
     _write_plots(out / "plots", cards[0], curves, drawings)
     write_text(out / "report.html", report_page(evidence))
     print_stages({"baselines": params.recommenders.systems, "align": params.align.objectives})
@@ -122,7 +122,9 @@ def _groups(ranks: Path, about: Mapping[str, Any]) -> list[list[SystemRanks]]:
     return [group for group in groups if group]
 
 
-def _scorecard(cards: Sequence[Scorecard], findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
+def _scorecard(
+    cards: Sequence[Scorecard], findings: Findings, second: SecondView, about: Mapping[str, Any]
+) -> dict[str, Any]:
     """What scorecard.json holds: every figure of the report as a record."""
     shared = {field: about[field] for field in ("source", "split", "data_digest")}
     provenance = Provenance(**shared, git_revision=git_revision())
@@ -132,6 +134,7 @@ def _scorecard(cards: Sequence[Scorecard], findings: Findings, about: Mapping[st
         figures += recorder.metrics() + recorder.exposures(findings.exposures.get(card.manifest, {}))
         if place == 0:
             figures += recorder.slices(findings.slices) + recorder.shares(findings.shares)
+            figures += recorder.generations(second.generated) + recorder.agreements(second.all_agreements)
     return as_document(figures, {**asdict(provenance), "matching_rule": MATCHING, "manifests": about["manifests"]})
 
 
