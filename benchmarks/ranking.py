@@ -112,7 +112,7 @@ def search_of(
         prompt, titles = builder.prompt(case.history), [builder.response(item) for item in case.candidates]
 
         def search(prompt: list[int] = prompt) -> Found:
-            return best_items(Branches(model.model, prompt), trie, BEST)
+            return best_items(Branches(model.model, [prompt]), trie, BEST)
 
         def shared(prompt: list[int] = prompt, titles: list[list[int]] = titles) -> Any:
             with torch.inference_mode():
@@ -127,7 +127,7 @@ def search_of(
         "nodes": nodes[1:], "nodes_in_tree": len(trie.inner), "titles": len(items.ids),
     }  # fmt: skip
     if check:
-        whole, scores = seconds(lambda: item_logprobs(Branches(model.model, prompt), trie))
+        whole, scores = seconds(lambda: item_logprobs(Branches(model.model, [prompt]), trie))
         best = sorted(zip(-scores, trie.items, strict=True))[:BEST]
         figures["seconds"]["whole_catalogue"] = [whole]
         figures["same_items"] = [item for _, item in best] == [item for item, _ in found.items]

@@ -10,7 +10,7 @@ import tiny
 from recalign.llm.base import LanguageModel
 from recalign.llm.branches import Branches
 from recalign.llm.generation import generate_texts
-from recalign.llm.trie import Trie, best_items, generate_title, item_logprobs
+from recalign.llm.trie import Trie, Wanted, best_items, generate_title, item_logprobs
 
 
 @pytest.fixture(scope="module")
@@ -85,21 +85,21 @@ def test_greedy_generation_held_to_titles_is_that_of_the_library(language_model)
         input_ids=torch.tensor([PROMPT]), attention_mask=torch.ones(1, len(PROMPT), dtype=torch.long),
         do_sample=False, max_new_tokens=8, eos_token_id=5, pad_token_id=2, prefix_allowed_tokens_fn=allowed,
     )  # fmt: skip
-    assert TITLES[generate_title(Branches(model, PROMPT), trie)] == whole[0, len(PROMPT) :].tolist()
+    assert TITLES[generate_title(Branches(model, [PROMPT]), trie)] == whole[0, len(PROMPT) :].tolist()
 
 
 def test_as_many_beams_as_titles_find_the_most_probable_one(language_model):
     draw = random.Random(3)
     titles = {item: [*(draw.choice(range(100, 108)) for _ in range(draw.randint(1, 4))), 5] for item in range(40)}
-    trie, branches = Trie(titles), Branches(language_model.model, PROMPT)
-    best = best_items(branches, trie, 1).items[0][0]
+    trie, branches = Trie(titles), Branches(language_model.model, [PROMPT])
+    best = best_items(branches, trie, [Wanted(1)])[0].items[0][0]
     assert generate_title(branches, trie, beams=40) == best
-    assert best_items(branches, trie, 1).items[0][0] == best  # nothing has grown on the prompt
+    assert best_items(branches, trie, [Wanted(1)])[0].items[0][0] == best  # nothing has grown on the prompt
 
 
 def test_few_beams_end_with_a_title_that_no_beam_beats(language_model):
     """More beams never lose what is best here; each answer is a title of the tree."""
-    trie, branches = Trie(TITLES), Branches(language_model.model, PROMPT)
+    trie, branches = Trie(TITLES), Branches(language_model.model, [PROMPT])
     scores = dict(zip(trie.items, item_logprobs(branches, trie), strict=True))
     found = [generate_title(branches, trie, beams) for beams in (1, 2, 6)]
     assert set(found) <= set(TITLES)
@@ -108,9 +108,9 @@ def test_few_beams_end_with_a_title_that_no_beam_beats(language_model):
 
 def test_of_titles_that_read_alike_the_smaller_id_is_generated(language_model):
     trie = Trie({7: [100, 5], 4: [100, 5]})
-    assert generate_title(Branches(language_model.model, PROMPT), trie) == 4
+    assert generate_title(Branches(language_model.model, [PROMPT]), trie) == 4
 
 
 def test_no_beams_are_refused(language_model):
     with pytest.raises(ValueError, match="beams is 0; 1 or more is allowed"):
-        generate_title(Branches(language_model.model, PROMPT), Trie(TITLES), beams=0)
+        generate_title(Branches(language_model.model, [PROMPT]), Trie(TITLES), beams=0)

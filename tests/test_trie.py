@@ -11,7 +11,7 @@ import tiny
 from recalign.llm import trie as under_test
 from recalign.llm.branches import PROMPT_END, Branches
 from recalign.llm.scoring import naive_logprobs
-from recalign.llm.trie import Trie, best_items, item_logprobs
+from recalign.llm.trie import Found, Trie, Wanted, best_items, item_logprobs
 
 NEWLINE = 5
 PROMPT = [40, 50, 60, 70, 80, 90, 41, 51, 61, 71, 81, 91, 42, 52, 62, 72]  # longer than the sliding windows of tiny.py
@@ -31,6 +31,12 @@ def slow(model: torch.nn.Module, titles: dict[int, list[int]]) -> np.ndarray:
     """Every title in a sequence of its own."""
     with torch.no_grad():
         return naive_logprobs(model, [PROMPT], [[titles[item] for item in sorted(titles)]]).sums[0].double().numpy()
+
+
+def search(branches: Branches, trie: Trie, k: int, terms: np.ndarray | None = None, last: int | None = None) -> Found:
+    """After one prompt."""
+    [found] = best_items(branches, trie, [Wanted(k, terms, last)])
+    return found
 
 
 def in_order(items: list[int], scores: np.ndarray, k: int) -> list[int]:
@@ -59,13 +65,13 @@ def test_an_item_without_tokens_is_refused() -> None:
 
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(ValueError, match="the prompt is empty"):
-        Branches(tiny.model(), [])
+        Branches(tiny.model(), [PROMPT, []])
 
 
 @pytest.mark.parametrize("family", tiny.SHARING)
 def test_grown_places_see_what_they_continue_and_nothing_else(family: str) -> None:
     model = tiny.model(family)
-    branches = Branches(model, PROMPT)
+    branches = Branches(model, [PROMPT])
     first = branches.grow([100, 101, 102, 103], [PROMPT_END, PROMPT_END, 0, 2])  # 102 follows 100, 103 follows 102
     again = branches.grow([104, 105], [3, 1])
     with torch.no_grad():
@@ -76,7 +82,7 @@ def test_grown_places_see_what_they_continue_and_nothing_else(family: str) -> No
 
 
 def test_what_was_cut_is_forgotten() -> None:
-    branches = Branches(tiny.model(), PROMPT)
+    branches = Branches(tiny.model(), [PROMPT])
     first = branches.grow([100], [PROMPT_END])
     branches.grow([101, 102], [0, 1])
     branches.cut(1)
@@ -90,10 +96,10 @@ def test_the_search_equals_scoring_every_title(family: str, monkeypatch: pytest.
     monkeypatch.setattr(under_test, "WIDTH", 4)
     monkeypatch.setattr(under_test, "NODES_AT_ONCE", 16)
     model, titles = tiny.model(family), catalogue()
-    trie, branches, expected = Trie(titles), Branches(model, PROMPT), slow(model, titles)
+    trie, branches, expected = Trie(titles), Branches(model, [PROMPT]), slow(model, titles)
     assert item_logprobs(branches, trie) == pytest.approx(expected, rel=1e-5)
     for k in (1, 10):
-        found = best_items(branches, trie, k)
+        found = search(branches, trie, k)
         assert [item for item, _ in found.items] == in_order(trie.items, expected, k)
         scores = dict(zip(trie.items, expected, strict=True))
         assert [score for _, score in found.items] == pytest.approx([scores[i] for i, _ in found.items], rel=1e-5)
@@ -101,8 +107,8 @@ def test_the_search_equals_scoring_every_title(family: str, monkeypatch: pytest.
 
 def test_the_search_computes_part_of_the_tree_and_less_for_fewer_items() -> None:
     titles = catalogue(400)
-    trie, branches = Trie(titles), Branches(tiny.model(), PROMPT)
-    nodes = [best_items(branches, trie, k).nodes for k in (1, 10)]
+    trie, branches = Trie(titles), Branches(tiny.model(), [PROMPT])
+    nodes = [search(branches, trie, k).nodes for k in (1, 10)]
     assert 0 < nodes[0] <= nodes[1] < len(trie.inner)
 
 
@@ -110,37 +116,37 @@ def test_the_search_computes_part_of_the_tree_and_less_for_fewer_items() -> None
 def test_an_items_own_term_enters_the_search_exactly(weight: float) -> None:
     """The prior of a title is tens of nats: bounds without it would end branches that lead to the best."""
     model, titles = tiny.model(), catalogue(120)
-    trie, branches = Trie(titles), Branches(model, PROMPT)
-    prior = item_logprobs(Branches(model, PROMPT[:3]), trie)
+    trie, branches = Trie(titles), Branches(model, [PROMPT])
+    prior = item_logprobs(Branches(model, [PROMPT[:3]]), trie)
     expected = slow(model, titles) - weight * prior
-    found = best_items(branches, trie, 10, -weight * prior)
+    found = search(branches, trie, 10, -weight * prior)
     assert [item for item, _ in found.items] == in_order(trie.items, expected, 10)
     assert [score for _, score in found.items] == pytest.approx(sorted(expected, reverse=True)[:10], abs=1e-3)
 
 
 def test_an_item_that_is_left_out_is_not_found_and_its_own_branch_not_computed() -> None:
     titles = catalogue(20)
-    trie, branches = Trie(titles), Branches(tiny.model(), PROMPT)
-    best = best_items(branches, trie, 20)
+    trie, branches = Trie(titles), Branches(tiny.model(), [PROMPT])
+    best = search(branches, trie, 20)
     out = best.items[0][0]
     terms = np.zeros(20)
     terms[trie.items.index(out)] = -math.inf
-    found = best_items(branches, trie, 20, terms)
+    found = search(branches, trie, 20, terms)
     assert [item for item, _ in found.items] == [item for item, _ in best.items[1:]]
     only = np.full(20, -math.inf)
     only[trie.items.index(out)] = 0.0
-    single = best_items(branches, trie, 3, only)
+    single = search(branches, trie, 3, only)
     assert [item for item, _ in single.items] == [out]
     assert single.nodes == len(titles[out]) - 1  # the last token is read off the one before it
 
 
 def test_titles_that_read_alike_tie_and_stand_by_item_id() -> None:
     titles = {9: [100, NEWLINE], 2: [100, NEWLINE], 5: [101, NEWLINE], 4: [100, NEWLINE]}
-    found = best_items(Branches(tiny.model(), PROMPT), Trie(titles), 4)
+    found = search(Branches(tiny.model(), [PROMPT]), Trie(titles), 4)
     alike = [item for item, _ in found.items if item != 5]
     assert alike == [2, 4, 9]
     assert len({score for item, score in found.items if item != 5}) == 1
-    last_in = best_items(Branches(tiny.model(), PROMPT), Trie({i: t for i, t in titles.items() if i != 5}), 1)
+    last_in = search(Branches(tiny.model(), [PROMPT]), Trie({i: t for i, t in titles.items() if i != 5}), 1)
     assert [item for item, _ in last_in.items] == [2]
 
 
@@ -149,25 +155,99 @@ def test_a_search_that_takes_too_long_ends_in_one_pass_over_what_is_left(
     name: str, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     titles = catalogue(80)
-    trie, branches = Trie(titles), Branches(tiny.model(), PROMPT)
+    trie, branches = Trie(titles), Branches(tiny.model(), [PROMPT])
     terms = np.linspace(0.0, 3.0, 80)
     terms[::7] = -math.inf
-    whole = best_items(branches, trie, 10, terms)
+    whole = search(branches, trie, 10, terms)
     monkeypatch.setattr(under_test, "WIDTH", 4)
     monkeypatch.setattr(under_test, name, value)
-    short = best_items(branches, trie, 10, terms)
+    short = search(branches, trie, 10, terms)
     assert [item for item, _ in short.items] == [item for item, _ in whole.items]
     assert [score for _, score in short.items] == pytest.approx([score for _, score in whole.items], rel=1e-5)
 
 
 def test_more_items_than_there_are_gives_them_all_and_none_of_none() -> None:
     titles = catalogue(5)
-    trie, branches = Trie(titles), Branches(tiny.model(), PROMPT)
-    assert len(best_items(branches, trie, 50).items) == 5
-    assert best_items(branches, trie, 3, np.full(5, -math.inf)).items == []
+    trie, branches = Trie(titles), Branches(tiny.model(), [PROMPT])
+    assert len(search(branches, trie, 50).items) == 5
+    assert search(branches, trie, 3, np.full(5, -math.inf)).items == []
 
 
 def test_a_search_leaves_the_prompt_as_it_was() -> None:
-    trie, branches = Trie(catalogue(30)), Branches(tiny.model(), PROMPT)
-    first = best_items(branches, trie, 5).items
-    assert best_items(branches, trie, 5).items == first
+    trie, branches = Trie(catalogue(30)), Branches(tiny.model(), [PROMPT])
+    first = search(branches, trie, 5).items
+    assert search(branches, trie, 5).items == first
+
+
+LENGTHS = (16, 3, 9, 1, 16)  # of the prompts that are searched at once, from the end of PROMPT
+
+
+@pytest.mark.parametrize("family", tiny.SHARING)
+def test_prompts_at_once_see_their_own_places_alone(family: str) -> None:
+    """Places of several prompts grow in one pass, in any order, and on top of each other."""
+    model = tiny.model(family)
+    prompts = [PROMPT, PROMPT[7:10], PROMPT[5:6]]
+    branches = Branches(model, prompts)
+    ends = [PROMPT_END - number for number in range(3)]
+    rows = branches.grow([100, 101, 102, 103], [ends[2], ends[0], ends[2], 0])  # 103 follows 100
+    again = branches.grow([104, 105, 106], [3, 1, ends[1]])
+    lines = ((rows[0], [*prompts[2], 100]), (rows[1], [*PROMPT, 101]), (rows[3], [*prompts[2], 100, 103]),
+             (again[0], [*prompts[2], 100, 103, 104]), (again[1], [*PROMPT, 101, 105]), (again[2], [*prompts[1], 106]),
+             (branches.first[1], prompts[1]))  # fmt: skip
+    with torch.no_grad():
+        for row, ids in lines:
+            expected = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0, -1], dim=-1)
+            assert torch.allclose(row, expected, atol=1e-4)
+    branches.cut(1)
+    assert torch.allclose(branches.grow([103, 106], [0, ends[1]]), torch.stack([rows[3], again[2]]), atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "value"), [("WIDTH", 5), ("SEARCHED", 30), ("KEPT", 60), ("NODES_AT_ONCE", 3)])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_searches_at_once_equal_each_alone_and_scoring_every_title(
+    family: str, name: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, titles = tiny.model(family), catalogue(150, seed=3)
+    trie, prompts = Trie(titles), [PROMPT[-length:] for length in LENGTHS]
+    terms = [np.zeros(150), np.linspace(0.0, 3.0, 150), np.zeros(150), np.full(150, -math.inf), np.zeros(150)]
+    terms[2][::3] = -math.inf
+    wanted = [Wanted(k, own) for k, own in zip((10, 3, 120, 5, 1), terms, strict=True)]
+    with torch.no_grad():
+        responses = [[titles[item] for item in trie.items]] * len(prompts)
+        scores = naive_logprobs(model, prompts, responses).sums.double().numpy() + np.stack(terms)
+    monkeypatch.setattr(under_test, name, value)
+    together = best_items(Branches(model, prompts), trie, wanted)
+    for prompt, each, found, row in zip(prompts, wanted, together, scores, strict=True):
+        [alone] = best_items(Branches(model, [prompt]), trie, [each])
+        expected = [item for item in in_order(trie.items, row, each.k) if row[trie.items.index(item)] > -math.inf]
+        assert [item for item, _ in found.items] == [item for item, _ in alone.items] == expected
+        assert [score for _, score in found.items] == pytest.approx(sorted(row, reverse=True)[: len(expected)], rel=1e-5)
+
+
+def test_a_target_stands_after_its_equals_in_the_search_too() -> None:
+    """The rank of a target counts every other item that scores as high, whatever its id."""
+    titles = {9: [100, NEWLINE], 2: [100, NEWLINE], 5: [101, NEWLINE], 4: [100, NEWLINE]}
+    trie, branches = Trie(titles), Branches(tiny.model(), [PROMPT])
+    whole = [item for item, _ in search(branches, trie, 4, last=2).items]
+    assert [item for item in whole if item != 5] == [4, 9, 2]
+    alike = np.array([0.0, 0.0, -math.inf, 0.0])  # without the item 5
+    assert [item for item, _ in search(branches, trie, 2, alike, last=2).items] == [4, 9]
+    assert [item for item, _ in search(branches, trie, 2, alike, last=9).items] == [2, 4]
+
+
+def test_searches_at_once_compute_no_more_than_their_share_of_a_pass() -> None:
+    model, trie = tiny.model(), Trie(catalogue(400))
+    prompts = [PROMPT[-length:] for length in LENGTHS]
+    branches, largest = Branches(model, prompts), 0
+    grow = branches.grow
+
+    def counted(tokens: list[int], parents: list[int]) -> torch.Tensor:
+        nonlocal largest
+        largest = max(largest, len(tokens))
+        return grow(tokens, parents)
+
+    branches.grow = counted  # type: ignore[method-assign, assignment]
+    together = best_items(branches, trie, [Wanted(10)] * len(prompts))
+    assert largest <= under_test.NODES_AT_ONCE
+    assert sum(found.nodes for found in together) < len(prompts) * len(trie.inner)
+    assert len(branches) == 0

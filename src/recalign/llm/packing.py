@@ -58,21 +58,56 @@ class Layout:
 
 @dataclass(frozen=True)
 class Grown:
-    """N new places behind the M − N that the model's cache holds.
+    """N new places of B prompts behind the M − N that the model's cache holds.
 
-    seen [N, M]: True where a new place (row) descends from a cached or new one (column), itself included;
-    positions [M]: position ids.
+    The prompts have at most n new places and m places in all. queries [B, n]: place among the new ones of each prompt's
+    (padded with 0); scatter [N]: its inverse; keys [B, m]: place in the cache likewise; positions [M]: position ids;
+    seen [B, n, m]: True where a new place descends from the other, itself included.
     """
 
-    seen: Tensor
+    queries: Tensor
+    scatter: Tensor
+    keys: Tensor
     positions: Tensor
+    seen: Tensor
+    masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, queries: list[list[int]], keys: list[list[int]], seen: list[Tensor], positions: list[int]
+    ) -> "Grown":
+        """From each prompt's new places, places in the cache, and which [n, m] of them each new one sees."""
+        n, m = max(map(len, queries)), max(map(len, keys))
+        together = torch.zeros(len(queries), n, m, dtype=torch.bool)
+        together[:, :, 0] = True  # a padded query sees a place too: a row without any would be NaN
+        scatter = torch.empty(sum(map(len, queries)), dtype=torch.long)
+        for b, (own, mask) in enumerate(zip(queries, seen, strict=True)):
+            together[b, : mask.shape[0], : mask.shape[1]] = mask
+            scatter[torch.tensor(own)] = torch.arange(b * n, b * n + len(own))
+        rows, columns = (torch.tensor([o + [0] * (w - len(o)) for o in lists]) for lists, w in ((queries, n), (keys, m)))
+        return cls(rows, scatter, columns, torch.tensor(positions), together)
+
+    def to(self, device: torch.device) -> "Grown":
+        """The same there."""
+        tensors = self.queries, self.scatter, self.keys, self.positions, self.seen
+        return Grown(*(tensor.to(device) for tensor in tensors))
+
+    @property
+    def single(self) -> bool:
+        """Whether one prompt owns the row and the cache, so that nothing is padded or moved."""
+        return len(self.queries) == 1 and self.keys.shape[1] == len(self.positions)
 
     def mask(self, window: int | None) -> Tensor:
-        """[1, 1, N, M], True where a query (row) may see a key (column)."""
-        if window is None:
-            return self.seen[None, None]
-        apart = self.positions[-len(self.seen) :, None] - self.positions
-        return (self.seen & (apart < window))[None, None]
+        """[B, 1, n, m], True where a query (row) may see a key (column); shared by all layers."""
+        if window not in self.masks:
+            seen = self.seen
+            if window is not None:
+                new = self.positions[len(self.positions) - len(self.scatter) :]
+                apart = new[self.queries][:, :, None] - self.positions[self.keys][:, None, :]
+                seen = seen & (apart < window)
+                seen[:, :, 0] |= ~seen.any(-1)
+            self.masks[window] = seen[:, None]
+        return self.masks[window]
 
 
 @dataclass(frozen=True)
@@ -203,8 +238,8 @@ def shared_prefix_attention(
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Attention of transformers' interface: query [1, H, T, d], key and value [1, H_kv, T, d] to [1, T, H, d].
 
-    With a `layout` each prompt's block is an attention problem of its own, and all of them run as one padded batch;
-    without one (generation, naive scoring), or on top of a cache (`Grown`), it is the library's SDPA.
+    With a `layout` each prompt's block is an attention problem of its own, and all of them run as one padded batch, on
+    top of a cache too (`Grown`); without one (generation, naive scoring) it is the library's SDPA.
     Raises ValueError where the model asks for a soft-cap, attention sinks or a position bias.
     """
     if layout is None:
@@ -215,11 +250,9 @@ def shared_prefix_attention(
     unsupported = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
     if unsupported:
         raise ValueError(f"{type(module).__name__} asks for {unsupported[0]}, which shared-prefix attention lacks")
-    if isinstance(layout, Grown):
-        return sdpa_attention_forward(
-            module, query, key, value, layout.mask(sliding_window), scaling=scaling, dropout=dropout
-        )
-    query, key, value = (_blocks(states, layout) for states in (query, key, value))
+    queries, keys = (layout.queries, layout.keys) if isinstance(layout, Grown) else (layout.gather, layout.gather)
+    if not layout.single:
+        query, key, value = _blocks(query, queries), _blocks(key, keys), _blocks(value, keys)
     kind, on_cpu = value.dtype, query.device.type == "cpu"
     if on_cpu:  # its bf16 kernel rounds more and has a slower backward pass; fp32 stays what it is
         query, key, value = query.float(), key.float(), value.float()
@@ -235,12 +268,10 @@ def shared_prefix_attention(
     return mixed.flatten(0, 1).index_select(0, layout.scatter)[None], None
 
 
-def _blocks(states: Tensor, layout: Layout) -> Tensor:
-    """[1, H, T, d] -> [B, H, L, d]; a single block is the row itself."""
-    if layout.single:
-        return states
-    rows = states[0].transpose(0, 1).index_select(0, layout.gather.flatten())
-    return rows.unflatten(0, layout.gather.shape).transpose(1, 2)
+def _blocks(states: Tensor, places: Tensor) -> Tensor:
+    """[1, H, T, d] -> [B, H, L, d], by the places [B, L] of each block in the row."""
+    rows = states[0].transpose(0, 1).index_select(0, places.flatten())
+    return rows.unflatten(0, places.shape).transpose(1, 2)
 
 
 AttentionInterface.register(SHARED_ATTENTION, shared_prefix_attention)

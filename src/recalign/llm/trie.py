@@ -1,13 +1,15 @@
 """Titles as a tree of tokens: one pass that scores them all, the exact best of them, and generation held to them.
 
 A title's log-prob only falls with each token, so whatever lies below a node scores at most what the node scores. The
-best-first search below is that branch-and-bound (Land and Doig 1960), with the nodes of one step in one forward pass.
+best-first search below is that branch-and-bound (Land and Doig 1960), with the nodes of one step of several searches in
+one forward pass.
 """
 
 import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,10 @@ from torch import Tensor
 from recalign.llm.branches import PROMPT_END, Branches
 
 ROOT = 0
-NODES_AT_ONCE = 256  # nodes in one forward pass over all titles: 50 MB of logits at 49,152 tokens
-WIDTH = 64  # nodes in one step of the search: more waste some of them, fewer waste the machine
-SEARCHED = 2048  # nodes after which the search scores the rest as `item_logprobs` does, whose cache does not grow
+NODES_AT_ONCE = 256  # nodes in one forward pass: 50 MB of logits at 49,152 tokens
+WIDTH = 64  # of them of one search in a step: more waste some of them, fewer waste the machine
+SEARCHED = 2048  # nodes after which a search scores the rest as `item_logprobs` does, whose cache does not grow
+KEPT = 8192  # nodes of all searches whose states are kept: past them the largest one is finished that way
 WHOLE = -2  # in place of a place: the title has ended
 MANY = 100  # from so many wanted items on a search saves nothing
 Floats = NDArray[np.float64]
@@ -112,117 +115,152 @@ def next_logprobs(trie: Trie, nodes: Sequence[int], rows: Tensor) -> list[list[f
     return [[next(values) for _ in trie.children[node]] for node in nodes]
 
 
-def item_logprobs(branches: Branches, trie: Trie) -> Floats:
-    """Σ_t log π(y_t | x, y_<t) of every title, [M] as `trie.items`, in nats.
+def item_logprobs(branches: Branches, trie: Trie, prompt: int = 0) -> Floats:
+    """Σ_t log π(y_t | x, y_<t) of every title after one of the prompts, [M] as `trie.items`, in nats.
 
     Each node is computed once, `NODES_AT_ONCE` in a forward pass, on the prompt's cached states. In preorder the
-    ancestors of a run of nodes are in the run or are those of its first node, which are computed again. `branches` must
-    not have grown, and has not when this returns.
+    ancestors of a run of nodes are in the run or are those of its first node, which are computed again. What has grown
+    before stays.
     """
-    total = np.zeros(len(trie))
+    total, start = np.zeros(len(trie)), len(branches)
 
     def fill(nodes: Sequence[int], rows: Tensor) -> None:
         for node, gains in zip(nodes, next_logprobs(trie, nodes, rows), strict=True):
             total[trie.children[node]] = total[node] + gains
 
-    fill([ROOT], branches.first[None])
+    fill([ROOT], branches.first[[prompt]])
     inner = trie.inner
-    for start in range(0, len(inner), NODES_AT_ONCE):
-        run = inner[start : start + NODES_AT_ONCE]
+    for first in range(0, len(inner), NODES_AT_ONCE):
+        run = inner[first : first + NODES_AT_ONCE]
         nodes = [*trie.line(trie.parent[run[0]]), *run]
-        place = {node: number for number, node in enumerate(nodes)} | {ROOT: PROMPT_END}
+        place = {node: number for number, node in enumerate(nodes, start=start)} | {ROOT: PROMPT_END - prompt}
         rows = branches.grow([trie.token[node] for node in nodes], [place[trie.parent[node]] for node in nodes])
-        branches.cut()
+        branches.cut(start)
         fill(run, rows[-len(run) :])
     return total[trie.ends]
 
 
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What a search is to find: the k items with the highest log π(title | prompt) + term.
+
+    terms [M]: each item's own part of the score, 0 by default, −inf for an item that is left out. last: an item that
+    stands after its equals, as a target does whose rank is asked for; the others stand by ascending id.
+    """
+
+    k: int
+    terms: Floats | None = None
+    last: int | None = None
+
+
 @dataclass(frozen=True)
 class Found:
-    """What a search found: (item, score), best first, equal scores by ascending item id; nodes computed, in steps."""
+    """What a search found: (item, score), best first; nodes computed, in steps."""
 
     items: list[tuple[int, float]]
     nodes: int
     steps: int
 
 
-def best_items(branches: Branches, trie: Trie, k: int, terms: Floats | None = None) -> Found:
-    """The k items with the highest log π(title | prompt) + term, exactly, without computing most of the tree.
+def best_items(branches: Branches, trie: Trie, wanted: Sequence[Wanted]) -> list[Found]:
+    """The best items after each prompt, exactly, without computing most of the tree; one `Wanted` a prompt.
 
-    terms [M]: each item's own part of the score, 0 by default, −inf for an item that is left out. A node leads to at
-    most its own log-prob plus the largest term below it, and is left once k items score more. Equal to `item_logprobs`
-    + terms, sorted; where `SEARCHED` nodes do not settle it, what is left is scored that way. `branches` must not have
-    grown, and has not when this returns.
+    A node leads to at most its own log-prob plus the largest term below it, and is left once k items score more. Each
+    forward pass computes the best open nodes of all prompts whose search goes on. Equal to `item_logprobs` + terms,
+    sorted; where `SEARCHED` nodes do not settle a search, what is left of it is scored that way. `branches` must not
+    have grown, and has not when this returns.
     """
-    search = _Search(branches, trie, k, np.zeros(len(trie.items)) if terms is None else terms)
-    search.open([ROOT], [0.0], branches.first[None], [PROMPT_END])
-    while search.promising():
-        if k >= MANY or search.nodes >= SEARCHED:
-            search.finish()
-        else:
-            search.step()
+    searches = [_Search(branches, trie, prompt, each) for prompt, each in enumerate(wanted)]
+    while going := [search for search in searches if search.promising()]:
+        largest = max(going, key=lambda search: search.nodes)
+        for search in going:
+            full = search is largest and len(branches) >= KEPT
+            if full or search.nodes >= SEARCHED or search.wanted.k >= MANY:
+                search.finish()
+        if going := [search for search in going if search.promising()]:
+            _step(branches, trie, going)
     branches.cut()
-    return search.found
+    return [search.found for search in searches]
+
+
+def _step(branches: Branches, trie: Trie, searches: "Sequence[_Search]") -> None:
+    """Compute the best open nodes of each search in one forward pass over them all."""
+    width = max(1, min(WIDTH, NODES_AT_ONCE // len(searches)))
+    taken = [search.take(width) for search in searches]
+    flat, start = [each for group in taken for each in group], len(branches)
+    rows = branches.grow([trie.token[each.node] for each in flat], [each.parent for each in flat])
+    for search, group in zip(searches, taken, strict=True):
+        search.open(group, rows[: len(group)], start)
+        search.nodes, search.steps = search.nodes + len(group), search.steps + 1
+        rows, start = rows[len(group) :], start + len(group)
+
+
+class _Open(NamedTuple):
+    """A node that is yet to be computed; the first one has the highest bound."""
+
+    cost: float  # −bound
+    node: int
+    logprob: float
+    parent: int  # place
 
 
 class _Search:
-    """A best-first search: what is open, and the k best (score, −item) so far, the worst of them first."""
+    """A best-first search after one prompt: what is open, and the k best (score, −item) so far, the worst of them first.
 
-    def __init__(self, branches: Branches, trie: Trie, k: int, terms: Floats) -> None:
-        self.branches, self.trie, self.k, self.terms = branches, trie, k, terms
-        self.below = trie.largest_below(terms)
-        self.best: list[tuple[float, int]] = []
-        self.frontier: list[tuple[float, int, float, int]] = []  # (−bound, node, log-prob, place of its parent)
+    The item that stands after its equals is there as the largest id.
+    """
+
+    def __init__(self, branches: Branches, trie: Trie, prompt: int, wanted: Wanted) -> None:
+        self.branches, self.trie, self.prompt, self.wanted = branches, trie, prompt, wanted
+        self.terms = np.zeros(len(trie.items)) if wanted.terms is None else wanted.terms
+        self.below = trie.largest_below(self.terms)
+        self.best: list[tuple[float, float, int]] = []
+        self.frontier: list[_Open] = []
         self.nodes = self.steps = 0
+        self.open([_Open(0.0, ROOT, 0.0, 0)], branches.first[[prompt]], PROMPT_END - prompt)
 
     @property
     def found(self) -> Found:
-        return Found([(-item, score) for score, item in sorted(self.best, reverse=True)], self.nodes, self.steps)
+        return Found([(item, score) for score, _, item in sorted(self.best, reverse=True)], self.nodes, self.steps)
 
     def promising(self) -> bool:
         """Whether the best open node may lead to one of the k best; an equal score may, by a smaller id."""
-        worst = self.best[0][0] if len(self.best) == self.k else -math.inf
-        return bool(self.frontier) and -self.frontier[0][0] >= worst
+        worst = self.best[0][0] if len(self.best) == self.wanted.k else -math.inf
+        return bool(self.frontier) and -self.frontier[0].cost >= worst
 
-    def step(self) -> None:
-        """Compute the best open nodes in one forward pass."""
-        taken: list[tuple[float, int, float, int]] = []
-        while len(taken) < WIDTH and self.promising():
+    def take(self, width: int) -> list[_Open]:
+        """The best open nodes, which are open no more."""
+        taken: list[_Open] = []
+        while len(taken) < width and self.promising():
             taken.append(heapq.heappop(self.frontier))
-        nodes, places = [node for _, node, _, _ in taken], range(self.nodes, self.nodes + len(taken))
-        rows = self.branches.grow([self.trie.token[node] for node in nodes], [parent for *_, parent in taken])
-        self.open(nodes, [logprob for _, _, logprob, _ in taken], rows, places)
-        self.nodes += len(taken)
-        self.steps += 1
+        return taken
 
-    def open(self, nodes: Sequence[int], logprobs: Sequence[float], rows: Tensor, places: Sequence[int]) -> None:
+    def open(self, taken: Sequence[_Open], rows: Tensor, start: int) -> None:
         """Offer what ends at the nodes' children, and put the children that go on to the open ones."""
-        for node, logprob, gains, place in zip(
-            nodes, logprobs, next_logprobs(self.trie, nodes, rows), places, strict=True
-        ):
-            for child, gain in zip(self.trie.children[node], gains, strict=True):
+        gained = next_logprobs(self.trie, [each.node for each in taken], rows)
+        for place, (each, gains) in enumerate(zip(taken, gained, strict=True), start=start):
+            for child, gain in zip(self.trie.children[each.node], gains, strict=True):
                 for held in self.trie.holds[child]:
-                    self.offer(held, logprob + gain)
+                    self.offer(held, each.logprob + gain)
                 if self.trie.children[child] and self.below[child] > -math.inf:
-                    bound = logprob + gain + self.below[child]
-                    heapq.heappush(self.frontier, (-bound, child, logprob + gain, place))
+                    bound = each.logprob + gain + self.below[child]
+                    heapq.heappush(self.frontier, _Open(-bound, child, each.logprob + gain, place))
 
     def offer(self, held: int, logprob: float) -> None:
-        score = logprob + float(self.terms[held])
+        score, item = logprob + float(self.terms[held]), self.trie.items[held]
         if score > -math.inf:
-            heapq.heappush(self.best, (score, -self.trie.items[held]))
-            if len(self.best) > self.k:
+            heapq.heappush(self.best, (score, -math.inf if item == self.wanted.last else -item, item))
+            if len(self.best) > self.wanted.k:
                 heapq.heappop(self.best)
 
     def finish(self) -> None:
-        """Score all that lies below the promising nodes in one pass, and close the search."""
+        """Score all that lies below the promising nodes, and close the search."""
         nodes = []
         while self.promising():
-            nodes.append(heapq.heappop(self.frontier)[1])
+            nodes.append(heapq.heappop(self.frontier).node)
         left = [held for held in self.trie.below(nodes) if self.terms[held] > -math.inf]
         rest = Trie({held: self.trie.tokens(held) for held in left})
-        self.branches.cut()
-        for held, logprob in zip(rest.items, item_logprobs(self.branches, rest), strict=True):
+        for held, logprob in zip(rest.items, item_logprobs(self.branches, rest, self.prompt), strict=True):
             self.offer(held, float(logprob))
         self.frontier.clear()
         self.nodes += len(rest.inner)
@@ -240,7 +278,7 @@ def generate_title(branches: Branches, trie: Trie, beams: int = 1) -> int:
         raise ValueError(f"beams is {beams}; 1 or more is allowed")
     whole: list[tuple[float, int, int]] = []  # (−log-prob, node, WHOLE)
     begun: list[tuple[float, int, int]] = [(0.0, ROOT, PROMPT_END)]  # (−log-prob, node, its place)
-    rows, grown = branches.first[None], 0
+    rows, grown = branches.first, 0
     while begun:
         longer = []
         for (cost, node, place), gains in zip(begun, next_logprobs(trie, [n for _, n, _ in begun], rows), strict=True):

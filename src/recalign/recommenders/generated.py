@@ -46,7 +46,7 @@ def _held(
     titles = []
     for prompt, items in zip(prompts, allowed, strict=True):
         trie = Trie({item: recommender.builder.response(item) for item in items})
-        branches = Branches(recommender.language_model.model, prompt)
+        branches = Branches(recommender.language_model.model, [prompt])
         titles.append(_shown(recommender, generate_title(branches, trie, beams)))
     return titles
 
