@@ -12,11 +12,12 @@ import tiny
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, choose_rule, ranking_scores, rules_to_try
 from recalign.llm.base import LanguageModel
+from recalign.llm.branches import Branches
 from recalign.llm.scoring import naive_logprobs
 from recalign.params import PromptParams
 from recalign.prompts import PromptBuilder
 from recalign.recommenders import language_model as under_test
-from recalign.recommenders.language_model import LanguageModelRecommender
+from recalign.recommenders.language_model import Asked, LanguageModelRecommender
 from recalign.recommenders.seam import Request
 
 ITEMS = tiny.items()
@@ -172,6 +173,38 @@ def test_the_best_items_of_the_catalogue_follow_the_rule(
     best = recommender.rank_items([1, 2], None, 3)
     assert [scored.item_id for scored in best] == [item for _, item in expected]
     assert [scored.score for scored in best] == pytest.approx([-score for score, _ in expected], abs=1e-3)
+
+
+@pytest.mark.parametrize("rule", [RankingRule(), RankingRule("logprob_less_prior", 0.5), RankingRule("reward")])
+def test_many_rankings_at_once_are_each_what_it_is_alone(
+    policy: LanguageModel, builder: PromptBuilder, rule: RankingRule
+) -> None:
+    """With a catalogue or with candidates, of any length and in any order; `batch` prompts a search."""
+    recommender = LanguageModelRecommender(policy, builder, ITEMS, "x", rule, reference=language_model(seed=1), batch=2)
+    asked = [
+        Asked([1, 2], None, 3), Asked([4], [9, 2, 9, 5], 2), Asked(["A Film Nobody Listed"], None, 20),
+        Asked([3], [], 5), Asked([5, 6, 7], [1, 2, 3], 3), Asked([8], None, 1), Asked([8, 1], [4, 2, 6], 9),
+    ]  # fmt: skip
+    for each, together in zip(asked, recommender.rank_many(asked), strict=True):
+        alone = recommender.rank_items(each.history, each.candidates, each.k)
+        assert [scored.item_id for scored in together] == [scored.item_id for scored in alone]
+        assert [scored.score for scored in together] == pytest.approx([scored.score for scored in alone], abs=1e-3)
+    assert recommender.rank_many([]) == []
+
+
+def test_searches_at_once_are_batch_prompts_a_time(
+    policy: LanguageModel, builder: PromptBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender, sizes = LanguageModelRecommender(policy, builder, ITEMS, "x", batch=2), []
+    searching = under_test.Branches
+
+    def counted(model: torch.nn.Module, prompts: list[list[int]]) -> Branches:
+        sizes.append(len(prompts))
+        return searching(model, prompts)
+
+    monkeypatch.setattr(under_test, "Branches", counted)
+    recommender.rank_many([Asked([item], None, 3) for item in (1, 2, 3, 4, 5)])
+    assert sizes == [2, 2, 1]
 
 
 def test_a_model_that_cannot_share_a_prompt_finds_the_best_by_scoring_all(builder: PromptBuilder) -> None:

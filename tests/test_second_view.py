@@ -9,7 +9,7 @@ from scipy.stats import kendalltau
 
 import tiny
 from project import FEW, copy_project, run
-from recalign.data.records import Case, Example
+from recalign.data.records import Case, Example, Items
 from recalign.errors import RecalignError
 from recalign.evaluation.comparison import Run
 from recalign.evaluation.figures import ANSWERS, Provenance, Recorder
@@ -29,6 +29,7 @@ from recalign.evaluation.generation import (
     write_answers,
 )
 from recalign.evaluation.protocol_agreement import Agreement, order_agreement, rank_agreement, resampled_taus
+from recalign.evaluation.ranking_rule import RankingRule
 from recalign.evaluation.scorecard import Row, Scorecard
 from recalign.evaluation.second_view import second_view, second_view_metrics, second_view_sections
 from recalign.evaluation.second_view_comparison import compare_agreements, compare_answers
@@ -38,9 +39,9 @@ from recalign.llm.base import LanguageModel
 from recalign.params import PromptParams
 from recalign.prompts import PromptBuilder
 from recalign.recommenders.generated import answers
-from recalign.recommenders.language_model import LanguageModelRecommender
+from recalign.recommenders.language_model import Asked, LanguageModelRecommender
 from recalign.recommenders.seam import Request
-from recalign.recommenders.trial import Trial, full_ranks, rank_catalogue, whole_catalogue
+from recalign.recommenders.trial import Trial, full_ranks, rank_catalogue, searched_ranks, whole_catalogue
 
 CANDIDATES = ["Rebecca Black", "Black", "Air", "Air Supply"]
 HISTORY = ["Enigma"]
@@ -239,13 +240,13 @@ def test_agreements_of_two_runs_are_compared_on_the_same_draws() -> None:
 ITEMS = tiny.items()
 
 
-def recommender(form: str = "history") -> LanguageModelRecommender:
+def recommender(form: str = "history", items: Items = ITEMS) -> LanguageModelRecommender:
     model = LanguageModel(
         tiny.model(), tiny.tokenizer(), tiny.torch.device("cpu"), "fp32", "none", {"id": "tiny"}, "digest"
     )
     params = PromptParams(form=form, history=8, training_history=8, profile=False, max_title_tokens=24)
-    builder = PromptBuilder(model.tokenizer, ITEMS, params, "films")
-    return LanguageModelRecommender(model, builder, ITEMS, "llm", batch=2)
+    builder = PromptBuilder(model.tokenizer, items, params, "films")
+    return LanguageModelRecommender(model, builder, items, "llm", batch=2)
 
 
 def trial() -> Trial:
@@ -280,6 +281,38 @@ def test_the_few_cases_of_the_whole_catalogue_are_ranked_as_any_recommender_rank
     shared = [place for place, example in enumerate(whole.example_ids) if example in few.example_ids]
     assert few.ranks.tolist() == whole.ranks[shared].tolist()
     assert (few.manifest, few.digest, few.protocol) == ("catalogue-cases", whole.digest, "full")
+
+
+@pytest.mark.parametrize("rule", [RankingRule(), RankingRule("logprob_less_prior", 0.5)])
+@pytest.mark.parametrize("depth", [1, 3, 10])
+def test_the_places_of_a_search_are_those_of_scoring_every_title(rule: RankingRule, depth: int) -> None:
+    """Beyond its depth a target counts as the last, for a system that scores every title too."""
+    asked, system = whole_catalogue(trial(), ITEMS, 3), recommender()
+    system.ranked_by = rule
+    wanted = [
+        Asked(request.history, None, depth, None, case.example.target)
+        for case, request in zip(asked.cases, asked.requests, strict=True)
+    ]
+    searched = searched_ranks("llm", asked, system.rank_many(wanted), depth)
+    scored = full_ranks("llm", asked, system.scores(list(asked.requests), None).numpy(), depth)
+    assert searched.ranks.tolist() == scored.ranks.tolist()
+    assert set(searched.ranks.tolist()) <= {*range(1, depth + 1), len(ITEMS.ids)}
+    assert [top[:depth] for top in scored.top] == list(searched.top)
+    inside = searched.ranks <= depth if depth < 10 else ~np.isnan(searched.scores)
+    assert searched.scores[inside] == pytest.approx(scored.scores[inside], abs=1e-3)
+    every = rank_catalogue(system, ITEMS, trial(), depth)
+    assert every.ranks.tolist() == scored.ranks.tolist()
+
+
+def test_a_target_in_its_own_history_is_searched_and_stands_after_its_equals() -> None:
+    """Titles that read alike tie: the item with the smaller id does not gain by it."""
+    twins = tiny.items(["Same", "Same", "Same", "Other"])
+    system, case = recommender(items=twins), Case(Example("0-1", 0, "test", None, (1, 4), 1), (1, 2), 0)
+    asked = whole_catalogue(Trial("uniform", "d", (case,), (Request(0, (1, 4)),)), twins, 1)
+    three, two = (system.rank_many([Asked((1, 4), None, k, target=1)]) for k in (3, 2))
+    assert [scored.item_id for scored in three[0]] == [2, 3, 1]
+    assert searched_ranks("llm", asked, three, 3).ranks.tolist() == [3]
+    assert searched_ranks("llm", asked, two, 2).ranks.tolist() == [4]
 
 
 def test_the_sections_and_metrics_name_the_number_of_cases(tmp_path: Path) -> None:

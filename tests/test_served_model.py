@@ -94,6 +94,23 @@ def test_candidates_limit_what_is_ranked_and_k_what_is_returned(model):
     assert len(second["items"]) == 10
 
 
+def test_rows_that_are_asked_together_are_answered_as_each_alone(model):
+    """Searches of several rows share forward passes; the answers do not change."""
+    queries = [{"history": [item, item + 1], "k": item} for item in (1, 2, 3, 4, 5)]
+    for query, together in zip(queries, ask(model, *queries), strict=True):
+        (alone,) = ask(model, query)
+        assert [item["item_id"] for item in together["items"]] == [item["item_id"] for item in alone["items"]]
+        assert len(together["items"]) == query["k"]
+
+
+def test_a_row_that_cannot_be_answered_is_named_among_others(model):
+    """Here the third one."""
+    from mlflow.exceptions import MlflowException
+
+    with pytest.raises(MlflowException, match="row 2: history has item 99"):
+        ask(model, {"history": [1]}, {"history": [2]}, {"history": [99]})
+
+
 def test_the_explanation_is_what_the_history_shows(model):
     """Three dramas where one in three is expected; the films that say so are named."""
     (answer,) = ask(model, {"history": [1, 4, 7]})

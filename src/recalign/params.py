@@ -258,6 +258,7 @@ class EvaluateParams(Section):
     resamples: int = Field(ge=100)
     batch: int = Field(ge=1)
     full_catalogue_cases: int = Field(ge=0)
+    full_catalogue_depth: int | None = Field(ge=10)
     generation_cases: int = Field(ge=0)
     beams: int = Field(ge=1)
     popularity_manifest: bool

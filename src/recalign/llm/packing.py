@@ -84,13 +84,12 @@ class Grown:
         for b, (own, mask) in enumerate(zip(queries, seen, strict=True)):
             together[b, : mask.shape[0], : mask.shape[1]] = mask
             scatter[torch.tensor(own)] = torch.arange(b * n, b * n + len(own))
-        rows, columns = (torch.tensor([o + [0] * (w - len(o)) for o in lists]) for lists, w in ((queries, n), (keys, m)))
-        return cls(rows, scatter, columns, torch.tensor(positions), together)
+        return cls(_padded(queries), scatter, _padded(keys), torch.tensor(positions), together)
 
     def to(self, device: torch.device) -> "Grown":
         """The same there."""
-        tensors = self.queries, self.scatter, self.keys, self.positions, self.seen
-        return Grown(*(tensor.to(device) for tensor in tensors))
+        queries, scatter, keys = self.queries.to(device), self.scatter.to(device), self.keys.to(device)
+        return Grown(queries, scatter, keys, self.positions.to(device), self.seen.to(device))
 
     @property
     def single(self) -> bool:
@@ -108,6 +107,11 @@ class Grown:
                 seen[:, :, 0] |= ~seen.any(-1)
             self.masks[window] = seen[:, None]
         return self.masks[window]
+
+
+def _padded(lists: list[list[int]]) -> Tensor:
+    width = max(map(len, lists))
+    return torch.tensor([[*places, *[0] * (width - len(places))] for places in lists])
 
 
 @dataclass(frozen=True)

@@ -205,9 +205,9 @@ class _Open(NamedTuple):
 
 
 class _Search:
-    """A best-first search after one prompt: what is open, and the k best (score, −item) so far, the worst of them first.
+    """A best-first search after one prompt: what is open, and the k best so far, the worst of them first.
 
-    The item that stands after its equals is there as the largest id.
+    best: (score, −item, item); −item is −inf for the item that stands after its equals.
     """
 
     def __init__(self, branches: Branches, trie: Trie, prompt: int, wanted: Wanted) -> None:

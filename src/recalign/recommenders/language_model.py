@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, ranking
 from recalign.llm.base import LanguageModel
 from recalign.llm.branches import Branches
 from recalign.llm.scoring import response_logprobs, why_not_shared
-from recalign.llm.trie import Trie, best_items, item_logprobs
+from recalign.llm.trie import Found, Trie, Wanted, best_items, item_logprobs
 from recalign.progress import track
 from recalign.prompts import PromptBuilder
 from recalign.recommenders.logprob_store import read_stored, store_key, write_stored
@@ -24,6 +25,21 @@ from recalign.recommenders.seam import Request, Scored
 
 log = logging.getLogger(__name__)
 RESPONSES_AT_ONCE = 128  # titles after one prompt in one forward pass: attention grows with the square of their tokens
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One ranking: the k best of `candidates`, or of the catalogue less the history.
+
+    history: oldest first, item ids, or titles that need not be in the catalogue; `profile` as prompts show it;
+    target: an item that is ranked though the history holds it, and stands after its equals.
+    """
+
+    history: Sequence[int | str]
+    candidates: Sequence[int] | None
+    k: int
+    profile: str | None = None
+    target: int | None = None
 
 
 class LanguageModelRecommender:
@@ -136,46 +152,76 @@ class LanguageModelRecommender:
             if trie is None or responses[row] != lists:
                 lists = responses[row]
                 trie = Trie(dict(enumerate(lists)))
-            values[row] = item_logprobs(Branches(model.model, prompts[row]), trie)
+            values[row] = item_logprobs(Branches(model.model, [prompts[row]]), trie)
         return values
 
     def rank_items(
         self, history: Sequence[int | str], candidates: Sequence[int] | None, k: int, *, profile: str | None = None
     ) -> list[Scored]:
-        """The k best of `candidates`, or of the catalogue less the history, best first; equals by ascending item id.
+        """What `rank_many` answers to one."""
+        return self.rank_many([Asked(history, candidates, k, profile)])[0]
 
-        history: oldest first, item ids, or titles that need not be in the catalogue; `profile` as prompts show it.
-        """
-        if candidates is None:
-            return self._best_of_catalogue(history, k, profile)
-        items = list(dict.fromkeys(candidates))
-        if not items:
-            return []
-        prompt = self.builder.prompt(history, profile=profile, candidates=items)
-        return self._sorted(prompt, items, k)
+    def rank_many(self, asked: Sequence[Asked]) -> list[list[Scored]]:
+        """The k best items of each, best first, equals by ascending item id; `batch` of them in a forward pass."""
+        answers: dict[int, list[Scored]] = {}
+        open_ended = [number for number, each in enumerate(asked) if each.candidates is None]
+        found = self._best_of_catalogue([asked[number] for number in open_ended])
+        answers.update(zip(open_ended, found, strict=True))
+        lists = {n: list(dict.fromkeys(each.candidates)) for n, each in enumerate(asked) if each.candidates is not None}
+        for length in sorted({len(items) for items in lists.values()}):
+            numbers = [number for number, items in lists.items() if len(items) == length]
+            ranked = self._sorted([asked[n] for n in numbers], [lists[n] for n in numbers], listed=True)
+            answers.update(zip(numbers, ranked, strict=True))
+        return [answers[number] for number in range(len(asked))]
 
-    def _best_of_catalogue(self, history: Sequence[int | str], k: int, profile: str | None) -> list[Scored]:
-        """A search over the tree of titles; the reward falls and rises with depth, so it takes every score."""
-        seen = set(history)
-        items = [item for item in self.catalogue.ids if item not in seen]
-        if not items:
-            return []
-        prompt = self.builder.prompt(history, profile=profile)
+    def _best_of_catalogue(self, asked: Sequence[Asked]) -> list[list[Scored]]:
+        """Searches over the tree of titles; the reward falls and rises with depth, so it takes every score."""
         model = self.language_model.model
         if self.ranked_by.kind == "reward" or why_not_shared(model) is not None:
-            return self._sorted(prompt, items, k)
-        terms = np.array([-math.inf if item in seen else 0.0 for item in self._titles.items])
+            return [self._sorted([each], [self._open_to(each)], listed=False)[0] for each in asked]
+        prompts = [self.builder.prompt(each.history, profile=each.profile) for each in asked]
+        order = sorted(range(len(asked)), key=lambda number: (len(prompts[number]), number))
+        found: dict[int, Found] = {}
+        starts = range(0, len(order), self.batch)
+        for start in track(starts, len(starts), f"searching with {self.name}", "groups"):
+            group = order[start : start + self.batch]
+            wanted = [Wanted(asked[n].k, self._terms(asked[n]), asked[n].target) for n in group]
+            branches = Branches(model, [prompts[n] for n in group])
+            found.update(zip(group, best_items(branches, self._titles, wanted), strict=True))
+        if found:
+            nodes = sum(each.nodes for each in found.values()) / len(found)
+            inner = len(self._titles.inner)
+            log.info("the best of %d titles took %.0f of %d nodes a person", len(self.catalogue.ids), nodes, inner)
+        return [[Scored(item, score) for item, score in found[n].items] for n in range(len(asked))]
+
+    def _open_to(self, asked: Asked) -> list[int]:
+        """The catalogue less the history, in ascending item id; a target stays in."""
+        seen = set(asked.history) - {asked.target}
+        return [item for item in self.catalogue.ids if item not in seen]
+
+    def _terms(self, asked: Asked) -> Floats:
+        """What the rule adds to each title's log-prob, [items]; −inf for what is in the history."""
+        items = self._titles.items
+        terms = np.full(len(items), -math.inf)
+        terms[np.isin(items, self._open_to(asked))] = 0.0
         if self.ranked_by.kind == "logprob_less_prior":
-            terms -= self.ranked_by.prior_weight * self.priors([self._titles.items])[0]
-        found = best_items(Branches(model, prompt), self._titles, k, terms)
-        log.info("the best %d of %d titles took %d of %d nodes", k, len(items), found.nodes, len(self._titles.inner))
-        return [Scored(item, score) for item, score in found.items]
+            terms -= self.ranked_by.prior_weight * self.priors([items])[0]
+        return terms
 
     @cached_property
     def _titles(self) -> Trie:
         return Trie({item: self.builder.response(item) for item in self.catalogue.ids})
 
-    def _sorted(self, prompt: list[int], items: list[int], k: int) -> list[Scored]:
-        row = self._ranking_scores([prompt], [items])[0]
-        scored = [Scored(item, float(score)) for item, score in zip(items, row, strict=True)]
-        return sorted(scored, key=lambda s: (-s.score, s.item_id))[:k]
+    def _sorted(self, asked: Sequence[Asked], lists: Sequence[list[int]], *, listed: bool) -> list[list[Scored]]:
+        """The best of equally long lists by every score; listed: prompts may show them as candidates."""
+        if not lists[0]:
+            return [[] for _ in asked]
+        prompts = [
+            self.builder.prompt(each.history, profile=each.profile, candidates=items if listed else None)
+            for each, items in zip(asked, lists, strict=True)
+        ]
+        best = []
+        for each, items, row in zip(asked, lists, self._ranking_scores(prompts, lists), strict=True):
+            order = sorted((-score, item == each.target, item) for score, item in zip(row.tolist(), items, strict=True))
+            best.append([Scored(item, -cost) for cost, _, item in order[: each.k]])
+        return best

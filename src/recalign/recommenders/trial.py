@@ -11,9 +11,9 @@ import torch
 from recalign.artifacts import digest_of, read_json
 from recalign.data.records import Case, Items, read_cases
 from recalign.errors import RecalignError
-from recalign.evaluation.ranking import Floats, best_items, target_ranks
+from recalign.evaluation.ranking import Floats, Ranks, best_items, target_ranks
 from recalign.evaluation.system_ranks import CATALOGUE, CATALOGUE_CASES, FULL, KEPT, SAMPLED, SystemRanks, in_case_order
-from recalign.recommenders.seam import Request
+from recalign.recommenders.seam import Request, Scored
 
 CASES_AT_ONCE = 256  # requests in one call over the whole catalogue: bounds the score matrix
 
@@ -86,8 +86,11 @@ def rank_sampled(recommender: Ranker, trial: Trial) -> SystemRanks:
     return sampled_ranks(recommender.name, trial, scores)
 
 
-def rank_catalogue(recommender: Ranker, catalogue: Items, trial: Trial) -> SystemRanks:
-    """Rank each target among the whole catalogue less the case's history: protocol "full". A target stays in always."""
+def rank_catalogue(recommender: Ranker, catalogue: Items, trial: Trial, depth: int | None = None) -> SystemRanks:
+    """Rank each target among the whole catalogue less the case's history: protocol "full". A target stays in always.
+
+    depth: places that count, as in `full_ranks`.
+    """
     column = {item: place for place, item in enumerate(catalogue.ids)}
     targets = [column[case.example.target] for case in trial.cases]
     ranks, scores, best = [], [], []
@@ -98,7 +101,7 @@ def rank_catalogue(recommender: Ranker, catalogue: Items, trial: Trial) -> Syste
         scores.append(block[np.arange(stop - start), targets[start:stop]])
         best += best_items(block, [catalogue.ids] * (stop - start), targets[start:stop], KEPT)
     digest = catalogue_digest(catalogue)
-    joined = np.concatenate(ranks), np.concatenate(scores)
+    joined = _within(np.concatenate(ranks), depth, len(catalogue.ids)), np.concatenate(scores)
     return in_case_order(recommender.name, FULL, CATALOGUE, digest, trial.keys, *joined, best)
 
 
@@ -112,14 +115,37 @@ def whole_catalogue(trial: Trial, catalogue: Items, cases: int) -> Trial:
     return Trial(CATALOGUE_CASES, catalogue_digest(catalogue), listed, trial.requests[:cases])
 
 
-def full_ranks(system: str, trial: Trial, scores: Floats) -> SystemRanks:
-    """As `rank_catalogue`, from scores [B, items] of a `whole_catalogue` trial that are there already."""
+def full_ranks(system: str, trial: Trial, scores: Floats, depth: int | None = None) -> SystemRanks:
+    """As `rank_catalogue`, from scores [B, items] of a `whole_catalogue` trial that are there already.
+
+    depth: places that count, all by default; a target beyond them counts as the last of the catalogue.
+    """
     column = {item: place for place, item in enumerate(trial.cases[0].candidates)}
     masked = _less_history(scores, trial.requests, trial.target_index, column)
     own = scores[np.arange(len(masked)), trial.target_index]
-    ranks = target_ranks(masked, trial.target_index)
+    ranks = _within(target_ranks(masked, trial.target_index), depth, masked.shape[1])
     best = best_items(masked, trial.candidates, trial.target_index, KEPT)
     return in_case_order(system, FULL, trial.manifest, trial.digest, trial.keys, ranks, own, best)
+
+
+def searched_ranks(system: str, trial: Trial, found: Sequence[Sequence[Scored]], depth: int) -> SystemRanks:
+    """As `full_ranks`, from the first `depth` places of each case, a target after its equals.
+
+    The score of a target beyond them is NaN: a search does not compute it.
+    """
+    items = len(trial.cases[0].candidates)
+    listed = [{scored.item_id: place for place, scored in enumerate(best)} for best in found]
+    places = [own.get(case.example.target) for own, case in zip(listed, trial.cases, strict=True)]
+    ranks = np.array([items if place is None else place + 1 for place in places])
+    scores = np.array([np.nan if p is None else best[p].score for p, best in zip(places, found, strict=True)])
+    top = [tuple(scored.item_id for scored in best[:KEPT]) for best in found]
+    return in_case_order(
+        system, FULL, trial.manifest, trial.digest, trial.keys, _within(ranks, depth, items), scores, top
+    )
+
+
+def _within(ranks: Ranks, depth: int | None, items: int) -> Ranks:
+    return ranks if depth is None else np.where(ranks <= depth, ranks, items)
 
 
 def _less_history(

@@ -5,7 +5,7 @@ Output: a ranking a row, as `Service.answer` describes it.
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
@@ -13,6 +13,9 @@ from mlflow.models import ModelSignature, set_model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types.schema import AnyType, ColSpec, Schema
+
+if TYPE_CHECKING:
+    from recalign.registry.serving import Query
 
 PACKAGE = "package"  # name of the artifact that holds what `registry.package` wrote
 
@@ -43,22 +46,32 @@ class ServedModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """One ranking a row. What a caller can mend is answered as HTTP 400 with one line."""
+        """One ranking a row, all of them together. What a caller can mend is answered as HTTP 400 with one line."""
         from pydantic import ValidationError
 
         from recalign.errors import RecalignError
         from recalign.registry.serving import Query
 
-        answers = []
+        queries = []
         for number, row in enumerate(model_input.to_dict("records")):
             try:
-                answers.append(self.service.answer(Query(**_given(row))))
-            except RecalignError as error:
-                raise _refused(number, str(error)) from None
+                queries.append(Query(**_given(row)))
             except ValidationError as error:
                 first = error.errors()[0]
                 raise _refused(number, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-        return answers
+        try:
+            return self.service.answers(queries)
+        except RecalignError:
+            return [self._alone(number, query) for number, query in enumerate(queries)]
+
+    def _alone(self, number: int, query: "Query") -> dict[str, Any]:
+        """The answer to one row, so that an error names the row."""
+        from recalign.errors import RecalignError
+
+        try:
+            return self.service.answer(query)
+        except RecalignError as error:
+            raise _refused(number, str(error)) from None
 
 
 def _given(row: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from recalign.preferences.counting import strongest_lifts
 from recalign.preferences.profiles import COUNTING
 from recalign.preferences.statements import Statement, closed_statements, supporting, taste_sentence
 from recalign.prompts import PromptBuilder, safe_title
-from recalign.recommenders.language_model import LanguageModelRecommender
+from recalign.recommenders.language_model import Asked, LanguageModelRecommender
+from recalign.recommenders.seam import Scored
 from recalign.registry.package import ADAPTER, REFERENCE, Identity, Settings, read_settings
 
 log = logging.getLogger(__name__)
@@ -95,28 +96,37 @@ class Service:
         return cls.of(read_settings(package), load_recommender(package, base, Items.read(package)))
 
     def answer(self, query: Query) -> dict[str, Any]:
-        """The ranked items with their scores, and the preference that the history shows.
+        """What `answers` gives to one query."""
+        return self.answers([query])[0]
+
+    def answers(self, queries: Sequence[Query]) -> list[dict[str, Any]]:
+        """For each query the ranked items with their scores, and the preference that the history shows.
 
         Titles are matched case aside; unknown ones in the history are read as they stand and listed under `unknown`.
         Scores are comparable within one answer only. The preference is inferred by counting (the smoothed lift of each
-        attribute): it explains, and enters the prompt only where the system was trained with profiles.
-        Raises RecalignError for an unknown id, an unknown candidate, or a title without visible text.
+        attribute): it explains, and enters the prompt only where the system was trained with profiles. The queries
+        share forward passes. Raises RecalignError for an unknown id or candidate, or a title without visible text.
         """
+        read = [self._read(query) for query in queries]
+        ranked = self.recommender.rank_many([asked for asked, _ in read])
+        return [self._shown(asked, claims, best) for (asked, claims), best in zip(read, ranked, strict=True)]
+
+    def _read(self, query: Query) -> tuple[Asked, list[Statement]]:
         history = [self._item(entry, "history") for entry in query.history]
         wanted = None if query.candidates is None else [self._candidate(entry) for entry in query.candidates]
-        known = [item for item in history if isinstance(item, int)]
-        claims = [statement for statement, _ in strongest_lifts(self.statements, known, CLAIMS)]
-        preference = taste_sentence([claim.phrase for claim in claims])
-        profile = preference if self.settings.prompt.profile else None
-        ranked = self.recommender.rank_items(history, wanted, query.k, profile=profile)
-        titles = self.recommender.catalogue.titles
+        claims = [statement for statement, _ in strongest_lifts(self.statements, _known(history), CLAIMS)]
+        profile = _preference(claims) if self.settings.prompt.profile else None
+        return Asked(history, wanted, query.k, profile), claims
+
+    def _shown(self, asked: Asked, claims: Sequence[Statement], ranked: Sequence[Scored]) -> dict[str, Any]:
+        titles, known = self.recommender.catalogue.titles, _known(asked.history)
         support = {item for claim in claims for item in supporting(claim, known)}
         return {
             "items": [{"item_id": s.item_id, "title": titles[s.item_id], "score": s.score} for s in ranked],
-            "preference": preference,
+            "preference": _preference(claims),
             "inferred_by": COUNTING,
             "evidence": [titles[item] for item in known if item in support],
-            "unknown": [entry for entry in history if isinstance(entry, str)],
+            "unknown": [entry for entry in asked.history if isinstance(entry, str)],
         }
 
     def _item(self, entry: int | str, field: str) -> int | str:
@@ -137,6 +147,14 @@ class Service:
                 "only items of the catalogue can be ranked"
             )
         return item
+
+
+def _known(history: Sequence[int | str]) -> list[int]:
+    return [item for item in history if isinstance(item, int)]
+
+
+def _preference(claims: Sequence[Statement]) -> str:
+    return taste_sentence([claim.phrase for claim in claims])
 
 
 def _sha256(folder: Path) -> str | None:

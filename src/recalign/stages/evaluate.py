@@ -21,6 +21,7 @@ from recalign.stages.id_recommenders import fuse, id_recommenders, measure_id_re
 from recalign.stages.language_models import language_models, rank_language_model, score_language_model
 from recalign.stages.transferred import transferred
 from recalign.stages.trials import POPULARITY, UNIFORM, Measured, Trials, read_trials
+from recalign.stages.whole_catalogue import rank_whole_catalogue
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def evaluate(
         measured[name] = rank_language_model(name, raw, params, trials)
     for name, own in elsewhere.items():
         measured[name] = replace(measured[name], about=measured[name].about | own.about)
+    rank_whole_catalogue(measured, adapters, params, base, prepared, trials, store)
     if params.evaluate.fusion:
         measured[FUSION] = fuse(measured, trials)
     texts = profile_texts(profiles, params.profiles.engine, c.TEST)

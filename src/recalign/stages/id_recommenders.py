@@ -53,7 +53,7 @@ def measure_id_recommender(recommender: Ranker, trials: Trials) -> Measured:
         rank_catalogue(recommender, trials.catalogue, trials.uniform),
     ]
     if trials.whole:
-        few = rank_catalogue(recommender, trials.catalogue, trials.whole)
+        few = rank_catalogue(recommender, trials.catalogue, trials.whole, trials.depth)
         ranks.append(replace(few, manifest=trials.whole.manifest))
     about = {
         "kind": ORACLE if recommender.name == "oracle" else ID,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from recalign.artifacts import read_json
 from recalign.evaluation.generation import Answer
-from recalign.evaluation.ranking_rule import LogprobScores, choose_rule, ranking_scores, rules_to_try
+from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, choose_rule, ranking_scores, rules_to_try
 from recalign.evaluation.scorecard import LLM, TUNED, UNTRAINED
 from recalign.params import Params
-from recalign.recommenders.trial import Trial, full_ranks, sampled_ranks
+from recalign.recommenders.trial import Trial, sampled_ranks
 from recalign.stages.trials import UNIFORM, Measured, Trials, mean_metrics
 
 if TYPE_CHECKING:
@@ -42,19 +42,8 @@ def score_language_model(
     name: str, adapter: Path | None, params: Params, base: Path, prepared: Path, trials: Trials, store: Path | None
 ) -> RawScores:
     """One pass over validation and test; the model leaves the memory before the next one is loaded."""
-    from recalign.llm.base import load_language_model
-    from recalign.prompts import PromptBuilder
-    from recalign.recommenders.language_model import LanguageModelRecommender
-
     started = time.monotonic()
-    model = load_language_model(base, params.base, adapter=adapter, seed=params.seed, threads=params.threads)
-    summary = read_json(prepared / "summary.json")
-    builder = PromptBuilder(
-        model.tokenizer, trials.catalogue, params.prompt, summary["noun"], clock=summary["clock"]
-    )
-    recommender = LanguageModelRecommender(
-        model, builder, trials.catalogue, name, batch=params.evaluate.batch, store=store
-    )
+    recommender = open_language_model(name, adapter, params, base, prepared, trials, store)
 
     def score(trial: Trial) -> LogprobScores:
         return LogprobScores(
@@ -64,7 +53,28 @@ def score_language_model(
     validation = score(trials.validation)
     tests = {trial.manifest: score(trial) for trial in trials.tested(params)}
     seconds = round(time.monotonic() - started, 1)  # of what is ranked: the second view is no part of a system's cost
-    return RawScores(validation, tests, model.digest, seconds, _answers(recommender, trials.uniform, params))
+    digest = recommender.language_model.digest
+    return RawScores(validation, tests, digest, seconds, _answers(recommender, trials.uniform, params))
+
+
+def open_language_model(
+    name: str, adapter: Path | None, params: Params, base: Path, prepared: Path, trials: Trials, store: Path | None,
+    rule: RankingRule | None = None, reference: Path | None = None,
+) -> "LanguageModelRecommender":  # fmt: skip
+    """The base under an adapter as a recommender; reference: the adapter that the rule "reward" needs too."""
+    from recalign.llm.base import LanguageModel, load_language_model
+    from recalign.prompts import PromptBuilder
+    from recalign.recommenders.language_model import LanguageModelRecommender
+
+    def load(folder: Path | None) -> LanguageModel:
+        return load_language_model(base, params.base, adapter=folder, seed=params.seed, threads=params.threads)
+
+    own, other = load(adapter), load(reference) if reference else None
+    summary = read_json(prepared / "summary.json")
+    builder = PromptBuilder(own.tokenizer, trials.catalogue, params.prompt, summary["noun"], clock=summary["clock"])
+    return LanguageModelRecommender(
+        own, builder, trials.catalogue, name, rule, reference=other, batch=params.evaluate.batch, store=store
+    )
 
 
 def rank_language_model(name: str, raw: Mapping[str, RawScores], params: Params, trials: Trials) -> Measured:
@@ -92,10 +102,7 @@ def rank_language_model(name: str, raw: Mapping[str, RawScores], params: Params,
         "model_digest": own.digest,
     }
     log.info("%s is ranked by %s, chosen on %d validation cases", name, choice.rule.sentence, len(chosen.ranks))
-    ranks = [
-        (full_ranks if trial is trials.whole else sampled_ranks)(name, trial, scores[trial.manifest])
-        for trial in trials.tested(params)
-    ]
+    ranks = [sampled_ranks(name, trial, scores[trial.manifest]) for trial in trials.tested(params)]
     return Measured(ranks, about, scores[UNIFORM], tuning)
 
 

@@ -24,12 +24,13 @@ class Trials:
     uniform: Trial
     popularity: Trial
     catalogue: Items
-    whole: Trial | None  # the few test cases for which language models too rank the whole catalogue
+    whole: Trial | None  # the few test cases for which language models rank the whole catalogue too
+    depth: int | None  # places of them that count; None: all
 
     def tested(self, params: Params) -> list[Trial]:
-        """The test cases that language models rank: the harder manifest costs as much again, so params decide."""
+        """The sampled cases that language models rank: the harder ones cost as much again, so params decide."""
         harder = [self.popularity] if params.evaluate.popularity_manifest else []
-        return [self.uniform, *harder, *([self.whole] if self.whole else [])]
+        return [self.uniform, *harder]
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ def read_trials(params: Params, prepared: Path, profiles: Path) -> Trials:
             "cannot rank a whole catalogue; set it to 0, or prompt.form to 'history'"
         )
     catalogue, uniform, few = Items.read(prepared), trial(c.TEST, UNIFORM), params.evaluate.full_catalogue_cases
+    depth = params.evaluate.full_catalogue_depth
     whole = whole_catalogue(uniform, catalogue, few) if few else None
-    return Trials(trial(c.VALIDATION, UNIFORM), uniform, trial(c.TEST, POPULARITY), catalogue, whole)
+    return Trials(trial(c.VALIDATION, UNIFORM), uniform, trial(c.TEST, POPULARITY), catalogue, whole, depth)
 
 
 def mean_metrics(ranks: SystemRanks) -> dict[str, float]:

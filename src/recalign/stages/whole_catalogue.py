@@ -1,0 +1,47 @@
+"""What stage evaluate measures of language models on the whole catalogue: the first places of a few test cases."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recalign.evaluation.ranking_rule import RankingRule
+from recalign.evaluation.scorecard import TUNED
+from recalign.evaluation.system_ranks import SystemRanks
+from recalign.params import Params
+from recalign.recommenders.trial import Trial, full_ranks, searched_ranks
+from recalign.stages.language_models import open_language_model
+from recalign.stages.trials import Measured, Trials
+
+if TYPE_CHECKING:
+    from recalign.recommenders.language_model import LanguageModelRecommender
+
+
+def rank_whole_catalogue(
+    measured: Mapping[str, Measured], adapters: Mapping[str, Path | None], params: Params, base: Path, prepared: Path,
+    trials: Trials, store: Path | None,
+) -> None:  # fmt: skip
+    """Add each language model's ranks on the cases of `trials.whole`, by the rule that its validation cases chose.
+
+    adapters: folder by system. A model is loaded again for it: its rule is not known while it scores the sampled cases.
+    """
+    if trials.whole is None:
+        return
+    for name, adapter in adapters.items():
+        rule = RankingRule(measured[name].about["ranked_by"], measured[name].about["prior_weight"])
+        reference = adapters[TUNED] if rule.kind == "reward" else None
+        recommender = open_language_model(name, adapter, params, base, prepared, trials, store, rule, reference)
+        measured[name].ranks.append(_ranks(recommender, trials.whole, trials.depth))
+
+
+def _ranks(recommender: "LanguageModelRecommender", trial: Trial, depth: int | None) -> SystemRanks:
+    """By search down to a depth; all places, and those of the reward, which no search can bound, by every score."""
+    from recalign.recommenders.language_model import Asked
+
+    if depth is None or recommender.ranked_by.kind == "reward":
+        scores = recommender.scores(list(trial.requests), None).double().numpy()
+        return full_ranks(recommender.name, trial, scores, depth)
+    asked = [
+        Asked(request.history, None, depth, request.profile, case.example.target)
+        for case, request in zip(trial.cases, trial.requests, strict=True)
+    ]
+    return searched_ranks(recommender.name, trial, recommender.rank_many(asked), depth)
