@@ -18,7 +18,7 @@ Source = Literal["simulated", "movielens-100k", "movielens-1m", "lastfm", "table
 Budget = Literal["smoke", "demo", "few-shot", "full"]
 Preset = Literal["dpo", "dpo_pairs", "sdpo", "dmpo", "simpo", "alpha_dpo", "beta_dpo", "dr_dpo"]
 RecommenderName = Literal[
-    "popularity", "recent_popularity", "item_knn", "ease", "markov", "sasrec", "gru4rec", "caser", "mcrl"
+    "popularity", "recent_popularity", "item_knn", "ease", "markov", "sasrec", "gru4rec", "caser", "mcrl", "dreamrec"
 ]
 Strategy = Literal["uniform", "popularity", "hard", "profile"]
 Metric = Literal["hr_at_1", "hr_at_5", "ndcg_at_10", "mrr"]
@@ -108,10 +108,29 @@ class McrlParams(Section):
     temperature: float = Field(gt=0.0)
 
 
+class DreamRecParams(Section):
+    embeddings: Literal["pretrained", "joint"]
+    schedule: Literal["linear", "cosine", "exponential", "square-root"]
+    steps: int = Field(ge=1)
+    dropped: float = Share
+    guidance: float = Field(ge=0.0)
+    sampler: Literal["ddim", "posterior"]
+    sampler_steps: int = Field(ge=1)
+
+    @field_validator("sampler_steps")
+    @classmethod
+    def _no_more_than_there_are(cls, sampler_steps: int, info: ValidationInfo) -> int:
+        steps = info.data.get("steps", sampler_steps)
+        if sampler_steps > steps:
+            raise ValueError(f"the chain has {steps} steps (recommenders.dreamrec.steps), and no more can be visited")
+        return sampler_steps
+
+
 class RecommendersParams(Section):
     systems: tuple[RecommenderName, ...]
     next_item: NextItemParams
     mcrl: McrlParams
+    dreamrec: DreamRecParams
 
     @field_validator("systems")
     @classmethod

@@ -13,6 +13,7 @@ NAMES = {
     "gru4rec": "GRU4Rec",
     "caser": "Caser",
     "mcrl": "MCRL",
+    "dreamrec": "DreamRec",
     "fusion": "the fusion of both",
     "oracle": "the oracle",
     UNTRAINED: "the untrained model",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from recalign.data.records import Items
 from recalign.params import RecommenderName
+from recalign.recommenders.dreamrec import DreamRec
 from recalign.recommenders.ease import EASE
 from recalign.recommenders.item_knn import ItemKNN
 from recalign.recommenders.markov import Markov
@@ -34,3 +35,5 @@ def load_fitted(name: RecommenderName, path: Path, catalogue: Items) -> Recommen
             return Sequential.load(name, path, catalogue)
         case "mcrl":
             return MCRL.load(path, catalogue)
+        case "dreamrec":
+            return DreamRec.load(path, catalogue)

@@ -7,6 +7,7 @@ import pyarrow as pa
 from recalign.data.records import Items
 from recalign.params import Params, RecommenderName
 from recalign.recommenders.mcrl import fit_mcrl
+from recalign.recommenders.next_embedding import fit_dreamrec
 from recalign.recommenders.next_item import fit_next_item
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.seam import Recommender
@@ -37,3 +38,5 @@ def fit(
             return fit_next_item(name, catalogue, events, clock, seed, settings, params.threads)
         case "mcrl":
             return fit_mcrl(catalogue, events, clock, seed, params.recommenders, params.threads)
+        case "dreamrec":
+            return fit_dreamrec(catalogue, events, clock, seed, params.recommenders, params.threads)

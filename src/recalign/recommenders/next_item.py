@@ -19,7 +19,8 @@ from recalign.data.records import Items, hashed_order
 from recalign.params import NextItemParams
 from recalign.recommenders import item_losses
 from recalign.recommenders.encoders import Encoder, EncoderName
-from recalign.recommenders.held_out import METRIC, held_out
+from recalign.recommenders.held_out import METRIC, HeldOut, held_out
+from recalign.recommenders.seam import Recommender
 from recalign.recommenders.sequential import Sequential, Settings, build_encoder, filled
 from recalign.recommenders.store import columns_of
 
@@ -124,9 +125,27 @@ def fit_with_heads(
     settings = Settings(params.dimension, params.dropout, params.max_history, params.window, ordered=clock)
     own_seed = int(hashed_order(seed, name)[:15], 16)
     cases = held_out(catalogue, events, clock, seed)
+
+    def on_part() -> Iterator[Sequential]:
+        trained = train_epochs(name, catalogue, cases.events, settings, own_seed, params, make_heads)
+        return (model for model, _ in trained)
+
+    epochs, report = choose_epochs(name, cases, on_part, params)
+    trained = train_epochs(name, catalogue, events, settings, own_seed, params, make_heads)
+    model, heads = next(islice(trained, epochs - 1, None))
+    return model, heads, report
+
+
+def choose_epochs(
+    name: str, cases: HeldOut, on_part: Callable[[], Iterator[Recommender]], params: NextItemParams
+) -> tuple[int, dict[str, Any]]:
+    """How many epochs are best on the held-out cases, and what was tried; params.epochs where there is no case.
+
+    on_part: starts training on cases.events; the recommender after each epoch. It ends params.patience after the best.
+    """
     curve: list[float] = []
     if cases.requests and len(cases.events):
-        for model, _ in _epochs(name, catalogue, cases.events, settings, own_seed, params, make_heads):
+        for model in on_part():
             curve.append(cases.value(model))
             best = int(np.argmax(curve))
             if len(curve) - 1 - best >= params.patience:
@@ -136,18 +155,15 @@ def fit_with_heads(
     else:
         epochs = params.epochs
         log.info("%s: train is too small to split; %d epochs", name, epochs)
-    trained = _epochs(name, catalogue, events, settings, own_seed, params, make_heads)
-    model, heads = next(islice(trained, epochs - 1, None))
-    report = {
+    return epochs, {
         "chosen": {"epochs": epochs},
         "metric": METRIC,
         "cases": len(cases.requests),
         "tried": [{"epochs": number, METRIC: value} for number, value in enumerate(curve, start=1)],
     }
-    return model, heads, report
 
 
-def _epochs(
+def train_epochs(
     name: EncoderName,
     catalogue: Items,
     events: pa.Table,

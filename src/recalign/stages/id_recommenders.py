@@ -24,6 +24,7 @@ RANKED_BY = {
     "gru4rec": "recurrent states",
     "caser": "convolutions",
     "mcrl": "supervised head",
+    "dreamrec": "generated embedding",
     "oracle": "true probability",
 }
 
