@@ -183,6 +183,9 @@ def test_a_damaged_checkpoint_is_left_aside(tmp_path, monkeypatch, caplog):
     assert torch.equal(whole.model.weight, again.model.weight)
 
 
+LEARNED_FROM = {"source": "simulated", "data_digest": "ab" * 32, "form": "history"}  # of the tests' world
+
+
 def adapter(folder: Path) -> str:
     return file_digest(folder / "adapter_model.safetensors")
 
@@ -193,6 +196,7 @@ def test_sft_lowers_the_validation_loss_and_leaves_a_whole_folder(world):
     facts = json.loads((out / "training.json").read_text())
     assert facts["best_validation_loss"] < facts["start_validation_loss"]
     assert facts["base"]["id"] == "tiny-random"
+    assert facts["data"] == LEARNED_FROM
     assert facts["steps"] == 4
     with (out / "curve.csv").open() as handle:
         rows = list(csv.DictReader(handle))
@@ -368,6 +372,7 @@ def test_alignment_starts_at_chance_from_its_reference_and_improves(world):
     verify(out)
     facts = json.loads((out / "training.json").read_text())
     assert facts["stage"] == "align@sdpo"
+    assert facts["data"] == LEARNED_FROM
     assert facts["step_0_difference"] <= 1e-4
     with (out / "curve.csv").open() as handle:
         rows = list(csv.DictReader(handle))
