@@ -233,8 +233,8 @@ class AlignParams(OptimiserParams):
     @classmethod
     def _like_a_preset(cls, settings: dict[str, ObjectiveSettings]) -> dict[str, ObjectiveSettings]:
         for name, own in settings.items():
-            if name in ("base", "sft"):
-                raise PydanticCustomError("like", f"'{name}' names another model; call the objective otherwise")
+            if name in ("base", "sft", "fusion"):
+                raise PydanticCustomError("like", f"'{name}' names another system; call the objective otherwise")
             if own.like is None and name not in get_args(Preset):
                 raise PydanticCustomError("like", f"'{name}' needs 'like: ' and one of {', '.join(get_args(Preset))}")
         return settings
@@ -294,6 +294,7 @@ class EvaluateParams(Section):
 
 class RegistryParams(Section):
     model: str
+    system: Literal["adapter", "fusion"]
     metric: Metric
     margin: float = Field(ge=0.0)
 

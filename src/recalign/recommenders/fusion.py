@@ -8,14 +8,18 @@ A weight cannot fall below 0: on a few cases, turning a system round would be no
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from recalign.artifacts import read_json, write_json
 from recalign.errors import RecalignError
 
+FITTED = "fusion.json"
 RIDGE = 0.25  # in cases; a weight of 2 costs half a nat, so that a handful of cases cannot make it infinite
 Floats = NDArray[np.float64]
 
@@ -47,18 +51,64 @@ class Fusion:
 
     def scores(self, scores: Mapping[str, Floats]) -> Floats:
         """[B, C]: the weighted sum of the standardised scores; raises RecalignError when a system's are missing."""
-        missing = [name for name in self.weights if name not in scores]
+        missing = [name for name in self.used if name not in scores]
         if missing:
             fitted = ", ".join(self.weights)
             raise RecalignError(f"fusion was fitted with {fitted}; the scores of {missing[0]} are missing")
-        fused: Floats = _stacked({name: scores[name] for name in self.weights}) @ np.array(list(self.weights.values()))
+        fused: Floats = _stacked({name: scores[name] for name in self.used}) @ np.array(list(self.used.values()))
         return fused
+
+    @property
+    def used(self) -> dict[str, float]:
+        """The parts that weigh anything: the others need not score at all. Where none does, all of them."""
+        heavy = {name: weight for name, weight in self.weights.items() if weight > 0}
+        return heavy or dict(self.weights)
 
     @property
     def sentence(self) -> str:
         """The weights as shares: '0.71 item_knn + 0.29 llm-sdpo'."""
         total = sum(self.weights.values()) or 1.0
         return " + ".join(f"{weight / total:.2f} {name}" for name, weight in self.weights.items())
+
+
+class Part(BaseModel):
+    """A part of a fitted fusion: its weight, and the digest of what scored (the fitted recommender, or the adapter)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weight: float = Field(ge=0.0)
+    digest: str
+
+
+class FittedFusion(BaseModel):
+    """A fusion as evaluate leaves it: parts by name, which of them is the language model, and what it was fitted on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parts: dict[str, Part]
+    language_model: str
+    manifest: str
+    manifest_digest: str
+    cases: int
+
+    @property
+    def fusion(self) -> Fusion:
+        """The weights."""
+        return Fusion({name: part.weight for name, part in self.parts.items()})
+
+    @property
+    def recommenders(self) -> list[str]:
+        """The ID recommenders among the parts."""
+        return [name for name in self.parts if name != self.language_model]
+
+    def write(self, folder: Path) -> None:
+        """Write fusion.json into a folder."""
+        write_json(folder / FITTED, self.model_dump())
+
+
+def read_fusion(folder: Path) -> FittedFusion:
+    """The fusion that `FittedFusion.write` left in a folder. Raises RecalignError where it is missing."""
+    return FittedFusion.model_validate(read_json(folder / FITTED))
 
 
 def standardised(scores: Floats) -> Floats:

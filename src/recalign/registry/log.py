@@ -61,16 +61,16 @@ def log_version(
             if (root / path).is_file():
                 mlflow.log_artifact(str(root / path))
         log_ranks(client, run.info.run_id, ranks)
-        uri = _log_model(settings, objective, root)
+        uri = _log_model(settings, root)
         return str(mlflow.register_model(uri, name, tags={DIGEST: digest, "objective": objective}).version)
 
 
-def _log_model(settings: Settings, objective: str, root: Path) -> str:
+def _log_model(settings: Settings, root: Path) -> str:
     import mlflow
 
     with tempfile.TemporaryDirectory() as temporary:
         package = Path(temporary) / served_model.PACKAGE
-        write_package(settings, objective, root, package)
+        write_package(settings, root, package)
         info = mlflow.pyfunc.log_model(
             name="adapter",
             python_model=served_model.__file__,

@@ -1,6 +1,7 @@
 """What is registered of a system: adapter, rule, catalogue and the identity of its base; never the base's weights.
 
-A package is a folder: settings.json, items.parquet, adapter/, and reference/ where the rule is the implicit reward.
+A package is a folder: settings.json, items.parquet, adapter/, reference/ where the rule is the implicit reward, and
+recommenders/<name>/ for each ID recommender of a fusion.
 """
 
 import shutil
@@ -9,14 +10,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from recalign.artifacts import digest_of, folder, read_json, write_json
+from recalign.artifacts import digest_of, folder, folder_digest, read_json, write_json
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking_rule import Kind, RankingRule
-from recalign.layout import ALIGN, BASE, PREPARED, RANKS, SFT
+from recalign.evaluation.scorecard import FUSION, TUNED
+from recalign.layout import ALIGN, BASE, BASELINES, PREPARED, RANKS, SFT
 from recalign.llm.adapters import adapter_digest
 from recalign.params import BaseParams, Params, PromptParams
+from recalign.recommenders.fusion import FITTED, FittedFusion, read_fusion
 
-ADAPTER, REFERENCE, SETTINGS = "adapter", "reference", "settings.json"
+ADAPTER, REFERENCE, SETTINGS, RECOMMENDERS = "adapter", "reference", "settings.json", "recommenders"
+SYSTEM = "llm-"  # begins the name of every system that is a language model
 
 
 class Identity(BaseModel):
@@ -32,7 +36,8 @@ class Identity(BaseModel):
 class Settings(BaseModel):
     """All that fixes a system's answers beside its weights and catalogue.
 
-    profile_engine: what inferred the profiles that prompts showed while it was measured.
+    profile_engine: what inferred the profiles that prompts showed while it was measured; fusion: its parts and their
+    weights, None for a language model that ranks alone. ranked_by and prior_weight are the language model's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,11 +52,22 @@ class Settings(BaseModel):
     base: BaseParams
     identity: Identity
     profile_engine: str
+    fusion: FittedFusion | None = None
 
     @property
     def rule(self) -> RankingRule:
-        """What ranks."""
+        """What ranks the language model."""
         return RankingRule(self.ranked_by, self.prior_weight)
+
+    @property
+    def language_model(self) -> str:
+        """The system whose adapter it is."""
+        return self.fusion.language_model if self.fusion else self.system
+
+    @property
+    def sentence(self) -> str:
+        """What ranks, in words."""
+        return f"{self.fusion.fusion.sentence}; {self.rule.sentence}" if self.fusion else self.rule.sentence
 
 
 def best_objective(params: Params, systems: dict[str, Any]) -> str:
@@ -62,15 +78,20 @@ def best_objective(params: Params, systems: dict[str, Any]) -> str:
     for objective in params.align.objectives:
         _evaluated(systems, objective)
     metric = params.registry.metric
-    return max(params.align.objectives, key=lambda objective: systems[f"llm-{objective}"]["validation"][metric])
+    return max(params.align.objectives, key=lambda objective: systems[f"{SYSTEM}{objective}"]["validation"][metric])
 
 
 def settings_of(params: Params, objective: str, root: Path) -> Settings:
-    """The settings of an objective's system as it was evaluated in the project at `root`."""
-    about = _evaluated(read_json(root / RANKS / "systems.json"), objective)
+    """The settings of an objective's system, or of the fusion, as it was evaluated in the project at `root`.
+
+    Raises RecalignError where it was not evaluated, or where a part of the fusion has changed since.
+    """
+    fusion = _evaluated_fusion(root) if objective == FUSION else None
+    adapter = fusion.language_model.removeprefix(SYSTEM) if fusion else objective
+    about = _evaluated(read_json(root / RANKS / "systems.json"), adapter)
     data = read_json(root / PREPARED / "summary.json")
     return Settings(
-        system=f"llm-{objective}",
+        system=FUSION if fusion else f"{SYSTEM}{objective}",
         source=data["source"],
         noun=data["noun"],
         clock=data["clock"],
@@ -80,21 +101,30 @@ def settings_of(params: Params, objective: str, root: Path) -> Settings:
         base=params.base,
         identity=Identity(**read_json(root / BASE / "base.json")),
         profile_engine=params.profiles.engine,
+        fusion=fusion,
     )
 
 
-def package_digest(settings: Settings, objective: str, root: Path) -> str:
-    """One value for an adapter and all that fixes its answers: equal digests, one version."""
+def adapter_folder(system: str, root: Path) -> Path:
+    """Where the project at `root` keeps the adapter of a language model's system."""
+    return root / SFT if system == TUNED else root / ALIGN / system.removeprefix(SYSTEM)
+
+
+def package_digest(settings: Settings, root: Path) -> str:
+    """One value for a system and all that fixes its answers: equal digests, one version."""
     reference = adapter_digest(root / SFT) if settings.ranked_by == "reward" else None
-    return digest_of([adapter_digest(root / ALIGN / objective), reference, settings.model_dump()])
+    said = settings.model_dump(exclude=None if settings.fusion else {"fusion"})  # adapters keep the digests they had
+    return digest_of([adapter_digest(adapter_folder(settings.language_model, root)), reference, said])
 
 
-def write_package(settings: Settings, objective: str, root: Path, out: Path) -> None:
-    """Write the package of an objective's system into `out`."""
+def write_package(settings: Settings, root: Path, out: Path) -> None:
+    """Write the package of a system of the project at `root` into `out`."""
     with folder(out) as partial:
-        shutil.copytree(root / ALIGN / objective, partial / ADAPTER)
+        shutil.copytree(adapter_folder(settings.language_model, root), partial / ADAPTER)
         if settings.ranked_by == "reward":
             shutil.copytree(root / SFT, partial / REFERENCE)
+        for name in settings.fusion.recommenders if settings.fusion else ():
+            shutil.copytree(root / BASELINES / name, partial / RECOMMENDERS / name)
         shutil.copyfile(root / PREPARED / "items.parquet", partial / "items.parquet")
         write_json(partial / SETTINGS, settings.model_dump())
 
@@ -105,9 +135,22 @@ def read_settings(package: Path) -> Settings:
 
 
 def _evaluated(systems: dict[str, Any], objective: str) -> dict[str, Any]:
-    about: dict[str, Any] | None = systems.get(f"llm-{objective}")
+    about: dict[str, Any] | None = systems.get(f"{SYSTEM}{objective}")
     if about is None:
         raise RecalignError(
             f"{RANKS / 'systems.json'} holds no llm-{objective}; run 'dvc repro' with {objective!r} in align.objectives"
         )
     return about
+
+
+def _evaluated_fusion(root: Path) -> FittedFusion:
+    """The fusion as stage evaluate fitted it, its parts still the same."""
+    if not (root / RANKS / FITTED).is_file():
+        raise RecalignError(f"{RANKS / FITTED} is missing; set evaluate.fusion to true and run 'dvc repro'")
+    fitted = read_fusion(root / RANKS)
+    now = {name: folder_digest(root / BASELINES / name) for name in fitted.recommenders}
+    now[fitted.language_model] = adapter_digest(adapter_folder(fitted.language_model, root))
+    for name, digest in now.items():
+        if fitted.parts[name].digest != digest:
+            raise RecalignError(f"the fusion was fitted with another {name} than the present one; run 'dvc repro'")
+    return fitted

@@ -18,13 +18,18 @@ from recalign.preferences.counting import strongest_lifts
 from recalign.preferences.profiles import COUNTING
 from recalign.preferences.statements import Statement, closed_statements, supporting, taste_sentence
 from recalign.prompts import PromptBuilder, safe_title
+from recalign.recommenders.fitted import load_fitted
+from recalign.recommenders.fused import FusedRecommender
 from recalign.recommenders.language_model import Asked, LanguageModelRecommender
 from recalign.recommenders.seam import Scored
-from recalign.registry.package import ADAPTER, REFERENCE, Identity, Settings, read_settings
+from recalign.recommenders.transplanted import on_catalogue
+from recalign.registry.package import ADAPTER, RECOMMENDERS, REFERENCE, Identity, Settings, read_settings
 
 log = logging.getLogger(__name__)
 BASE_VARIABLE = "RECALIGN_BASE"
 CLAIMS = 3  # statements of the inferred preference
+
+Registered = LanguageModelRecommender | FusedRecommender
 
 
 class Query(BaseModel):
@@ -56,7 +61,7 @@ def find_base(settings: Settings, root: Path = Path()) -> Path:
 
 def load_recommender(
     package: Path, base: Path, catalogue: Items, *, batch: int = 4, store: Path | None = None
-) -> LanguageModelRecommender:
+) -> Registered:
     """The registered system on a catalogue (its own or a newer one), ranking as it did when it was measured."""
     settings = read_settings(package)
     model = load_language_model(base, settings.base, adapter=package / ADAPTER)
@@ -64,9 +69,17 @@ def load_recommender(
     if settings.ranked_by == "reward":
         reference = load_language_model(base, settings.base, adapter=package / REFERENCE)
     builder = PromptBuilder(model.tokenizer, catalogue, settings.prompt, settings.noun, clock=settings.clock)
-    return LanguageModelRecommender(
-        model, builder, catalogue, settings.system, settings.rule, reference=reference, batch=batch, store=store
+    language_model = LanguageModelRecommender(
+        model, builder, catalogue, settings.language_model, settings.rule, reference=reference, batch=batch, store=store
     )
+    if settings.fusion is None:
+        return language_model
+    own = Items.read(package)
+    ids = {
+        name: on_catalogue(load_fitted(name, package / RECOMMENDERS / name, own), own, catalogue)
+        for name in settings.fusion.recommenders
+    }
+    return FusedRecommender(settings.fusion.fusion, ids, language_model)
 
 
 @dataclass(frozen=True)
@@ -74,12 +87,12 @@ class Service:
     """A registered system that answers queries."""
 
     settings: Settings
-    recommender: LanguageModelRecommender
+    recommender: Registered
     statements: Sequence[Statement]
     ids: dict[str, int]  # case-folded title -> item
 
     @classmethod
-    def of(cls, settings: Settings, recommender: LanguageModelRecommender) -> "Service":
+    def of(cls, settings: Settings, recommender: Registered) -> "Service":
         """Answer with a loaded recommender, from its catalogue."""
         catalogue = recommender.catalogue
         return cls(

@@ -77,7 +77,7 @@ def _system(
     settings, model = open_adapter(params, adapter, catalogue)
     if settings.prompt.profile:
         log.info("the cases hold no profiles, so the prompts show none, though this adapter was trained with them")
-    return model, settings.rule.sentence
+    return model, settings.sentence
 
 
 def _line(case: FileCase, rank: int, scores: Floats) -> str:

@@ -1,10 +1,11 @@
-"""Register an adapter in MLflow and let the gate judge it; no stage of dvc.yaml, for its effect lies outside."""
+"""Register an adapter, or a fusion with one, in MLflow and let the gate judge it; no stage of dvc.yaml, for its effect lies outside."""
 
 import logging
 from pathlib import Path
 
 from recalign import layout
 from recalign.artifacts import read_json
+from recalign.evaluation.scorecard import FUSION
 from recalign.params import Params
 from recalign.registry.contest import champion_ranks, evaluated_ranks, unbeaten_probe
 from recalign.registry.gate import BAR, judge
@@ -18,17 +19,19 @@ log = logging.getLogger(__name__)
 
 
 def register(params: Params, objective: str | None = None, *, root: Path = Path(), home: Path | None = None) -> str:
-    """Register the adapter of `objective` (None: the best by registry.metric on validation); the outcome in a sentence.
+    """Register the adapter of `objective`, or the "fusion"; the outcome in a sentence.
+
+    None: what registry.system names, the best adapter by registry.metric on validation or the fusion.
 
     root: the project whose outputs are registered; home: the checkout whose registry it is, where that is another one.
     A version becomes `challenger`, and `champion` where the gate accepts it. The same adapter again changes nothing, so
     that a roll-back is not undone. Raises RecalignError where an output is missing or params.yaml has changed since.
     """
     check_params_ran(root)
-    chosen = objective or best_objective(params, read_json(root / layout.RANKS / "systems.json"))
+    chosen = objective or _candidate(params, root)
     settings = settings_of(params, chosen, root)
     ranks, barred = evaluated_ranks(root, settings.system), unbeaten_probe(root, settings.system)
-    digest = package_digest(settings, chosen, root)
+    digest = package_digest(settings, root)
     home, name = home or root, params.registry.model
     client = connect(home)  # after all that may be missing: a failed registration leaves no empty registry
     version = find_version(client, name, digest)
@@ -45,6 +48,12 @@ def register(params: Params, objective: str | None = None, *, root: Path = Path(
     settle(client, name, version, verdict)
     stays = "is champion" if verdict.accepted else "stays challenger"
     return _say(f"{name}: version {version} ({chosen}) {stays}: {verdict.reason}")
+
+
+def _candidate(params: Params, root: Path) -> str:
+    if params.registry.system == FUSION:
+        return FUSION
+    return best_objective(params, read_json(root / layout.RANKS / "systems.json"))
 
 
 def _say(outcome: str) -> str:
