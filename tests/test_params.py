@@ -64,7 +64,7 @@ def test_an_objectives_own_settings_win_over_those_of_all(tree):
         ({"mine": {"beta": 1.0}}, r"align.settings: 'mine' needs 'like: ' and one of dpo,"),
         ({"sdpo": {"betta": 1.0}}, r"the nearest valid key is 'align.settings.sdpo.beta'"),
         ({"sdpo": {"drop": 1.5}}, r"align.settings.sdpo.drop is 1.5; input should be less than 1"),
-        ({"sft": {"like": "sdpo"}}, r"align.settings: 'sft' names another model"),
+        ({"sft": {"like": "sdpo"}}, r"align.settings: 'sft' names another system"),
         ({"../up": {"like": "sdpo"}}, r"align.settings.*string should match pattern"),
     ],
 )

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from recalign.evaluation.costs import Cost
 from recalign.evaluation.exposure import TOP, Exposure
 from recalign.evaluation.generation import GenerationRow
 from recalign.evaluation.protocol_agreement import ORDER, Agreement
@@ -124,6 +125,19 @@ class Recorder:
                     protocol=own.protocol, manifest=own.manifest, candidate_digest=own.digest,
                 ))  # fmt: skip
         return found
+
+    def costs(self, costs: Iterable[Cost]) -> list[Figure]:
+        """Seconds and megabytes of every system, as far as they are known."""
+        return [
+            self._figure(cost.system, metric, value, denominator=denominator)
+            for cost in costs
+            for metric, value, denominator in (
+                ("fitting, s", cost.fitting, "one run of training"),
+                ("ranking, s", cost.per_thousand, "1,000 cases"),
+                ("weights, MB", cost.megabytes, "all that is loaded to rank"),
+            )
+            if value is not None
+        ]
 
     def _difference(self, pair: Comparison) -> Figure:
         return self._figure(f"{pair.first} less {pair.second}", CHOSEN_BY, pair.interval, p=pair.p)

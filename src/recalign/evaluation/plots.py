@@ -104,7 +104,7 @@ def drift_plot(curve: Curve) -> Drawing:
 
 @_style()
 def cost_plot(card: Scorecard, seconds: Mapping[str, float], metric: str = "ndcg_at_10") -> Drawing:
-    """Each system's metric with its 95 % interval over its `seconds` of fitting and ranking, on a logarithmic axis."""
+    """Each system's metric with its 95 % interval over its `seconds` of fitting, on a logarithmic axis."""
     figure, (axes,) = _figure(1, height=3.4)
     rows = sorted((row for row in card.rows if row.system in seconds), key=lambda row: seconds[row.system])
     for place, row in enumerate(rows):
@@ -116,7 +116,7 @@ def cost_plot(card: Scorecard, seconds: Mapping[str, float], metric: str = "ndcg
         axes.annotate(row.system, (at, interval.value), xytext=beside, textcoords="offset points", fontsize=9)
     axes.set_xscale("log")
     axes.margins(x=0.15)
-    axes.set_xlabel("seconds of fitting and ranking (0.1 and below stand at 0.1)")
+    axes.set_xlabel("seconds of fitting (0.1 and below stand at 0.1)")
     axes.set_ylabel(LABELS[metric])
     told = "; ".join(f"{row.system} {row.metrics[metric].value:.3f} for {seconds[row.system]:,.1f} s" for row in rows)
     return Drawing("cost", f"Cost against {LABELS[metric]}", f"{told}.", _svg(figure))

@@ -8,11 +8,12 @@ from recalign import columns as c
 from recalign.evaluation import page
 from recalign.evaluation.audit import Audit
 from recalign.evaluation.audit_table import AUDIT_HEADINGS, audit_row
+from recalign.evaluation.costs import Cost
 from recalign.evaluation.exposure import Exposure
 from recalign.evaluation.plots import Drawing
 from recalign.evaluation.ranking_rule import CHOSEN_BY, RankingRule
 from recalign.evaluation.scorecard import Scorecard
-from recalign.evaluation.sections import Cost, cost_section, exposure_section, slice_section, truth_section
+from recalign.evaluation.sections import cost_section, exposure_section, slice_section, truth_section
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.slices import Slice
 from recalign.evaluation.table import by_value, caption, cells, difference, headings

@@ -1,25 +1,16 @@
 """Sections of the report beyond the scorecard: slices, exposure, truth and cost."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from recalign.evaluation import page
+from recalign.evaluation.costs import Cost, cost_sentences
 from recalign.evaluation.exposure import TOP, Exposure
 from recalign.evaluation.plots import Drawing
 from recalign.evaluation.scorecard import Scorecard
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.slices import COLD_EVENTS, FEWEST, Slice
 from recalign.evaluation.table import plain
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of one system: fitting, None where nobody timed it, and ranking the validation and test cases."""
-
-    system: str
-    fitting: float | None
-    ranking: float
 
 
 def slice_section(slices: Sequence[Slice], systems: Sequence[str]) -> str:
@@ -117,16 +108,23 @@ def cost_section(card: Scorecard, costs: Sequence[Cost], drawing: Drawing | None
     rows = [
         (
             cost.system,
-            "—" if cost.fitting is None else f"{cost.fitting:,.1f}",
-            f"{cost.ranking:,.1f}",
+            _number(cost.fitting),
+            _number(cost.per_thousand),
+            _number(cost.megabytes),
             plain(card.row(cost.system).metrics["ndcg_at_10"]),
         )
         for cost in costs
     ]
     note = (
         "Wall seconds on the machine named below. Fitting of an aligned model holds that of the SFT model it starts "
-        "from; ranking is short where the log-probs were stored by an earlier run; —: not timed here."
+        "from, fitting of a fusion that of its parts. Ranking is of 1,000 cases; weights are all that is loaded for "
+        "it, the base model among them. —: not timed here, or read from what an earlier run stored."
     )
-    headings = ["system", "fitting, s", "ranking, s", "NDCG@10"]
+    headings = ["system", "fitting, s", "ranking, s", "weights, MB", "NDCG@10"]
     shown = [page.figure(drawing)] if drawing else []
-    return page.section("Cost against gain", *shown, page.table(headings, rows, note))
+    said = [page.paragraph(sentence) for sentence in cost_sentences(card, costs)]
+    return page.section("Cost against gain", *said, *shown, page.table(headings, rows, note))
+
+
+def _number(value: float | None) -> str:
+    return "—" if value is None else f"{value:,.1f}"

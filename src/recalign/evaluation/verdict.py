@@ -14,7 +14,7 @@ NAMES = {
     "caser": "Caser",
     "mcrl": "MCRL",
     "dreamrec": "DreamRec",
-    "fusion": "the fusion of both",
+    "fusion": "the fusion",
     "oracle": "the oracle",
     UNTRAINED: "the untrained model",
     TUNED: "the SFT model",

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from recalign.data.records import hashed_order
+from recalign.evaluation.ranking import Floats
+from recalign.params import RecommenderName
 from recalign.recommenders.fusion import Fusion, standardised
 from recalign.recommenders.language_model import LanguageModelRecommender
 from recalign.recommenders.seam import Recommender, Request, Scored
@@ -29,10 +31,12 @@ class FusedRecommender:
 
     name = NAME
 
-    def __init__(self, fusion: Fusion, ids: Mapping[str, Recommender], language_model: LanguageModelRecommender) -> None:
+    def __init__(
+        self, fusion: Fusion, ids: Mapping[RecommenderName, Recommender], language_model: LanguageModelRecommender
+    ) -> None:
         """`ids` by name; the language model's part is called by its own name."""
         self.fusion = fusion
-        self.ids = {name: part for name, part in ids.items() if name in fusion.used}
+        self.ids: dict[str, Recommender] = {name: part for name, part in ids.items() if name in fusion.used}
         self.language_model = language_model
         self.catalogue = language_model.catalogue
 
@@ -42,7 +46,7 @@ class FusedRecommender:
         return self.fusion.used.get(self.language_model.name, 0.0)
 
     def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
-        """[B, C] fused scores of equally long candidate lists, or [B, items] over the catalogue in ascending item id."""
+        """[B, C] fused scores of equally long candidate lists, or [B, items] of the catalogue in ascending item id."""
         parts: dict[str, Ranker] = dict(self.ids)
         if self.weight:
             parts[self.language_model.name] = self.language_model
@@ -67,7 +71,7 @@ class FusedRecommender:
         told = standardised(np.array([[own[item] for item in items]]))[0]
         return _best({item: fused[item] + self.weight * z for item, z in zip(items, told.tolist(), strict=True)}, k)
 
-    def _by_ids(self, history: Sequence[int | str], items: Sequence[int]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    def _by_ids(self, history: Sequence[int | str], items: Sequence[int]) -> Floats:
         """[items] the ID recommenders' part of the fused score."""
         request = Request(None, tuple(item for item in history if isinstance(item, int)))
         summed = np.zeros(len(items))
@@ -76,7 +80,9 @@ class FusedRecommender:
             summed += self.fusion.used[name] * standardised(row)[0]
         return summed
 
-    def _by_language_model(self, history: Sequence[int | str], items: Sequence[int], profile: str | None) -> dict[int, float]:
+    def _by_language_model(
+        self, history: Sequence[int | str], items: Sequence[int], profile: str | None
+    ) -> dict[int, float]:
         ranked = self.language_model.rank_items(history, items, len(items), profile=profile)
         return {scored.item_id: scored.score for scored in ranked}
 

@@ -4,11 +4,15 @@ Scores of different systems have different units, so each list of candidates is 
 system. The weights w ≥ 0 of the standardised scores z minimise the negative log-likelihood of the targets under a
 conditional logit (McFadden 1974), P(target) = softmax(z · w), plus ½ · RIDGE · |w|²: a convex problem with one answer.
 A weight cannot fall below 0: on a few cases, turning a system round would be noise.
+
+ID recommenders score thousands of validation cases in a second, a language model a few dozen: so theirs are fitted on
+the many first, and the language model joins on its few with those weights held.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +22,7 @@ from scipy.special import log_softmax
 
 from recalign.artifacts import read_json, write_json
 from recalign.errors import RecalignError
+from recalign.params import RecommenderName
 
 FITTED = "fusion.json"
 RIDGE = 0.25  # in cases; a weight of 2 costs half a nat, so that a handful of cases cannot make it infinite
@@ -37,17 +42,14 @@ class Fusion:
         Raises RecalignError when the systems scored lists of different shape.
         """
         parts = _stacked(scores)
-        rows, targets = np.arange(parts.shape[0]), np.asarray(target_index)
+        weights = _fitted(parts, np.zeros(parts.shape[:2]), target_index)
+        return cls(dict(zip(scores, weights.tolist(), strict=True)))
 
-        def loss(weights: Floats) -> tuple[float, Floats]:
-            log_chances = log_softmax(parts @ weights, axis=1)
-            expected = np.einsum("bc,bcs->s", np.exp(log_chances), parts)
-            value = -log_chances[rows, targets].sum() + RIDGE / 2 * weights @ weights
-            return float(value), expected - parts[rows, targets].sum(axis=0) + RIDGE * weights
-
-        start = np.full(len(scores), 1.0 / len(scores))
-        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(scores))
-        return cls(dict(zip(scores, found.x.tolist(), strict=True)))
+    def joined(self, name: str, scores: Mapping[str, Floats], target_index: Sequence[int]) -> "Fusion":
+        """This fusion and the system `name`, whose weight is fitted on scores [B, C] of all parts, the others' held."""
+        stacked = _stacked({name: scores[name]})
+        (weight,) = _fitted(stacked, self.scores(scores), target_index).tolist()
+        return Fusion({**self.weights, name: weight})
 
     def scores(self, scores: Mapping[str, Floats]) -> Floats:
         """[B, C]: the weighted sum of the standardised scores; raises RecalignError when a system's are missing."""
@@ -66,9 +68,11 @@ class Fusion:
 
     @property
     def sentence(self) -> str:
-        """The weights as shares: '0.71 item_knn + 0.29 llm-sdpo'."""
+        """The weights as shares, idle parts last: '0.71 item_knn + 0.29 llm-sdpo + 0 (ease)'."""
         total = sum(self.weights.values()) or 1.0
-        return " + ".join(f"{weight / total:.2f} {name}" for name, weight in self.weights.items())
+        idle = [name for name in self.weights if name not in self.used]
+        said = " + ".join(f"{weight / total:.2f} {name}" for name, weight in self.used.items())
+        return said + (f" + 0 ({', '.join(idle)})" if idle else "")
 
 
 class Part(BaseModel):
@@ -81,7 +85,10 @@ class Part(BaseModel):
 
 
 class FittedFusion(BaseModel):
-    """A fusion as evaluate leaves it: parts by name, which of them is the language model, and what it was fitted on."""
+    """A fusion as evaluate leaves it: parts by name, which of them is the language model, and what it was fitted on.
+
+    cases: validation cases of the language model's weight; recommender_cases: of the ID recommenders' weights.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -90,6 +97,7 @@ class FittedFusion(BaseModel):
     manifest: str
     manifest_digest: str
     cases: int
+    recommender_cases: int
 
     @property
     def fusion(self) -> Fusion:
@@ -97,9 +105,9 @@ class FittedFusion(BaseModel):
         return Fusion({name: part.weight for name, part in self.parts.items()})
 
     @property
-    def recommenders(self) -> list[str]:
-        """The ID recommenders among the parts."""
-        return [name for name in self.parts if name != self.language_model]
+    def recommenders(self) -> list[RecommenderName]:
+        """The ID recommenders among the parts that weigh anything."""
+        return [cast(RecommenderName, name) for name in self.fusion.used if name != self.language_model]
 
     def write(self, folder: Path) -> None:
         """Write fusion.json into a folder."""
@@ -117,6 +125,22 @@ def standardised(scores: Floats) -> Floats:
     deviation = centred.std(axis=1, keepdims=True)
     flat = deviation <= 1e-12 * np.abs(scores).max(axis=1, keepdims=True, initial=1e-300)
     return np.where(flat, 0.0, centred / np.where(flat, 1.0, deviation))
+
+
+def _fitted(parts: Floats, offset: Floats, target_index: Sequence[int]) -> Floats:
+    """[systems] weights of parts [B, C, systems] that, beside an offset [B, C], make the targets most likely."""
+    rows, targets = np.arange(parts.shape[0]), np.asarray(target_index)
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        log_chances = log_softmax(parts @ weights + offset, axis=1)
+        expected = np.einsum("bc,bcs->s", np.exp(log_chances), parts)
+        value = -log_chances[rows, targets].sum() + RIDGE / 2 * weights @ weights
+        return float(value), expected - parts[rows, targets].sum(axis=0) + RIDGE * weights
+
+    systems = parts.shape[2]
+    bounds = [(0.0, None)] * systems
+    found: Floats = minimize(loss, np.full(systems, 1.0 / systems), jac=True, method="L-BFGS-B", bounds=bounds).x
+    return found
 
 
 def _stacked(scores: Mapping[str, Floats]) -> Floats:

@@ -69,6 +69,7 @@ class LanguageModelRecommender:
         self.reference = reference
         self.batch = batch
         self.store = store
+        self.stored = 0  # times that log-probs were read from the store
         self._priors: dict[int, float] = {}
         if self.ranked_by.kind == "reward" and reference is None:
             raise RecalignError(f"'{name}' is ranked by the reward, which needs a reference: give the SFT model")
@@ -117,6 +118,8 @@ class LanguageModelRecommender:
         if values is None:
             values = self._computed_logprobs(model, prompts, responses)
             write_stored(self.store, key, values)
+        else:
+            self.stored += 1
         return values
 
     def _computed_logprobs(

@@ -1,4 +1,4 @@
-"""An ID recommender on a newer catalogue than the one it was fitted on: items are met by title, as a language model's are.
+"""An ID recommender on another catalogue than the one it was fitted on: items are met by title, as in a prompt.
 
 A champion is scored again on the newest log, whose catalogue has other items than the one it learned.
 """

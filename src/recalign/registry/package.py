@@ -148,7 +148,7 @@ def _evaluated_fusion(root: Path) -> FittedFusion:
     if not (root / RANKS / FITTED).is_file():
         raise RecalignError(f"{RANKS / FITTED} is missing; set evaluate.fusion to true and run 'dvc repro'")
     fitted = read_fusion(root / RANKS)
-    now = {name: folder_digest(root / BASELINES / name) for name in fitted.recommenders}
+    now: dict[str, str] = {name: folder_digest(root / BASELINES / name) for name in fitted.recommenders}
     now[fitted.language_model] = adapter_digest(adapter_folder(fitted.language_model, root))
     for name, digest in now.items():
         if fitted.parts[name].digest != digest:

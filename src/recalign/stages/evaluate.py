@@ -1,6 +1,7 @@
 """Stage evaluate: every system ranks the same frozen test cases; ranks.parquet is the only source of every figure."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from recalign import columns as c
 from recalign.artifacts import folder, read_json, write_json
 from recalign.evaluation.generation import write_answers
 from recalign.evaluation.machine import machine
-from recalign.evaluation.scorecard import FUSION
+from recalign.evaluation.scorecard import FUSION, TUNED
+from recalign.evaluation.spending import weights_mb
 from recalign.evaluation.system_ranks import CATALOGUE, write_system_ranks
 from recalign.layout import ALIGN, BASE, BASELINES, CACHE, INTERACTIONS, OTHER, PREPARED, PROFILES, RANKS, SFT
 from recalign.params import Params
 from recalign.preferences.profiles import profile_texts
 from recalign.recommenders.trial import catalogue_digest
-from recalign.stages.id_recommenders import fuse, id_recommenders, measure_id_recommender
+from recalign.stages.id_recommenders import fitted_fusion, fuse, id_recommenders, measure_id_recommender
 from recalign.stages.language_models import language_models, rank_language_model, score_language_model
 from recalign.stages.transferred import transferred
 from recalign.stages.trials import POPULARITY, UNIFORM, Measured, Trials, read_trials
@@ -42,7 +44,7 @@ def evaluate(
     store: Path | None = CACHE / "logprobs",
     other: Path = OTHER,
 ) -> None:
-    """Rank the test cases with every system and write `out`: ranks.parquet, systems.json, cases.json, examples.json.
+    """Rank the test cases with every system and write `out`: ranks.parquet and what explains it in JSON.
 
     Reads the folders of the earlier stages as docs/contracts.md draws them; `store` keeps log-probs between runs.
     Raises RecalignError when an input is missing or an adapter belongs to another base.
@@ -52,27 +54,38 @@ def evaluate(
     adapters = language_models(params, sft, align) | {name: own.folder for name, own in elsewhere.items()}
     measured: dict[str, Measured] = {}
     for recommender in id_recommenders(params, trials.catalogue, baselines, interactions):
-        measured[recommender.name] = measure_id_recommender(recommender, trials)
+        measured[recommender.name] = measure_id_recommender(recommender, trials, baselines)
     raw = {
         name: score_language_model(name, adapter, params, base, prepared, trials, store)
         for name, adapter in adapters.items()
     }
     for name in raw:
         measured[name] = rank_language_model(name, raw, params, trials)
+        measured[name].about["megabytes"] = weights_mb(base, *_loaded(name, measured[name].about, adapters))
     for name, own in elsewhere.items():
         measured[name] = replace(measured[name], about=measured[name].about | own.about)
     rank_whole_catalogue(measured, adapters, params, base, prepared, trials, store)
+    fitted = None
     if params.evaluate.fusion:
-        measured[FUSION] = fuse(measured, trials)
+        measured[FUSION], fusion = fuse(measured, trials)
+        fitted = fitted_fusion(fusion, trials, baselines, adapters)
     texts = profile_texts(profiles, params.profiles.engine, c.TEST)
     with folder(out) as partial:
         write_system_ranks(partial / "ranks.parquet", [ranks for system in measured.values() for ranks in system.ranks])
         write_json(partial / "systems.json", {name: system.about for name, system in measured.items()})
         write_json(partial / "cases.json", _about_cases(trials, prepared))
+        if fitted:
+            fitted.write(partial)
         if params.evaluate.generation_cases:
             write_answers(partial / "generations.parquet", [answer for own in raw.values() for answer in own.answers])
         write_json(partial / "examples.json", _examples(trials, measured, texts))
     log.info("evaluate: %d systems on %d cases -> %s", len(measured), len(trials.uniform.cases), out)
+
+
+def _loaded(name: str, about: Mapping[str, Any], adapters: Mapping[str, Path | None]) -> list[Path]:
+    """The adapters that a language model needs to rank: its own, and the reference where it ranks by the reward."""
+    needed = [adapters[name], adapters[TUNED] if about["ranked_by"] == "reward" else None]
+    return [folder for folder in needed if folder]
 
 
 def _about_cases(trials: Trials, prepared: Path) -> dict[str, Any]:

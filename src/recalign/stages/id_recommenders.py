@@ -2,15 +2,20 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from recalign.artifacts import folder_digest
 from recalign.data.records import Items
+from recalign.evaluation.ranking import Floats
 from recalign.evaluation.scorecard import FUSION, ID, LLM, ORACLE, UNTRAINED, best_by_validation
+from recalign.evaluation.spending import per_thousand, total, weights_mb
+from recalign.llm.adapters import adapter_digest
 from recalign.params import Params
-from recalign.recommenders.fusion import Fusion
-from recalign.recommenders.trial import Ranker, rank_catalogue, rank_sampled, sampled_ranks
-from recalign.stages.trials import Measured, Trials, mean_metrics
+from recalign.recommenders.fusion import FittedFusion, Fusion, Part
+from recalign.recommenders.trial import Ranker, Trial, rank_catalogue, rank_sampled, sampled_ranks
+from recalign.stages.trials import UNIFORM, Measured, Trials, mean_metrics
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +46,14 @@ def id_recommenders(params: Params, catalogue: Items, baselines: Path, interacti
     return found
 
 
-def measure_id_recommender(recommender: Ranker, trials: Trials) -> Measured:
+def measure_id_recommender(recommender: Ranker, trials: Trials, baselines: Path) -> Measured:
     """Ranks of the sampled candidates, of the harder ones and of the whole catalogue: all are cheap."""
     started = time.monotonic()
-    uniform, validation = (
-        recommender.scores(list(trial.requests), trial.candidates).double().cpu().numpy()
-        for trial in (trials.uniform, trials.validation)
-    )
+    is_oracle = recommender.name == ORACLE
+    uniform = _scores(recommender, trials.uniform)
+    sampled = time.monotonic() - started
+    tuning = _scores(recommender, trials.validation if is_oracle else trials.weighing)
+    validation = tuning[: len(trials.validation.cases)]  # the first of the many
     ranks = [
         sampled_ranks(recommender.name, trials.uniform, uniform),
         rank_sampled(recommender, trials.popularity),
@@ -57,36 +63,63 @@ def measure_id_recommender(recommender: Ranker, trials: Trials) -> Measured:
         few = rank_catalogue(recommender, trials.catalogue, trials.whole, trials.depth)
         ranks.append(replace(few, manifest=trials.whole.manifest))
     about = {
-        "kind": ORACLE if recommender.name == "oracle" else ID,
+        "kind": ORACLE if is_oracle else ID,
         "ranked_by": RANKED_BY[recommender.name],
         "prior_weight": None,
         "cases": len(trials.uniform.cases),
         "seconds": round(time.monotonic() - started, 1),
+        "seconds_per_1000": per_thousand(sampled, len(trials.uniform.cases)),
+        "megabytes": None if is_oracle else weights_mb(baselines / recommender.name),
         "validation": mean_metrics(sampled_ranks(recommender.name, trials.validation, validation)),
     }
-    return Measured(ranks, about, uniform, validation)
+    return Measured(ranks, about, uniform, validation, None if is_oracle else tuning)
 
 
-def fuse(measured: dict[str, Measured], trials: Trials) -> Measured:
-    """The best ID recommender and the best trained language model in one ranking; no model scores anything again."""
+def _scores(recommender: Ranker, trial: Trial) -> Floats:
+    return recommender.scores(list(trial.requests), trial.candidates).double().cpu().numpy()
+
+
+def fuse(measured: dict[str, Measured], trials: Trials) -> tuple[Measured, Fusion]:
+    """Every ID recommender and the best trained language model in one ranking; no model scores anything again."""
     kinds = {name: system.about for name, system in measured.items()}
-    chosen = [
-        best_by_validation(kinds, [name for name in kinds if kinds[name]["kind"] == kind and name != UNTRAINED])
-        for kind in (ID, LLM)
-    ]
-    parts = [name for name in chosen if name is not None]
-    fusion = Fusion.fit({name: measured[name].validation for name in parts}, trials.validation.target_index)
-    scores = fusion.scores({name: measured[name].scores for name in parts})
-    validation = fusion.scores({name: measured[name].validation for name in parts})
+    trained = [name for name in kinds if kinds[name]["kind"] == LLM and name != UNTRAINED]
+    fusion = Fusion.fit(
+        {name: own.weighing for name, own in measured.items() if own.weighing is not None}, trials.weighing.target_index
+    )
+    llm = best_by_validation(kinds, trained)
+    if llm is not None:
+        tuning = {name: measured[name].validation for name in [*fusion.weights, llm]}
+        fusion = fusion.joined(llm, tuning, trials.validation.target_index)
+    scores = fusion.scores({name: measured[name].scores for name in fusion.weights})
+    validation = fusion.scores({name: measured[name].validation for name in fusion.weights})
     about = {
         "kind": FUSION,
         "ranked_by": fusion.sentence,
         "prior_weight": None,
         "weights": {name: round(weight, 6) for name, weight in fusion.weights.items()},
         "cases": len(trials.uniform.cases),
-        "seconds": round(sum(kinds[name]["seconds"] for name in parts), 1),
+        "seconds": round(sum(kinds[name]["seconds"] for name in fusion.used), 1),
+        "seconds_per_1000": total(kinds[name]["seconds_per_1000"] for name in fusion.used),
+        "megabytes": total(kinds[name]["megabytes"] for name in fusion.used),
         # the weights were fitted on these
         "validation": mean_metrics(sampled_ranks(FUSION, trials.validation, validation)),
     }
-    log.info("fusion: %s, fitted on %d validation cases", fusion.sentence, len(trials.validation.cases))
-    return Measured([sampled_ranks(FUSION, trials.uniform, scores)], about, scores, validation)
+    few, many = len(trials.validation.cases), len(trials.weighing.cases)
+    log.info("fusion: %s, fitted on %d validation cases, the language model on %d", fusion.sentence, many, few)
+    return Measured([sampled_ranks(FUSION, trials.uniform, scores)], about, scores, validation), fusion
+
+
+def fitted_fusion(fusion: Fusion, trials: Trials, baselines: Path, adapters: Mapping[str, Path | None]) -> FittedFusion:
+    """The fusion with the digests of its parts, as fusion.json keeps it. adapters: folder by language model."""
+    digests = {
+        name: adapter_digest(folder) if (folder := adapters.get(name)) else folder_digest(baselines / name)
+        for name in fusion.weights
+    }
+    return FittedFusion(
+        parts={name: Part(weight=weight, digest=digests[name]) for name, weight in fusion.weights.items()},
+        language_model=next(name for name in fusion.weights if name in adapters),
+        manifest=UNIFORM,
+        manifest_digest=trials.validation.digest,
+        cases=len(trials.validation.cases),
+        recommender_cases=len(trials.weighing.cases),
+    )

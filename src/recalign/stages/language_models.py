@@ -11,6 +11,7 @@ from recalign.artifacts import read_json
 from recalign.evaluation.generation import Answer
 from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, choose_rule, ranking_scores, rules_to_try
 from recalign.evaluation.scorecard import LLM, TUNED, UNTRAINED
+from recalign.evaluation.spending import per_thousand, total
 from recalign.params import Params
 from recalign.recommenders.trial import Trial, sampled_ranks
 from recalign.stages.trials import UNIFORM, Measured, Trials, mean_metrics
@@ -23,12 +24,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RawScores:
-    """One language model's raw scores on the validation and test cases, and the seconds that they took."""
+    """One language model's raw scores on the validation and test cases, and the seconds that they took.
+
+    per_thousand: seconds a thousand test cases, None where scores were stored by an earlier run.
+    """
 
     validation: LogprobScores
     tests: dict[str, LogprobScores]  # by manifest
     digest: str
     seconds: float
+    per_thousand: float | None
     answers: list[Answer]  # the titles that it generates
 
 
@@ -51,10 +56,13 @@ def score_language_model(
         )
 
     validation = score(trials.validation)
-    tests = {trial.manifest: score(trial) for trial in trials.tested(params)}
+    begun, stored = time.monotonic(), recommender.stored
+    tests = {UNIFORM: score(trials.uniform)}
+    took = per_thousand(time.monotonic() - begun, len(trials.uniform.cases)) if recommender.stored == stored else None
+    tests |= {trial.manifest: score(trial) for trial in trials.tested(params) if trial is not trials.uniform}
     seconds = round(time.monotonic() - started, 1)  # of what is ranked: the second view is no part of a system's cost
     digest = recommender.language_model.digest
-    return RawScores(validation, tests, digest, seconds, _answers(recommender, trials.uniform, params))
+    return RawScores(validation, tests, digest, seconds, took, _answers(recommender, trials.uniform, params))
 
 
 def open_language_model(
@@ -98,12 +106,19 @@ def rank_language_model(name: str, raw: Mapping[str, RawScores], params: Params,
         **choice.as_dict(),
         "cases": len(trials.uniform.cases),
         "seconds": own.seconds,
+        "seconds_per_1000": _per_thousand(choice.rule, own, reference),
         "validation": mean_metrics(chosen),
         "model_digest": own.digest,
     }
     log.info("%s is ranked by %s, chosen on %d validation cases", name, choice.rule.sentence, len(chosen.ranks))
     ranks = [sampled_ranks(name, trial, scores[trial.manifest]) for trial in trials.tested(params)]
     return Measured(ranks, about, scores[UNIFORM], tuning)
+
+
+def _per_thousand(rule: RankingRule, own: RawScores, reference: RawScores | None) -> float | None:
+    """The reward takes the reference's scores as well."""
+    needed = [own, reference] if rule.kind == "reward" and reference else [own]
+    return total(raw.per_thousand for raw in needed)
 
 
 def _with_reference(own: LogprobScores, reference: LogprobScores | None) -> LogprobScores:

@@ -1,4 +1,4 @@
-"""Register an adapter, or a fusion with one, in MLflow and let the gate judge it; no stage of dvc.yaml, for its effect lies outside."""
+"""Register an adapter or the fusion in MLflow, and let the gate judge it; no stage, for its effect lies outside."""
 
 import logging
 from pathlib import Path

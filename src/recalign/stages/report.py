@@ -10,14 +10,14 @@ from typing import Any
 from recalign.artifacts import read_json, write_json, write_text
 from recalign.columns import TEST
 from recalign.data.simulator import read_tastes
+from recalign.evaluation.costs import Cost
 from recalign.evaluation.curves import Curve, displacement, read_curve, to_csv
 from recalign.evaluation.figures import MATCHING, Figure, Provenance, Recorder, as_document
 from recalign.evaluation.plots import Drawing, cost_plot, drift_plot, interval_plot, learning_plot, planted_plot
 from recalign.evaluation.probe_contest import AUDIT
 from recalign.evaluation.report import TITLES, Evidence, report_page
-from recalign.evaluation.scorecard import ORACLE, TUNED, UNTRAINED, Scorecard, build_scorecard
+from recalign.evaluation.scorecard import Scorecard, build_scorecard
 from recalign.evaluation.second_view import SecondView, second_view, second_view_metrics, second_view_sections
-from recalign.evaluation.sections import Cost
 from recalign.evaluation.system_ranks import CATALOGUE, CATALOGUE_CASES, SystemRanks, read_system_ranks
 from recalign.evaluation.table import by_value, print_scorecard
 from recalign.evaluation.verdict import verdict
@@ -26,7 +26,8 @@ from recalign.layout import ALIGN, BASE, PAIRS, PREPARED, PROFILES, RANKS, REPOR
 from recalign.params import Params
 from recalign.preferences.profiles import read_profiles
 from recalign.preferences.truth import learned_values
-from recalign.run_log import print_stages, stage_lines
+from recalign.run_log import print_stages
+from recalign.stages.costs import system_costs
 from recalign.stages.findings import Findings, find, read_known
 from recalign.stages.probes import probe
 from recalign.stages.provenance import lineage, next_commands, param_lines, reproduce_commands
@@ -71,8 +72,8 @@ def report(
     curves += [read_curve(name, align / name / "curve.csv") for name in params.align.objectives]
     drawings = [interval_plot(cards[0], about["candidates"]), learning_plot(curves), *map(drift_plot, curves[1:])]
     ordered = {row.system: systems[row.system] for row in by_value(cards[0])}
-    costs = _costs(params, ordered, sft, align)
-    total = {cost.system: cost.fitting + cost.ranking for cost in costs if cost.fitting is not None}
+    costs = system_costs(params, ordered, sft, align)
+    fitting = {cost.system: cost.fitting for cost in costs if cost.fitting is not None}
     truth = profiles / "truth.json"
     every = [system for group in groups for system in group]
     second = second_view(
@@ -89,7 +90,7 @@ def report(
         exposures={TITLES[manifest]: own for manifest, own in findings.exposures.items()},
         shares=findings.shares,
         costs=costs,
-        cost_plot=cost_plot(cards[0], total) if total else None,
+        cost_plot=cost_plot(cards[0], fitting) if fitting else None,
         planted=_planted(params, profiles, validated, prepared, known.attribute) if truth.is_file() else None,
         examples=read_json(ranks / "examples.json"),
         quality=read_json(validated / "summary.json"),
@@ -102,7 +103,7 @@ def report(
     )
     metrics = metrics_of(cards, about, findings) | second_view_metrics(second) | {AUDIT: contest.as_dict()}
     write_json(out / "metrics.json", metrics)
-    write_json(out / "scorecard.json", _scorecard(cards, findings, second, about))
+    write_json(out / "scorecard.json", _scorecard(cards, findings, costs, second, about))
     _write_plots(out / "plots", cards[0], curves, drawings)
     write_text(out / "report.html", report_page(evidence))
     print_stages({"baselines": params.recommenders.systems, "align": params.align.objectives})
@@ -123,7 +124,11 @@ def _groups(ranks: Path, about: Mapping[str, Any]) -> list[list[SystemRanks]]:
 
 
 def _scorecard(
-    cards: Sequence[Scorecard], findings: Findings, second: SecondView, about: Mapping[str, Any]
+    cards: Sequence[Scorecard],
+    findings: Findings,
+    costs: Sequence[Cost],
+    second: SecondView,
+    about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What scorecard.json holds: every figure of the report as a record."""
     shared = {field: about[field] for field in ("source", "split", "data_digest")}
@@ -133,25 +138,9 @@ def _scorecard(
         recorder = Recorder(card, provenance)
         figures += recorder.metrics() + recorder.exposures(findings.exposures.get(card.manifest, {}))
         if place == 0:
-            figures += recorder.slices(findings.slices) + recorder.shares(findings.shares)
+            figures += recorder.slices(findings.slices) + recorder.shares(findings.shares) + recorder.costs(costs)
             figures += recorder.generations(second.generated) + recorder.agreements(second.all_agreements)
     return as_document(figures, {**asdict(provenance), "matching_rule": MATCHING, "manifests": about["manifests"]})
-
-
-def _costs(params: Params, systems: Mapping[str, Mapping[str, Any]], sft: Path, align: Path) -> list[Cost]:
-    """Seconds of every system: of a language model's training as it was recorded with the adapter, of an ID
-    recommender's stage as the closing screen shows it."""
-    stages = {line.stage: line.seconds for line in stage_lines({"baselines": params.recommenders.systems})}
-    tuned = read_json(sft / "training.json").get("seconds")
-    fitting: dict[str, float | None] = {UNTRAINED: 0.0, TUNED: tuned}
-    for name in params.align.objectives:
-        own = read_json(align / name / "training.json").get("seconds")
-        fitting[f"llm-{name}"] = None if own is None or tuned is None else tuned + own
-    return [
-        Cost(name, fitting.get(name, stages.get(f"baselines@{name}")), about["seconds"])
-        for name, about in systems.items()
-        if about["kind"] != ORACLE
-    ]
 
 
 def _planted(params: Params, profiles: Path, validated: Path, prepared: Path, attribute: str | None) -> Drawing | None:

@@ -14,6 +14,7 @@ from recalign.preferences.profiles import profile_texts
 from recalign.recommenders.trial import Trial, read_trial, whole_catalogue
 
 UNIFORM, POPULARITY = "uniform", "popularity"
+WEIGHING = 2000  # validation cases on which ID recommenders are weighed against one another: they score them in no time
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Trials:
     """What is put to the systems: validation cases to choose on, test cases to measure on."""
 
     validation: Trial
+    weighing: Trial  # the same and more of them, for ID recommenders alone
     uniform: Trial
     popularity: Trial
     catalogue: Items
@@ -35,12 +37,16 @@ class Trials:
 
 @dataclass(frozen=True)
 class Measured:
-    """One system: its ranks, what systems.json says of it, and its scores [B, C] of the test and validation cases."""
+    """One system: its ranks, what systems.json says of it, and its scores [B, C] of the test and validation cases.
+
+    weighing: those of the many validation cases that ID recommenders are weighed on; None for other systems.
+    """
 
     ranks: list[SystemRanks]
     about: dict[str, Any]
     scores: Floats
     validation: Floats
+    weighing: Floats | None = None
 
 
 def read_trials(params: Params, prepared: Path, profiles: Path) -> Trials:
@@ -62,7 +68,9 @@ def read_trials(params: Params, prepared: Path, profiles: Path) -> Trials:
     catalogue, uniform, few = Items.read(prepared), trial(c.TEST, UNIFORM), params.evaluate.full_catalogue_cases
     depth = params.evaluate.full_catalogue_depth
     whole = whole_catalogue(uniform, catalogue, few) if few else None
-    return Trials(trial(c.VALIDATION, UNIFORM), uniform, trial(c.TEST, POPULARITY), catalogue, whole, depth)
+    validation = trial(c.VALIDATION, UNIFORM)
+    weighing = read_trial(prepared, c.VALIDATION, UNIFORM, max(WEIGHING, len(validation.cases)), params.seed)
+    return Trials(validation, weighing, uniform, trial(c.TEST, POPULARITY), catalogue, whole, depth)
 
 
 def mean_metrics(ranks: SystemRanks) -> dict[str, float]:
