@@ -13,12 +13,15 @@ import pyarrow as pa
 import pytest
 
 from recalign import layout
-from recalign.artifacts import folder, write_json, write_parquet, write_text
+from recalign.artifacts import folder, folder_digest, write_json, write_parquet, write_text
+from recalign.data.records import Items
 from recalign.evaluation.ranking import METRICS, metric_values
 from recalign.evaluation.system_ranks import SAMPLED, in_case_order, write_system_ranks
-from recalign.llm.adapters import save_adapter
+from recalign.llm.adapters import adapter_digest, save_adapter
 from recalign.llm.base import fetch_base, load_language_model
 from recalign.params import Params
+from recalign.recommenders.fusion import FittedFusion, Part
+from recalign.recommenders.popularity import Popularity
 from recalign.registry.tracking import connect
 
 GENRES = ("crime", "drama", "comedy")
@@ -112,6 +115,22 @@ def write_ranks(root: Path, ranks: Mapping[str, Sequence[int]], *, digest: str =
         "systems": {"popularity": {"mrr": {"value": 0.5}}}, "audit": {"verdict": "clean", "unbeaten": {}},
     })  # fmt: skip
     write_text(root / layout.REPORTS / "report.html", "<h1>Report</h1>")
+
+
+def write_fusion(params: Params, root: Path, weight: float = 0.5) -> None:
+    """Popularity as data/baselines keeps it, and a fusion of it with the S-DPO adapter, as evaluate would fit it."""
+    catalogue = Items.read(root / layout.PREPARED)
+    events = pa.table({"item_id": [item for item in catalogue.ids for _ in range(catalogue.popularity[item])]})
+    with folder(root / layout.BASELINES / "popularity") as partial:
+        Popularity.fit(catalogue, events).save(partial)
+    digest = adapter_digest(root / layout.ALIGN / "sdpo")
+    FittedFusion(
+        parts={
+            "popularity": Part(weight=1.0, digest=folder_digest(root / layout.BASELINES / "popularity")),
+            "llm-sdpo": Part(weight=weight, digest=digest),
+        },
+        language_model="llm-sdpo", manifest="uniform", manifest_digest="first", cases=8, recommender_cases=16,
+    ).write(root / layout.RANKS)  # fmt: skip
 
 
 def write_project(params: Params, params_file: Path, root: Path) -> None:

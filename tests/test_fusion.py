@@ -1,6 +1,7 @@
 """Fusion: scores of two systems in one ranking, with weights that validation cases decide."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking import metric_values, target_ranks
-from recalign.recommenders.fusion import RIDGE, Fusion, standardised
+from recalign.recommenders.fusion import RIDGE, FittedFusion, Fusion, Part, read_fusion, standardised
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -85,6 +86,44 @@ def test_a_perfect_system_keeps_a_finite_weight() -> None:
 def test_the_sentence_gives_shares() -> None:
     assert Fusion({"item_knn": 1.5, "llm-sdpo": 0.5}).sentence == "0.75 item_knn + 0.25 llm-sdpo"
     assert Fusion({"item_knn": 0.0}).sentence == "0.00 item_knn"
+    assert Fusion({"ease": 0.0, "item_knn": 2.0, "llm": 0.0}).sentence == "1.00 item_knn + 0 (ease, llm)"
+
+
+def test_a_system_that_joins_leaves_the_weights_as_they_are() -> None:
+    """Its own is the minimum of the penalised likelihood beside theirs."""
+    many, answers = cases({"knn": 1.5, "ease": 1.0})
+    first = Fusion.fit(many, answers)
+    scores, targets = cases({"knn": 1.5, "ease": 1.0, "llm": 0.8}, count=60, seed=1)
+    fusion = first.joined("llm", scores, targets)
+    assert {name: fusion.weights[name] for name in ("knn", "ease")} == first.weights
+
+    def loss(weight: float) -> float:
+        fused = Fusion(first.weights | {"llm": weight}).scores(scores)
+        chances = np.exp(fused[np.arange(60), targets]) / np.exp(fused).sum(axis=1)
+        return float(-np.log(chances).sum() + RIDGE / 2 * weight**2)
+
+    least = loss(fusion.weights["llm"])
+    assert fusion.weights["llm"] > 0.1
+    assert all(loss(fusion.weights["llm"] + step) > least for step in (-0.02, 0.02))
+
+
+def test_a_part_without_weight_need_not_score() -> None:
+    scores, _ = cases({"knn": 1.0}, count=3)
+    assert Fusion({"knn": 1.0, "llm": 0.0}).scores(scores).tolist() == standardised(scores["knn"]).tolist()
+
+
+def test_a_fitted_fusion_comes_back_from_its_file(tmp_path: Path) -> None:
+    parts = {"item_knn": Part(weight=1.5, digest="a"), "ease": Part(weight=0.0, digest="b"),
+             "llm-sft": Part(weight=0.25, digest="c")}  # fmt: skip
+    fitted = FittedFusion(
+        parts=parts, language_model="llm-sft", manifest="uniform", manifest_digest="d", cases=64, recommender_cases=900
+    )
+    fitted.write(tmp_path)
+    assert read_fusion(tmp_path) == fitted
+    assert fitted.recommenders == ["item_knn"]
+    assert fitted.fusion.sentence == "0.86 item_knn + 0.14 llm-sft + 0 (ease)"
+    with pytest.raises(RecalignError, match=r"fusion\.json is missing"):
+        read_fusion(tmp_path / "nowhere")
 
 
 def test_scores_of_other_lists_and_missing_systems_are_refused() -> None:

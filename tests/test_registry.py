@@ -4,22 +4,31 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from recalign import layout
-from recalign.artifacts import file_digest, read_parquet, write_json
+from recalign.artifacts import file_digest, read_parquet, write_json, write_parquet
 from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.evaluation.system_ranks import SystemRanks
 from recalign.llm.base import load_language_model
 from recalign.params import Params, parse_params
 from recalign.recommenders.trial import rank_sampled, read_trial
+from recalign.registry.package import read_settings
 from recalign.registry.promotion import aliased, champions, current, download_adapter, promote, rollback
 from recalign.registry.serving import load_recommender
 from recalign.registry.tracking import connect, tracking_uri
 from recalign.stages.compare import compare
 from recalign.stages.register import register
-from registry_project import empty_registry, write_adapter, write_prepared, write_project, write_ranks
+from registry_project import (
+    empty_registry,
+    write_adapter,
+    write_fusion,
+    write_prepared,
+    write_project,
+    write_ranks,
+)
 
 ROOT = Path(__file__).parent.parent
 NAME = "recalign"
@@ -280,3 +289,64 @@ def test_a_version_on_another_manifest_or_none_at_all_is_not_compared(params, pr
         compare(params, "models:/recalign/7", ".")
     with pytest.raises(RecalignError, match="names no version; write models:/recalign/3"):
         compare(params, "models:/recalign", ".")
+
+
+def test_a_fusion_is_registered_with_its_parts_and_becomes_champion(params, project):
+    """Adapter, fitted recommenders and weights are in the version, the base's weights are not; again is no version."""
+    write_ranks(project, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
+    write_fusion(params, project)
+    assert register(params, "fusion").startswith("recalign: version 1 (fusion) is champion")
+    package = download_adapter("models:/recalign@champion").parent
+    settings = read_settings(package)
+    assert (settings.system, settings.language_model) == ("fusion", "llm-sdpo")
+    assert settings.sentence == "0.67 popularity + 0.33 llm-sdpo; log-prob"
+    kept = file_digest(package / "recommenders" / "popularity" / "model.safetensors")
+    assert kept == file_digest(project / layout.BASELINES / "popularity" / "model.safetensors")
+    base = file_digest(next((project / layout.BASE).glob("*.safetensors")))
+    assert base not in {file_digest(path) for path in package.rglob("*") if path.is_file()}
+    assert register(params, "fusion") == "recalign: this fusion is version 1 already; nothing was moved"
+    assert "version 2 (sdpo) stays challenger" in register(params)
+
+
+def test_params_make_the_fusion_what_is_registered(params, project):
+    """So that a schedule renews a fusion as it renews an adapter; a changed weight is another version."""
+    fused = params.model_copy(update={"registry": params.registry.model_copy(update={"system": "fusion"})})
+    write_ranks(project, {"popularity": [3], "llm-sdpo": [2], "fusion": [2]})
+    write_fusion(params, project)
+    assert "version 1 (fusion) is champion" in register(fused)
+    write_ranks(project, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
+    write_fusion(params, project, weight=0.25)
+    assert "version 2 (fusion) is champion" in register(fused)
+    assert rollback(params, "complaints") == "1"
+
+
+def test_a_champion_fusion_is_scored_anew_on_a_newer_catalogue(params, project):
+    """Its recommender never saw the newest film, and its items are met by title."""
+    write_ranks(project, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
+    write_fusion(params, project)
+    register(params, "fusion")
+    new_adapter(params, project, seed=3)
+    write_prepared(project, digest="second", days=3)
+    with_a_newer_film(project / layout.PREPARED)
+    write_ranks(project, {"popularity": [6], "llm-sdpo": [6]}, digest="second", days=3)
+    assert "version 2 (sdpo) stays challenger: NDCG@10 less that of version 1 is −" in register(params)
+
+
+def with_a_newer_film(prepared: Path) -> None:
+    """Add a thirteenth film to the catalogue."""
+    items = read_parquet(prepared / "items.parquet")
+    row = items.slice(0, 1).to_pylist()[0] | {"item_id": 99, "title": "A Newer Film", "popularity": 0}
+    newer = pa.concat_tables([items, pa.Table.from_pylist([row], schema=items.schema)])
+    write_parquet(prepared / "items.parquet", newer)
+
+
+def test_a_fusion_that_was_not_fitted_or_whose_part_changed_is_refused(params, project):
+    """The part is named, and nothing is logged."""
+    with pytest.raises(RecalignError, match=r"fusion\.json is missing; set evaluate\.fusion to true"):
+        register(params, "fusion")
+    write_ranks(project, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
+    write_fusion(params, project)
+    new_adapter(params, project, seed=5)
+    with pytest.raises(RecalignError, match="the fusion was fitted with another llm-sdpo than the present one"):
+        register(params, "fusion")
+    assert connect(project).search_registered_models() == []

@@ -22,7 +22,7 @@ from recalign.registry.package import read_settings
 from recalign.registry.promotion import download_package
 from recalign.registry.serving import find_base
 from recalign.stages.register import register
-from registry_project import TITLES, empty_registry, write_project
+from registry_project import TITLES, empty_registry, write_fusion, write_project, write_ranks
 
 ROOT = Path(__file__).parent.parent
 CHAMPION = "models:/recalign@champion"
@@ -161,6 +161,25 @@ def test_the_base_is_found_by_its_sha256_and_another_one_is_refused(project, mon
     monkeypatch.setenv("RECALIGN_BASE", str(other))
     with pytest.raises(RecalignError, match=r"RECALIGN_BASE is .*other, which holds a base with sha256 000000000000"):
         find_base(settings)
+
+
+def test_a_registered_fusion_answers_with_the_same_explanation(project, tmp_path, monkeypatch):
+    """As MLflow loads it: another ranking, the same preference, ids and titles alike."""
+    import mlflow
+
+    own = shutil.copytree(project, tmp_path / "own", ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
+    shutil.copy(empty_registry(), own / "mlflow.db")
+    monkeypatch.chdir(own)
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = parse_params(tree | {"budget": "smoke"})
+    write_ranks(own, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
+    write_fusion(params, own, weight=0.01)
+    register(params, "fusion", root=own)
+    answer, again = ask(mlflow.pyfunc.load_model(CHAMPION), {"history": [1, 4, 7], "k": 3},
+                        {"history": [TITLES[0], TITLES[3], TITLES[6]], "k": 3})  # fmt: skip
+    assert answer == again
+    assert answer["preference"] == "Likes drama films."
+    assert [item["item_id"] for item in answer["items"]] == [2, 3, 5]  # by popularity, which weighs the most
 
 
 @pytest.mark.slow

@@ -62,15 +62,15 @@ class Fusion:
 
     @property
     def used(self) -> dict[str, float]:
-        """The parts that weigh anything: the others need not score at all. Where none does, all of them."""
-        heavy = {name: weight for name, weight in self.weights.items() if weight > 0}
-        return heavy or dict(self.weights)
+        """The parts that weigh anything, heaviest first: the others need not score. Where none does, all of them."""
+        ordered = sorted(self.weights.items(), key=lambda part: (-part[1], part[0]))
+        return {name: weight for name, weight in ordered if weight > 0} or dict(ordered)
 
     @property
     def sentence(self) -> str:
         """The weights as shares, idle parts last: '0.71 item_knn + 0.29 llm-sdpo + 0 (ease)'."""
         total = sum(self.weights.values()) or 1.0
-        idle = [name for name in self.weights if name not in self.used]
+        idle = sorted(self.weights.keys() - self.used.keys())
         said = " + ".join(f"{weight / total:.2f} {name}" for name, weight in self.used.items())
         return said + (f" + 0 ({', '.join(idle)})" if idle else "")
 

@@ -36,7 +36,8 @@ def register(params: Params, objective: str | None = None, *, root: Path = Path(
     client = connect(home)  # after all that may be missing: a failed registration leaves no empty registry
     version = find_version(client, name, digest)
     if version is not None and is_judged(client, name, version):
-        return _say(f"{name}: this adapter ({chosen}) is version {version} already; nothing was moved")
+        this = chosen if chosen == FUSION else f"adapter ({chosen})"
+        return _say(f"{name}: this {this} is version {version} already; nothing was moved")
     if version is None:
         version = log_version(client, params, chosen, settings, digest, ranks, root)
     champion = aliased(client, name, CHAMPION)
