@@ -16,7 +16,7 @@ from recalign.data.records import hashed_order
 from recalign.evaluation.ranking import Floats
 from recalign.params import RecommenderName
 from recalign.recommenders.fusion import Fusion, standardised
-from recalign.recommenders.language_model import LanguageModelRecommender
+from recalign.recommenders.language_model import Asked, LanguageModelRecommender
 from recalign.recommenders.seam import Recommender, Request, Scored
 from recalign.recommenders.trial import Ranker
 
@@ -52,6 +52,10 @@ class FusedRecommender:
             parts[self.language_model.name] = self.language_model
         scored = {name: part.scores(requests, candidates).double().cpu().numpy() for name, part in parts.items()}
         return torch.from_numpy(self.fusion.scores(scored))
+
+    def rank_many(self, asked: Sequence[Asked]) -> list[list[Scored]]:
+        """The k best items of each, best first; one after the other."""
+        return [self.rank_items(each.history, each.candidates, each.k, profile=each.profile) for each in asked]
 
     def rank_items(
         self, history: Sequence[int | str], candidates: Sequence[int] | None, k: int, *, profile: str | None = None
