@@ -413,11 +413,30 @@ def test_an_unknown_objective_is_refused_before_anything_is_loaded(world):
         world.align(make_params(), "spdo")
 
 
-def test_two_processes_train_as_one(world):
-    """torchrun on two CPU processes (gloo): the losses of one, though batch and statistics are spread; one adapter."""
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+
+
+@pytest.mark.slow
+def test_a_launcher_that_was_asked_for_two_processes_and_started_one_is_refused(tmp_path):
+    """accelerate with --cpu leaves several processes to mpirun: without it, one would train and look like two."""
+    script = tmp_path / "one.py"
+    script.write_text("from recalign.training.processes import joined\nwith joined(): print('trains')\n")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", str(script)]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=100, check=False)
+    assert "trains" not in done.stdout
+    assert "torchrun --standalone --nproc-per-node" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [pytest.param(TORCHRUN, id="torchrun"), pytest.param(ACCELERATE, id="accelerate", marks=pytest.mark.slow)],
+)
+def test_two_processes_train_as_one(world, launcher):
+    """Two CPU processes (gloo) have the losses of one, though batch and statistics are spread; one adapter."""
     one = world.align(shared_params(), "everything", name="one-process")
     script = Path(__file__).parent / "training_world.py"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launch = [sys.executable, "-m", *launcher]
     done = subprocess.run(
         [*launch, str(script), str(world.root), "shared"], capture_output=True, text=True, timeout=400, check=False
     )

@@ -13,12 +13,22 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from recalign.errors import RecalignError
+
 T = TypeVar("T")
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the processes that the launcher started (WORLD_SIZE, RANK), and part from them at the end."""
+    """Join the processes that the launcher started (WORLD_SIZE, RANK), and part from them at the end.
+
+    Raises RecalignError where a launcher was asked for several and says nothing of them.
+    """
+    if "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise RecalignError(  # it leaves them to mpirun: without one a single process would train, with one all would write
+            "accelerate launch sets no WORLD_SIZE with --cpu; start several processes on CPUs with "
+            "'torchrun --standalone --nproc-per-node N', or with 'accelerate launch --multi_gpu --num_processes N'"
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
