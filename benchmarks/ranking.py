@@ -3,11 +3,12 @@
     python benchmarks/ranking.py --base data/models/base --items items.csv --cases cases.jsonl --json ranking.json
 
 Per prompt form: 20 candidates of one case with a shared prompt, against 20 full sequences padded together (all-position
-logits), against greedy generation of exactly 20 tokens for one case and for six at once. Then, with the form `history`,
-the best 10 titles of the catalogue by the search over their tree, and with --check once by scoring all of it. Variants
-alternate, a repetition is another case, the first one warms up. Without --items and --cases: the films of the simulated
-world with histories drawn by a hash. An adapter (--adapter data/models/sft) shows what a tuned, hence peaked, model
-costs.
+logits), against greedy generation of exactly 20 tokens for one case and for six at once (six cases with shared prompts
+run in passes of two, which stay in a CPU's cache). Then, with the form `history`, the best 10 titles of the catalogue
+by the search over their tree, and with --check once by scoring all of it. Last, searches of one, four and eight cases
+at once. Variants alternate, a repetition is another case, the first one warms up. Without --items and --cases: the
+films of the simulated world with histories drawn by a hash. An adapter (--adapter data/models/sft) shows what a tuned,
+hence peaked, model costs.
 """
 
 import argparse
@@ -32,12 +33,14 @@ from recalign.evaluation.machine import machine
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.branches import Branches
 from recalign.llm.scoring import naive_logprobs, response_logprobs
-from recalign.llm.trie import Found, Trie, best_items, item_logprobs
+from recalign.llm.trie import Found, Trie, Wanted, best_items, item_logprobs
 from recalign.params import load_params
 from recalign.prompts import PromptBuilder
 from recalign.recommenders.case_file import read_catalogue, read_file_cases
 
 TOKENS, USERS, BEST = 20, 6, 10
+PASS = 2  # cases in a forward pass of the six
+TOGETHER = (1, 4, 8)  # cases in a search
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,13 @@ def generate(model: LanguageModel, prompts: Sequence[list[int]]) -> None:
         model.model.generate(input_ids=ids, attention_mask=seen, generation_config=fixed)
 
 
+def six(model: LanguageModel, prompts: Sequence[list[int]], titles: Sequence[list[list[int]]]) -> None:
+    """The candidates of all cases, a few cases in a forward pass."""
+    with torch.inference_mode():
+        for start in range(0, len(prompts), PASS):
+            response_logprobs(model.model, prompts[start : start + PASS], titles[start : start + PASS])
+
+
 def candidates_of(model: LanguageModel, builder: PromptBuilder, cases: list[Listed], repeats: int) -> dict[str, Any]:
     """Seconds of each way to rank 20 candidates, one a repetition, and how far off the shared prompt's scores are."""
     taken: dict[str, list[float]] = {name: [] for name in ("shared", "naive", "generate", "generate_six", "shared_six")}
@@ -93,7 +103,7 @@ def candidates_of(model: LanguageModel, builder: PromptBuilder, cases: list[List
         taken["naive"].append(spent)
         taken["generate"].append(seconds(lambda prompts=prompts: generate(model, prompts[:1]))[0])
         taken["generate_six"].append(seconds(lambda prompts=prompts: generate(model, prompts))[0] / USERS)
-        taken["shared_six"].append(seconds(lambda score=score: score(response_logprobs, USERS))[0] / USERS)
+        taken["shared_six"].append(seconds(lambda both=(prompts, titles): six(model, *both))[0] / USERS)
         apart.append(float((shared - naive).abs().max()))
         order &= torch.equal(shared.argsort(descending=True), naive.argsort(descending=True))
         lengths.append(len(prompts[0]))
@@ -112,7 +122,7 @@ def search_of(
         prompt, titles = builder.prompt(case.history), [builder.response(item) for item in case.candidates]
 
         def search(prompt: list[int] = prompt) -> Found:
-            return best_items(Branches(model.model, [prompt]), trie, BEST)
+            return best_items(Branches(model.model, [prompt]), trie, [Wanted(BEST)])[0]
 
         def shared(prompt: list[int] = prompt, titles: list[list[int]] = titles) -> Any:
             with torch.inference_mode():
@@ -133,6 +143,34 @@ def search_of(
         figures["same_items"] = [item for _, item in best] == [item for item, _ in found.items]
         figures["largest_difference"] = max(abs(-a - b) for (a, _), (_, b) in zip(best, found.items, strict=True))
     return figures
+
+
+def together_of(
+    model: LanguageModel, builder: PromptBuilder, items: Items, cases: list[Listed], repeats: int
+) -> dict[str, Any]:
+    """Seconds a case of searches of one, four and eight cases at once, eight other cases a repetition."""
+    trie, most = Trie({item: builder.response(item) for item in items.ids}), max(TOGETHER)
+    taken: dict[str, list[float]] = {str(many): [] for many in TOGETHER}
+    nodes: dict[str, list[float]] = {str(many): [] for many in TOGETHER}
+    same = True
+    best_items(Branches(model.model, [builder.prompt(cases[0].history)]), trie, [Wanted(1)])  # warms up
+    for number in range(repeats):
+        prompts = [builder.prompt(case.history) for case in cases[number * most : (number + 1) * most]]
+        first: list[list[int]] = []
+        for many in TOGETHER:
+
+            def search(many: int = many, prompts: list[list[int]] = prompts) -> list[Found]:
+                groups = [prompts[start : start + many] for start in range(0, most, many)]
+                wanted = [Wanted(BEST)] * many
+                return [one for group in groups for one in best_items(Branches(model.model, group), trie, wanted)]
+
+            spent, found = seconds(search)
+            taken[str(many)].append(spent / most)
+            nodes[str(many)].append(statistics.mean(one.nodes for one in found))
+            best = [[item for item, _ in one.items] for one in found]
+            first = first or best
+            same &= best == first
+    return {"seconds": taken, "nodes": nodes, "same_items": same, "titles": len(items.ids)}
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> str:
@@ -166,6 +204,14 @@ def show_search(figures: dict[str, Any]) -> None:
         print(f"  same items: {figures['same_items']}, largest difference {figures['largest_difference']:.1e} nats")
 
 
+def show_together(figures: dict[str, Any]) -> None:
+    print(f"\nbest {BEST} of {figures['titles']} titles, several cases in a search: CPU seconds a case")
+    for many, values in figures["seconds"].items():
+        nodes = statistics.mean(figures["nodes"][many])
+        print(f"  {many} at once  {statistics.median(values):.2f} {[round(v, 2) for v in values]}, {nodes:.0f} nodes")
+    print(f"  same items: {figures['same_items']} (equal in fp32; in bf16 a pass rounds by its size)")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, default=Path("data/models/base"), help="folder of the stage `base`")
@@ -174,17 +220,19 @@ def main() -> None:
     parser.add_argument("--cases", type=Path, help="JSON lines with history and candidates")
     parser.add_argument("--repeats", type=int, default=5, help="measured repetitions; one more warms up")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", choices=["candidates", "catalogue"], help="one of the two parts")
+    parser.add_argument("--only", choices=["candidates", "catalogue", "together"], help="one part")
+    parser.add_argument("--compute", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--form", choices=["candidates", "history"], help="one of the two prompt forms")
     parser.add_argument(
         "--check", action="store_true", help="score the whole catalogue once too: a minute on 4,606 titles"
     )
     parser.add_argument("--json", type=Path, help="write all figures here too")
     options = parser.parse_args()
     params = load_params()
-    base = params.base.model_copy(update={"compute": "fp32", "quantisation": "none"})
+    base = params.base.model_copy(update={"compute": options.compute, "quantisation": "none"})
     model = load_language_model(options.base, base, adapter=options.adapter, threads=options.threads)
     items = read_catalogue(options.items) if options.items else catalogue()
-    count = (options.repeats + 1) * USERS
+    count = (options.repeats + 1) * max(USERS, *TOGETHER)
     if options.cases:
         cases = [Listed([*case.history], [*case.candidates]) for case in read_file_cases(options.cases, items)[:count]]
     else:
@@ -195,13 +243,17 @@ def main() -> None:
         return PromptBuilder(model.tokenizer, items, prompt, "items", clock=False)
 
     figures: dict[str, Any] = {"machine": machine(), "command": sys.argv, "threads": options.threads}
-    if options.only != "catalogue":
-        for form in ("candidates", "history"):
+    forms: list[Literal["candidates", "history"]] = ["candidates", "history"]
+    if options.only in (None, "candidates"):
+        for form in [options.form] if options.form else forms:
             figures[form] = candidates_of(model, builder(form), cases, options.repeats)
             show_candidates(form, figures[form])
-    if options.only != "candidates":
+    if options.only in (None, "catalogue"):
         figures["catalogue"] = search_of(model, builder("history"), items, cases, options.repeats, options.check)
         show_search(figures["catalogue"])
+    if options.only in (None, "together"):
+        figures["together"] = together_of(model, builder("history"), items, cases, options.repeats)
+        show_together(figures["together"])
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2), encoding="utf-8")
 
