@@ -25,7 +25,8 @@ def joined() -> Iterator[None]:
     Raises RecalignError where a launcher was asked for several and says nothing of them.
     """
     if "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
-        raise RecalignError(  # it leaves them to mpirun: without one a single process would train, with one all would write
+        # it leaves them to mpirun: without it a single process would train, with it each would write
+        raise RecalignError(
             "accelerate launch sets no WORLD_SIZE with --cpu; start several processes on CPUs with "
             "'torchrun --standalone --nproc-per-node N', or with 'accelerate launch --multi_gpu --num_processes N'"
         )
