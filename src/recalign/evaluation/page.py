@@ -11,9 +11,11 @@ from recalign.evaluation.plots import Drawing
 SMALLEST = 0.9  # pixels a point of a drawing: its letters of 10 points are then 9 pixels high
 CSS = """
 :root { color-scheme: light dark;
-  --ink: #1c1c1c; --paper: #fdfdfc; --faint: #5f5f5f; --line: #d9d9d6; --mark: #b45309; --heat: #3b82c4; }
+  --ink: #1c1c1c; --paper: #fdfdfc; --faint: #5f5f5f; --line: #d9d9d6; --mark: #b45309; --heat: #3b82c4;
+  --shade: #0003; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e6e3; --paper: #161616; --faint: #a3a39f; --line: #3a3a38; --mark: #f0a35e; --heat: #4f9be0; }
+  :root { --ink: #e6e6e3; --paper: #161616; --faint: #a3a39f; --line: #3a3a38; --mark: #f0a35e; --heat: #4f9be0;
+    --shade: #fff4; }
 }
 * { box-sizing: border-box; }
 body { color: var(--ink); background: var(--paper); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto;
@@ -25,7 +27,13 @@ nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: 0.2r
 .verdict { border-left: 4px solid var(--mark); padding: 0.2rem 0 0.2rem 1rem; }
 .verdict p { margin: 0.4rem 0; } .verdict p:first-child { font-size: 1.15rem; font-weight: 600; }
 .warning { border: 1px solid var(--mark); padding: 0.4rem 0.8rem; }
-.wide { overflow-x: auto; margin-bottom: 1rem; }
+/* what goes on beyond an edge is shaded there: the paper scrolls along and covers the shade at the end */
+.wide { overflow-x: auto; margin-bottom: 1rem; background:
+    linear-gradient(to right, var(--paper) 40%, transparent) left / 1.5rem 100%,
+    linear-gradient(to left, var(--paper) 40%, transparent) right / 1.5rem 100%,
+    linear-gradient(to right, var(--shade), transparent) left / 0.6rem 100%,
+    linear-gradient(to left, var(--shade), transparent) right / 0.6rem 100%;
+  background-repeat: no-repeat; background-attachment: local, local, scroll, scroll; }
 .faint, .caption, figcaption { color: var(--faint); font-size: 0.875rem; } .caption { margin: 0 0 0.3rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
 th, td { text-align: left; vertical-align: top; padding: 0.3rem 0.8rem 0.3rem 0; border-bottom: 1px solid var(--line); }
@@ -35,9 +43,14 @@ li.hit { font-weight: 600; }
 .interval { display: block; white-space: nowrap; font-size: 0.8rem; font-weight: 400; }
 .heat td { padding-left: 0.4rem; } .heat tbody th { min-width: 9rem; }
 figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; }
-pre { overflow-x: auto; border: 1px solid var(--line); padding: 0.6rem; } code { font-size: 0.875rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line); padding: 0.6rem; }
+code { font-size: 0.875rem; } details { margin: 0.5rem 0 1rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); gap: 1rem; }
 .cards > div { border: 1px solid var(--line); padding: 0.2rem 1rem; }
+@media (max-width: 30rem) {
+  table { font-size: 0.82rem; } th, td { padding-right: 0.5rem; } .interval { font-size: 0.72rem; }
+  .heat tbody th { min-width: 7rem; }
+}
 """
 
 

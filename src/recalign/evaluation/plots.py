@@ -149,7 +149,7 @@ def planted_plot(people: Sequence[tuple[str, Set[str], Set[str]]], attribute: st
 
 def _first_and_last(curve: Curve, column: str) -> str:
     values = curve.points(column)[1]
-    return f"from {values[0]:.3f} to {values[-1]:.3f}" if values else "not measured"
+    return f"from {values[0]:.3f} to {values[-1]:.3f}".replace("-", "−") if values else "not measured"
 
 
 def _figure(panels: int, height: float = 3.0) -> tuple["Figure", list["Axes"]]:

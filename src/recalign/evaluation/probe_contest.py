@@ -12,7 +12,7 @@ from recalign.evaluation.finding import SEED
 from recalign.evaluation.ranking import LABELS, metric_values
 from recalign.evaluation.significance import Interval, metric_interval, paired_difference
 from recalign.evaluation.system_ranks import SystemRanks, in_case_order
-from recalign.evaluation.table import MARK
+from recalign.evaluation.table import MARK, signed
 
 AUDIT, UNBEATEN = "audit", "unbeaten"  # keys of metrics.json, which the gate reads
 
@@ -35,7 +35,7 @@ class ProbeContest:
     def unbeaten(self) -> dict[str, str]:
         """Why each system that does not beat the probe may not be champion."""
         return {
-            system: f"{LABELS[self.metric]} of {system} less that of the leak probe '{self.probe}' is {_signed(gain)}, "
+            system: f"{LABELS[self.metric]} of {system} less that of the leak probe '{self.probe}' is {signed(gain)}, "
             "not above zero"
             for system, gain in self.gains.items()
             if gain.low <= 0
@@ -97,7 +97,3 @@ def probe_contest(
     best = max(probes, key=lambda probe: float(metric_values(metric, probe.ranks).mean()))
     gains = {s.system: paired_difference(s, best, metric, resamples, seed) for s in systems}
     return ProbeContest(audit, metric, best.system, metric_interval(best, metric, resamples, seed), gains)
-
-
-def _signed(gain: Interval) -> str:
-    return f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]".replace("-", "−")

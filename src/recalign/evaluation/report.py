@@ -25,6 +25,7 @@ TITLES = {
     "catalogue": "The full catalogue",
     "catalogue-cases": "The full catalogue, by the language models too",
 }
+BOLD = "Bold: the language model that is best on the validation cases; the verdict speaks of it."
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def _verdict(evidence: Evidence) -> str:
 
 def _card(card: Scorecard, source: str) -> str:
     listed = page.table(headings(card), cells(card), caption(card, source), best=card.llm)
-    return page.section(TITLES[card.manifest], listed, *map(page.paragraph, card.notes))
+    notes = [*card.notes, *([BOLD] if any(row.system == card.llm for row in card.rows) else [])]
+    return page.section(TITLES[card.manifest], listed, *map(page.paragraph, notes))
 
 
 def _audit(audit: Audit) -> str:
@@ -133,7 +135,10 @@ def _choices(evidence: Evidence) -> str:
     ]
     if not rows:
         return ""
-    note = f"NDCG@10 on {evidence.about['validation_cases']} validation cases; the best one ranks the test cases."
+    note = (
+        f"NDCG@10 on {evidence.about['validation_cases']} validation cases; the simplest rule within one standard "
+        "error of the best ranks the test cases."
+    )
     listed = page.table(["system", "ranked by", "NDCG@10"], rows, note)
     return page.section("What ranks the language models", page.folded("every rule that was tried", listed))
 

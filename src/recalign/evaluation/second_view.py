@@ -107,7 +107,7 @@ def _agreement(view: SecondView) -> str:
 def _tau(agreement: Agreement) -> str:
     if agreement.tau is None:
         return "—"
-    return signed(agreement.interval) if agreement.interval else f"{agreement.tau:.3f}".replace("-", "−")
+    return signed(agreement.interval) if agreement.interval else f"{agreement.tau:+.3f}".replace("-", "−")
 
 
 def _or_dash(interval: Interval | None) -> str:

@@ -10,7 +10,7 @@ from recalign.evaluation.plots import Drawing
 from recalign.evaluation.scorecard import Scorecard
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.slices import COLD_EVENTS, FEWEST, Slice
-from recalign.evaluation.table import plain
+from recalign.evaluation.table import plain, signed
 
 
 def slice_section(slices: Sequence[Slice], systems: Sequence[str]) -> str:
@@ -45,7 +45,7 @@ def exposure_section(exposures: Mapping[str, Mapping[str, Exposure]]) -> str:
                 system,
                 *(plain(value) for name in names for value in (told.fairness[name].mgu, told.fairness[name].dgu)),
                 f"{told.coverage:.0%}",
-                _signed(told.lift),
+                signed(told.lift),
             ]
             for system, told in own.items()
         ]
@@ -65,13 +65,9 @@ def _groups(own: Mapping[str, Exposure]) -> str:
     tables = []
     for name in next(iter(own.values())).fairness:
         groups = list(next(iter(own.values())).fairness[name].gu)
-        rows = [[group, *(_signed(told.fairness[name].gu[group]) for told in own.values())] for group in groups]
+        rows = [[group, *(signed(told.fairness[name].gu[group]) for told in own.values())] for group in groups]
         tables.append(page.table([name, *own], rows, f"GU by {name}; above 0: shown more often than liked"))
     return "\n".join(tables)
-
-
-def _signed(told: Interval) -> str:
-    return f"{told.value:+.3f} [{told.low:+.3f}, {told.high:+.3f}]".replace("-", "−")
 
 
 def truth_section(
@@ -80,7 +76,7 @@ def truth_section(
     """What is known because the world is simulated; empty where no truth is known."""
     parts = []
     if shares:
-        rows = [(system, plain(told)) for system, told in sorted(shares.items(), key=lambda pair: pair[1].value)]
+        rows = [(system, signed(told)) for system, told in sorted(shares.items(), key=lambda pair: pair[1].value)]
         note = (
             "(NDCG@10 − chance) / (oracle's − chance), chance being a random order of the candidates; 1: as good as "
             "knowing the true probabilities"

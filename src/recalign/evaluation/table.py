@@ -19,8 +19,8 @@ def plain(interval: Interval) -> str:
 
 
 def signed(interval: Interval) -> str:
-    """A figure that may be below zero, with its 95 % interval: '−0.031 [−0.062, 0.004]'."""
-    return plain(interval).replace("-", "−")
+    """A figure that may lie on either side of zero, with its 95 % interval: '−0.031 [−0.062, +0.004]'."""
+    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]".replace("-", "−")
 
 
 def difference(pair: Comparison | None) -> str:
@@ -30,9 +30,7 @@ def difference(pair: Comparison | None) -> str:
     """
     if pair is None:
         return "—"
-    doubt = " ?" if pair.lost_by_correction else ""
-    numbers = pair.interval
-    return f"{numbers.value:+.3f} [{numbers.low:+.3f}, {numbers.high:+.3f}]{doubt}".replace("-", "−")
+    return signed(pair.interval) + (" ?" if pair.lost_by_correction else "")
 
 
 def headings(card: Scorecard) -> list[str]:
