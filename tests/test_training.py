@@ -257,7 +257,7 @@ def test_a_batch_cut_into_parts_has_the_loss_and_the_gradient_of_the_whole(name)
     """Soft-min, filter and statistics see the whole batch; only they pay a second pass, and only where it is cut."""
     whole, gradient, statistics, passes = preference_step(name, 10**6)
     assert passes == 1
-    for budget, parts in ((1, 9), (60, 2)):
+    for budget, parts in ((1, 9), (60, 3)):
         loss, cut, state, passes = preference_step(name, budget)
         assert loss == pytest.approx(whole, rel=1e-6)
         assert float((cut - gradient).norm() / gradient.norm()) < 1e-6
@@ -289,13 +289,13 @@ def test_no_part_reads_more_tokens_than_the_budget_but_a_single_example():
 
 
 def test_the_tokens_counted_are_those_that_the_model_reads():
-    """One user's prompts are read once; blocks of two users are padded to the longer one."""
+    """A prompt is read once for all its responses; blocks of two prompts are padded to the longer one."""
     examples = preference_examples()
     task = PreferenceTraining(tiny.model(), build_objective("sdpo", beta=1.0), {}, [], 60)
-    one = [examples[0], examples[1], examples[2]]
-    read = pack([e.prompt for e in one], [e.responses for e in one]).input_ids.shape[1]
-    assert task.tokens_at_once(one) == read
-    assert task.tokens_at_once([*one, examples[3]]) == 2 * read
+    one, other = examples[0], examples[3]
+    read = [pack([e.prompt], [e.responses]).input_ids.shape[1] for e in (one, other)]
+    assert task.tokens_at_once([one]) == read[0] == one.tokens
+    assert task.tokens_at_once([one, other]) == 2 * max(read)
 
 
 def test_statistics_live_in_checkpoints(tmp_path, monkeypatch):

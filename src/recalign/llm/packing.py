@@ -1,10 +1,9 @@
 """Flat rows that hold several prompts, each followed by its responses as branches that share it.
 
 One prompt of P tokens with responses of R_k tokens takes P + Σ(R_k − 1) places: the prompt once, and each response
-without its last token, whose successor nobody asks for. A prompt that begins a longer one of the same call takes no
-place at all: its responses branch off the longer one's block, at its own end, so that the cases along one person's
-history cost that history once. Position ids restart at P in every branch, and the registered attention function lets
-a branch see the tokens of its own prompt and itself only. Nothing is padded but the attention of each block.
+without its last token, whose successor nobody asks for. Position ids restart at P in every branch, and the registered
+attention function lets a branch see the tokens of its own prompt and itself only. Nothing is padded but the attention
+of each block.
 """
 
 from dataclasses import dataclass, field
@@ -26,15 +25,13 @@ class Layout:
     """Where the tokens of a flat row of T places belong; B prompts, the longest with its branches L places long.
 
     gather [B, L]: place in the row of each token of a prompt's block (padded with 0); scatter [T]: its inverse;
-    positions, branches [B, L]: position id and branch number (PROMPT, 0, 1, … or PADDING); forks [B, L]: for a branch's
-    tokens the length of its own prompt, which is how much of the block's prompt they may see.
+    positions, branches [B, L]: position id and branch number (PROMPT, 0, 1, … or PADDING).
     """
 
     gather: Tensor
     scatter: Tensor
     positions: Tensor
     branches: Tensor
-    forks: Tensor
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     @property
@@ -47,7 +44,7 @@ class Layout:
         if window not in self.masks:
             query, key = self.positions[:, :, None], self.positions[:, None, :]
             own = self.branches[:, :, None] == self.branches[:, None, :]
-            prompt = (self.branches[:, None, :] == PROMPT) & (key < self.forks[:, :, None])
+            prompt = self.branches[:, None, :] == PROMPT
             seen = (key <= query) & (own | prompt)
             if window is not None:
                 seen &= query - key < window
@@ -143,22 +140,20 @@ def pack(prompts: list[list[int]], responses: list[list[list[int]]], device: tor
     shape = (len(prompts), max(map(len, responses)), max(len(r) for group in responses for r in group))
     rows, tokens = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     valid = torch.zeros(shape, dtype=torch.bool)
-    for holder, held in nested(prompts).items():
-        block = _Block(start=len(ids))
-        block.add(range(len(prompts[holder])), PROMPT, len(prompts[holder]))
-        ids += prompts[holder]
-        for b in held:
-            fork, first = len(prompts[b]), len(keep)
-            keep.append(block.start + fork - 1)
-            for k, response in enumerate(responses[b]):
-                n = len(response)
-                # the first token is read off the prompt's last place, token t off the branch's place t − 1
-                rows[b, k, :n] = torch.tensor([first, *range(len(keep), len(keep) + n - 1)])
-                tokens[b, k, :n] = torch.tensor(response)
-                valid[b, k, :n] = True
-                keep += range(len(ids), len(ids) + n - 1)
-                ids += response[:-1]
-                block.add(range(fork, fork + n - 1), block.next_branch(), fork)
+    for b, (prompt, group) in enumerate(zip(prompts, responses, strict=True)):
+        block, first = _Block(start=len(ids)), len(keep)
+        block.add(range(len(prompt)), PROMPT)
+        ids += prompt
+        keep.append(len(ids) - 1)
+        for k, response in enumerate(group):
+            n = len(response)
+            # the first token is read off the prompt's last place, token t off the branch's place t − 1
+            rows[b, k, :n] = torch.tensor([first, *range(len(keep), len(keep) + n - 1)])
+            tokens[b, k, :n] = torch.tensor(response)
+            valid[b, k, :n] = True
+            keep += range(len(ids), len(ids) + n - 1)
+            ids += response[:-1]
+            block.add(range(len(prompt), len(prompt) + n - 1), k)
         blocks.append(block)
     layout, position_ids = _layout(blocks, device)
     return PackedRow(
@@ -167,21 +162,10 @@ def pack(prompts: list[list[int]], responses: list[list[list[int]]], device: tor
     )  # fmt: skip
 
 
-def nested(prompts: list[list[int]]) -> dict[int, list[int]]:
-    """Index of each prompt that is encoded → indices of all that begin it, itself first; each prompt stands once."""
-    holders: dict[int, list[int]] = {}
-    for b in sorted(range(len(prompts)), key=lambda b: (-len(prompts[b]), b)):
-        prompt = prompts[b]
-        holder = next((h for h in holders if prompts[h][: len(prompt)] == prompt), b)
-        holders.setdefault(holder, []).append(b)
-    return dict(sorted(holders.items()))
-
-
 def places(prompts: list[list[int]], responses: list[list[list[int]]]) -> int:
     """Places of a packed row with its blocks padded to the longest: what a forward pass's memory grows with."""
-    blocks = nested(prompts)
-    branches = [sum(len(response) - 1 for response in group) for group in responses]
-    return len(blocks) * max(len(prompts[holder]) + sum(branches[b] for b in held) for holder, held in blocks.items())
+    groups = zip(prompts, responses, strict=True)
+    return len(prompts) * max(len(prompt) + sum(len(response) - 1 for response in group) for prompt, group in groups)
 
 
 @dataclass
@@ -191,15 +175,10 @@ class _Block:
     start: int
     positions: list[int] = field(default_factory=list)
     branches: list[int] = field(default_factory=list)
-    forks: list[int] = field(default_factory=list)
 
-    def add(self, positions: range, branch: int, fork: int) -> None:
+    def add(self, positions: range, branch: int) -> None:
         self.positions += positions
         self.branches += [branch] * len(positions)
-        self.forks += [fork] * len(positions)
-
-    def next_branch(self) -> int:
-        return max(self.branches) + 1  # PROMPT is −1
 
 
 def check(prompts: list[list[int]], responses: list[list[list[int]]]) -> None:
@@ -214,7 +193,7 @@ def check(prompts: list[list[int]], responses: list[list[list[int]]]) -> None:
 
 def _layout(blocks: list[_Block], device: torch.device | str) -> tuple[Layout, Tensor]:
     longest = max(len(block.positions) for block in blocks)
-    gather, positions, forks = (torch.zeros(len(blocks), longest, dtype=torch.long) for _ in range(3))
+    gather, positions = (torch.zeros(len(blocks), longest, dtype=torch.long) for _ in range(2))
     branches = torch.full((len(blocks), longest), PADDING)
     scatter: list[int] = []
     for b, block in enumerate(blocks):
@@ -222,7 +201,6 @@ def _layout(blocks: list[_Block], device: torch.device | str) -> tuple[Layout, T
         gather[b, :n] = torch.arange(block.start, block.start + n)
         positions[b, :n] = torch.tensor(block.positions)
         branches[b, :n] = torch.tensor(block.branches)
-        forks[b, :n] = torch.tensor(block.forks)
         scatter += range(b * longest, b * longest + n)
     flat = torch.tensor([position for block in blocks for position in block.positions])
     layout = Layout(
@@ -230,7 +208,6 @@ def _layout(blocks: list[_Block], device: torch.device | str) -> tuple[Layout, T
         torch.tensor(scatter, device=device),
         positions.to(device),
         branches.to(device),
-        forks.to(device),
     )
     return layout, flat[None].to(device)
 

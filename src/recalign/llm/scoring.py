@@ -47,9 +47,8 @@ def response_logprobs(
 
     model: a transformers causal LM, bare or under PEFT; prompts: B lists of token ids; responses: B lists of 1+K lists
     of token ids (ragged K allowed), each ending with its terminator. Equal to scoring every prompt + response on its
-    own; the decoder sees Σ (P + Σ(R − 1)) tokens, a prompt that begins another one of the call costing no P of its own,
-    and the head Σ (1 + Σ(R − 1)) rows. A model whose attention cannot
-    share a prompt is scored the naive way, and the log says why. Memory grows with the row: the caller chooses B.
+    own; the decoder sees Σ (P + Σ(R − 1)) tokens, the head Σ (1 + Σ(R − 1)) rows. A model whose attention cannot share
+    a prompt is scored the naive way, and the log says why. Memory grows with the row: the caller chooses B.
     exact_logits: fp32 logits under a bf16 model, which whoever compares responses needs; language modelling does not,
     and its many places make them as dear as the rest of the model.
     Raises ValueError for an empty prompt or response, RecalignError where a prompt is too long to share a row.
