@@ -14,7 +14,7 @@ from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.params import NextItemParams, load_params
 from recalign.recommenders import item_losses
-from recalign.recommenders.encoders import Block, Caser, EncoderName, GRU4Rec, SASRec
+from recalign.recommenders.encoders import Block, Caser, Dropout, EncoderName, GRU4Rec, SASRec
 from recalign.recommenders.held_out import held_out
 from recalign.recommenders.next_item import NO_TARGET, Histories, batch_loss, fit_next_item
 from recalign.recommenders.popularity import Popularity
@@ -99,6 +99,16 @@ def test_attention_is_the_causal_softmax_of_scaled_products() -> None:
         assert torch.allclose(out[0, place], expected, atol=1e-12)
 
 
+def test_dropout_keeps_the_mean_while_training_and_does_nothing_after_it() -> None:
+    torch.manual_seed(1)
+    dropout, values = Dropout(0.2), torch.full((400, 500), 3.0)
+    dropped = dropout(values)
+
+    assert set(dropped.unique().tolist()) == {0.0, 3.75}
+    assert (dropped == 0).double().mean().item() == pytest.approx(0.2, abs=0.005)
+    assert torch.equal(dropout.eval()(values), values)
+
+
 def test_gru4rec_is_the_recurrence_of_its_equations() -> None:
     torch.manual_seed(1)
     model = GRU4Rec(5, 3, 0.0)
@@ -122,9 +132,9 @@ def test_caser_pools_horizontal_filters_and_weighs_the_window_vertically() -> No
     features = []
     for height, filters in zip((1, 2), model.horizontal, strict=True):
         spans = [window[first : first + height] for first in range(3 - height)]
-        answers = torch.stack([(filters.weight[:, 0] * span).sum((1, 2)) + filters.bias for span in spans])
+        answers = torch.stack([(filters.weight.mT * span).sum((1, 2)) + filters.bias for span in spans])
         features.append(answers.relu().amax(0))
-    vertical = torch.einsum("flo,ld->fd", model.vertical.weight[:, 0], window) + model.vertical.bias[:, None]
+    vertical = window.T @ model.vertical.weight.T + model.vertical.bias
     features.append(vertical.flatten())
     assert torch.allclose(state, model.dense(torch.cat(features)).relu(), atol=1e-6)
 
@@ -173,6 +183,24 @@ def test_the_filling_is_never_ranked_and_scores_are_products_with_item_embedding
     assert torch.allclose(everything[0, [0, 11]].float(), by_hand, atol=1e-6)
     with pytest.raises(RecalignError, match="item 99 is not among the 12 items"):
         model.item_embedding([100, 99])
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_unknown_item_in_a_history_is_named(name: EncoderName) -> None:
+    with pytest.raises(RecalignError, match="item 99 is not among the 12 items"):
+        new(name).scores([Request(1, (100, 99))], None)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_who_asks_does_not_matter_and_a_repeated_item_is_read_each_time(name: EncoderName) -> None:
+    model = new(name)
+    asked = [Request(user, (100, 101)) for user in (1, 10**12, None)]
+    scores = model.scores([*asked, Request(1, (100, 101, 101))], None)
+
+    assert torch.equal(scores[0], scores[1])
+    assert torch.equal(scores[0], scores[2])
+    assert scores[3].isfinite().all()
+    assert model.states([(100, 101, 101)])[1].tolist() == [4]
 
 
 def test_without_a_clock_sasrec_reads_the_items_before_the_last_as_a_set() -> None:
@@ -253,12 +281,12 @@ def test_filling_adds_nothing_to_the_loss() -> None:
 
 @pytest.mark.parametrize(("name", "loss"), [("sasrec", "binary"), ("gru4rec", "full"), ("caser", "sampled")])
 def test_training_finds_the_order_of_a_ring_of_items(name: EncoderName, loss: str) -> None:
-    params = quick(loss=loss, learning_rate=2e-2, epochs=12, patience=12, batch=16)
+    params = quick(loss=loss, learning_rate=2e-2, epochs=16, patience=16, batch=16)
     model, report = fit_next_item(name, FORTY, chain_log(100, each=8, items=40), True, 1, params, threads=1)
     best = top(model, FORTY, [Request(None, (135, 136, 137, 138, 139))], 4)
 
     assert 100 in [scored.item_id for scored in best[0]]
-    assert len(report["tried"]) == 12
+    assert len(report["tried"]) == 16
     assert report["tried"][report["chosen"]["epochs"] - 1]["ndcg_at_10"] > 0.9
 
 

@@ -181,7 +181,7 @@ def train_epochs(
     model, heads = Sequential(catalogue, name, encoder, settings), make_heads(encoder)
     beside: Heads | None = heads
     weights = [*encoder.parameters(), *(beside.parameters() if beside else ())]
-    optimiser = torch.optim.Adam(weights, lr=params.learning_rate, betas=(0.9, 0.98))
+    optimiser = torch.optim.Adam(weights, lr=params.learning_rate, betas=(0.9, 0.98), fused=True)
     for epoch in range(params.epochs):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + epoch + 1)  # dropout; nobody else's random numbers move
