@@ -219,7 +219,7 @@ def main() -> None:
             seconds["an epoch"][name].append(spent / epochs[name])
             seconds["scoring"][name].append(scored)
             runs[name].append(found)
-            print(f"seed {seed}, {name}: {found}", flush=True)
+            print(f"seed {seed}, {name}: {found}, {spent:.1f} s to train, {scored:.1f} s to rank", flush=True)
 
     settings = item_knn.Settings(**tuned_item_knn(catalogue, whole, clock, params.seed)[1]["chosen"])
     neighbours: dict[str, Seconds] = {what: {name: [] for name in makers} for what in ("fitting", "scoring")}

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pyarrow.compute as pc
+import torch
 
 from recalign import columns as c
-from recalign.artifacts import read_json, read_parquet
+from recalign.artifacts import read_json, read_parquet, write_json
 from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.evaluation.exposure import measure_exposure
@@ -32,11 +33,13 @@ from recalign.evaluation.significance import Interval, bootstrap_interval, holm,
 from recalign.evaluation.system_ranks import SystemRanks
 from recalign.evaluation.table import difference, plain
 from recalign.params import Params, RecommenderName, load_params
+from recalign.recommenders.fitted import load_fitted
 from recalign.recommenders.fitting import fit
 from recalign.recommenders.trial import Trial, rank_catalogue, rank_sampled, read_trial
 
 SAMPLED = {"hr_at_1": "HR@1", "hr_at_5": "HR@5", "hr_at_10": "HR@10", "ndcg_at_10": "NDCG@10", "mrr": "MRR"}
 FULL = {"hr_at_10": "HR@10", "ndcg_at_10": "NDCG@10"}
+COSTS = "costs.json"  # what fitting took, beside a kept model
 METRIC = "ndcg_at_10"  # what systems are ordered by and compared in
 
 
@@ -50,23 +53,36 @@ class Entry:
     fit_seconds: float
     seconds_a_thousand: float
     megabytes: float
-    tuning: dict[str, Any]
+    chosen: dict[str, Any]
 
 
-def measured(name: RecommenderName, prepared: Path, catalogue: Items, trial: Trial, params: Params) -> Entry:
-    """Fit a recommender on train events and rank the trial's cases; raises what `fit` raises."""
-    events = read_parquet(prepared / "events.parquet")
-    train = events.filter(pc.equal(events[c.SPLIT], c.TRAIN))
+def measured(
+    name: RecommenderName, prepared: Path, catalogue: Items, trial: Trial, params: Params, folder: Path
+) -> Entry:
+    """Fit a recommender on train events, or read it where `folder` holds it, and rank the trial's cases.
+
+    What was fitted on other data or under other parameters is fitted again. Raises what `fit` raises.
+    """
+    summary = read_json(prepared / "summary.json")
+    about = {
+        "data": summary["data_digest"], "seed": params.seed,
+        "params": params.recommenders.model_dump(mode="json", exclude={"systems"}),
+    }  # fmt: skip
+    costs = read_json(folder / COSTS) if (folder / COSTS).exists() else {}
+    if costs.get("about") != about:
+        events = read_parquet(prepared / "events.parquet")
+        train = events.filter(pc.equal(events[c.SPLIT], c.TRAIN))
+        started = time.process_time()
+        model, tuning = fit(name, catalogue, train, summary["clock"], params)
+        costs = {"about": about, "seconds": time.process_time() - started, "chosen": tuning["chosen"]}
+        model.save(folder)
+        write_json(folder / COSTS, costs)
+    model = load_fitted(name, folder, catalogue)
     started = time.process_time()
-    model, tuning = fit(name, catalogue, train, read_json(prepared / "summary.json")["clock"], params)
-    fitted = time.process_time()
     full = rank_catalogue(model, catalogue, trial)
-    ranked = time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        model.save(Path(folder))
-        size = sum(file.stat().st_size for file in Path(folder).iterdir())
-    seconds = (ranked - fitted) / len(trial.cases) * 1000
-    return Entry(name, rank_sampled(model, trial), full, fitted - started, seconds, size / 1e6, tuning)
+    seconds = (time.process_time() - started) / len(trial.cases) * 1000
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.name != COSTS)
+    return Entry(name, rank_sampled(model, trial), full, costs["seconds"], seconds, size / 1e6, costs["chosen"])
 
 
 def intervals(ranks: SystemRanks, metrics: Mapping[str, str], params: Params) -> dict[str, Interval]:
@@ -155,20 +171,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, default=Path("data/prepared"))
     parser.add_argument("--systems", nargs="+", choices=get_args(RecommenderName), default=get_args(RecommenderName))
+    parser.add_argument("--models", type=Path, help="keep the fitted models there, and read those that stand there")
     parser.add_argument("--out", type=Path, help="write the Markdown there as well")
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
     params = load_params().model_copy(update={"threads": 1})
     catalogue = Items.read(arguments.prepared)
     trial = read_trial(arguments.prepared, c.TEST, "uniform", None, params.seed)
+    torch.set_num_threads(1)
     entries, left_out = [], []
+    scratch = tempfile.TemporaryDirectory()
+    models = arguments.models or Path(scratch.name)
     for name in arguments.systems:
         try:
-            entries.append(measured(name, arguments.prepared, catalogue, trial, params))
+            entries.append(measured(name, arguments.prepared, catalogue, trial, params, models / name))
         except RecalignError as error:
             left_out.append(f"{name} is left out: {error}")
             continue
-        print(f"{name}: {entries[-1].fit_seconds:.1f} s, {entries[-1].tuning['chosen']}", flush=True)
+        print(f"{name}: {entries[-1].fit_seconds:.1f} s, {entries[-1].chosen}", flush=True)
+    scratch.cleanup()
     rows = rows_of(entries, catalogue, params)
     text = "\n\n".join([caption(arguments.prepared, catalogue, trial), *left_out, markdown(rows)])
     print(f"\n{text}")
