@@ -184,6 +184,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, default=Path("data/prepared"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--epochs", type=int, nargs=2, metavar=("OURS", "THEIRS"), help="take these")
+    parser.add_argument("--rate", type=float, default=2e-3, help="Adam's, of both")
     parser.add_argument("--dimension", type=int, default=64)
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
@@ -191,7 +193,9 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     params = load_params()
-    chosen = params.recommenders.next_item.model_copy(update={"dimension": arguments.dimension, "loss": "full"})
+    chosen = params.recommenders.next_item.model_copy(update={
+        "dimension": arguments.dimension, "learning_rate": arguments.rate, "loss": "full"
+    })  # fmt: skip
     catalogue = Items.read(arguments.prepared)
     events = read_parquet(arguments.prepared / "events.parquet")
     clock = read_json(arguments.prepared / "summary.json")["clock"]
@@ -200,16 +204,20 @@ def main() -> None:
     trial = read_trial(arguments.prepared, c.TEST, "uniform", None, params.seed)
     test = list(trial.requests), [case.example.target for case in trial.cases]
 
-    cases = held_out(catalogue, whole, clock, params.seed)
-    aims = [row[place] for row, place in zip(cases.candidates, cases.target_index, strict=True)]
     makers = {
         "ours": lambda rows, seed: our_sasrec(catalogue, rows, clock, chosen, seed),
         "RecTools": lambda rows, seed: their_sasrec(rows, clock, chosen, seed),
     }
-    held = latest(cases.events, chosen.max_history + 1)
-    epochs = {
-        name: best_epoch(name, make(held, 0), cases.requests, aims, chosen.patience) for name, make in makers.items()
-    }
+    if arguments.epochs:
+        epochs = dict(zip(makers, arguments.epochs, strict=True))
+    else:
+        cases = held_out(catalogue, whole, clock, params.seed)
+        aims = [row[place] for row, place in zip(cases.candidates, cases.target_index, strict=True)]
+        held = latest(cases.events, chosen.max_history + 1)
+        epochs = {
+            name: best_epoch(name, make(held, 0), cases.requests, aims, chosen.patience)
+            for name, make in makers.items()
+        }
     seconds: dict[str, Seconds] = {what: {name: [] for name in makers} for what in ("an epoch", "scoring")}
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in makers}
     for seed in arguments.seeds:
