@@ -122,6 +122,18 @@ def test_the_tutorials_log_is_prepared_by_its_commands(library):
     assert '"clock": true' in summary
 
 
+def test_the_timed_walk_types_what_readme_and_tutorial_type():
+    """In their order, from the simulated log to the recommendations; the slow test below runs the tutorial's part."""
+    (walk,) = [block for block in blocks(TUTORIAL, "text") if "$ dvc repro" in block]
+    typed_there = [re.split(r"  +[\d.]+ (?:s|min)\b", line[2:])[0].strip() for line in walk.splitlines() if line.startswith("$ ")]
+    known = [line for block in blocks(TUTORIAL) for line in command_lines(block)]
+    left_out = ("pip ", "dvc exp run")
+    assert typed_there == [
+        *(line for line in command_lines(blocks(README)[1]) if not line.startswith(left_out)),
+        *(line for line in known if not line.startswith(left_out)),
+    ]
+
+
 @pytest.mark.slow
 def test_the_tutorial_from_a_log_to_a_recommendation(library):
     """Every command of the tutorial, at budget smoke."""
