@@ -125,7 +125,8 @@ def test_the_tutorials_log_is_prepared_by_its_commands(library):
 def test_the_timed_walk_types_what_readme_and_tutorial_type():
     """In their order, from the simulated log to the recommendations; the slow test below runs the tutorial's part."""
     (walk,) = [block for block in blocks(TUTORIAL, "text") if "$ dvc repro" in block]
-    typed_there = [re.split(r"  +[\d.]+ (?:s|min)\b", line[2:])[0].strip() for line in walk.splitlines() if line.startswith("$ ")]
+    lines = [line.removeprefix("$ ") for line in walk.splitlines() if line.startswith("$ ")]
+    typed_there = [re.split(r"  +[\d.]+ (?:s|min)\b", line)[0].strip() for line in lines]
     known = [line for block in blocks(TUTORIAL) for line in command_lines(block)]
     left_out = ("pip ", "dvc exp run")
     assert typed_there == [
