@@ -87,6 +87,7 @@ def test_hits_over_all_rows_and_over_valid_rows_stand_side_by_side() -> None:
     assert row.hit_valid.value == pytest.approx(0.42105, abs=5e-6)
     assert row.errors == {NOT_A_CANDIDATE: 0, FROM_HISTORY: 0, SEVERAL: 4, EMPTY: 6}
     assert row.hit_all.low < 0.4 < row.hit_all.high
+    assert 0.0 < row.error_shares[NOT_A_CANDIDATE].high < 0.05  # none in 200: Wilson's, not a point
 
 
 def test_without_a_valid_answer_there_is_no_share_of_valid_ones() -> None:

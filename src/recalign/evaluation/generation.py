@@ -16,7 +16,7 @@ import pyarrow as pa
 from recalign import columns as c
 from recalign.artifacts import read_parquet, write_parquet
 from recalign.evaluation.ranking import Floats
-from recalign.evaluation.significance import Interval, bootstrap_intervals
+from recalign.evaluation.significance import Interval, bootstrap_intervals, of_share
 
 FREE, FROM_CANDIDATES, FROM_CATALOGUE = "free", "held to the candidates", "held to the catalogue"
 Matching = Literal["title", "substring"]  # the answer is a candidate's title · contains it, as in the papers
@@ -125,7 +125,9 @@ def valid_and_hit(answers: Sequence[Answer]) -> Floats:
 
 def _row(system: str, mode: str, matching: str, answers: list[Answer], resamples: int, seed: int) -> GenerationRow:
     def shares(values: Floats, rows: list[Answer]) -> list[Interval]:
-        return bootstrap_intervals(values, [row.user_id for row in rows], resamples, seed)
+        users = [row.user_id for row in rows]
+        drawn = bootstrap_intervals(values, users, resamples, seed)
+        return [of_share(interval, len(rows), len(set(users))) for interval in drawn]
 
     good = [answer for answer in answers if answer.outcome == VALID]
     kinds = Counter(answer.outcome for answer in answers)

@@ -136,8 +136,7 @@ def wilson_interval(hits: int, cases: int) -> Interval:
 
 
 def metric_interval(system: SystemRanks, metric: str, resamples: int, seed: int) -> Interval:
-    """The metric of a system with its interval, clustered by user; a share's is Wilson's at one case a user, and where
-    all cases or none are hits: no resample differs then, and as many cases as users are what is known at the least."""
+    """The metric of a system with its interval, clustered by user; of a share as `of_share` says."""
     return metric_intervals(system, [metric], resamples, seed)[metric]
 
 
@@ -146,11 +145,16 @@ def metric_intervals(system: SystemRanks, metrics: Sequence[str], resamples: int
     values = np.stack([metric_values(metric, system.ranks) for metric in metrics], axis=1)
     found = dict(zip(metrics, bootstrap_intervals(values, system.user_ids, resamples, seed), strict=True))
     users = len(set(system.user_ids))
-    for metric in set(metrics).intersection(SHARES):
-        share = found[metric].value
-        if users == len(values) or share in (0.0, 1.0):
-            found[metric] = wilson_interval(round(share * users), users)
-    return found
+    return found | {m: of_share(found[m], len(values), users) for m in metrics if m in SHARES}
+
+
+def of_share(resampled: Interval, cases: int, users: int) -> Interval:
+    """A share's interval from its resampled one: Wilson's at one case a user, and where all cases or none are hits.
+
+    No resample differs then, and as many cases as users are what is known at the least.
+    """
+    alike = resampled.value in (0.0, 1.0)
+    return wilson_interval(round(resampled.value * users), users) if users == cases or alike else resampled
 
 
 def paired_difference(first: SystemRanks, second: SystemRanks, metric: str, resamples: int, seed: int) -> Interval:
