@@ -20,6 +20,7 @@ from recalign.registry.promotion import aliased, champions, current, download_ad
 from recalign.registry.serving import load_recommender
 from recalign.registry.tracking import connect, tracking_uri
 from recalign.stages.compare import compare
+from recalign.stages.rank import rank as rank_lists
 from recalign.stages.register import register
 from registry_project import (
     empty_registry,
@@ -350,3 +351,18 @@ def test_a_fusion_that_was_not_fitted_or_whose_part_changed_is_refused(params, p
     with pytest.raises(RecalignError, match="the fusion was fitted with another llm-sdpo than the present one"):
         register(params, "fusion")
     assert connect(project).search_registered_models() == []
+
+
+def test_the_fusion_ranks_anyones_lists_with_recommenders_fitted_on_their_log(params, project, tmp_path, capsys):
+    """Popularity of the given log weighs the most here, so that its favourite stands first."""
+    write_fusion(params, project, weight=0.01)
+    (tmp_path / "items.csv").write_text("item_id,title\n1,Alien\n2,Heat\n3,Up\n4,Jaws\n", encoding="utf-8")
+    (tmp_path / "train.csv").write_text("user_id,item_id\n1,4\n2,4\n3,4\n1,3\n2,3\n1,2\n", encoding="utf-8")
+    case = {"case": 0, "user_id": 7, "history": [1], "candidates": [2, 3, 4], "target": 3}
+    (tmp_path / "cases.jsonl").write_text(json.dumps(case) + "\n", encoding="utf-8")
+    given = tmp_path / "cases.jsonl", tmp_path / "items.csv", tmp_path / "out.jsonl"
+    rank_lists(params, *given, fusion=True, train=tmp_path / "train.csv")
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == {"case": 0, "rank": 2, "ranked": [4, 3, 2]}
+    assert "fusion, 0.99 popularity + 0.01 llm-sdpo" in capsys.readouterr().out
+    with pytest.raises(RecalignError, match="--fusion needs --train"):
+        rank_lists(params, *given, fusion=True)

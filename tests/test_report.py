@@ -176,7 +176,7 @@ def write_prepared(out: Path) -> None:
     genres = pa.map_(pa.string(), pa.list_(pa.string()))
     columns = {"item_id": pa.int64(), "title": pa.string(), "attributes": genres, "popularity": pa.int64()}
     write_parquet(out / "items.parquet", pa.Table.from_pylist(items, pa.schema(list(columns.items()))))
-    events = {"user_id": list(range(20)), "item_id": [1] * 20, "split": ["train"] * 20}
+    events = {"user_id": [*range(20)] * 5, "item_id": [1] * 100, "split": ["train"] * 100}
     write_parquet(out / "events.parquet", pa.table(events))
     case = {"split": "test", "cutoff": None, "history": [1, 2, 1], "target": 2}
     rows = [{"example_id": f"{user}-{user}", "user_id": user, **case} for user in users]

@@ -141,13 +141,15 @@ def _add_rank(commands: Commands) -> None:
     system = rank.add_mutually_exclusive_group(required=True)
     system.add_argument("--adapter", help="adapter folder or models:/ URI")
     system.add_argument("--recommender", metavar="NAME", help="an ID recommender: popularity, item_knn, ease, …")
-    rank.add_argument("--train", type=Path, help="interactions CSV (user_id,item_id[,timestamp]) for --recommender")
+    system.add_argument("--fusion", action="store_true", help="the project's fusion, its weights as they were fitted")
+    rank.add_argument("--train", type=Path, help="interactions CSV (user_id,item_id[,timestamp]) that ID ones learn")
     rank.add_argument("--cases", type=Path, required=True, help="JSONL: case, user_id, history, candidates, target")
     rank.add_argument("--items", type=Path, required=True, help="CSV: item_id,title")
     rank.add_argument("--out", type=Path, required=True, help="JSONL to write: case, rank, ranked")
     rank.set_defaults(
         run=lambda a: _call("rank")(
-            _params(), a.cases, a.items, a.out, adapter=a.adapter, recommender=a.recommender, train=a.train
+            _params(), a.cases, a.items, a.out,
+            adapter=a.adapter, recommender=a.recommender, train=a.train, fusion=a.fusion,
         )
     )
 

@@ -27,7 +27,8 @@ def slice_section(slices: Sequence[Slice], systems: Sequence[str]) -> str:
     note = (
         "NDCG@10 with 95 % intervals over users, a fuller tint is better; the best system of a slice is bold. Slices "
         f"under {FEWEST} cases are grey and name no best one. Cold users have no train event, cold items under "
-        f"{COLD_EVENTS}; an item with several values of an attribute counts in each of theirs."
+        f"{COLD_EVENTS}; an item with several values of an attribute counts in each of theirs. First likes are those "
+        "before a case's own cutoff."
     )
     return page.section("Slices", page.heat_table(["slice", *systems], rows, note))
 

@@ -14,22 +14,30 @@ from recalign.evaluation.system_ranks import SystemRanks
 
 FEWEST = 30  # cases below which a slice is shown in grey and nothing in it is called best
 COLD_EVENTS = 10  # an item with fewer train events is cold
+FEW_EVENTS = 5  # a user with fewer train events is hardly known
 LENGTHS = (10, 20, 40)  # history lengths at which a new slice begins
 GROUPS_SHOWN = 12  # values of the first attribute, those with the most cases
-DIMENSIONS = ("user", "item", "target's popularity", "history")  # and the items' first attribute
+STARTS = ("user's first like", "target's first like")
+DIMENSIONS = ("user", "item", "target's popularity", "history", *STARTS)  # and the items' first attribute
+NEVER, AFTER = "not before the case", "after train"  # what a start is called
+LATE, BEFORE = "in the last tenth of train's time", "earlier in train"
 FIFTHS = ("least popular fifth", "second fifth", "third fifth", "fourth fifth", "most popular fifth")
 
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What slices are cut by: liked items before the case, whether the user has a train event, and the target's train
-    events, popularity fifth and values of its first attribute (empty where items have none)."""
+    """What slices are cut by: liked items before the case, the user's train events, and the target's train events,
+    popularity fifth and values of its first attribute (empty where items have none).
+
+    starts: when user and target were first liked, each as NEVER, AFTER, LATE or BEFORE; None without a global clock.
+    """
 
     history: int
-    known_user: bool
+    user_events: int
     target_events: int
     fifth: str
     groups: tuple[str, ...]
+    starts: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,13 +77,20 @@ def labels(facts: CaseFacts, attribute: str | None) -> list[tuple[str, str]]:
     """(dimension, label) of each slice that a case belongs to; an item with several values of an attribute is in each
     of theirs."""
     found = [
-        (DIMENSIONS[0], "known user" if facts.known_user else "cold user (no train event)"),
+        (DIMENSIONS[0], _user(facts.user_events)),
         (DIMENSIONS[1], f"{COLD_EVENTS} train events or more" if facts.target_events >= COLD_EVENTS
          else f"cold item (under {COLD_EVENTS} train events)"),
         (DIMENSIONS[2], facts.fifth),
         (DIMENSIONS[3], _length(facts.history)),
+        *zip(STARTS, facts.starts or (), strict=False),
     ]  # fmt: skip
     return found + [(attribute, group) for group in facts.groups if attribute]
+
+
+def _user(events: int) -> str:
+    if events >= FEW_EVENTS:
+        return "known user"
+    return f"hardly known user (under {FEW_EVENTS} train events)" if events else "cold user (no train event)"
 
 
 def _length(history: int) -> str:
@@ -117,5 +132,6 @@ def _shown(rows: Mapping[tuple[str, str], Sequence[int]], attribute: str | None)
 
 def _order(key: tuple[str, str]) -> tuple[int, int, str]:
     dimension, label = key
-    place = FIFTHS.index(label) if label in FIFTHS else int(label.split()[0]) if dimension == DIMENSIONS[3] else 0
+    known = (*FIFTHS, NEVER, AFTER, LATE, BEFORE)
+    place = known.index(label) if label in known else int(label.split()[0]) if dimension == DIMENSIONS[3] else 0
     return DIMENSIONS.index(dimension), place, label

@@ -1,5 +1,6 @@
 """What the report finds beyond the scorecard, and the facts of cases and items that it needs for that."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from recalign.evaluation.slices import CaseFacts, Slice, build_slices, popularit
 from recalign.evaluation.system_ranks import SystemRanks
 from recalign.evaluation.truth import oracle_shares
 from recalign.params import Params
+from recalign.stages.starts import read_starts
 
 POPULARITY = "popularity"
 
@@ -40,13 +42,16 @@ def read_known(prepared: Path, split: str = c.TEST) -> Known:
     if attribute:
         groupings[attribute] = groups
     events = read_parquet(prepared / "events.parquet", [c.USER, c.SPLIT])
-    known = set(events.filter(pc.equal(events[c.SPLIT], c.TRAIN))[c.USER].unique().to_pylist())
+    known = Counter(events.filter(pc.equal(events[c.SPLIT], c.TRAIN))[c.USER].to_pylist())
+    starts = read_starts(prepared, split)
     table = read_parquet(prepared / "examples.parquet", [c.EXAMPLE, c.USER, c.SPLIT, c.HISTORY, c.TARGET])
     own = table.filter(pc.equal(table[c.SPLIT], split))
     lengths = pc.list_value_length(own[c.HISTORY]).to_pylist()
     rows = zip(*(own[name].to_pylist() for name in (c.EXAMPLE, c.USER, c.TARGET)), lengths, strict=True)
     cases = {
-        example: CaseFacts(length, user in known, items.popularity[target], fifths[target], tuple(groups[target]))
+        example: CaseFacts(
+            length, known[user], items.popularity[target], fifths[target], tuple(groups[target]), starts.get(example)
+        )
         for example, user, target, length in rows
     }
     return Known(cases, items.popularity, attribute, groupings)

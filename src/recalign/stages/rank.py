@@ -1,4 +1,4 @@
-"""Command rank: score anyone's candidate lists with an adapter or an ID recommender."""
+"""Command rank: score anyone's candidate lists with an adapter, an ID recommender or the project's fusion."""
 
 import json
 import logging
@@ -16,8 +16,11 @@ from recalign.evaluation.ranking import LABELS, METRICS, Floats, target_places, 
 from recalign.evaluation.significance import metric_interval
 from recalign.evaluation.system_ranks import SystemRanks, in_case_order
 from recalign.evaluation.table import plain
+from recalign.layout import RANKS
 from recalign.params import Params, RecommenderName
 from recalign.recommenders.case_file import CASE, FileCase, read_catalogue, read_file_cases
+from recalign.recommenders.fusion import read_fusion
+from recalign.recommenders.language_model import LanguageModelRecommender
 from recalign.recommenders.seam import Request
 from recalign.recommenders.trial import Ranker
 
@@ -33,6 +36,7 @@ def rank(
     adapter: str | None = None,
     recommender: RecommenderName | None = None,
     train: Path | None = None,
+    fusion: bool = False,
 ) -> None:
     """Rank the lists of `cases` (JSON lines) over the catalogue `items` (CSV) and write a line a case to `out`.
 
@@ -41,7 +45,8 @@ def rank(
     """
     catalogue = read_catalogue(items)
     asked = read_file_cases(cases, catalogue)
-    system, ranked_by = _system(params, catalogue, adapter, recommender, train)
+    named = (adapter, recommender, train)
+    system, ranked_by = _fused(params, catalogue, train) if fusion else _system(params, catalogue, *named)
     requests = [Request(case.user_id, case.history) for case in asked]
     scores = system.scores(requests, [list(case.candidates) for case in asked]).double().cpu().numpy()
     places = target_places([case.candidates for case in asked], [case.target for case in asked])
@@ -78,6 +83,23 @@ def _system(
     if settings.prompt.profile:
         log.info("the cases hold no profiles, so the prompts show none, though this adapter was trained with them")
     return model, settings.sentence
+
+
+def _fused(params: Params, catalogue: Items, train: Path | None) -> tuple[Ranker, str]:
+    """The project's fusion with its weights, its ID recommenders fitted anew on `train`."""
+    from recalign.recommenders.fused import FusedRecommender
+    from recalign.recommenders.train_log import fit_on_log
+    from recalign.registry.package import adapter_folder
+    from recalign.stages.adapters import open_adapter
+
+    if train is None:
+        raise RecalignError("--fusion needs --train: an interactions CSV (user_id,item_id)")
+    fitted = read_fusion(RANKS)
+    ids = {name: fit_on_log(name, catalogue, train, params) for name in fitted.recommenders}
+    _, model = open_adapter(params, str(adapter_folder(fitted.language_model, Path())), catalogue)
+    if not isinstance(model, LanguageModelRecommender):
+        raise RecalignError(f"{fitted.language_model} is no language model; run 'dvc repro' to fit the fusion again")
+    return FusedRecommender(fitted.fusion, ids, model), fitted.fusion.sentence
 
 
 def _line(case: FileCase, rank: int, scores: Floats) -> str:
