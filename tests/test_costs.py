@@ -31,8 +31,8 @@ def costs(**seconds: float | None) -> list[Cost]:
 def test_the_cheapest_of_the_best_is_named_and_what_the_llms_training_buys() -> None:
     made = card(popularity=4, item_knn=2, ease=2, **{"llm-sft": 4})
     assert cost_sentences(made, costs(popularity=1.0, item_knn=3.5, ease=21.0, **{"llm-sft": 210.0})) == [
-        "Item-kNN, 3.5 s of fitting, reaches the highest NDCG@10, 0.631, and nothing cheaper is within 0.01.",
-        "The SFT model takes 210 s, 60 times as many, and stands 0.200 below it.",
+        "Item-kNN, 3.5 s of fitting, reaches the highest NDCG@10, 0.631; nothing cheaper is within 0.01.",
+        "The SFT model takes 210 s, 60 times as many, and stands 0.200 below item-kNN.",
     ]
 
 
@@ -48,6 +48,13 @@ def test_a_cheap_system_near_a_dear_one_is_said_to_be() -> None:
     made = build_scorecard(systems, about, 200, 1)
     assert cost_sentences(made, costs(item_knn=30.0, ease=3.0, popularity=0.1)) == [
         "EASE, 3.0 s of fitting, is within 0.01 NDCG@10 of item-kNN, 30 s (0.631 against 0.635)."
+    ]
+
+
+def test_where_nothing_cheap_is_near_the_best_of_the_cheap_ones_is_named() -> None:
+    made = card(popularity=4, item_knn=2, ease=1)
+    assert cost_sentences(made, costs(popularity=1.0, item_knn=3.0, ease=30.0)) == [
+        "EASE, 30 s of fitting, reaches the highest NDCG@10, 1.000; item-kNN, 3.0 s, stands 0.369 below."
     ]
 
 

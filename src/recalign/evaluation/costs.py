@@ -8,6 +8,7 @@ from recalign.evaluation.scorecard import Scorecard
 from recalign.evaluation.verdict import spoken
 
 NEAR = 0.01  # NDCG@10: a system so close to the best one is as good for most purposes
+MUCH_CHEAPER = 10  # times
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,27 @@ def cost_sentences(card: Scorecard, costs: Sequence[Cost]) -> list[str]:
 def _cheapest(name: str, best: str, seconds: dict[str, float], reached: dict[str, float]) -> str:
     spent = f"{_upper(spoken(name))}, {_seconds(seconds[name])} of fitting,"
     if name == best:
-        return f"{spent} reaches the highest NDCG@10, {reached[best]:.3f}, and nothing cheaper is within {NEAR}."
+        return f"{spent} reaches the highest NDCG@10, {reached[best]:.3f}; {_next_best(best, seconds, reached)}."
     return (
         f"{spent} is within {NEAR} NDCG@10 of {spoken(best)}, {_seconds(seconds[best])} "
         f"({reached[name]:.3f} against {reached[best]:.3f})."
     )
 
 
+def _next_best(best: str, seconds: dict[str, float], reached: dict[str, float]) -> str:
+    """Nothing cheaper is within NEAR of the best: how far the best of the much cheaper ones stands off."""
+    cheap = [name for name in reached if seconds[name] <= seconds[best] / MUCH_CHEAPER]
+    if not cheap:
+        return f"nothing cheaper is within {NEAR}"
+    other = max(cheap, key=lambda name: reached[name])
+    return f"{spoken(other)}, {_seconds(seconds[other])}, stands {reached[best] - reached[other]:.3f} below"
+
+
 def _bought(llm: str, other: str, seconds: dict[str, float], reached: dict[str, float]) -> str:
     gained = reached[llm] - reached[other]
     times = f", {seconds[llm] / seconds[other]:,.0f} times as many" if seconds[llm] > 2 * seconds[other] > 0 else ""
     side = "above" if gained > 0 else "below"
-    return f"{_upper(spoken(llm))} takes {_seconds(seconds[llm])}{times}, and stands {abs(gained):.3f} {side} it."
+    return f"{_upper(spoken(llm))} takes {_seconds(seconds[llm])}{times}, and stands {abs(gained):.3f} {side} {spoken(other)}."
 
 
 def _seconds(value: float) -> str:
