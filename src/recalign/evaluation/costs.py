@@ -62,7 +62,8 @@ def _bought(llm: str, other: str, seconds: dict[str, float], reached: dict[str, 
     gained = reached[llm] - reached[other]
     times = f", {seconds[llm] / seconds[other]:,.0f} times as many" if seconds[llm] > 2 * seconds[other] > 0 else ""
     side = "above" if gained > 0 else "below"
-    return f"{_upper(spoken(llm))} takes {_seconds(seconds[llm])}{times}, and stands {abs(gained):.3f} {side} {spoken(other)}."
+    stands = f"stands {abs(gained):.3f} {side} {spoken(other)}"
+    return f"{_upper(spoken(llm))} takes {_seconds(seconds[llm])}{times}, and {stands}."
 
 
 def _seconds(value: float) -> str:
