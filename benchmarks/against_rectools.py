@@ -137,6 +137,13 @@ def their_sasrec(events: pa.Table, clock: bool, params: NextItemParams, seed: in
         yield partial(rectools_best_of, model, dataset.item_id_map)
 
 
+def their_item_knn(events: pa.Table, neighbours: int) -> tuple[ModelBase[Any], IdMap]:
+    """RecTools' item-kNN from the table of events, as ours starts from it, and the items that it knows."""
+    dataset = rectools_dataset(events)
+    model = ImplicitItemKNNWrapperModel(CosineRecommender(K=neighbours, num_threads=1))
+    return model.fit(dataset), dataset.item_id_map
+
+
 def after(epochs: int, rankings: Any) -> Ranking:
     """The ranking after so many epochs."""
     for _ in range(epochs - 1):
@@ -234,11 +241,8 @@ def main() -> None:
     knn_quality = {}
     for turn in range(1 + len(arguments.seeds)):
         own, model = timed(lambda: item_knn.fitter(catalogue, whole)(settings))
-        dataset = rectools_dataset(whole)
-        theirs = ImplicitItemKNNWrapperModel(CosineRecommender(K=settings.neighbours, num_threads=1))
-        other, _ = timed(partial(theirs.fit, dataset))
-        rankings = {"ours": partial(best_of, model, catalogue)}
-        rankings["RecTools"] = partial(rectools_best_of, theirs, dataset.item_id_map)
+        other, (theirs, items) = timed(partial(their_item_knn, whole, settings.neighbours))
+        rankings = {"ours": partial(best_of, model, catalogue), "RecTools": partial(rectools_best_of, theirs, items)}
         for name, spent in (("ours", own), ("RecTools", other)):
             scored, knn_quality[name] = timed(partial(quality, rankings[name], *test))
             if turn:  # the first one warms up
