@@ -16,7 +16,8 @@ from recalign.params import RecommendersParams, load_params
 from recalign.recommenders import sequential
 from recalign.recommenders.diffusion import CLEAN, Diffusion, SamplerName, ScheduleName, guided, variances
 from recalign.recommenders.dreamrec import Denoiser, DreamRec, Settings, sinusoids
-from recalign.recommenders.next_embedding import fit_dreamrec
+from recalign.recommenders.held_out import HeldOut, held_out
+from recalign.recommenders.next_embedding import Learner, fit_dreamrec
 from recalign.recommenders.next_item import fit_next_item
 from recalign.recommenders.seam import Request, top
 from recalign.recommenders.sequential import Sequential, build_encoder
@@ -234,7 +235,23 @@ def test_clean_embeddings_have_the_variance_of_the_noise() -> None:
     assert torch.allclose(joint.norm(dim=1), torch.full((12,), math.sqrt(8)), atol=1e-5)
 
 
-def test_the_pretrained_encoder_stays_as_sasrec_left_it_and_joint_training_moves_all() -> None:
+def test_the_encoder_that_epochs_are_chosen_on_is_sasrecs_of_its_best_epoch() -> None:
+    params, events = quick(epochs=12, patience=2, learning_rate=1e-2), chain_log(60, items=40)
+    cases = held_out(FORTY, events, True, 1)
+    part, _, epochs = Learner(FORTY, True, 1, recommenders(params)).pretrained(events, cases)
+    alone = params.model_copy(update={"epochs": epochs})
+    sasrec, report = fit_next_item("sasrec", FORTY, events, True, 1, params, threads=1)
+
+    assert part is not None
+    assert epochs == report["chosen"]["epochs"]
+    assert cases.value(part) == report["tried"][epochs - 1]["ndcg_at_10"]
+    assert max(row["ndcg_at_10"] for row in report["tried"]) == cases.value(part) != cases.value(sasrec)
+    no_case = HeldOut(events, [], [], np.zeros(0, np.int64))
+    nothing, _, all_epochs = Learner(FORTY, True, 1, recommenders(alone)).pretrained(events, no_case)
+    assert (nothing, all_epochs) == (None, epochs)
+
+
+def test_the_pretrained_encoder_stays_as_sasrec_left_it() -> None:
     events, params = chain_log(40), recommenders()
     model, report = fit_dreamrec(TWELVE, events, True, 1, params, threads=1)
     sasrec, first = fit_next_item("sasrec", TWELVE, events, True, 1, params.next_item, threads=1)
@@ -242,7 +259,9 @@ def test_the_pretrained_encoder_stays_as_sasrec_left_it_and_joint_training_moves
         assert torch.equal(model.condition.encoder.state_dict()[name], value)
     assert report["chosen"]["sasrec_epochs"] == first["chosen"]["epochs"]
 
-    joint = recommenders(embeddings="joint")
+
+def test_joint_training_moves_the_encoder_and_its_embeddings() -> None:
+    events, joint = chain_log(40), recommenders(embeddings="joint")
     brief, longer = (
         fit_dreamrec(TWELVE, events.slice(0, 9), True, 1, params, threads=1)[0]
         for params in (joint.model_copy(update={"next_item": quick(epochs=n)}) for n in (1, 2))
@@ -286,7 +305,7 @@ def test_what_is_saved_generates_alike_with_the_settings_it_had(tmp_path: Path) 
 
 
 def test_more_sampler_steps_than_the_chain_has_are_refused(tmp_path: Path) -> None:
-    text = FILE.read_text(encoding="utf-8").replace("    sampler_steps: 1 ", "    sampler_steps: 501 ")
+    text = FILE.read_text(encoding="utf-8").replace("    sampler_steps: 2 ", "    sampler_steps: 501 ")
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(RecalignError, match=r"sampler_steps.*the chain has 500 steps"):
         load_params(tmp_path / "params.yaml")

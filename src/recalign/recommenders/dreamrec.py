@@ -45,9 +45,9 @@ class Settings:
     embeddings: Literal["pretrained", "joint"] = "pretrained"
     schedule: ScheduleName = "linear"
     steps: int = 500
-    guidance: float = 2.0
+    guidance: float = 1.0
     sampler: SamplerName = "ddim"
-    sampler_steps: int = 1
+    sampler_steps: int = 2
     seed: int = 0
 
 

@@ -6,6 +6,7 @@ without a wrong item ever drawn (the paper's way). Epochs of either are chosen o
 is learned anew from all of train for so many.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -13,14 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recalign.data.records import Items, hashed_order
 from recalign.params import DreamRecParams, NextItemParams, RecommendersParams
 from recalign.recommenders import sequential
 from recalign.recommenders.dreamrec import Denoiser, DreamRec, Settings
-from recalign.recommenders.held_out import held_out
-from recalign.recommenders.next_item import NO_TARGET, Histories, choose_epochs, fit_next_item, train_epochs
+from recalign.recommenders.held_out import HeldOut, held_out
+from recalign.recommenders.next_item import NO_TARGET, Histories, choose_epochs, train_epochs
 from recalign.recommenders.sequential import Sequential, build_encoder
 
 SPREAD = 1.0  # standard deviation of embeddings at the start of joint training: that of the noise
@@ -37,18 +38,11 @@ def fit_dreamrec(
     torch.set_num_threads(threads)
     learner = Learner(catalogue, clock, seed, params)
     cases = held_out(catalogue, events, clock, seed)
-    pretrained = params.dreamrec.embeddings == "pretrained"
-    first, chosen = None, {}
-    if pretrained:
-        first, report = fit_next_item("sasrec", catalogue, events, clock, seed, params.next_item, threads)
-        chosen["sasrec_epochs"] = report["chosen"]["epochs"]
-
-    def on_part() -> Iterator[DreamRec]:
-        again = learner.pretrained(cases.events, chosen["sasrec_epochs"]) if pretrained else None
-        return learner.epochs(cases.events, again)
-
-    epochs, report = choose_epochs(DreamRec.name, cases, on_part, params.next_item)
-    model = next(islice(learner.epochs(events, first), epochs - 1, None))
+    part, whole, chosen = None, None, {}
+    if params.dreamrec.embeddings == "pretrained":
+        part, whole, chosen["sasrec_epochs"] = learner.pretrained(events, cases)
+    epochs, report = choose_epochs(DreamRec.name, cases, lambda: learner.epochs(cases.events, part), params.next_item)
+    model = next(islice(learner.epochs(events, whole), epochs - 1, None))
     return model, report | {"chosen": chosen | report["chosen"]}
 
 
@@ -77,7 +71,7 @@ class Learner:
             torch.manual_seed(self.own_seed)
             model = DreamRec(condition, Denoiser(settings.dimension), self._settings())
         weights = [*model.denoiser.parameters(), *(condition.encoder.parameters() if joint else ())]
-        optimiser = torch.optim.Adam(weights, lr=self.encoding.learning_rate, betas=(0.9, 0.98))
+        optimiser = torch.optim.Adam(weights, lr=self.encoding.learning_rate, betas=(0.9, 0.98), fused=True)
         for epoch in range(self.encoding.epochs):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.own_seed + epoch + 1)  # steps, noise, dropout; nobody else's numbers move
@@ -94,14 +88,31 @@ class Learner:
             condition.encoder.eval()
             yield model
 
-    def pretrained(self, events: pa.Table, epochs: int) -> Sequential:
-        """The SASRec that `fit_next_item` has after so many epochs, had it these events."""
+    def pretrained(self, events: pa.Table, cases: HeldOut) -> tuple[Sequential | None, Sequential, int]:
+        """The SASRec of `fit_next_item`: as its epochs were chosen on cases.events, as it learns all events; epochs.
+
+        The first is None where there is no case, and is not trained a second time where there is one.
+        """
+        latest: deque[dict[str, Tensor]] = deque(maxlen=self.encoding.patience + 1)  # the best one is among them
+
+        def on_part() -> Iterator[Sequential]:
+            for model in self._sasrec(cases.events):
+                latest.append({name: value.clone() for name, value in model.encoder.state_dict().items()})
+                yield model
+
+        epochs, report = choose_epochs("sasrec", cases, on_part, self.encoding)
+        part = self._new_condition() if latest else None
+        if part is not None:
+            part.encoder.load_state_dict(latest[epochs - len(report["tried"]) - 1])
+            part.encoder.eval()
+        return part, next(islice(self._sasrec(events), epochs - 1, None)), epochs
+
+    def _sasrec(self, events: pa.Table) -> Iterator[Sequential]:
+        """SASRec after each epoch, as `fit_next_item` trains it; the same object every time."""
         own_seed = int(hashed_order(self.seed, "sasrec")[:15], 16)
-        trained = train_epochs(
-            "sasrec", self.catalogue, events, self._encoder(), own_seed, self.encoding, lambda encoder: None
-        )
-        model, _ = next(islice(trained, epochs - 1, None))
-        return model
+        settings, alone = self._encoder(), lambda encoder: None
+        trained = train_epochs("sasrec", self.catalogue, events, settings, own_seed, self.encoding, alone)
+        return (model for model, _ in trained)
 
     def _encoder(self) -> sequential.Settings:
         params = self.encoding
