@@ -1,6 +1,7 @@
 """Generated titles counted as the papers count them, and the agreement of sampled with full ranking."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from recalign.evaluation.generation import (
     write_answers,
 )
 from recalign.evaluation.protocol_agreement import Agreement, order_agreement, rank_agreement, resampled_taus
-from recalign.evaluation.ranking_rule import RankingRule
+from recalign.evaluation.ranking_rule import Kind, RankingRule
 from recalign.evaluation.scorecard import Row, Scorecard
 from recalign.evaluation.second_view import second_view, second_view_metrics, second_view_sections
 from recalign.evaluation.second_view_comparison import compare_agreements, compare_answers
@@ -42,6 +43,7 @@ from recalign.recommenders.generated import answers
 from recalign.recommenders.language_model import Asked, LanguageModelRecommender
 from recalign.recommenders.seam import Request
 from recalign.recommenders.trial import Trial, full_ranks, rank_catalogue, searched_ranks, whole_catalogue
+from recalign.stages.whole_catalogue import catalogue_ranks
 
 CANDIDATES = ["Rebecca Black", "Black", "Air", "Air Supply"]
 HISTORY = ["Enigma"]
@@ -303,6 +305,18 @@ def test_the_places_of_a_search_are_those_of_scoring_every_title(rule: RankingRu
     assert searched.scores[inside] == pytest.approx(scored.scores[inside], abs=1e-3)
     every = rank_catalogue(system, ITEMS, trial(), depth)
     assert every.ranks.tolist() == scored.ranks.tolist()
+
+
+@pytest.mark.parametrize("kind", ["logprob", "reward"])
+@pytest.mark.parametrize("depth", [None, 3])
+def test_the_stage_ranks_the_whole_catalogue_by_search_or_by_every_score(kind: Kind, depth: int | None) -> None:
+    """No search bounds the implicit reward, and none tells every place: both are scored, and count as many places."""
+    asked, system = whole_catalogue(trial(), ITEMS, 3), recommender()
+    system.ranked_by, system.reference = RankingRule(kind), replace(system.language_model, model=tiny.model(seed=1))
+    found = catalogue_ranks(system, asked, depth)
+    expected = full_ranks("llm", asked, system.scores(list(asked.requests), None).numpy(), depth)
+    assert found.ranks.tolist() == expected.ranks.tolist()
+    assert np.isnan(found.scores).any() == (kind == "logprob" and depth is not None)
 
 
 def test_a_target_in_its_own_history_is_searched_and_stands_after_its_equals() -> None:

@@ -30,11 +30,11 @@ def rank_whole_catalogue(
         rule = RankingRule(measured[name].about["ranked_by"], measured[name].about["prior_weight"])
         reference = adapters[TUNED] if rule.kind == "reward" else None
         recommender = open_language_model(name, adapter, params, base, prepared, trials, store, rule, reference)
-        measured[name].ranks.append(_ranks(recommender, trials.whole, trials.depth))
+        measured[name].ranks.append(catalogue_ranks(recommender, trials.whole, trials.depth))
 
 
-def _ranks(recommender: "LanguageModelRecommender", trial: Trial, depth: int | None) -> SystemRanks:
-    """By search down to a depth; all places, and those of the reward, which no search can bound, by every score."""
+def catalogue_ranks(recommender: "LanguageModelRecommender", trial: Trial, depth: int | None) -> SystemRanks:
+    """By search down to a depth; all places (None), and those of the reward, which no search bounds, by every score."""
     from recalign.recommenders.language_model import Asked
 
     if depth is None or recommender.ranked_by.kind == "reward":
