@@ -224,3 +224,21 @@ def test_half_precision_models_are_scored_with_logits_of_full_precision():
     assert model.lm_head.weight.dtype == torch.bfloat16
     assert result.sums.dtype == torch.float32
     assert ((result.sums - naive.sums).abs() / naive.sums.abs().clamp(min=1)).max() < 5e-2
+
+
+def test_the_gradient_of_gathered_log_probs_is_that_of_log_softmax():
+    """Several responses read the same row, some the same token of it, and some rows nobody reads."""
+    logits = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    rows = torch.tensor([[[0, 2], [0, 3]], [[0, 2], [2, 2]]])
+    tokens = torch.tensor([[[5, 1], [6, 0]], [[5, 1], [0, 4]]])
+
+    def gathered(values):
+        return scoring._TokenLogprobs.apply(values, rows, tokens)
+
+    assert torch.equal(gathered(logits), torch.log_softmax(logits, dim=-1)[rows, tokens])
+    assert torch.autograd.gradcheck(gathered, (logits,))
+    weights = torch.arange(8, dtype=torch.float64).reshape(2, 2, 2) - 3.0
+    [ours] = torch.autograd.grad((gathered(logits) * weights).sum(), logits)
+    [theirs] = torch.autograd.grad((torch.log_softmax(logits, dim=-1)[rows, tokens] * weights).sum(), logits)
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    assert not ours[1].any()

@@ -73,10 +73,31 @@ def response_logprobs(
             logits_to_keep=row.keep,
             use_cache=False,
         ).logits[0]
-    # fp32: log-softmax in bf16 loses what objectives compare. Less exact alternatives: logits[y] − logsumexp(logits)
-    logprobs = torch.log_softmax(logits.float(), dim=-1)[row.rows, row.tokens]
+    # fp32: log-softmax in bf16 loses what objectives compare
+    logprobs = _TokenLogprobs.apply(logits.float(), row.rows, row.tokens)
     lengths = row.valid.sum(-1)
     return ResponseLogprobs(logprobs.masked_fill(~row.valid, 0.0).sum(-1), lengths, lengths > 0)
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """log_softmax(logits [N, V])[rows, tokens], whose backward pass holds one [N, V] beside the log-probs, not two.
+
+    That pass begins while every activation is held: what it takes is the peak of a training step. Not
+    logits[y] − logsumexp(logits), which is the difference of two larger numbers and less exact.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+        logprobs = torch.log_softmax(logits, dim=-1)
+        ctx.save_for_backward(logprobs, rows, tokens)
+        return logprobs[rows, tokens]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        logprobs, rows, tokens = ctx.saved_tensors
+        asked = gradient.new_zeros(len(logprobs)).index_put_((rows,), gradient, accumulate=True)
+        logits = logprobs.exp().mul_(-asked[:, None])
+        return logits.index_put_((rows, tokens), gradient, accumulate=True), None, None
 
 
 def naive_logprobs(
