@@ -45,7 +45,7 @@ from recalign.data.records import Items
 from recalign.params import NextItemParams, load_params
 from recalign.recommenders import item_knn
 from recalign.recommenders.held_out import held_out
-from recalign.recommenders.next_item import train_epochs
+from recalign.recommenders.next_item import Training
 from recalign.recommenders.seam import Recommender, Request
 from recalign.recommenders.sequential import Settings
 from recalign.recommenders.trial import read_trial
@@ -110,8 +110,8 @@ def quality(ranking: Ranking, requests: list[Request], targets: list[int]) -> di
 
 def our_sasrec(catalogue: Items, events: pa.Table, clock: bool, params: NextItemParams, seed: int) -> Any:
     """A generator of rankings, one after each epoch."""
-    settings = Settings(params.dimension, params.dropout, params.max_history, params.window, ordered=clock)
-    for model, _ in train_epochs("sasrec", catalogue, events, settings, seed, params, lambda _: None):
+    training = Training("sasrec", catalogue, Settings.of(params, clock), seed, params)
+    for model, _ in training.epochs(events, lambda _: None):
         yield partial(best_of, model, catalogue)
 
 

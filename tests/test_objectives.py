@@ -42,7 +42,7 @@ def random_batch(seed: int, rows: int = 4, negatives: int = 5, scale: float = 3.
     return PreferenceBatch(draw() - 20, draw() - 20, lengths, torch.ones_like(lengths).bool())
 
 
-def close(got: Tensor, expected: list) -> None:
+def assert_close(got: Tensor, expected: list) -> None:
     torch.testing.assert_close(got.detach().double(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-11)
 
 
@@ -50,11 +50,11 @@ def test_dpo_gives_the_golden_losses_and_gradients():
     batch = golden_batch()
     out = build_objective("dpo", beta=0.1)(batch)
     out.loss.backward()
-    close(out.per_example, [0.6587595555486971, 0.7287595555486972, 0.6209570477895321])
+    assert_close(out.per_example, [0.6587595555486971, 0.7287595555486972, 0.6209570477895321])
     assert out.loss.item() == pytest.approx(0.669492052962, abs=1e-11)
     chosen = [-0.01608357141112034, -0.017249761922212992, -0.01541900515520835]
-    close(batch.policy.grad[:, 0], chosen)
-    close(batch.policy.grad[:, 1], [-value for value in chosen])
+    assert_close(batch.policy.grad[:, 0], chosen)
+    assert_close(batch.policy.grad[:, 1], [-value for value in chosen])
     assert batch.policy.grad[:, 2:].eq(0).all(), "DPO reads the first rejected response only"
 
 
@@ -62,10 +62,10 @@ def test_sdpo_gives_the_golden_losses_and_gradients():
     batch = golden_batch()
     out = build_objective("sdpo", beta=1.0)(batch)
     out.loss.backward()
-    close(out.per_example, [1.0005272659903717, 1.9068774064297087, 0.9520476072156667])
+    assert_close(out.per_example, [1.0005272659903717, 1.9068774064297087, 0.9520476072156667])
     assert out.loss.item() == pytest.approx(1.286484093212, abs=1e-11)
-    close(batch.policy.grad[:, 0], [-0.21077149267281828, -0.283818831951277, -0.2046833533550531])
-    close(
+    assert_close(batch.policy.grad[:, 0], [-0.21077149267281828, -0.283818831951277, -0.2046833533550531])
+    assert_close(
         batch.policy.grad[:, 1:],
         [
             [0.06086240887763618, 0.12256184066051504, 0.027347243134667056],
@@ -79,11 +79,11 @@ def test_dmpo_gives_the_golden_losses_and_gradients():
     batch = golden_batch()
     out = build_objective("dmpo", beta=1.0)(batch)
     out.loss.backward()
-    close(out.per_example, [0.39224835102243233, 1.0160935829472926, 0.36088481593420346])
+    assert_close(out.per_example, [0.39224835102243233, 1.0160935829472926, 0.36088481593420346])
     assert out.loss.item() == pytest.approx(0.589742249968, abs=1e-11)
-    close(batch.policy.grad[:, 0], [-0.10815455900351525, -0.21266455688699462, -0.10098023867819757])
+    assert_close(batch.policy.grad[:, 0], [-0.10815455900351525, -0.21266455688699462, -0.10098023867819757])
     rows = [0.03605151966783842, 0.07088818562899821, 0.03366007955939919]
-    close(batch.policy.grad[:, 1:], [[value] * 3 for value in rows])
+    assert_close(batch.policy.grad[:, 1:], [[value] * 3 for value in rows])
 
 
 def test_dpo_on_every_pair_gives_the_golden_mean():
@@ -95,18 +95,18 @@ def test_simpo_gives_the_golden_losses_and_gradients():
     batch = golden_batch(negatives=1)
     out = build_objective("simpo", beta=2.5, rho=0.55)(batch)
     out.loss.backward()
-    close(out.per_example, [1.7014132779827527, 0.8736389080227417, 1.282972674334269])
+    assert_close(out.per_example, [1.7014132779827527, 0.8736389080227417, 1.282972674334269])
     assert out.loss.item() == pytest.approx(1.286008286780, abs=1e-11)
     of_means = torch.tensor([-0.681312063494703, -0.4854751720519288, -0.6023233221926871], dtype=torch.float64)
     lengths = torch.tensor(LENGTHS)
-    close(batch.policy.grad[:, 0], (of_means / lengths[:, 0]).tolist())
-    close(batch.policy.grad[:, 1], (-of_means / lengths[:, 1]).tolist())
+    assert_close(batch.policy.grad[:, 0], (of_means / lengths[:, 0]).tolist())
+    assert_close(batch.policy.grad[:, 1], (-of_means / lengths[:, 1]).tolist())
 
 
 def test_with_one_negative_every_reference_objective_is_dpo():
     for name in ("dpo", "dpo_pairs", "sdpo", "dmpo"):
         out = build_objective(name, beta=1.0)(golden_batch(negatives=1))
-        close(out.per_example, [0.40318604888545784, 1.103186048885458, 0.2014132779827524])
+        assert_close(out.per_example, [0.40318604888545784, 1.103186048885458, 0.2014132779827524])
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0, 10.0])
@@ -116,8 +116,8 @@ def test_a_policy_that_equals_its_reference_has_the_loss_of_chance(beta):
     expected = {"dpo": math.log(2), "dpo_pairs": math.log(2), "dmpo": math.log(2), "sdpo": math.log(4)}
     for name, value in expected.items():
         out = build_objective(name, beta=beta)(same)
-        close(out.per_example, [value] * 3)
-        close(out.diagnostics["reward_accuracy"], [0.5] * 3)
+        assert_close(out.per_example, [value] * 3)
+        assert_close(out.diagnostics["reward_accuracy"], [0.5] * 3)
 
 
 def test_simpo_without_margin_on_one_token_responses_is_dpo_with_a_constant_reference():
@@ -220,10 +220,10 @@ def test_label_smoothing_mixes_the_loss_with_that_of_swapped_labels():
 def test_diagnostics_are_accuracy_margin_and_drift():
     out = build_objective("sdpo", beta=2.0)(golden_batch())
     # log-ratios: [.5, −.2, .5, −1], [−.5, .2, −.5, .5], [.5, −1, .5, −.5]
-    close(out.diagnostics["reward_accuracy"], [2.5 / 3, 0.5 / 3, 2.5 / 3])
-    close(out.diagnostics["chosen_logp_drift"], [0.5, -0.5, 0.5])
-    close(out.diagnostics["rejected_logp_drift"], [-0.7 / 3, 0.2 / 3, -1 / 3])
-    close(out.diagnostics["reward_margin"], [2 * (0.5 + 0.7 / 3), 2 * (-0.5 - 0.2 / 3), 2 * (0.5 + 1 / 3)])
+    assert_close(out.diagnostics["reward_accuracy"], [2.5 / 3, 0.5 / 3, 2.5 / 3])
+    assert_close(out.diagnostics["chosen_logp_drift"], [0.5, -0.5, 0.5])
+    assert_close(out.diagnostics["rejected_logp_drift"], [-0.7 / 3, 0.2 / 3, -1 / 3])
+    assert_close(out.diagnostics["reward_margin"], [2 * (0.5 + 0.7 / 3), 2 * (-0.5 - 0.2 / 3), 2 * (0.5 + 1 / 3)])
     assert not any(values.requires_grad for values in out.diagnostics.values())
 
 
@@ -289,19 +289,19 @@ def test_ipo_is_the_squared_distance_of_the_margin_from_its_target():
     batch = golden_batch(negatives=1)
     out = build_objective("dpo", beta=0.25, loss="ipo")(batch)
     out.loss.backward()
-    close(out.per_example, [1.69, 7.29, 0.25])
-    close(batch.policy.grad[:, 0], [-2 * 1.3 / 3, -2 * 2.7 / 3, -2 * 0.5 / 3])
+    assert_close(out.per_example, [1.69, 7.29, 0.25])
+    assert_close(batch.policy.grad[:, 0], [-2 * 1.3 / 3, -2 * 2.7 / 3, -2 * 0.5 / 3])
 
 
 def test_hinge_is_zero_beyond_a_margin_of_one():
     out = build_objective("dpo", beta=1.0, loss="hinge")(golden_batch(negatives=1))
-    close(out.per_example, [0.3, 1.7, 0.0])
+    assert_close(out.per_example, [0.3, 1.7, 0.0])
 
 
 def test_without_the_reference_dmpo_gives_what_its_released_code_gives():
     """That code passes the chosen reference twice, so that it cancels; K = 1, β = 0.1."""
     out = build_objective("dmpo", beta=0.1, reward="sum")(golden_batch(negatives=1))
-    close(out.per_example, [0.6443966600735709, 0.7443966600735709, 0.4740769841801067])
+    assert_close(out.per_example, [0.6443966600735709, 0.7443966600735709, 0.4740769841801067])
 
 
 def test_reference_free_is_a_constant_reference():
@@ -321,12 +321,12 @@ def test_alpha_dpo_gives_the_golden_losses_and_gradients():
     objective = build_objective("alpha_dpo", beta=2.5, rho=0.55, alpha=0.2)
     out = objective(batch)
     out.loss.backward()
-    close(out.per_example, [1.7769823363347137, 0.5953695867703263, 1.6253537000586415])
+    assert_close(out.per_example, [1.7769823363347137, 0.5953695867703263, 1.6253537000586415])
     assert out.loss.item() == pytest.approx(1.332568541055, abs=1e-11)
     of_means = torch.tensor([-0.6923768257621654, -0.3738677055783241, -0.6692983001259435], dtype=torch.float64)
     lengths = torch.tensor(LENGTHS)
-    close(batch.policy.grad[:, 0], (of_means / lengths[:, 0]).tolist())
-    close(batch.policy.grad[:, 1], (-of_means / lengths[:, 1]).tolist())
+    assert_close(batch.policy.grad[:, 0], (of_means / lengths[:, 0]).tolist())
+    assert_close(batch.policy.grad[:, 1], (-of_means / lengths[:, 1]).tolist())
     assert objective.gaps.mean == pytest.approx(0.1216666666667, abs=1e-12)
     assert objective.gaps.std == pytest.approx(0.23633192289188906, abs=1e-12)
 
@@ -383,9 +383,9 @@ def test_beta_dpo_gives_the_golden_beta_loss_and_gradients():
     out.loss.backward()
     assert objective.margins.mean == pytest.approx(0.32, abs=1e-12)
     assert objective.margins.std == pytest.approx(0.8313552872566006, abs=1e-12)
-    close(out.diagnostics["beta"], [0.1468] * 3)
+    assert_close(out.diagnostics["beta"], [0.1468] * 3)
     assert out.loss.item() == pytest.approx(0.616091266074, abs=1e-11)
-    close(batch.policy.grad[:, 0], [-0.03481601155809479, 0, -0.03267557823409174])
+    assert_close(batch.policy.grad[:, 0], [-0.03481601155809479, 0, -0.03267557823409174])
 
 
 def started(settings: dict, seed: int):
@@ -457,8 +457,8 @@ def test_dr_dpo_gives_the_golden_weights_and_gradients():
     batch = golden_batch(negatives=1)
     objective = build_objective("dr_dpo", beta=1.0, beta_prime=1.0)
     objective(batch).loss.backward()
-    close(objective.plan(batch).weights, [0.367626075805973, 0.18255770653575285, 0.4498162176582741])
-    close(batch.policy.grad[:, 0], [-0.12198282722225455, -0.12198282722225456, -0.08205795912290466])
+    assert_close(objective.plan(batch).weights, [0.367626075805973, 0.18255770653575285, 0.4498162176582741])
+    assert_close(batch.policy.grad[:, 0], [-0.12198282722225455, -0.12198282722225456, -0.08205795912290466])
 
 
 def test_dr_dpo_equals_its_formula_value_and_gradient():

@@ -14,7 +14,18 @@ ERROR_RATE = 0.05  # chance of any false finding among all comparisons of a card
 LLM, ID, FUSION, ORACLE = "llm", "id", "fusion", "oracle"  # kinds of system; an oracle knows the truth: no baseline
 TRANSFERRED = "transferred"  # a language model whose adapter another run trained: measured, never the best one
 LANGUAGE_MODELS = (LLM, TRANSFERRED)
-UNTRAINED, TUNED = "llm-base", "llm-sft"
+PREFIX = "llm-"  # begins the name of every system that is a language model
+UNTRAINED, TUNED = f"{PREFIX}base", f"{PREFIX}sft"
+
+
+def system_of(adapter: str) -> str:
+    """The system that an adapter makes of the base, by its name: sft, an objective, a folder of data/models/other."""
+    return f"{PREFIX}{adapter}"
+
+
+def adapter_of(system: str) -> str:
+    """The name of the adapter behind a system that is a language model."""
+    return system.removeprefix(PREFIX)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ NAMES = {
     "caser": "Caser",
     "mcrl": "MCRL",
     "dreamrec": "DreamRec",
-    "fusion": "the fusion",
+    FUSION: "the fusion",
     "oracle": "the oracle",
     UNTRAINED: "the untrained model",
     TUNED: "the SFT model",

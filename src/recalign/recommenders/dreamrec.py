@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 
-from recalign.data.records import Items, hashed_order
+from recalign.data.records import Items
 from recalign.recommenders import sequential
 from recalign.recommenders.diffusion import Diffusion, SamplerName, ScheduleName, guided
 from recalign.recommenders.seam import Request
+from recalign.recommenders.seeds import key
 from recalign.recommenders.sequential import Sequential, build_encoder
 from recalign.recommenders.store import CELLS, in_blocks, load_state, save_state
 
@@ -157,7 +158,7 @@ class DreamRec:
 
     def _key(self, history: tuple[int, ...]) -> int:
         read = history[-self.condition.settings.length :]
-        return int(hashed_order(self.settings.seed, *read)[:16], 16)
+        return key(self.settings.seed, *read)
 
     def save(self, path: Path) -> None:
         """Write the weights and settings into the folder `path`."""

@@ -14,14 +14,14 @@ import torch
 
 from recalign.data.records import hashed_order
 from recalign.evaluation.ranking import Floats
+from recalign.evaluation.scorecard import FUSION
 from recalign.params import RecommenderName
 from recalign.recommenders.fusion import Fusion, standardised
 from recalign.recommenders.language_model import Asked, LanguageModelRecommender
 from recalign.recommenders.seam import Recommender, Request, Scored
-from recalign.recommenders.trial import Ranker
+from recalign.recommenders.trial import Ranker, scores_of
 
 log = logging.getLogger(__name__)
-NAME = "fusion"
 SAMPLE = 64  # titles that tell the mean and deviation of a language model's scores over the catalogue
 SEARCHED = 50  # of its best titles; what is not among them is bounded by the last one
 
@@ -29,7 +29,7 @@ SEARCHED = 50  # of its best titles; what is not among them is bounded by the la
 class FusedRecommender:
     """Ranks by the weighted sum of standardised scores. `fusion` names the parts: `ids` and the language model."""
 
-    name = NAME
+    name = FUSION
 
     def __init__(
         self, fusion: Fusion, ids: Mapping[RecommenderName, Recommender], language_model: LanguageModelRecommender
@@ -50,7 +50,7 @@ class FusedRecommender:
         parts: dict[str, Ranker] = dict(self.ids)
         if self.weight:
             parts[self.language_model.name] = self.language_model
-        scored = {name: part.scores(requests, candidates).double().cpu().numpy() for name, part in parts.items()}
+        scored = {name: scores_of(part, requests, candidates) for name, part in parts.items()}
         return torch.from_numpy(self.fusion.scores(scored))
 
     def rank_many(self, asked: Sequence[Asked]) -> list[list[Scored]]:
@@ -80,8 +80,7 @@ class FusedRecommender:
         request = Request(None, tuple(item for item in history if isinstance(item, int)))
         summed = np.zeros(len(items))
         for name, part in self.ids.items():
-            row = part.scores([request], [list(items)]).double().cpu().numpy()
-            summed += self.fusion.used[name] * standardised(row)[0]
+            summed += self.fusion.used[name] * standardised(scores_of(part, [request], [list(items)]))[0]
         return summed
 
     def _by_language_model(

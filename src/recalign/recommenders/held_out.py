@@ -4,7 +4,6 @@ Cases are made as preparation makes them: history → target among uniform wrong
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ from recalign.data.candidates import draw_candidates
 from recalign.data.records import Items, hashed_order
 from recalign.evaluation.ranking import metric_values, target_ranks
 from recalign.recommenders.seam import Recommender, Request
+from recalign.recommenders.seeds import key
 from recalign.recommenders.store import columns_of
 
 HELD_OUT = 0.1       # share of train that tunes
@@ -51,7 +51,7 @@ def held_out(catalogue: Items, events: pa.Table, clock: bool, seed: int) -> Held
         held = times >= np.sort(times)[int(len(times) * (1 - HELD_OUT))]
     else:
         distinct, rows = np.unique(users, return_inverse=True)
-        held = np.array([_key("tuning", user) < HELD_OUT * 2**64 for user in distinct])[rows]
+        held = np.array([key("tuning", user) < HELD_OUT * 2**64 for user in distinct])[rows]
     examples = []
     most_seen = len(catalogue.ids) - CANDIDATES + 1
     starts = np.flatnonzero(np.diff(users, prepend=users[:1] - 1))
@@ -99,7 +99,7 @@ def _lists(
     rows = np.searchsorted(distinct, users[of_asked])
     size = len(catalogue.ids)
     drawn = draw_candidates(
-        keys=np.array([_key(seed, request.user_id, target) for request, target in examples], dtype=np.uint64),
+        keys=np.array([key(seed, request.user_id, target) for request, target in examples], dtype=np.uint64),
         targets=columns_of(catalogue, [target for _, target in examples]),
         rows=np.searchsorted(distinct, asked),
         seen=np.sort(rows * size + columns_of(catalogue, items[of_asked])),
@@ -107,8 +107,3 @@ def _lists(
         size=CANDIDATES,
     )
     return np.array(catalogue.ids)[drawn.candidates].tolist(), drawn.target_index
-
-
-def _key(*parts: Any) -> int:
-    """A 64-bit number that depends on its parts only."""
-    return int(hashed_order(*parts)[:16], 16)

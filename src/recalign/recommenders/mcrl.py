@@ -29,12 +29,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from recalign.data.records import Items, hashed_order
+from recalign.data.records import Items
 from recalign.params import McrlParams, RecommendersParams
 from recalign.recommenders import mcrl_losses
 from recalign.recommenders.encoders import Encoder
-from recalign.recommenders.next_item import NO_TARGET, Batch, Histories, fit_with_heads
+from recalign.recommenders.held_out import held_out
+from recalign.recommenders.next_item import NO_TARGET, Batch, Histories, Training
 from recalign.recommenders.seam import Request
+from recalign.recommenders.seeds import own_seed
 from recalign.recommenders.sequential import Sequential, Settings, build_encoder
 from recalign.recommenders.store import load_state, save_state
 
@@ -187,16 +189,15 @@ def fit_mcrl(
 
     events: train events (user_id, item_id, timestamp, position); also its curve of held-out NDCG@10.
     """
-    own = params.mcrl
-    own_seed = int(hashed_order(seed, MCRL.name)[:15], 16)
+    torch.set_num_threads(threads)
+    heads_seed = own_seed(seed, MCRL.name)
 
     def make_losses(encoder: Encoder) -> DecisionLosses:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(own_seed)
+            torch.manual_seed(heads_seed)
             heads = DecisionHeads(len(catalogue.ids), params.next_item.dimension)
-        return DecisionLosses(heads, own, own_seed)
+        return DecisionLosses(heads, params.mcrl, heads_seed)
 
-    backbone, losses, report = fit_with_heads(
-        own.backbone, catalogue, events, clock, seed, params.next_item, threads, make_losses
-    )
+    training = Training.of(params.mcrl.backbone, catalogue, clock, seed, params.next_item)
+    backbone, losses, report = training.fit(events, held_out(catalogue, events, clock, seed), make_losses)
     return MCRL(backbone, losses.heads), report

@@ -16,12 +16,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from recalign.data.records import Items, hashed_order
+from recalign.data.records import Items
 from recalign.params import DreamRecParams, NextItemParams, RecommendersParams
-from recalign.recommenders import sequential
 from recalign.recommenders.dreamrec import Denoiser, DreamRec, Settings
 from recalign.recommenders.held_out import HeldOut, held_out
-from recalign.recommenders.next_item import NO_TARGET, Histories, choose_epochs, train_epochs
+from recalign.recommenders.next_item import NO_TARGET, Histories, Training, choose_epochs
+from recalign.recommenders.seeds import own_seed
 from recalign.recommenders.sequential import Sequential, build_encoder
 
 SPREAD = 1.0  # standard deviation of embeddings at the start of joint training: that of the noise
@@ -51,9 +51,8 @@ class Learner:
 
     def __init__(self, catalogue: Items, clock: bool, seed: int, params: RecommendersParams) -> None:
         self.catalogue = catalogue
-        self.clock = clock
-        self.seed = seed
-        self.own_seed = int(hashed_order(seed, "dreamrec")[:15], 16)
+        self.sasrec = Training.of("sasrec", catalogue, clock, seed, params.next_item)
+        self.own_seed = own_seed(seed, DreamRec.name)
         self.params: DreamRecParams = params.dreamrec
         self.encoding: NextItemParams = params.next_item
 
@@ -109,20 +108,11 @@ class Learner:
 
     def _sasrec(self, events: pa.Table) -> Iterator[Sequential]:
         """SASRec after each epoch, as `fit_next_item` trains it; the same object every time."""
-        own_seed = int(hashed_order(self.seed, "sasrec")[:15], 16)
-        settings, alone = self._encoder(), lambda encoder: None
-        trained = train_epochs("sasrec", self.catalogue, events, settings, own_seed, self.encoding, alone)
-        return (model for model, _ in trained)
-
-    def _encoder(self) -> sequential.Settings:
-        params = self.encoding
-        return sequential.Settings(
-            params.dimension, params.dropout, params.max_history, params.window, ordered=self.clock
-        )
+        return (model for model, _ in self.sasrec.epochs(events, lambda encoder: None))
 
     def _new_condition(self) -> Sequential:
         """A SASRec that has learned nothing yet."""
-        settings = self._encoder()
+        settings = self.sasrec.settings
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.own_seed)
             encoder = build_encoder("sasrec", len(self.catalogue.ids), settings)

@@ -6,6 +6,7 @@ so many, so that the newest likes are not lost. The random numbers are drawn fro
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from recalign import columns as c
-from recalign.data.records import Items, hashed_order
+from recalign.data.records import Items
 from recalign.params import NextItemParams
 from recalign.recommenders import item_losses
 from recalign.recommenders.encoders import Encoder, EncoderName
 from recalign.recommenders.held_out import METRIC, HeldOut, held_out
 from recalign.recommenders.seam import Recommender
+from recalign.recommenders.seeds import own_seed
 from recalign.recommenders.sequential import Sequential, Settings, build_encoder, filled
 from recalign.recommenders.store import columns_of
 
@@ -92,6 +94,66 @@ class Heads(Protocol):
 H = TypeVar("H", bound=Heads | None)
 
 
+@dataclass(frozen=True)
+class Training:
+    """An encoder's training, alike on the part of a log that chooses its epochs and on all of it.
+
+    settings: the encoder's; seed: of all its random numbers.
+    """
+
+    name: EncoderName
+    catalogue: Items
+    settings: Settings
+    seed: int
+    params: NextItemParams
+
+    @classmethod
+    def of(cls, name: EncoderName, catalogue: Items, clock: bool, seed: int, params: NextItemParams) -> "Training":
+        """What `params` say of a log with or without a clock, in a run with `seed`."""
+        return cls(name, catalogue, Settings.of(params, clock), own_seed(seed, name), params)
+
+    def fit(
+        self, events: pa.Table, cases: HeldOut, make_heads: Callable[[Encoder], H]
+    ) -> tuple[Sequential, H, dict[str, Any]]:
+        """Trained on all events for as many epochs as are best on the held-out cases; also what was tried."""
+
+        def on_part() -> Iterator[Sequential]:
+            return (model for model, _ in self.epochs(cases.events, make_heads))
+
+        epochs, report = choose_epochs(self.name, cases, on_part, self.params)
+        model, heads = next(islice(self.epochs(events, make_heads), epochs - 1, None))
+        return model, heads, report
+
+    def epochs(self, events: pa.Table, make_heads: Callable[[Encoder], H]) -> Iterator[tuple[Sequential, H]]:
+        """The recommender after each epoch on these events, with the heads that `make_heads` puts upon its encoder.
+
+        The same objects every time. A function that returns None puts none upon it.
+        """
+        histories = Histories(self.catalogue, events)
+        draw = np.random.default_rng(self.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            encoder = build_encoder(self.name, len(self.catalogue.ids), self.settings)
+        model, heads = Sequential(self.catalogue, self.name, encoder, self.settings), make_heads(encoder)
+        beside: Heads | None = heads
+        weights = [*encoder.parameters(), *(beside.parameters() if beside else ())]
+        optimiser = torch.optim.Adam(weights, lr=self.params.learning_rate, betas=(0.9, 0.98), fused=True)
+        for epoch in range(self.params.epochs):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed + epoch + 1)  # dropout; nobody else's random numbers move
+                encoder.train()
+                for batch in histories.batches(self.params.batch, self.settings, draw):
+                    states = encoder(batch.inputs)
+                    loss = batch_loss(encoder, states, batch, histories, self.params, draw)
+                    further = beside.loss(encoder, states, batch, histories) if beside else None
+                    loss = loss if further is None else loss + further
+                    optimiser.zero_grad()
+                    loss.backward()
+                    optimiser.step()
+            encoder.eval()
+            yield model, heads
+
+
 def fit_next_item(
     name: EncoderName,
     catalogue: Items,
@@ -106,34 +168,10 @@ def fit_next_item(
     A log too small to split is learned for params.epochs. `threads` of torch on the CPU: at a fixed number, the same
     events, seed and params give the same weights on one machine.
     """
-    model, _, report = fit_with_heads(name, catalogue, events, clock, seed, params, threads, lambda encoder: None)
-    return model, report
-
-
-def fit_with_heads(
-    name: EncoderName,
-    catalogue: Items,
-    events: pa.Table,
-    clock: bool,
-    seed: int,
-    params: NextItemParams,
-    threads: int,
-    make_heads: Callable[[Encoder], H],
-) -> tuple[Sequential, H, dict[str, Any]]:
-    """As `fit_next_item`, with heads that `make_heads` puts upon each new encoder; None: no heads."""
     torch.set_num_threads(threads)
-    settings = Settings(params.dimension, params.dropout, params.max_history, params.window, ordered=clock)
-    own_seed = int(hashed_order(seed, name)[:15], 16)
-    cases = held_out(catalogue, events, clock, seed)
-
-    def on_part() -> Iterator[Sequential]:
-        trained = train_epochs(name, catalogue, cases.events, settings, own_seed, params, make_heads)
-        return (model for model, _ in trained)
-
-    epochs, report = choose_epochs(name, cases, on_part, params)
-    trained = train_epochs(name, catalogue, events, settings, own_seed, params, make_heads)
-    model, heads = next(islice(trained, epochs - 1, None))
-    return model, heads, report
+    training, cases = Training.of(name, catalogue, clock, seed, params), held_out(catalogue, events, clock, seed)
+    model, _, report = training.fit(events, cases, lambda encoder: None)
+    return model, report
 
 
 def choose_epochs(
@@ -161,41 +199,6 @@ def choose_epochs(
         "cases": len(cases.requests),
         "tried": [{"epochs": number, METRIC: value} for number, value in enumerate(curve, start=1)],
     }
-
-
-def train_epochs(
-    name: EncoderName,
-    catalogue: Items,
-    events: pa.Table,
-    settings: Settings,
-    seed: int,
-    params: NextItemParams,
-    make_heads: Callable[[Encoder], H],
-) -> Iterator[tuple[Sequential, H]]:
-    """The recommender and its heads after each epoch on these events; the same objects every time."""
-    histories = Histories(catalogue, events)
-    draw = np.random.default_rng(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = build_encoder(name, len(catalogue.ids), settings)
-    model, heads = Sequential(catalogue, name, encoder, settings), make_heads(encoder)
-    beside: Heads | None = heads
-    weights = [*encoder.parameters(), *(beside.parameters() if beside else ())]
-    optimiser = torch.optim.Adam(weights, lr=params.learning_rate, betas=(0.9, 0.98), fused=True)
-    for epoch in range(params.epochs):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + epoch + 1)  # dropout; nobody else's random numbers move
-            encoder.train()
-            for batch in histories.batches(params.batch, settings, draw):
-                states = encoder(batch.inputs)
-                loss = batch_loss(encoder, states, batch, histories, params, draw)
-                further = beside.loss(encoder, states, batch, histories) if beside else None
-                loss = loss if further is None else loss + further
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-        encoder.eval()
-        yield model, heads
 
 
 def batch_loss(

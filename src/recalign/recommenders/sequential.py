@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recalign.data.records import Items
+from recalign.params import NextItemParams
 from recalign.recommenders.encoders import Caser, Encoder, EncoderName, GRU4Rec, SASRec
 from recalign.recommenders.seam import Request
 from recalign.recommenders.store import CELLS, columns_of, in_blocks, load_state, save_state
@@ -28,6 +29,11 @@ class Settings:
     length: int = 50
     window: int = 5
     ordered: bool = True
+
+    @classmethod
+    def of(cls, params: NextItemParams, clock: bool) -> "Settings":
+        """Those of an encoder trained by `params` on a log with or without a clock."""
+        return cls(params.dimension, params.dropout, params.max_history, params.window, ordered=clock)
 
 
 class Sequential:

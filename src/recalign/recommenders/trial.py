@@ -28,6 +28,11 @@ class Ranker(Protocol):
         ...
 
 
+def scores_of(recommender: Ranker, requests: Sequence[Request], candidates: list[list[int]] | None) -> Floats:
+    """The recommender's scores, float64 in main memory, whatever it computed them with and on."""
+    return recommender.scores(list(requests), candidates).double().cpu().numpy()
+
+
 @dataclass(frozen=True)
 class Trial:
     """Cases and the requests that they stand for, in the same order; digest is the manifest's."""
@@ -82,8 +87,7 @@ def sampled_ranks(system: str, trial: Trial, scores: Floats) -> SystemRanks:
 
 def rank_sampled(recommender: Ranker, trial: Trial) -> SystemRanks:
     """Put a trial to any recommender: protocol "sampled-20"."""
-    scores = recommender.scores(list(trial.requests), trial.candidates).double().cpu().numpy()
-    return sampled_ranks(recommender.name, trial, scores)
+    return sampled_ranks(recommender.name, trial, scores_of(recommender, trial.requests, trial.candidates))
 
 
 def rank_catalogue(recommender: Ranker, catalogue: Items, trial: Trial, depth: int | None = None) -> SystemRanks:
@@ -95,7 +99,7 @@ def rank_catalogue(recommender: Ranker, catalogue: Items, trial: Trial, depth: i
     targets = [column[case.example.target] for case in trial.cases]
     ranks, scores, best = [], [], []
     for start, stop in _spans(len(trial.cases)):
-        block = recommender.scores(list(trial.requests[start:stop]), None).double().cpu().numpy()
+        block = scores_of(recommender, trial.requests[start:stop], None)
         block = _less_history(block, trial.requests[start:stop], targets[start:stop], column)
         ranks.append(target_ranks(block, targets[start:stop]))
         scores.append(block[np.arange(stop - start), targets[start:stop]])
@@ -168,4 +172,3 @@ def catalogue_digest(catalogue: Items) -> str:
 def _spans(count: int) -> Iterator[tuple[int, int]]:
     for start in range(0, count, CASES_AT_ONCE):
         yield start, min(start + CASES_AT_ONCE, count)
-

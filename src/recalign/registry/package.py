@@ -13,14 +13,13 @@ from pydantic import BaseModel, ConfigDict
 from recalign.artifacts import digest_of, folder, folder_digest, read_json, write_json
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking_rule import Kind, RankingRule
-from recalign.evaluation.scorecard import FUSION, TUNED
+from recalign.evaluation.scorecard import FUSION, TUNED, adapter_of, system_of
 from recalign.layout import ALIGN, BASE, BASELINES, PREPARED, RANKS, SFT
 from recalign.llm.adapters import adapter_digest
 from recalign.params import BaseParams, Params, PromptParams
 from recalign.recommenders.fusion import FITTED, FittedFusion, read_fusion
 
 ADAPTER, REFERENCE, SETTINGS, RECOMMENDERS = "adapter", "reference", "settings.json", "recommenders"
-SYSTEM = "llm-"  # begins the name of every system that is a language model
 
 
 class Identity(BaseModel):
@@ -78,7 +77,7 @@ def best_objective(params: Params, systems: dict[str, Any]) -> str:
     for objective in params.align.objectives:
         _evaluated(systems, objective)
     metric = params.registry.metric
-    return max(params.align.objectives, key=lambda objective: systems[f"{SYSTEM}{objective}"]["validation"][metric])
+    return max(params.align.objectives, key=lambda objective: systems[system_of(objective)]["validation"][metric])
 
 
 def settings_of(params: Params, objective: str, root: Path) -> Settings:
@@ -87,11 +86,11 @@ def settings_of(params: Params, objective: str, root: Path) -> Settings:
     Raises RecalignError where it was not evaluated, or where a part of the fusion has changed since.
     """
     fusion = _evaluated_fusion(root) if objective == FUSION else None
-    adapter = fusion.language_model.removeprefix(SYSTEM) if fusion else objective
+    adapter = adapter_of(fusion.language_model) if fusion else objective
     about = _evaluated(read_json(root / RANKS / "systems.json"), adapter)
     data = read_json(root / PREPARED / "summary.json")
     return Settings(
-        system=FUSION if fusion else f"{SYSTEM}{objective}",
+        system=FUSION if fusion else system_of(objective),
         source=data["source"],
         noun=data["noun"],
         clock=data["clock"],
@@ -107,7 +106,7 @@ def settings_of(params: Params, objective: str, root: Path) -> Settings:
 
 def adapter_folder(system: str, root: Path) -> Path:
     """Where the project at `root` keeps the adapter of a language model's system."""
-    return root / SFT if system == TUNED else root / ALIGN / system.removeprefix(SYSTEM)
+    return root / SFT if system == TUNED else root / ALIGN / adapter_of(system)
 
 
 def package_digest(settings: Settings, root: Path) -> str:
@@ -135,10 +134,11 @@ def read_settings(package: Path) -> Settings:
 
 
 def _evaluated(systems: dict[str, Any], objective: str) -> dict[str, Any]:
-    about: dict[str, Any] | None = systems.get(f"{SYSTEM}{objective}")
+    system = system_of(objective)
+    about: dict[str, Any] | None = systems.get(system)
     if about is None:
         raise RecalignError(
-            f"{RANKS / 'systems.json'} holds no llm-{objective}; run 'dvc repro' with {objective!r} in align.objectives"
+            f"{RANKS / 'systems.json'} holds no {system}; run 'dvc repro' with {objective!r} in align.objectives"
         )
     return about
 

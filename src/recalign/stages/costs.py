@@ -6,7 +6,7 @@ from typing import Any
 
 from recalign.artifacts import read_json
 from recalign.evaluation.costs import Cost
-from recalign.evaluation.scorecard import FUSION, ORACLE, TUNED, UNTRAINED
+from recalign.evaluation.scorecard import FUSION, ORACLE, TUNED, UNTRAINED, system_of
 from recalign.evaluation.spending import total
 from recalign.params import Params
 from recalign.run_log import stage_lines
@@ -43,5 +43,5 @@ def _fitting(params: Params, sft: Path, align: Path) -> dict[str, float | None]:
     adapters: dict[str, float | None] = {UNTRAINED: 0.0, TUNED: tuned}
     for name in params.align.objectives:
         own = read_json(align / name / "training.json").get("seconds")
-        adapters[f"llm-{name}"] = total([tuned, own])
+        adapters[system_of(name)] = total([tuned, own])
     return fitting | adapters

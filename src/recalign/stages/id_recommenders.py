@@ -8,13 +8,12 @@ from pathlib import Path
 
 from recalign.artifacts import folder_digest
 from recalign.data.records import Items
-from recalign.evaluation.ranking import Floats
 from recalign.evaluation.scorecard import FUSION, ID, LLM, ORACLE, UNTRAINED, best_by_validation
 from recalign.evaluation.spending import per_thousand, total, weights_mb
 from recalign.llm.adapters import adapter_digest
 from recalign.params import Params
 from recalign.recommenders.fusion import FittedFusion, Fusion, Part
-from recalign.recommenders.trial import Ranker, Trial, rank_catalogue, rank_sampled, sampled_ranks
+from recalign.recommenders.trial import Ranker, rank_catalogue, rank_sampled, sampled_ranks, scores_of
 from recalign.stages.trials import UNIFORM, Measured, Trials, mean_metrics
 
 log = logging.getLogger(__name__)
@@ -50,9 +49,10 @@ def measure_id_recommender(recommender: Ranker, trials: Trials, baselines: Path)
     """Ranks of the sampled candidates, of the harder ones and of the whole catalogue: all are cheap."""
     started = time.monotonic()
     is_oracle = recommender.name == ORACLE
-    uniform = _scores(recommender, trials.uniform)
+    uniform = scores_of(recommender, trials.uniform.requests, trials.uniform.candidates)
     sampled = time.monotonic() - started
-    tuning = _scores(recommender, trials.validation if is_oracle else trials.weighing)
+    tuned_on = trials.validation if is_oracle else trials.weighing
+    tuning = scores_of(recommender, tuned_on.requests, tuned_on.candidates)
     validation = tuning[: len(trials.validation.cases)]  # the first of the many
     ranks = [
         sampled_ranks(recommender.name, trials.uniform, uniform),
@@ -73,10 +73,6 @@ def measure_id_recommender(recommender: Ranker, trials: Trials, baselines: Path)
         "validation": mean_metrics(sampled_ranks(recommender.name, trials.validation, validation)),
     }
     return Measured(ranks, about, uniform, validation, None if is_oracle else tuning)
-
-
-def _scores(recommender: Ranker, trial: Trial) -> Floats:
-    return recommender.scores(list(trial.requests), trial.candidates).double().cpu().numpy()
 
 
 def fuse(measured: dict[str, Measured], trials: Trials) -> tuple[Measured, Fusion]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from recalign.artifacts import read_json
 from recalign.evaluation.generation import Answer
 from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, choose_rule, ranking_scores, rules_to_try
-from recalign.evaluation.scorecard import LLM, TUNED, UNTRAINED
+from recalign.evaluation.scorecard import LLM, TUNED, UNTRAINED, adapter_of, system_of
 from recalign.evaluation.spending import per_thousand, total
 from recalign.params import Params
 from recalign.recommenders.trial import Trial, sampled_ranks
@@ -39,7 +39,7 @@ class RawScores:
 
 def language_models(params: Params, sft: Path, align: Path) -> dict[str, Path | None]:
     """The systems that are language models: name -> adapter folder, None for the untrained base."""
-    aligned = {f"llm-{objective}": align / objective for objective in params.align.objectives}
+    aligned = {system_of(objective): align / objective for objective in params.align.objectives}
     return {UNTRAINED: None, TUNED: sft, **aligned}
 
 
@@ -88,7 +88,7 @@ def open_language_model(
 def rank_language_model(name: str, raw: Mapping[str, RawScores], params: Params, trials: Trials) -> Measured:
     """Choose on validation what ranks, then rank the test cases by it; the SFT model is the aligned ones' reference."""
     own = raw[name]
-    reference = raw[TUNED] if name.removeprefix("llm-") in params.align.objectives else None
+    reference = raw[TUNED] if adapter_of(name) in params.align.objectives else None
     rules = rules_to_try(params.evaluate.score, params.evaluate.prior_weights, reference is not None)
     validation = _with_reference(own.validation, reference.validation if reference else None)
     choice = choose_rule(rules, validation, trials.validation.target_index)

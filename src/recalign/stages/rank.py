@@ -22,7 +22,7 @@ from recalign.recommenders.case_file import CASE, FileCase, read_catalogue, read
 from recalign.recommenders.fusion import read_fusion
 from recalign.recommenders.language_model import LanguageModelRecommender
 from recalign.recommenders.seam import Request
-from recalign.recommenders.trial import Ranker
+from recalign.recommenders.trial import Ranker, scores_of
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def rank(
     named = (adapter, recommender, train)
     system, ranked_by = _fused(params, catalogue, train) if fusion else _system(params, catalogue, *named)
     requests = [Request(case.user_id, case.history) for case in asked]
-    scores = system.scores(requests, [list(case.candidates) for case in asked]).double().cpu().numpy()
+    scores = scores_of(system, requests, [list(case.candidates) for case in asked])
     places = target_places([case.candidates for case in asked], [case.target for case in asked])
     ranks = target_ranks(scores, places)
     write_text(out, "".join(_line(*row) for row in zip(asked, ranks.tolist(), scores, strict=True)))

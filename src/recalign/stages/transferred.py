@@ -7,7 +7,7 @@ from typing import Any
 
 from recalign.artifacts import read_json
 from recalign.errors import RecalignError
-from recalign.evaluation.scorecard import TRANSFERRED
+from recalign.evaluation.scorecard import TRANSFERRED, TUNED, UNTRAINED, system_of
 from recalign.llm.adapters import CONFIG, adapter_digest, check_base
 from recalign.params import Params
 
@@ -31,7 +31,7 @@ class Transferred:
         stage = self.facts.get("stage")
         return {
             "kind": TRANSFERRED,
-            "trained_as": f"llm-{stage.removeprefix('align@')}" if stage else None,
+            "trained_as": system_of(stage.removeprefix("align@")) if stage else None,
             "trained_on": self.facts.get("data", {}).get("source"),
             "adapter_digest": adapter_digest(self.folder),
         }
@@ -46,12 +46,12 @@ def transferred(params: Params, other: Path, base: Path, prepared: Path) -> dict
     identity, data = read_json(base / "base.json"), read_json(prepared / "summary.json")
     found = {}
     for name in params.evaluate.adapters:
-        if name in {"base", "sft", *params.align.settings}:
+        if system_of(name) in {UNTRAINED, TUNED, *map(system_of, params.align.settings)}:
             raise RecalignError(f"evaluate.adapters has '{name}', which names a model of this run; rename its folder")
         own = _read(name, other / name)
         check_base(own.folder, identity)
         _check_data(name, own.facts.get("data", {}), data, params.prompt.form)
-        found[f"llm-{name}"] = own
+        found[system_of(name)] = own
     return found
 
 
@@ -77,6 +77,6 @@ def _check_data(name: str, trained: dict[str, Any], data: dict[str, Any], form: 
         )
     if trained.get("source") == data["source"] and trained.get("data_digest") != data["data_digest"]:
         log.warning(
-            "llm-%s was trained on another state of %s: if that is the newer one, it may have learned from this run's "
-            "test events, and its figure means nothing", name, data["source"],
+            "%s was trained on another state of %s: if that is the newer one, it may have learned from this run's "
+            "test events, and its figure means nothing", system_of(name), data["source"],
         )  # fmt: skip
