@@ -1,22 +1,30 @@
 """The fusion as a recommender: a tiny language model and item-kNN on 200 titles, against scoring everything."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
 import tiny
-from recalign.data.records import Items, hashed_order
+from recalign.data.records import Case, Example, Items, hashed_order
+from recalign.evaluation.ranking_rule import RankingRule
 from recalign.llm.base import LanguageModel
-from recalign.params import PromptParams
+from recalign.params import PromptParams, load_params
 from recalign.prompts import PromptBuilder
 from recalign.recommenders import fused as under_test
 from recalign.recommenders.fused import FusedRecommender
-from recalign.recommenders.fusion import Fusion, standardised
+from recalign.recommenders.fusion import FittedFusion, Fusion, Part, standardised
 from recalign.recommenders.item_knn import ItemKNN, Settings, fitter
-from recalign.recommenders.language_model import LanguageModelRecommender
+from recalign.recommenders.language_model import Asked, LanguageModelRecommender
+from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.seam import Request
 from recalign.recommenders.transplanted import Transplanted, on_catalogue
+from recalign.recommenders.trial import Trial, rank_catalogue, whole_catalogue
+from recalign.stages.trials import Measured, Trials
+from recalign.stages.whole_catalogue import catalogue_ranks, fused_recommender, rank_whole_catalogue
 
 FIRST = ("House", "Secret", "Last", "Winter", "Return", "King", "Story", "Fall", "Legend", "Heart")
 SECOND = ("River", "Fire", "Night", "Stone", "Glass", "Road", "Song", "Dream", "Storm", "Gate")
@@ -33,18 +41,22 @@ def item_knn(catalogue: Items) -> ItemKNN:
     return fitter(catalogue, events)(Settings())
 
 
-@pytest.fixture(scope="module")
-def language_model() -> LanguageModelRecommender:
+def tiny_llm(catalogue: Items) -> LanguageModelRecommender:
     identity = {"id": "tiny", "revision": "1", "sha256": "0"}
     model = LanguageModel(tiny.model(), tiny.tokenizer(), torch.device("cpu"), "fp32", "none", identity, "digest")
     params = PromptParams(form="history", history=8, training_history=8, profile=False, max_title_tokens=24)
-    builder = PromptBuilder(model.tokenizer, ITEMS, params, "films")
-    return LanguageModelRecommender(model, builder, ITEMS, "llm-tiny")
+    builder = PromptBuilder(model.tokenizer, catalogue, params, "films")
+    return LanguageModelRecommender(model, builder, catalogue, "llm-tiny")
+
+
+@pytest.fixture(scope="module")
+def language_model() -> LanguageModelRecommender:
+    return tiny_llm(ITEMS)
 
 
 def recommender(language_model: LanguageModelRecommender, knn: float, llm: float) -> FusedRecommender:
     return FusedRecommender(
-        Fusion({"item_knn": knn, "llm-tiny": llm}), {"item_knn": item_knn(ITEMS)}, language_model
+        Fusion({"item_knn": knn, "llm-tiny": llm}), {"item_knn": item_knn(ITEMS)}, ITEMS, language_model
     )
 
 
@@ -65,9 +77,8 @@ def test_a_list_is_ranked_by_the_fused_scores_of_the_evaluation(language_model: 
 def test_the_best_of_the_catalogue_are_those_of_scoring_all_titles(
     language_model: LanguageModelRecommender, llm: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under the mean and deviation of the fixed sample, whatever the weight; and not all titles are read."""
+    """Under the mean and deviation of the fixed sample, whatever the weight."""
     monkeypatch.setattr(under_test, "SAMPLE", 16)
-    monkeypatch.setattr(under_test, "SEARCHED", 12)
     left = [item for item in ITEMS.ids if item not in HISTORY]
     request = [Request(None, tuple(HISTORY))]
     by_knn = standardised(item_knn(ITEMS).scores(request, [left]).double().numpy())[0]
@@ -77,16 +88,96 @@ def test_the_best_of_the_catalogue_are_those_of_scoring_all_titles(
     expected = dict(zip(left, (by_knn + llm * z).tolist(), strict=True))
     best = sorted(left, key=lambda item: -expected[item])[:5]
 
-    found = recommender(language_model, 1.0, llm).rank_items(HISTORY, None, 5)
+    fused = recommender(language_model, 1.0, llm)
+    found = fused.rank_items(HISTORY, None, 5)
     assert [scored.item_id for scored in found] == best
     assert [scored.score for scored in found] == pytest.approx([expected[item] for item in best], abs=1e-4)
+    every = fused.scores(request, None)[0, [item - 1 for item in left]]
+    assert every.tolist() == pytest.approx([expected[item] for item in left], abs=1e-4)
+
+
+def trial(histories: list[tuple[int, ...]], targets: list[int]) -> Trial:
+    """A user a case; the lists, the target alone, are not looked at."""
+    cases = tuple(
+        Case(Example(f"{user}-0", user, "test", None, history, target), (target,), 0)
+        for user, (history, target) in enumerate(zip(histories, targets, strict=True))
+    )
+    return Trial("uniform", "d", cases, tuple(Request(None, history) for history in histories))
+
+
+def asked_by_many() -> list[Asked]:
+    return [
+        Asked(HISTORY, None, 5), Asked([8], None, 1), Asked(HISTORY, [5, 9, 120, 31, 150], 3), Asked([], None, 12),
+        Asked([3, "A Film Nobody Made"], None, 4), Asked([12, 60], None, 5, profile="Likes storms."),
+        Asked([12, 60], None, 5), Asked([1], [9, 2, 9], 5), Asked([1], [], 5), Asked([*ITEMS.ids], None, 3),
+        Asked([7, 90, 4], None, 200, target=90), Asked([*ITEMS.ids], None, 3, target=20), Asked([2], [7, 5], 2, "Old."),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("llm", [0.0, 0.2, 2.0])
+def test_many_are_answered_as_each_alone(
+    language_model: LanguageModelRecommender, llm: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "SAMPLE", 16)
+    fused, asked = recommender(language_model, 1.0, llm), asked_by_many()
+    for each, together in zip(asked, fused.rank_many(asked), strict=True):
+        (alone,) = fused.rank_many([each])
+        assert [scored.item_id for scored in together] == [scored.item_id for scored in alone]
+        assert [scored.score for scored in together] == pytest.approx([scored.score for scored in alone], abs=1e-4)
+    assert fused.rank_many([]) == []
+
+
+def test_a_profile_is_read_by_the_language_model_of_a_fusion(language_model: LanguageModelRecommender) -> None:
+    fused = recommender(language_model, 1.0, 2.0)
+    plain, told = fused.rank_many([Asked([12, 60], None, 5), Asked([12, 60], None, 5, profile="Likes storms.")])
+    assert [scored.score for scored in plain] != pytest.approx([scored.score for scored in told], abs=1e-3)
+
+
+@pytest.mark.parametrize("rule", [RankingRule(), RankingRule("logprob_less_prior", 0.5), RankingRule("reward")])
+@pytest.mark.parametrize("llm", [0.0, 0.2, 2.0])
+def test_the_places_in_the_catalogue_are_those_of_every_score(
+    language_model: LanguageModelRecommender, llm: float, rule: RankingRule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ranks the language model's part; a target that the history holds is ranked, and moves nobody else."""
+    monkeypatch.setattr(under_test, "SAMPLE", 16)
+    monkeypatch.setattr(language_model, "ranked_by", rule)
+    monkeypatch.setattr(language_model, "reference", replace(language_model.language_model, model=tiny.model(seed=1)))
+    fused = recommender(language_model, 1.0, llm)
+    histories, targets = [(3, 40, 77), (8,), (7, 90, 4)], [5, 120, 90]
+    asked = trial(histories, targets)
+    whole = whole_catalogue(asked, ITEMS, 3)
+    for depth in (1, 10, 199):
+        found = catalogue_ranks(fused, whole, depth)
+        expected = rank_catalogue(fused, ITEMS, asked, depth)
+        assert (found.ranks.tolist(), found.protocol) == (expected.ranks.tolist(), "full")
+        assert [top[:depth] for top in expected.top] == [top[:depth] for top in found.top]
+    assert catalogue_ranks(fused, whole, None).ranks.tolist() == rank_catalogue(fused, ITEMS, asked).ranks.tolist()
+    best, with_target = fused.rank_many([Asked((7, 90, 4), None, 200), Asked((7, 90, 4), None, 200, target=90)])
+    others = [scored for scored in with_target if scored.item_id != 90]
+    assert [scored.item_id for scored in others] == [scored.item_id for scored in best]
+    assert [scored.score for scored in others] == pytest.approx([scored.score for scored in best], abs=1e-4)
+
+
+@pytest.mark.parametrize("llm", [0.0, 1.0])
+def test_a_target_stands_after_its_equals(llm: float) -> None:
+    """Three titles read alike and are liked by nobody: of equals the others come first, whatever their ids."""
+    twins = tiny.items(["Same", "Same", "Same", *TITLES[:40]])
+    fused = FusedRecommender(
+        Fusion({"popularity": 1.0, "llm-tiny": llm}),
+        {"popularity": Popularity(twins, np.array([0, 0, 0, *range(1, 41)]))}, twins, tiny_llm(twins),
+    )  # fmt: skip
+    (found,) = fused.rank_many([Asked((1, 9), None, 43, target=1)])
+    places = {scored.item_id: place for place, scored in enumerate(found)}
+    assert (places[2], places[3], places[1]) == (places[2], places[2] + 1, places[2] + 2)
+    (listed,) = fused.rank_many([Asked((1, 9), [1, 3, 2], 3, target=1)])
+    assert [scored.item_id for scored in listed] == [2, 3, 1]
 
 
 def test_a_language_model_without_weight_is_never_asked(
     language_model: LanguageModelRecommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fused = recommender(language_model, 1.0, 0.0)
-    monkeypatch.delattr(LanguageModelRecommender, "rank_items")
+    monkeypatch.delattr(LanguageModelRecommender, "rank_many")
     monkeypatch.delattr(LanguageModelRecommender, "scores")
     votes = item_knn(ITEMS).scores([Request(None, tuple(HISTORY))], None)[0].numpy()
     votes[[item - 1 for item in HISTORY]] = -np.inf
@@ -120,3 +211,29 @@ def test_on_another_catalogue_items_are_met_by_title() -> None:
     listed = moved.scores([Request(1, (4, 41)), Request(2, ())], [[1, 2], [9, 8]])
     assert listed[0].tolist() == [old.min().item(), old[0].item()]
     assert listed.shape == (2, 2)
+
+
+@pytest.mark.parametrize("few", [0, 2])
+def test_without_the_language_model_every_test_case_is_ranked_and_no_model_is_read(tmp_path: Path, few: int) -> None:
+    """There is no adapter and no base; the places are those of the answer that a user gets."""
+    ids = item_knn(ITEMS)
+    ids.save(tmp_path / "item_knn")
+    asked = trial([(3, 40, 77), (8,), (7, 90, 4)], [5, 120, 90])
+    whole = whole_catalogue(asked, ITEMS, few) if few else None
+    trials = Trials(asked, asked, asked, asked, ITEMS, whole, 10)
+    parts = {"item_knn": Part(weight=1.0, digest=""), "llm-tiny": Part(weight=0.0, digest="")}
+    fitted = FittedFusion(
+        parts=parts, language_model="llm-tiny", manifest="uniform", manifest_digest="d", cases=3, recommender_cases=3
+    )
+    measured = {"fusion": Measured([], {}, np.zeros(0), np.zeros(0))}
+    rank_whole_catalogue(
+        measured, {}, load_params(), tmp_path, tmp_path, trials, None, fitted, tmp_path
+    )  # fmt: skip
+    every, *shared = measured["fusion"].ranks
+    assert (every.system, every.protocol, every.manifest, len(every.ranks)) == ("fusion", "full", "catalogue", 3)
+    assert [(own.manifest, len(own.ranks)) for own in shared] == ([("catalogue-cases", 2)] if few else [])
+    assert all(set(own.ranks.tolist()) <= {*range(1, 11), len(ITEMS.ids)} for own in shared)
+    fused = fused_recommender(fitted, tmp_path, ITEMS)
+    for case, rank in zip(asked.cases, every.ranks, strict=True):
+        (best,) = fused.rank_many([Asked(case.example.history, None, 200, target=case.example.target)])
+        assert best[rank - 1].item_id == case.example.target

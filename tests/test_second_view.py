@@ -364,6 +364,6 @@ def test_the_chain_fills_both_views_where_they_are_asked_for(tmp_path: Path) -> 
     run(project, "dvc", "repro")
     metrics = json.loads((project / "reports/metrics.json").read_text(encoding="utf-8"))
     models = {"llm-base", "llm-sft", "llm-sdpo"}
-    assert models < set(metrics["full_catalogue_with_llms"])
+    assert models | {"fusion"} < set(metrics["full_catalogue_with_llms"])
     assert metrics["sampled_against_full"]["llm-sft"]["cases"] == 3
     assert {(row["system"], row["cases"]) for row in metrics["generation"]} == {(name, 4) for name in models}

@@ -12,7 +12,7 @@ the many first, and the language model joins on its few with those weights held.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from recalign.params import RecommenderName
 FITTED = "fusion.json"
 RIDGE = 0.25  # in cases; a weight of 2 costs half a nat, so that a handful of cases cannot make it infinite
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,11 @@ class FittedFusion(BaseModel):
         """The ID recommenders among the parts that weigh anything."""
         return [cast(RecommenderName, name) for name in self.fusion.used if name != self.language_model]
 
+    @property
+    def heard(self) -> str | None:
+        """The language model, where it weighs anything: where it does not, it need not be loaded."""
+        return self.language_model if self.parts[self.language_model].weight > 0 else None
+
     def write(self, folder: Path) -> None:
         """Write fusion.json into a folder."""
         write_json(folder / FITTED, self.model_dump())
@@ -119,12 +125,22 @@ def read_fusion(folder: Path) -> FittedFusion:
     return FittedFusion.model_validate(read_json(folder / FITTED))
 
 
-def standardised(scores: Floats) -> Floats:
-    """Each row of [B, C] at mean 0 and deviation 1; a row of equal scores becomes zeros."""
-    centred = scores - scores.mean(axis=1, keepdims=True)
-    deviation = centred.std(axis=1, keepdims=True)
-    flat = deviation <= 1e-12 * np.abs(scores).max(axis=1, keepdims=True, initial=1e-300)
-    return np.where(flat, 0.0, centred / np.where(flat, 1.0, deviation))
+def standardised(scores: Floats, over: Bools | None = None) -> Floats:
+    """Each row of [B, C] at mean 0 and deviation 1 over the columns `over` [B, C]; of equal scores it becomes zeros."""
+    mean, deviation = moments(scores, over)
+    return np.where(deviation > 0, (scores - mean) / np.where(deviation > 0, deviation, 1.0), 0.0)
+
+
+def moments(scores: Floats, over: Bools | None = None) -> tuple[Floats, Floats]:
+    """Mean and deviation [B, 1] of each row of [B, C] over the columns `over` [B, C], all by default.
+
+    The deviation of scores that differ by rounding alone is 0. Each row of `over` needs a column.
+    """
+    read: Any = True if over is None else over
+    mean = scores.mean(axis=1, keepdims=True, where=read)
+    deviation = (scores - mean).std(axis=1, keepdims=True, where=read)
+    largest = np.abs(scores).max(axis=1, keepdims=True, initial=1e-300, where=read)
+    return mean, np.where(deviation <= 1e-12 * largest, 0.0, deviation)
 
 
 def _fitted(parts: Floats, offset: Floats, target_index: Sequence[int]) -> Floats:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,8 @@ class Asked:
     """One ranking: the k best of `candidates`, or of the catalogue less the history.
 
     history: oldest first, item ids, or titles that need not be in the catalogue; `profile` as prompts show it;
-    target: an item that is ranked though the history holds it, and stands after its equals.
+    target: an item that is ranked though the history holds it, and stands after its equals; terms: what is added to
+    each item's score, of every item that is ranked.
     """
 
     history: Sequence[int | str]
@@ -40,6 +41,7 @@ class Asked:
     k: int
     profile: str | None = None
     target: int | None = None
+    terms: Mapping[int, float] | None = None
 
 
 class LanguageModelRecommender:
@@ -203,12 +205,14 @@ class LanguageModelRecommender:
         return [item for item in self.catalogue.ids if item not in seen]
 
     def _terms(self, asked: Asked) -> Floats:
-        """What the rule adds to each title's log-prob, [items]; −inf for what is in the history."""
+        """What the rule and the asker add to each title's log-prob, [items]; −inf for what is in the history."""
         items = self._titles.items
         terms = np.full(len(items), -math.inf)
         terms[np.isin(items, self._open_to(asked))] = 0.0
         if self.ranked_by.kind == "logprob_less_prior":
             terms -= self.ranked_by.prior_weight * self.priors([items])[0]
+        if asked.terms is not None:
+            terms += [asked.terms[item] for item in items]
         return terms
 
     @cached_property
@@ -225,6 +229,8 @@ class LanguageModelRecommender:
         ]
         best = []
         for each, items, row in zip(asked, lists, self._ranking_scores(prompts, lists), strict=True):
+            if each.terms is not None:
+                row += [each.terms[item] for item in items]
             order = sorted((-score, item == each.target, item) for score, item in zip(row.tolist(), items, strict=True))
             best.append([Scored(item, -cost) for cost, _, item in order[: each.k]])
         return best

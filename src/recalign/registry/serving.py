@@ -79,7 +79,7 @@ def load_recommender(
         name: on_catalogue(load_fitted(name, package / RECOMMENDERS / name, own), own, catalogue)
         for name in settings.fusion.recommenders
     }
-    return FusedRecommender(settings.fusion.fusion, ids, language_model)
+    return FusedRecommender(settings.fusion.fusion, ids, catalogue, language_model)
 
 
 @dataclass(frozen=True)

@@ -64,11 +64,11 @@ def evaluate(
         measured[name].about["megabytes"] = weights_mb(base, *_loaded(name, measured[name].about, adapters))
     for name, own in elsewhere.items():
         measured[name] = replace(measured[name], about=measured[name].about | own.about)
-    rank_whole_catalogue(measured, adapters, params, base, prepared, trials, store)
     fitted = None
     if params.evaluate.fusion:
         measured[FUSION], fusion = fuse(measured, trials)
         fitted = fitted_fusion(fusion, trials, baselines, adapters)
+    rank_whole_catalogue(measured, adapters, params, base, prepared, trials, store, fitted, baselines)
     texts = profile_texts(profiles, params.profiles.engine, c.TEST)
     with folder(out) as partial:
         write_system_ranks(partial / "ranks.parquet", [ranks for system in measured.values() for ranks in system.ranks])

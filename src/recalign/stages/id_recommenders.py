@@ -10,6 +10,7 @@ from recalign.artifacts import folder_digest
 from recalign.data.records import Items
 from recalign.evaluation.scorecard import FUSION, ID, LLM, ORACLE, UNTRAINED, best_by_validation
 from recalign.evaluation.spending import per_thousand, total, weights_mb
+from recalign.evaluation.system_ranks import SystemRanks
 from recalign.llm.adapters import adapter_digest
 from recalign.params import Params
 from recalign.recommenders.fusion import FittedFusion, Fusion, Part
@@ -57,11 +58,8 @@ def measure_id_recommender(recommender: Ranker, trials: Trials, baselines: Path)
     ranks = [
         sampled_ranks(recommender.name, trials.uniform, uniform),
         rank_sampled(recommender, trials.popularity),
-        rank_catalogue(recommender, trials.catalogue, trials.uniform),
+        *whole_catalogue_ranks(recommender, trials),
     ]
-    if trials.whole:
-        few = rank_catalogue(recommender, trials.catalogue, trials.whole, trials.depth)
-        ranks.append(replace(few, manifest=trials.whole.manifest))
     about = {
         "kind": ORACLE if is_oracle else ID,
         "ranked_by": RANKED_BY[recommender.name],
@@ -73,6 +71,15 @@ def measure_id_recommender(recommender: Ranker, trials: Trials, baselines: Path)
         "validation": mean_metrics(sampled_ranks(recommender.name, trials.validation, validation)),
     }
     return Measured(ranks, about, uniform, validation, None if is_oracle else tuning)
+
+
+def whole_catalogue_ranks(recommender: Ranker, trials: Trials) -> list[SystemRanks]:
+    """Ranks in the whole catalogue by every score, on all test cases and on the few that language models share."""
+    ranks = [rank_catalogue(recommender, trials.catalogue, trials.uniform)]
+    if trials.whole:
+        few = rank_catalogue(recommender, trials.catalogue, trials.whole, trials.depth)
+        ranks.append(replace(few, manifest=trials.whole.manifest))
+    return ranks
 
 
 def fuse(measured: dict[str, Measured], trials: Trials) -> tuple[Measured, Fusion]:

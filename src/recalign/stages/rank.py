@@ -99,7 +99,7 @@ def _fused(params: Params, catalogue: Items, train: Path | None) -> tuple[Ranker
     _, model = open_adapter(params, str(adapter_folder(fitted.language_model, Path())), catalogue)
     if not isinstance(model, LanguageModelRecommender):
         raise RecalignError(f"{fitted.language_model} is no language model; run 'dvc repro' to fit the fusion again")
-    return FusedRecommender(fitted.fusion, ids, model), fitted.fusion.sentence
+    return FusedRecommender(fitted.fusion, ids, catalogue, model), fitted.fusion.sentence
 
 
 def _line(case: FileCase, rank: int, scores: Floats) -> str:

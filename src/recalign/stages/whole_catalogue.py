@@ -1,29 +1,39 @@
-"""What stage evaluate measures of language models on the whole catalogue: the first places of a few test cases."""
+"""What stage evaluate measures on the whole catalogue of language models and of the fusion: of what needs a model the
+first places of a few test cases."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recalign.data.records import Items
 from recalign.evaluation.ranking_rule import RankingRule
-from recalign.evaluation.scorecard import TUNED
+from recalign.evaluation.scorecard import FUSION, TUNED
 from recalign.evaluation.system_ranks import SystemRanks
 from recalign.params import Params
+from recalign.recommenders.fusion import FittedFusion
 from recalign.recommenders.trial import Trial, full_ranks, searched_ranks
+from recalign.stages.id_recommenders import whole_catalogue_ranks
 from recalign.stages.language_models import open_language_model
 from recalign.stages.trials import Measured, Trials
 
 if TYPE_CHECKING:
+    from recalign.recommenders.fused import FusedRecommender
     from recalign.recommenders.language_model import LanguageModelRecommender
 
 
 def rank_whole_catalogue(
     measured: Mapping[str, Measured], adapters: Mapping[str, Path | None], params: Params, base: Path, prepared: Path,
-    trials: Trials, store: Path | None,
+    trials: Trials, store: Path | None, fusion: FittedFusion | None, baselines: Path,
 ) -> None:  # fmt: skip
     """Add each language model's ranks on the cases of `trials.whole`, by the rule that its validation cases chose.
 
-    adapters: folder by system. A model is loaded again for it: its rule is not known while it scores the sampled cases.
+    The fusion is ranked beside the language model that it hears, and where it hears none as an ID recommender, on all
+    test cases. adapters: folder by system. A model is loaded again for it: its rule is not known while it scores the
+    sampled cases.
     """
+    if fusion and fusion.heard is None:
+        fused = fused_recommender(fusion, baselines, trials.catalogue)
+        measured[FUSION].ranks.extend(whole_catalogue_ranks(fused, trials))
     if trials.whole is None:
         return
     for name, adapter in adapters.items():
@@ -31,9 +41,25 @@ def rank_whole_catalogue(
         reference = adapters[TUNED] if rule.kind == "reward" else None
         recommender = open_language_model(name, adapter, params, base, prepared, trials, store, rule, reference)
         measured[name].ranks.append(catalogue_ranks(recommender, trials.whole, trials.depth))
+        if fusion and name == fusion.heard:
+            fused = fused_recommender(fusion, baselines, trials.catalogue, recommender)
+            measured[FUSION].ranks.append(catalogue_ranks(fused, trials.whole, trials.depth))
 
 
-def catalogue_ranks(recommender: "LanguageModelRecommender", trial: Trial, depth: int | None) -> SystemRanks:
+def fused_recommender(
+    fusion: FittedFusion, baselines: Path, catalogue: Items, language_model: "LanguageModelRecommender | None" = None
+) -> "FusedRecommender":
+    """The fusion, its ID recommenders read once more: they need not stay in memory while language models score."""
+    from recalign.recommenders.fitted import load_fitted
+    from recalign.recommenders.fused import FusedRecommender
+
+    ids = {name: load_fitted(name, baselines / name, catalogue) for name in fusion.recommenders}
+    return FusedRecommender(fusion.fusion, ids, catalogue, language_model)
+
+
+def catalogue_ranks(
+    recommender: "LanguageModelRecommender | FusedRecommender", trial: Trial, depth: int | None
+) -> SystemRanks:
     """By search down to a depth; all places (None), and those of the reward, which no search bounds, by every score."""
     from recalign.recommenders.language_model import Asked
 
