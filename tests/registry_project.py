@@ -103,6 +103,7 @@ def write_ranks(root: Path, ranks: Mapping[str, Sequence[int]], *, digest: str =
     }
     about = {
         name: {"kind": "llm" if name.startswith("llm") else "id", "ranked_by": "logprob", "prior_weight": 0.0,
+               "catalogue_ranked_by": "logprob",
                "validation": {m: float(metric_values(m, system.ranks).mean()) for m in METRICS}}
         for name, system in systems.items()
     }  # fmt: skip

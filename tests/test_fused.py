@@ -1,5 +1,6 @@
 """The fusion as a recommender: a tiny language model and item-kNN on 200 titles, against scoring everything."""
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +97,22 @@ def test_the_best_of_the_catalogue_are_those_of_scoring_all_titles(
     assert every.tolist() == pytest.approx([expected[item] for item in left], abs=1e-4)
 
 
+def test_the_whole_catalogue_is_fused_with_what_ranks_it_by_the_language_model(
+    language_model: LanguageModelRecommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists by the log-prob less the prior, the catalogue by the log-prob; the sample too, which tells its scale."""
+    monkeypatch.setattr(under_test, "SAMPLE", 16)
+    mixed = copy(language_model)
+    mixed.ranked_by = RankingRule("logprob_less_prior", 0.5)
+    fused, plain = recommender(mixed, 1.0, 2.0), recommender(language_model, 1.0, 2.0)
+    found, expected = fused.rank_items(HISTORY, None, 5), plain.rank_items(HISTORY, None, 5)
+    assert [scored.item_id for scored in found] == [scored.item_id for scored in expected]
+    assert [scored.score for scored in found] == pytest.approx([scored.score for scored in expected], abs=1e-4)
+    request = [Request(None, tuple(HISTORY))]
+    assert torch.allclose(fused.scores(request, None), plain.scores(request, None), atol=1e-4)
+    assert not torch.allclose(fused.scores(request, [[5, 9, 120]]), plain.scores(request, [[5, 9, 120]]), atol=1e-4)
+
+
 def trial(histories: list[tuple[int, ...]], targets: list[int]) -> Trial:
     """A user a case; the lists, the target alone, are not looked at."""
     cases = tuple(
@@ -140,7 +157,7 @@ def test_the_places_in_the_catalogue_are_those_of_every_score(
 ) -> None:
     """Whatever ranks the language model's part; a target that the history holds is ranked, and moves nobody else."""
     monkeypatch.setattr(under_test, "SAMPLE", 16)
-    monkeypatch.setattr(language_model, "ranked_by", rule)
+    monkeypatch.setattr(language_model, "over_catalogue", rule)
     monkeypatch.setattr(language_model, "reference", replace(language_model.language_model, model=tiny.model(seed=1)))
     fused = recommender(language_model, 1.0, llm)
     histories, targets = [(3, 40, 77), (8,), (7, 90, 4)], [5, 120, 90]

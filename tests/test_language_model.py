@@ -10,7 +10,14 @@ import torch
 
 import tiny
 from recalign.errors import RecalignError
-from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, choose_rule, ranking_scores, rules_to_try
+from recalign.evaluation.ranking_rule import (
+    LogprobScores,
+    RankingRule,
+    catalogue_rule,
+    choose_rule,
+    ranking_scores,
+    rules_to_try,
+)
 from recalign.llm.base import LanguageModel
 from recalign.llm.branches import Branches
 from recalign.llm.scoring import naive_logprobs
@@ -175,6 +182,23 @@ def test_the_best_items_of_the_catalogue_follow_the_rule(
     assert [scored.score for scored in best] == pytest.approx([-score for score, _ in expected], abs=1e-3)
 
 
+@pytest.mark.parametrize("rule", [RankingRule("logprob_less_prior", 0.5), RankingRule("reward")])
+def test_the_whole_catalogue_may_be_ranked_by_another_rule_than_lists(
+    policy: LanguageModel, builder: PromptBuilder, recommender: LanguageModelRecommender, rule: RankingRule
+) -> None:
+    of_lists = LanguageModelRecommender(policy, builder, ITEMS, "x", rule, reference=language_model(seed=1))
+    both = LanguageModelRecommender(
+        policy, builder, ITEMS, "x", rule, over_catalogue=RankingRule(), reference=language_model(seed=1)
+    )
+    assert torch.allclose(both.scores(REQUESTS, LISTS), of_lists.scores(REQUESTS, LISTS), atol=1e-3)
+    assert torch.allclose(both.scores(REQUESTS, None), recommender.scores(REQUESTS, None), atol=1e-3)
+    assert both.rank_items([1, 2], [4, 9, 5], 3) == of_lists.rank_items([1, 2], [4, 9, 5], 3)
+    assert both.rank_items([1, 2], None, 3) == recommender.rank_items([1, 2], None, 3)
+    alike = both.as_over_catalogue.scores(REQUESTS, LISTS)
+    assert torch.allclose(alike, recommender.scores(REQUESTS, LISTS), atol=1e-3)
+    assert not torch.allclose(alike, both.scores(REQUESTS, LISTS), atol=1e-3)
+
+
 @pytest.mark.parametrize("rule", [RankingRule(), RankingRule("logprob_less_prior", 0.5), RankingRule("reward")])
 def test_many_rankings_at_once_are_each_what_it_is_alone(
     policy: LanguageModel, builder: PromptBuilder, rule: RankingRule
@@ -294,3 +318,10 @@ def test_a_model_without_a_reference_takes_the_log_prob_where_the_reward_is_aske
 def test_no_weights_to_try_name_the_key() -> None:
     with pytest.raises(RecalignError, match=r"evaluate\.prior_weights is empty"):
         rules_to_try("logprob_less_prior", [], has_reference=True)
+
+
+def test_a_choice_among_candidates_does_not_rank_the_whole_catalogue_and_a_named_score_does() -> None:
+    less, reward = RankingRule("logprob_less_prior", 0.5), RankingRule("reward")
+    assert catalogue_rule("auto", less) == catalogue_rule("auto", reward) == RankingRule()
+    assert catalogue_rule("logprob_less_prior", less) == less
+    assert catalogue_rule("reward", reward) == reward

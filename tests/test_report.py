@@ -38,6 +38,7 @@ def about(name: str) -> dict[str, Any]:
     if name.startswith("llm"):
         tried = [{"kind": "logprob", "prior_weight": 0.0, "ndcg_at_10": 0.2}]
         entry = {"kind": "llm", "ranked_by": "logprob_less_prior", "prior_weight": 0.5, "tried": tried}
+        entry["catalogue_ranked_by"] = "logprob"
     if name == "oracle":
         entry["kind"] = "oracle"
     return entry | {"validation": {"ndcg_at_10": VALIDATION[name]}, "cases": 40, "seconds": 1.0}
@@ -95,6 +96,12 @@ def test_the_verdict_says_that_the_llm_wins_only_when_the_interval_is_above_zero
 
 def test_a_model_that_ranks_as_its_start_is_said_to() -> None:
     assert "S-DPO ranks the targets exactly as the SFT model does." in verdict(card(sdpo=[8] * 40))
+
+
+def test_the_table_of_the_whole_catalogue_names_what_ranks_there() -> None:
+    whole = build_scorecard([ranked(name, ranks, "catalogue") for name, ranks in RANKS.items()], SYSTEMS, 200, 1)
+    assert (card().row("llm-sft").ranked_by, whole.row("llm-sft").ranked_by) == ("log-prob − 0.5 × prior", "log-prob")
+    assert whole.row("item_knn").ranked_by == "counts"
 
 
 def test_the_table_holds_each_system_with_intervals_and_what_it_is_ranked_by_best_last() -> None:

@@ -90,6 +90,15 @@ def rules_to_try(score: str, prior_weights: Sequence[float], has_reference: bool
     return {"logprob_less_prior": priors, "reward": rewards}.get(score) or [RankingRule()]
 
 
+def catalogue_rule(score: str, chosen: RankingRule) -> RankingRule:
+    """What ranks the whole catalogue: what `evaluate.score` names, and by "auto" the log-prob.
+
+    A rule that was chosen among 20 candidates is not therefore the best among thousands, where subtracting the prior
+    puts the least expected titles first (docs/protocol.md has the figures), and only the log-prob is searched quickly.
+    """
+    return RankingRule() if score == "auto" else chosen
+
+
 def choose_rule(rules: Sequence[RankingRule], scores: LogprobScores, target_index: Sequence[int]) -> Choice:
     """The first, so the simplest, rule within one standard error of the best NDCG@10 on validation cases [B, C].
 

@@ -8,7 +8,7 @@ from recalign.errors import RecalignError
 from recalign.evaluation.ranking import METRICS
 from recalign.evaluation.ranking_rule import CHOSEN_BY, RankingRule
 from recalign.evaluation.significance import Gain, Interval, holm, metric_intervals, paired_gains
-from recalign.evaluation.system_ranks import SystemRanks
+from recalign.evaluation.system_ranks import FULL, SystemRanks
 
 ERROR_RATE = 0.05  # chance of any false finding among all comparisons of a card
 LLM, ID, FUSION, ORACLE = "llm", "id", "fusion", "oracle"  # kinds of system; an oracle knows the truth: no baseline
@@ -88,11 +88,12 @@ class Scorecard:
         return next(row for row in self.rows if row.system == system)
 
 
-def ranked_by_sentence(about: Mapping[str, Any]) -> str:
-    """What ranks a system, from its entry in systems.json, in the words of the table."""
+def ranked_by_sentence(about: Mapping[str, Any], protocol: str) -> str:
+    """What ranks a system under a protocol, from its entry in systems.json, in the words of the table."""
     if about["kind"] not in LANGUAGE_MODELS:
         return str(about["ranked_by"])
-    rule = RankingRule(about["ranked_by"], about["prior_weight"]).sentence
+    kind = about["catalogue_ranked_by"] if protocol == FULL else about["ranked_by"]
+    rule = RankingRule(kind, about["prior_weight"]).sentence
     if about["kind"] == LLM:
         return rule
     return f"{rule}; trained " + (f"on {about['trained_on']}" if about["trained_on"] else "elsewhere")
@@ -118,7 +119,7 @@ def build_scorecard(
         Row(
             name,
             about[name]["kind"],
-            ranked_by_sentence(about[name]),
+            ranked_by_sentence(about[name], system.protocol),
             metric_intervals(system, list(METRICS), resamples, seed),
             compared.get((name, baseline)),
         )

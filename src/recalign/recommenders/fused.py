@@ -47,9 +47,9 @@ class FusedRecommender:
         self.language_model = language_model if self.weight else None
 
     @property
-    def ranked_by(self) -> RankingRule:
-        """What ranks the language model's part; the simplest rule where there is none."""
-        return self.language_model.ranked_by if self.language_model else RankingRule()
+    def over_catalogue(self) -> RankingRule:
+        """What ranks the whole catalogue by the language model's part; the simplest rule where there is none."""
+        return self.language_model.over_catalogue if self.language_model else RankingRule()
 
     def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
         """[B, C] fused scores of equally long candidate lists, or [B, items] of the catalogue in ascending item id."""
@@ -128,8 +128,10 @@ class FusedRecommender:
     ) -> list[list[Scored]]:
         """A title's fused score is `scale` × (the model's score of it + its own term): what the model's search finds.
 
-        Where all of a sample scores alike, the language model has nothing to say.
+        The sample is read by the rule of the search, which need not be that of lists. Where all of a sample scores
+        alike, the language model has nothing to say.
         """
+        model = model.as_over_catalogue
         samples = [[self.catalogue.ids[column] for column in np.flatnonzero(row)] for row in sampled]
         read = [replace(each, candidates=items, k=len(items)) for each, items in zip(asked, samples, strict=True)]
         answers, scales, wanted = [], {}, []

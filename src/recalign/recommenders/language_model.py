@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,10 +46,12 @@ class Asked:
 
 
 class LanguageModelRecommender:
-    """Scores titles after a prompt by `rule`; the prompt is encoded once for all of them.
+    """Scores titles after a prompt; the prompt is encoded once for all of them.
 
-    reference: the model that the policy was aligned from; needed by the rule "reward" alone.
-    batch: cases in one forward pass (memory, not results); store: folder of log-probs that were computed before.
+    ranked_by: what ranks lists of candidates, the log-prob by default; over_catalogue: what ranks the whole catalogue,
+    the same by default (`ranking_rule.catalogue_rule` says why another); reference: the model that the policy was
+    aligned from, needed by the rule "reward" alone; batch: cases in one forward pass (memory, not results); store:
+    folder of log-probs that were computed before.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class LanguageModelRecommender:
         name: str,
         ranked_by: RankingRule | None = None,
         *,
+        over_catalogue: RankingRule | None = None,
         reference: LanguageModel | None = None,
         batch: int = 4,
         store: Path | None = None,
@@ -68,19 +72,29 @@ class LanguageModelRecommender:
         self.builder = builder
         self.catalogue = catalogue
         self.ranked_by = ranked_by or RankingRule()
+        self.over_catalogue = over_catalogue or self.ranked_by
         self.reference = reference
         self.batch = batch
         self.store = store
         self.stored = 0  # times that log-probs were read from the store
         self._priors: dict[int, float] = {}
-        if self.ranked_by.kind == "reward" and reference is None:
+        if "reward" in (self.ranked_by.kind, self.over_catalogue.kind) and reference is None:
             raise RecalignError(f"'{name}' is ranked by the reward, which needs a reference: give the SFT model")
 
     def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
         """[B, C] scores of equally long candidate lists, or [B, items] over the catalogue in ascending item id."""
         lists = [list(self.catalogue.ids)] * len(requests) if candidates is None else candidates
         prompts = self._prompts(requests, candidates)
-        return torch.from_numpy(self._ranking_scores(prompts, lists))
+        rule = self.over_catalogue if candidates is None else self.ranked_by
+        return torch.from_numpy(self._ranking_scores(rule, prompts, lists))
+
+    @property
+    def as_over_catalogue(self) -> "LanguageModelRecommender":
+        """The same model, which ranks lists too by what ranks the whole catalogue: their scores compare."""
+        _ = self._titles  # the tree is built once, for both
+        other = copy(self)
+        other.ranked_by = self.over_catalogue
+        return other
 
     def logprobs(self, requests: Sequence[Request], candidates: Sequence[Sequence[int]]) -> Floats:
         """log π(title | prompt) in nats under the policy, [B, C], of equally long candidate lists."""
@@ -93,13 +107,15 @@ class LanguageModelRecommender:
             for request, items in zip(requests, lists, strict=True)
         ]
 
-    def _ranking_scores(self, prompts: Sequence[list[int]], candidates: Sequence[Sequence[int]]) -> Floats:
+    def _ranking_scores(
+        self, rule: RankingRule, prompts: Sequence[list[int]], candidates: Sequence[Sequence[int]]
+    ) -> Floats:
         logprob = self._logprobs(self.language_model, prompts, candidates)
-        prior = self.priors(candidates) if self.ranked_by.kind == "logprob_less_prior" else np.zeros_like(logprob)
+        prior = self.priors(candidates) if rule.kind == "logprob_less_prior" else np.zeros_like(logprob)
         reference = None
-        if self.ranked_by.kind == "reward" and self.reference is not None:
+        if rule.kind == "reward" and self.reference is not None:
             reference = self._logprobs(self.reference, prompts, candidates)
-        return ranking_scores(self.ranked_by, LogprobScores(logprob, prior, reference))
+        return ranking_scores(rule, LogprobScores(logprob, prior, reference))
 
     def priors(self, candidates: Sequence[Sequence[int]]) -> Floats:
         """log π(title | prompt without a history) of equally long lists, [B, C]; each title is scored once and kept."""
@@ -175,15 +191,15 @@ class LanguageModelRecommender:
         lists = {n: list(dict.fromkeys(each.candidates)) for n, each in enumerate(asked) if each.candidates is not None}
         for length in sorted({len(items) for items in lists.values()}):
             numbers = [number for number, items in lists.items() if len(items) == length]
-            ranked = self._sorted([asked[n] for n in numbers], [lists[n] for n in numbers], listed=True)
+            ranked = self._sorted(self.ranked_by, [asked[n] for n in numbers], [lists[n] for n in numbers], listed=True)
             answers.update(zip(numbers, ranked, strict=True))
         return [answers[number] for number in range(len(asked))]
 
     def _best_of_catalogue(self, asked: Sequence[Asked]) -> list[list[Scored]]:
         """Searches over the tree of titles; the reward falls and rises with depth, so it takes every score."""
-        model = self.language_model.model
-        if self.ranked_by.kind == "reward" or why_not_shared(model) is not None:
-            return [self._sorted([each], [self._open_to(each)], listed=False)[0] for each in asked]
+        model, rule = self.language_model.model, self.over_catalogue
+        if rule.kind == "reward" or why_not_shared(model) is not None:
+            return [self._sorted(rule, [each], [self._open_to(each)], listed=False)[0] for each in asked]
         prompts = [self.builder.prompt(each.history, profile=each.profile) for each in asked]
         order = sorted(range(len(asked)), key=lambda number: (len(prompts[number]), number))
         found: dict[int, Found] = {}
@@ -209,8 +225,8 @@ class LanguageModelRecommender:
         items = self._titles.items
         terms = np.full(len(items), -math.inf)
         terms[np.isin(items, self._open_to(asked))] = 0.0
-        if self.ranked_by.kind == "logprob_less_prior":
-            terms -= self.ranked_by.prior_weight * self.priors([items])[0]
+        if self.over_catalogue.kind == "logprob_less_prior":
+            terms -= self.over_catalogue.prior_weight * self.priors([items])[0]
         if asked.terms is not None:
             terms += [asked.terms[item] for item in items]
         return terms
@@ -219,7 +235,9 @@ class LanguageModelRecommender:
     def _titles(self) -> Trie:
         return Trie({item: self.builder.response(item) for item in self.catalogue.ids})
 
-    def _sorted(self, asked: Sequence[Asked], lists: Sequence[list[int]], *, listed: bool) -> list[list[Scored]]:
+    def _sorted(
+        self, rule: RankingRule, asked: Sequence[Asked], lists: Sequence[list[int]], *, listed: bool
+    ) -> list[list[Scored]]:
         """The best of equally long lists by every score; listed: prompts may show them as candidates."""
         if not lists[0]:
             return [[] for _ in asked]
@@ -228,7 +246,7 @@ class LanguageModelRecommender:
             for each, items in zip(asked, lists, strict=True)
         ]
         best = []
-        for each, items, row in zip(asked, lists, self._ranking_scores(prompts, lists), strict=True):
+        for each, items, row in zip(asked, lists, self._ranking_scores(rule, prompts, lists), strict=True):
             if each.terms is not None:
                 row += [each.terms[item] for item in items]
             order = sorted((-score, item == each.target, item) for score, item in zip(row.tolist(), items, strict=True))

@@ -36,7 +36,8 @@ class Settings(BaseModel):
     """All that fixes a system's answers beside its weights and catalogue.
 
     profile_engine: what inferred the profiles that prompts showed while it was measured; fusion: its parts and their
-    weights, None for a language model that ranks alone. ranked_by and prior_weight are the language model's.
+    weights, None for a language model that ranks alone. ranked_by and prior_weight are the language model's;
+    catalogue_ranked_by: what ranks the whole catalogue, None (a version of before there was such a field): the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +48,7 @@ class Settings(BaseModel):
     clock: bool
     ranked_by: Kind
     prior_weight: float
+    catalogue_ranked_by: Kind | None = None
     prompt: PromptParams
     base: BaseParams
     identity: Identity
@@ -55,8 +57,13 @@ class Settings(BaseModel):
 
     @property
     def rule(self) -> RankingRule:
-        """What ranks the language model."""
+        """What ranks the language model's lists."""
         return RankingRule(self.ranked_by, self.prior_weight)
+
+    @property
+    def catalogue_rule(self) -> RankingRule:
+        """What ranks the whole catalogue by the language model."""
+        return RankingRule(self.catalogue_ranked_by or self.ranked_by, self.prior_weight)
 
     @property
     def language_model(self) -> str:
@@ -96,6 +103,7 @@ def settings_of(params: Params, objective: str, root: Path) -> Settings:
         clock=data["clock"],
         ranked_by=about["ranked_by"],
         prior_weight=about["prior_weight"],
+        catalogue_ranked_by=about["catalogue_ranked_by"],
         prompt=params.prompt,
         base=params.base,
         identity=Identity(**read_json(root / BASE / "base.json")),

@@ -70,8 +70,9 @@ def load_recommender(
         reference = load_language_model(base, settings.base, adapter=package / REFERENCE)
     builder = PromptBuilder(model.tokenizer, catalogue, settings.prompt, settings.noun, clock=settings.clock)
     language_model = LanguageModelRecommender(
-        model, builder, catalogue, settings.language_model, settings.rule, reference=reference, batch=batch, store=store
-    )
+        model, builder, catalogue, settings.language_model, settings.rule, over_catalogue=settings.catalogue_rule,
+        reference=reference, batch=batch, store=store,
+    )  # fmt: skip
     if settings.fusion is None:
         return language_model
     own = Items.read(package)

@@ -37,8 +37,9 @@ def open_adapter(params: Params, adapter: str, catalogue: Items) -> tuple[Settin
         reference = load_language_model(BASE, params.base, adapter=SFT)
     builder = PromptBuilder(model.tokenizer, catalogue, settings.prompt, settings.noun, clock=settings.clock)
     recommender = LanguageModelRecommender(
-        model, builder, catalogue, settings.system, settings.rule, reference=reference, batch=batch, store=STORE
-    )
+        model, builder, catalogue, settings.system, settings.rule, over_catalogue=settings.catalogue_rule,
+        reference=reference, batch=batch, store=STORE,
+    )  # fmt: skip
     return settings, recommender
 
 

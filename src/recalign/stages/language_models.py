@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from recalign.artifacts import read_json
 from recalign.evaluation.generation import Answer
-from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, choose_rule, ranking_scores, rules_to_try
+from recalign.evaluation.ranking_rule import (
+    LogprobScores,
+    RankingRule,
+    catalogue_rule,
+    choose_rule,
+    ranking_scores,
+    rules_to_try,
+)
 from recalign.evaluation.scorecard import LLM, TUNED, UNTRAINED, adapter_of, system_of
 from recalign.evaluation.spending import per_thousand, total
 from recalign.params import Params
@@ -104,6 +111,7 @@ def rank_language_model(name: str, raw: Mapping[str, RawScores], params: Params,
     about = {
         "kind": LLM,
         **choice.as_dict(),
+        "catalogue_ranked_by": catalogue_rule(params.evaluate.score, choice.rule).kind,
         "cases": len(trials.uniform.cases),
         "seconds": own.seconds,
         "seconds_per_1000": _per_thousand(choice.rule, own, reference),

@@ -25,7 +25,7 @@ def rank_whole_catalogue(
     measured: Mapping[str, Measured], adapters: Mapping[str, Path | None], params: Params, base: Path, prepared: Path,
     trials: Trials, store: Path | None, fusion: FittedFusion | None, baselines: Path,
 ) -> None:  # fmt: skip
-    """Add each language model's ranks on the cases of `trials.whole`, by the rule that its validation cases chose.
+    """Add each language model's ranks on the cases of `trials.whole`, by what `ranking_rule.catalogue_rule` says.
 
     The fusion is ranked beside the language model that it hears, and where it hears none as an ID recommender, on all
     test cases. adapters: folder by system. A model is loaded again for it: its rule is not known while it scores the
@@ -37,7 +37,7 @@ def rank_whole_catalogue(
     if trials.whole is None:
         return
     for name, adapter in adapters.items():
-        rule = RankingRule(measured[name].about["ranked_by"], measured[name].about["prior_weight"])
+        rule = RankingRule(measured[name].about["catalogue_ranked_by"], measured[name].about["prior_weight"])
         reference = adapters[TUNED] if rule.kind == "reward" else None
         recommender = open_language_model(name, adapter, params, base, prepared, trials, store, rule, reference)
         measured[name].ranks.append(catalogue_ranks(recommender, trials.whole, trials.depth))
@@ -63,7 +63,7 @@ def catalogue_ranks(
     """By search down to a depth; all places (None), and those of the reward, which no search bounds, by every score."""
     from recalign.recommenders.language_model import Asked
 
-    if depth is None or recommender.ranked_by.kind == "reward":
+    if depth is None or recommender.over_catalogue.kind == "reward":
         scores = recommender.scores(list(trial.requests), None).double().numpy()
         return full_ranks(recommender.name, trial, scores, depth)
     asked = [
