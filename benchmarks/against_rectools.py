@@ -1,14 +1,13 @@
-"""SASRec and item-kNN against RecTools' on one split: quality over seeds, rows and users a CPU second.
+"""SASRec against RecTools' on one split: settings chosen for each on train, then quality over seeds, rows a CPU second.
 
-    python -m venv rectools
-    rectools/bin/pip install 'rectools[torch]==0.19.0' torch==2.13.0 pyarrow safetensors ruamel.yaml
+In an environment of its own (`rectools_data.py` says how):
+
     PYTHONPATH=src rectools/bin/python benchmarks/against_rectools.py --prepared data/prepared --json out.json
 
-An environment of its own, since RecTools needs numpy 1 and pandas 2. Both learn from the same rows, each user's latest
-`max_history` + 1 train events, with the same width, blocks, head, dropout, batch, rate, length and loss (full
-cross-entropy); how many epochs is chosen for each on the held-out part of train (NDCG@10 over the whole catalogue),
-never on test cases. Then, seed by seed in turn, both learn all of train and rank the whole catalogue less the history
-for each test case. Item-kNN is the settings that our tuning takes, against the cosine of the library below RecTools.
+Both learn from the same rows, each user's latest `max_history` + 1 train events, with equal width, blocks and length.
+Settings and epochs are chosen for each by one sweep of coordinate descent from the same START over the same GRID (and
+RecTools' own defaults), by NDCG@10 over the whole catalogue on the held-out part of train, never on test cases. Then,
+seed by seed in turn, both learn all of train and rank the whole catalogue less the history for each test case.
 """
 
 import argparse
@@ -16,107 +15,54 @@ import json
 import logging
 import os
 import statistics
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from alternating import Seconds, ratio, shown
-from implicit.nearest_neighbours import CosineRecommender
 from pytorch_lightning import Trainer
-from rectools import Columns
-from rectools.dataset import Dataset, IdMap, Interactions
-from rectools.models import ImplicitItemKNNWrapperModel, SASRecModel
-from rectools.models.base import ModelBase
+from rectools.models import SASRecModel
+from rectools_data import Ranking, best_of, quality, rectools_best_of, rectools_dataset, timed
 
 from recalign import columns as c
 from recalign.artifacts import read_json, read_parquet
 from recalign.data.records import Items
 from recalign.params import NextItemParams, load_params
-from recalign.recommenders import item_knn
 from recalign.recommenders.held_out import held_out
 from recalign.recommenders.next_item import Training
-from recalign.recommenders.seam import Recommender, Request
 from recalign.recommenders.sequential import Settings
 from recalign.recommenders.trial import read_trial
-from recalign.recommenders.tuning import tuned_item_knn
 
-TOP = 10
-Ranking = Callable[[list[Request]], list[list[int]]]  # the TOP best items of each, less its history
-
-
-def best_of(recommender: Recommender, catalogue: Items, requests: list[Request]) -> list[list[int]]:
-    """Ours: the TOP items of each request less its history, by partial sorting."""
-    ids, rows = np.array(catalogue.ids), []
-    for start in range(0, len(requests), 256):
-        block = requests[start : start + 256]
-        scores = recommender.scores(block, None)
-        for row, request in enumerate(block):
-            scores[row, torch.from_numpy(np.searchsorted(ids, request.history))] = -torch.inf
-        rows += ids[scores.topk(TOP, dim=1).indices.numpy()].tolist()
-    return rows
+START = {"learning_rate": 3e-3, "dropout": 0.5, "batch": 16, "loss": "full"}
+GRID: dict[str, tuple[Any, ...]] = {
+    "learning_rate": (1e-3, 3e-3), "dropout": (0.2, 0.5), "batch": (16, 128), "loss": ("full", "sampled")
+}  # fmt: skip
+# what SASRecModel() takes where nothing is said, but for the length
+RECTOOLS_DEFAULTS = {
+    "learning_rate": 1e-3, "dropout": 0.2, "batch": 128, "loss": "full", "dimension": 256, "heads": 4
+}  # fmt: skip
+LOSSES = {"full": "softmax", "sampled": "sampled_softmax", "binary": "BCE"}  # ours: RecTools' name
 
 
-def rectools_best_of(model: ModelBase[Any], items: IdMap, requests: list[Request]) -> list[list[int]]:
-    """RecTools': the TOP items of each request, which stands as a user of its own with its history as interactions.
-
-    Items that it has not learned are left out of histories; a request without any other item gets an empty list.
-    """
-    known = set(items.external_ids.tolist())
-    histories = [[item for item in request.history if item in known] for request in requests]
-    lengths = [len(history) for history in histories]
-    users = IdMap.from_values(np.flatnonzero(lengths))
-    table = pd.DataFrame({
-        Columns.User: users.convert_to_internal(np.repeat(np.arange(len(requests)), lengths)),
-        Columns.Item: items.convert_to_internal([item for history in histories for item in history]),
-        Columns.Weight: 1.0, Columns.Datetime: days(np.concatenate([np.arange(length) for length in lengths])),
-    })  # fmt: skip
-    found = model.recommend(users.external_ids, Dataset(users, items, Interactions(table)), TOP, filter_viewed=True)
-    found = found.sort_values([Columns.User, Columns.Rank])
-    lists = dict(iter(found.groupby(Columns.User)[Columns.Item]))
-    return [list(lists.get(row, [])) for row in range(len(requests))]
-
-
-def days(places: np.ndarray) -> pd.DatetimeIndex:
-    """A time for each place in a user's order: RecTools sorts by time."""
-    return pd.to_datetime("2000-01-01") + pd.to_timedelta(places, unit="D")
-
-
-def rectools_dataset(events: pa.Table) -> Dataset:
-    """The events as RecTools takes them, in the users' own order."""
-    return Dataset.construct(pd.DataFrame({
-        Columns.User: events[c.USER].to_numpy(), Columns.Item: events[c.ITEM].to_numpy(), Columns.Weight: 1.0,
-        Columns.Datetime: days(events[c.POSITION].to_numpy()),
-    }))  # fmt: skip
-
-
-def quality(ranking: Ranking, requests: list[Request], targets: list[int]) -> dict[str, float]:
-    """Full-catalogue HR@10 and NDCG@10."""
-    lists = ranking(requests)
-    ranks = [best.index(target) + 1 if target in best else 0 for best, target in zip(lists, targets, strict=True)]
-    gains = [1 / np.log2(1 + rank) if rank else 0.0 for rank in ranks]
-    return {"HR@10": float(np.mean([rank > 0 for rank in ranks])), "NDCG@10": float(np.mean(gains))}
-
-
-def our_sasrec(catalogue: Items, events: pa.Table, clock: bool, params: NextItemParams, seed: int) -> Any:
-    """A generator of rankings, one after each epoch."""
+def our_sasrec(catalogue: Items, clock: bool, params: NextItemParams, events: pa.Table, seed: int) -> Iterator[Ranking]:
+    """A ranking after each epoch; the same object every time."""
     training = Training("sasrec", catalogue, Settings.of(params, clock), seed, params)
     for model, _ in training.epochs(events, lambda _: None):
         yield partial(best_of, model, catalogue)
 
 
-def their_sasrec(events: pa.Table, clock: bool, params: NextItemParams, seed: int) -> Any:
-    """The same of RecTools'."""
+def their_sasrec(
+    clock: bool, params: NextItemParams, events: pa.Table, seed: int, heads: int = 1, **further: Any
+) -> Iterator[Ranking]:
+    """The same of RecTools'; further: what else its SASRecModel takes."""
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 — the generator that RecTools draws from
     dataset = rectools_dataset(events)
@@ -128,53 +74,68 @@ def their_sasrec(events: pa.Table, clock: bool, params: NextItemParams, seed: in
         )  # fmt: skip
 
     model = SASRecModel(
-        n_blocks=2, n_heads=1, n_factors=params.dimension, dropout_rate=params.dropout, use_pos_emb=clock,
-        session_max_len=params.max_history, loss="softmax", lr=params.learning_rate, batch_size=params.batch,
-        recommend_n_threads=1, recommend_torch_device="cpu", get_trainer_func=trainer,
+        n_blocks=2, n_heads=heads, n_factors=params.dimension, dropout_rate=params.dropout, use_pos_emb=clock,
+        session_max_len=params.max_history, loss=LOSSES[params.loss], lr=params.learning_rate,
+        n_negatives=1 if params.loss == "full" else params.negatives, batch_size=params.batch, recommend_n_threads=1,
+        recommend_torch_device="cpu", get_trainer_func=trainer, **further,
     )  # fmt: skip
     for _ in range(params.epochs):
         model.fit_partial(dataset, min_epochs=1, max_epochs=1)
         yield partial(rectools_best_of, model, dataset.item_id_map)
 
 
-def their_item_knn(events: pa.Table, neighbours: int) -> tuple[ModelBase[Any], IdMap]:
-    """RecTools' item-kNN from the table of events, as ours starts from it, and the items that it knows."""
-    dataset = rectools_dataset(events)
-    model = ImplicitItemKNNWrapperModel(CosineRecommender(K=neighbours, num_threads=1))
-    return model.fit(dataset), dataset.item_id_map
+class Side:
+    """One of the two: how it is fitted with some settings, and what was tried on the held-out part of train."""
+
+    def __init__(self, name: str, catalogue: Items, clock: bool, base: NextItemParams) -> None:
+        self.name, self.catalogue, self.clock, self.base = name, catalogue, clock, base
+        self.tried: list[dict[str, Any]] = []
+
+    def rankings(self, events: pa.Table, seed: int, settings: dict[str, Any]) -> Iterator[Ranking]:
+        """A ranking after each epoch."""
+        own = {name: value for name, value in settings.items() if name != "heads"}
+        params = self.base.model_copy(update=own)
+        if self.name == "ours":
+            return our_sasrec(self.catalogue, self.clock, params, events, seed)
+        return their_sasrec(self.clock, params, events, seed, settings.get("heads", 1))
+
+    def value(self, cases: Any, settings: dict[str, Any]) -> float:
+        """The best held-out NDCG@10 of any epoch; training ends `patience` epochs after it."""
+        known = [found["NDCG@10"] for found in self.tried if found["settings"] == settings]
+        if known:
+            return float(known[0])
+        curve: list[float] = []
+        events, requests, targets = cases
+        for ranking in self.rankings(events, 0, settings):
+            curve.append(quality(ranking, requests, targets)["NDCG@10"])
+            best = int(np.argmax(curve))
+            if len(curve) - 1 - best >= self.base.patience:
+                break
+        self.tried.append({"settings": settings, "epochs": best + 1, "NDCG@10": curve[best]})
+        print(f"{self.name}, {settings}: epoch {best + 1} of {len(curve)}, {curve[best]:.4f}", flush=True)
+        return curve[best]
+
+    def choose(self, cases: Any) -> dict[str, Any]:
+        """The best of one sweep over GRID, setting after setting, and of RecTools' defaults where it is RecTools."""
+        best: dict[str, Any] = dict(START)
+        for name, choices in GRID.items():
+            best = max([best, *({**best, name: choice} for choice in choices)], key=partial(self.value, cases))
+        if self.name != "ours":
+            best = max([best, RECTOOLS_DEFAULTS], key=partial(self.value, cases))
+        return next(found for found in self.tried if found["settings"] == best)
 
 
-def after(epochs: int, rankings: Any) -> Ranking:
+def after(epochs: int, rankings: Iterator[Ranking]) -> Ranking:
     """The ranking after so many epochs."""
     for _ in range(epochs - 1):
         next(rankings)
-    found: Ranking = next(rankings)
-    return found
+    return next(rankings)
 
 
 def latest(events: pa.Table, count: int) -> pa.Table:
     """Each user's latest `count` events."""
     table = events.sort_by([(c.USER, "ascending"), (c.POSITION, "ascending")]).to_pandas()
     return pa.Table.from_pandas(table.groupby(c.USER).tail(count), schema=events.schema, preserve_index=False)
-
-
-def timed(step: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU seconds of a step, and what it returned."""
-    started = time.process_time()
-    result = step()
-    return time.process_time() - started, result
-
-
-def best_epoch(name: str, rankings: Any, requests: list[Request], targets: list[int], patience: int) -> int:
-    """The epoch of the best held-out NDCG@10; stops `patience` epochs after it."""
-    curve: list[float] = []
-    for ranking in rankings:
-        curve.append(quality(ranking, requests, targets)["NDCG@10"])
-        best = int(np.argmax(curve))
-        if len(curve) - 1 - best >= patience:
-            break
-    print(f"{name}: epoch {best + 1} of {len(curve)} is best on train's held-out part, {curve[best]:.4f}", flush=True)
-    return best + 1
 
 
 def told(name: str, runs: list[dict[str, float]]) -> str:
@@ -190,79 +151,57 @@ def told(name: str, runs: list[dict[str, float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, default=Path("data/prepared"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--epochs", type=int, nargs=2, metavar=("OURS", "THEIRS"), help="take these")
-    parser.add_argument("--rate", type=float, default=2e-3, help="Adam's, of both")
-    parser.add_argument("--dimension", type=int, default=64)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--chosen", type=Path, help="what an earlier run wrote: take the settings that it chose")
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     params = load_params()
-    chosen = params.recommenders.next_item.model_copy(update={
-        "dimension": arguments.dimension, "learning_rate": arguments.rate, "loss": "full"
-    })  # fmt: skip
+    base = params.recommenders.next_item
     catalogue = Items.read(arguments.prepared)
     events = read_parquet(arguments.prepared / "events.parquet")
     clock = read_json(arguments.prepared / "summary.json")["clock"]
     whole = events.filter(pc.equal(events[c.SPLIT], c.TRAIN))
-    train = latest(whole, chosen.max_history + 1)
+    sides = {name: Side(name, catalogue, clock, base) for name in ("ours", "RecTools")}
+
+    if arguments.chosen:
+        report: dict[str, Any] = {"chosen": read_json(arguments.chosen)["chosen"]}
+    else:
+        held = held_out(catalogue, whole, clock, params.seed)
+        aims = [row[place] for row, place in zip(held.candidates, held.target_index, strict=True)]
+        cases = latest(held.events, base.max_history + 1), held.requests, aims
+        report = {"chosen": {name: side.choose(cases) for name, side in sides.items()}}
+        report["tried"] = {name: side.tried for name, side in sides.items()}
+        if arguments.json:  # choosing takes the longest
+            arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+    train = latest(whole, base.max_history + 1)
     trial = read_trial(arguments.prepared, c.TEST, "uniform", None, params.seed)
     test = list(trial.requests), [case.example.target for case in trial.cases]
-
-    makers = {
-        "ours": lambda rows, seed: our_sasrec(catalogue, rows, clock, chosen, seed),
-        "RecTools": lambda rows, seed: their_sasrec(rows, clock, chosen, seed),
-    }
-    if arguments.epochs:
-        epochs = dict(zip(makers, arguments.epochs, strict=True))
-    else:
-        cases = held_out(catalogue, whole, clock, params.seed)
-        aims = [row[place] for row, place in zip(cases.candidates, cases.target_index, strict=True)]
-        held = latest(cases.events, chosen.max_history + 1)
-        epochs = {
-            name: best_epoch(name, make(held, 0), cases.requests, aims, chosen.patience)
-            for name, make in makers.items()
-        }
-    seconds: dict[str, Seconds] = {what: {name: [] for name in makers} for what in ("an epoch", "scoring")}
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in makers}
+    seconds: dict[str, Seconds] = {what: {name: [] for name in sides} for what in ("an epoch", "scoring")}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for seed in arguments.seeds:
-        for name, make in makers.items():
-            spent, ranking = timed(partial(after, epochs[name], make(train, seed)))
+        for name, side in sides.items():
+            chosen = report["chosen"][name]
+            spent, ranking = timed(partial(after, chosen["epochs"], side.rankings(train, seed, chosen["settings"])))
             scored, found = timed(partial(quality, ranking, *test))
-            seconds["an epoch"][name].append(spent / epochs[name])
+            seconds["an epoch"][name].append(spent / chosen["epochs"])
             seconds["scoring"][name].append(scored)
             runs[name].append(found)
             print(f"seed {seed}, {name}: {found}, {spent:.1f} s to train, {scored:.1f} s to rank", flush=True)
+    if not arguments.seeds:
+        return
 
-    settings = item_knn.Settings(**tuned_item_knn(catalogue, whole, clock, params.seed)[1]["chosen"])
-    neighbours: dict[str, Seconds] = {what: {name: [] for name in makers} for what in ("fitting", "scoring")}
-    knn_quality = {}
-    for turn in range(1 + len(arguments.seeds)):
-        own, model = timed(lambda: item_knn.fitter(catalogue, whole)(settings))
-        other, (theirs, items) = timed(partial(their_item_knn, whole, settings.neighbours))
-        rankings = {"ours": partial(best_of, model, catalogue), "RecTools": partial(rectools_best_of, theirs, items)}
-        for name, spent in (("ours", own), ("RecTools", other)):
-            scored, knn_quality[name] = timed(partial(quality, rankings[name], *test))
-            if turn:  # the first one warms up
-                neighbours["fitting"][name].append(spent)
-                neighbours["scoring"][name].append(scored)
-
-    report: dict[str, Any] = {"epochs": epochs, "sasrec": runs, "item_knn": knn_quality, "seconds": {}}
-    print(f"\n{len(train):,} rows to train SASRec, {len(whole):,} item-kNN; {len(trial.cases):,} test cases")
+    print(f"\n{len(train):,} rows to train; {len(trial.cases):,} test cases")
     for name, found in runs.items():
-        print(told(f"SASRec, {name}, {epochs[name]} epochs", found))
+        print(told(f"{name}, {report['chosen'][name]}", found))
+    report |= {"runs": runs, "seconds": {}}
     for what, rows in (("an epoch", len(train)), ("scoring", len(trial.cases))):
-        report["seconds"][f"sasrec {what}"] = found = ratio(seconds[what], "RecTools", "ours")
+        report["seconds"][what] = found = ratio(seconds[what], "RecTools", "ours")
         rates = ", ".join(f"{name} {rows / value:,.0f}" for name, value in found["seconds"].items())
-        print(f"SASRec, {what}: {shown(found)}; a CPU second: {rates} {'rows' if what == 'an epoch' else 'users'}")
-    for name, found in knn_quality.items():
-        print(told(f"item-kNN, {name}", [found]))
-    for what, rows in (("fitting", len(whole)), ("scoring", len(trial.cases))):
-        report["seconds"][f"item_knn {what}"] = found = ratio(neighbours[what], "RecTools", "ours")
-        rates = ", ".join(f"{name} {rows / value:,.0f}" for name, value in found["seconds"].items())
-        print(f"item-kNN, {what}: {shown(found)}; a CPU second: {rates} {'rows' if what == 'fitting' else 'users'}")
+        print(f"{what}: {shown(found)}; a CPU second: {rates} {'rows' if what == 'an epoch' else 'users'}")
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """ID recommenders: the seam, hand-computed scores, what tuning may look at, and the bar on real data."""
 
+import itertools
 import json
 import math
 from datetime import datetime
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from scipy import sparse
 
 from recalign import columns as c
 from recalign.artifacts import file_digest, read_json, verify
@@ -24,7 +26,7 @@ from recalign.recommenders.ease import EASE, item_weights
 from recalign.recommenders.encoders import EncoderName
 from recalign.recommenders.fitted import load_fitted
 from recalign.recommenders.fitting import fit
-from recalign.recommenders.item_knn import ItemKNN, Settings, strongest
+from recalign.recommenders.item_knn import ItemKNN, Settings, fitter, nth_largest, strongest
 from recalign.recommenders.markov import Markov
 from recalign.recommenders.mcrl import fit_mcrl
 from recalign.recommenders.next_embedding import fit_dreamrec
@@ -282,11 +284,76 @@ def test_items_without_a_vote_follow_by_popularity() -> None:
 
 
 def test_only_the_strongest_neighbours_are_kept() -> None:
-    from scipy import sparse
-
     votes = sparse.csr_array(np.array([[0.0, 3.0, 1.0, 2.0], [5.0, 0.0, 5.0, 5.0], [0.0, 0.0, 0.0, 1.0]]))
     kept = [[0.0, 3.0, 0.0, 2.0], [5.0, 0.0, 5.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
     assert strongest(votes, 2).toarray().tolist() == kept
+
+
+def brute_force(likes: dict[int, list[int]], size: int, settings: Settings) -> np.ndarray:
+    """Votes [items, items], pair by pair, by the equation in the module's docstring."""
+    together, popularity = np.zeros((size, size)), np.zeros(size)
+    for items in likes.values():
+        popularity[items] += 1
+        for here, there in itertools.permutations(range(len(items)), 2):
+            apart = abs(here - there)
+            if settings.distance is None:
+                together[items[here], items[there]] += len(items) ** -settings.user_damping
+            elif apart <= int(3 * settings.distance):
+                faded = math.exp(-apart / settings.distance)
+                together[items[here], items[there]] += len(items) ** -settings.user_damping * faded
+    count = np.maximum(popularity, 1)
+    votes = together * count[:, None] ** -settings.context_damping * count**-settings.damping
+    for row in votes:
+        row[np.argsort(-row, kind="stable")[settings.neighbours :]] = 0.0
+    return votes
+
+
+@pytest.mark.parametrize("pairs", [1, 300, 2**21])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(0.5, 0.25), Settings(0.3, 0.5, 0.4, neighbours=3), Settings(0.75, 0.5, 0.7, distance=1.3),
+        Settings(0.25, 0.0, 0.3, distance=4.0, neighbours=2), Settings(distance=0.2),
+    ],
+)  # fmt: skip
+def test_item_knn_counts_in_blocks_what_brute_force_counts_pair_by_pair(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, pairs: int
+) -> None:
+    """Whatever the size of a block; items that nobody liked stand first, last and between."""
+    monkeypatch.setattr("recalign.recommenders.item_knn.PAIRS", pairs)
+    draw = np.random.default_rng(0)
+    liked = draw.permutation(np.arange(2, 58, 2))
+    chances = draw.dirichlet(np.ones(len(liked)))
+    likes = {user: draw.choice(liked, draw.integers(1, 20), replace=False, p=chances).tolist() for user in range(9, 60)}
+    votes = ItemKNN.fit(Items(tuple(range(60)), {}, {}, {}), events_of(likes), settings).votes
+    expected = brute_force(likes, 60, settings)
+
+    assert votes.nnz == np.count_nonzero(expected)
+    assert votes.has_sorted_indices
+    np.testing.assert_allclose(votes.toarray(), expected.astype(np.float32), rtol=1e-9)
+
+
+def test_of_equal_votes_the_first_columns_are_kept_in_whatever_order_they_come() -> None:
+    votes = sparse.csr_array(([1.0, 5.0, 5.0, 5.0, 7.0], [0, 4, 1, 3, 2], [0, 5]), shape=(1, 5))
+    assert strongest(votes, 3).toarray().tolist() == [[0.0, 5.0, 7.0, 5.0, 0.0]]
+
+
+@pytest.mark.parametrize("count", [7, 56, 57, 400])
+def test_the_nth_largest_is_that_of_the_sorted_values(count: int) -> None:
+    """With ties, and above and below the number from which groups bound it first."""
+    draw = np.random.default_rng(count)
+    for values in (draw.random(count), draw.integers(0, 4, count).astype(float), np.arange(count)[::-1] / 2):
+        assert nth_largest(values, 7) == np.sort(values)[::-1][6]
+
+
+def test_settings_that_differ_in_recency_alone_share_their_votes() -> None:
+    fit = fitter(CATALOGUE, events_of(LIKES))
+    near, far = (fit(Settings(distance=2.0, recency=recency)) for recency in (1.0, 9.0))
+    other = fit(Settings(distance=2.0, recency=9.0, damping=0.0))
+
+    assert near.votes is far.votes
+    assert (near.settings.recency, far.settings.recency) == (1.0, 9.0)
+    assert not np.array_equal(far.votes.data, other.votes.data)
 
 
 def log_events(clock: bool) -> tuple[Items, pa.Table]:

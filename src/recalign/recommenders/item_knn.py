@@ -8,9 +8,10 @@ similarity by conditional probability of Deshpande and Karypis (ACM TOIS 2004), 
 lesser weight of long histories, both as exponents; the weights by age are ours.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import cache
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,6 @@ from scipy import sparse
 
 from recalign import columns as c
 from recalign.data.records import Items
-from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.seam import Request
 from recalign.recommenders.store import (
     REACH,
@@ -32,9 +32,9 @@ from recalign.recommenders.store import (
     save_state,
     sparse_arrays,
     sparse_matrix,
-    successions,
 )
 
+PAIRS = 2**21  # of likes that are counted at once
 TIE_BREAK = 1e-9  # weight of popularity, which only orders items that the votes leave equal
 
 
@@ -72,17 +72,6 @@ class ItemKNN:
         """Fit on train events (columns user_id, item_id, position: the user's order, read only with a `distance`)."""
         return fitter(catalogue, events)(settings)
 
-    @classmethod
-    def of(
-        cls, catalogue: Items, together: sparse.csr_array, popularity: NDArray[np.int64], settings: Settings
-    ) -> "ItemKNN":
-        """Damp a co-occurrence [items, items] and keep each row's strongest votes."""
-        count = np.maximum(popularity, 1).astype(np.float64)
-        voice = np.repeat(count**-settings.context_damping, np.diff(together.indptr))
-        damped = together.data * voice * count[together.indices] ** -settings.damping
-        votes = sparse.csr_array((damped, together.indices, together.indptr), shape=together.shape)
-        return cls(catalogue, strongest(votes, settings.neighbours).astype(np.float32), popularity, settings)
-
     def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
         """[B, C] votes for the candidates, or [B, items] for the whole catalogue; float64.
 
@@ -109,50 +98,125 @@ class ItemKNN:
 
 
 def fitter(catalogue: Items, events: pa.Table) -> Callable[[Settings], ItemKNN]:
-    """Fits any settings on train events; what settings share is counted once."""
-    popularity = Popularity.fit(catalogue, events).counts
-    together = cache(lambda *key: co_occurrence(catalogue, events, *key))
-    return lambda settings: ItemKNN.of(
-        catalogue, together(settings.user_damping, settings.distance), popularity, settings
-    )
+    """Fits any settings on train events; what differs in `recency` alone, which only ranking reads, votes alike."""
+    likes = Likes.of(catalogue, events)
+    popularity = np.bincount(likes.items, minlength=likes.size)
+    voted = lru_cache(maxsize=1)(lambda settings: votes(likes, popularity, settings))
+    return lambda settings: ItemKNN(catalogue, voted(replace(settings, recency=None)), popularity, settings)
+
+
+@dataclass(frozen=True, eq=False)
+class Likes:
+    """A log user by user, in each one's order: items [likes] as columns; starts [users + 1] of each user's."""
+
+    items: NDArray[np.int32]
+    starts: NDArray[np.int32]
+    size: int  # items of the catalogue
+
+    @classmethod
+    def of(cls, catalogue: Items, events: pa.Table) -> "Likes":
+        """Raises RecalignError for an item that the catalogue does not hold."""
+        order = [(c.USER, "ascending"), (c.POSITION, "ascending")]
+        ordered = events.select([c.USER, c.ITEM, c.POSITION]).sort_by(order)
+        who = ordered[c.USER].to_numpy()
+        new = np.append(True, who[1:] != who[:-1])[: len(who)]
+        items = columns_of(catalogue, ordered[c.ITEM].to_numpy()).astype(np.int32)
+        starts = np.append(np.flatnonzero(new), len(who)).astype(np.int32)
+        return cls(items, starts, len(catalogue.ids))
+
+
+def votes(likes: Likes, popularity: NDArray[np.int64], settings: Settings) -> sparse.csr_array:
+    """[items, items] what the row's item gives the column's: damped, and each row's strongest alone; float32."""
+    count = np.maximum(popularity, 1).astype(np.float64)
+    voice, weight = count**-settings.context_damping, count**-settings.damping
+    parts = []
+    for rows, together in co_occurrence(likes, settings.user_damping, settings.distance):
+        together.data *= np.repeat(voice[rows], np.diff(together.indptr))
+        together.data *= weight[together.indices]
+        parts.append(strongest(together, settings.neighbours).astype(np.float32))
+    return sparse.csr_array(sparse.vstack(parts, format="csr"))
 
 
 def co_occurrence(
-    catalogue: Items, events: pa.Table, user_damping: float, distance: float | None
+    likes: Likes, user_damping: float, distance: float | None
+) -> Iterator[tuple[slice, sparse.csr_array]]:
+    """Blocks of rows of the [items, items] sum over users of |u|^−user_damping · exp(−distance / `distance`).
+
+    Without a `distance` the diagonal is 0; with one it holds an item that a user liked again. Indices are in no order.
+    Blocks, since the whole has far more entries than the neighbours that are kept, and none of it stays in a cache.
+    """
+    lengths = np.diff(likes.starts)
+    share = lengths.astype(np.float64) ** -user_damping
+    fade = np.exp(-np.arange(1, int(REACH * distance) + 1) / distance) if distance is not None else None
+    liked, place = (
+        sparse.csr_array((values, likes.items, likes.starts), shape=(len(lengths), likes.size))
+        for values in (np.ones(len(likes.items)), np.arange(len(likes.items)))
+    )
+    by_item = place.tocsc()  # its users, its places in the log
+    first = by_item.indptr
+    pairs = lengths[by_item.indices] if fade is None else np.full(by_item.nnz, 2 * len(fade))
+    for rows in blocks(np.append(0, np.cumsum(pairs))[first]):
+        mine = slice(first[rows.start], first[rows.stop])
+        users, row_starts = by_item.indices[mine], first[rows.start : rows.stop + 1] - first[rows.start]
+        if fade is None:
+            company, who = liked, users
+        else:
+            company, who = nearby(likes, by_item.data[mine], users, fade), np.arange(len(users), dtype=np.int32)
+        shape = rows.stop - rows.start, company.shape[0]
+        together = sparse.csr_array((share[users], who, row_starts), shape=shape) @ company
+        if fade is None:
+            own = np.repeat(np.arange(rows.start, rows.stop, dtype=np.int32), np.diff(together.indptr))
+            together.data[together.indices == own] = 0.0
+        yield rows, together
+
+
+def nearby(
+    likes: Likes, places: NDArray[np.int64], users: NDArray[np.int32], fade: NDArray[np.float64]
 ) -> sparse.csr_array:
-    """Symmetric [items, items] sum over users of |u|^−user_damping · exp(−distance / `distance`), zero diagonal."""
-    ordered = events.select([c.USER, c.ITEM, c.POSITION]).sort_by([(c.USER, "ascending"), (c.POSITION, "ascending")])
-    _, users, lengths = np.unique(ordered[c.USER].to_numpy(), return_inverse=True, return_counts=True)
-    items = columns_of(catalogue, ordered[c.ITEM].to_numpy())
-    size = len(catalogue.ids)
-    weights = lengths[users] ** (-user_damping / 2)  # each of a pair brings the root of |u|^−w
-    if distance is None:
-        likes = sparse.csr_array((weights, (users, items)), shape=(len(lengths), size))
-        together = sparse.csr_array(likes.T @ likes)
-        together.setdiag(0)
-        together.eliminate_zeros()
-        together.sort_indices()
-        return together
+    """[places, items]: what a place's user liked one, two, … places before or after it, each with its fade."""
+    steps = np.append(np.arange(-len(fade), 0), np.arange(1, len(fade) + 1)).astype(np.int32)
+    near = places.astype(np.int32)[:, None] + steps
+    inside = (near >= likes.starts[users][:, None]) & (near < likes.starts[users + 1][:, None])
+    weights = np.broadcast_to(np.append(fade[::-1], fade), near.shape)[inside]
+    row_starts = np.append(0, np.cumsum(np.count_nonzero(inside, axis=1))).astype(np.int32)
+    return sparse.csr_array((weights, likes.items[near[inside]], row_starts), shape=(len(places), likes.size))
 
-    def weight(step: int, same: NDArray[np.bool_]) -> NDArray[np.float64]:
-        faded: NDArray[np.float64] = (weights[:-step] * weights[step:])[same] * np.exp(-step / distance)
-        return faded
 
-    after = successions(users, items, size, int(REACH * distance), weight)
-    together = sparse.csr_array(after + after.T)
-    together.sort_indices()
-    return together
+def blocks(pairs: NDArray[np.int64]) -> list[slice]:
+    """Slices of some PAIRS each, of one row at least; pairs [rows + 1]: how many stand before each row."""
+    edges = np.searchsorted(pairs, np.arange(PAIRS, pairs[-1], PAIRS))
+    edges = np.unique(np.concatenate([[0], edges, [len(pairs) - 1]]))
+    return [slice(start, stop) for start, stop in pairwise(edges.tolist())]
 
 
 def strongest(votes: sparse.csr_array, neighbours: int) -> sparse.csr_array:
-    """The `neighbours` largest entries of each row; of equal ones those of the first columns (indices are sorted)."""
+    """The `neighbours` largest entries above 0 of each row; of equal ones those of the first columns."""
     keep = np.ones(votes.nnz, dtype=bool)
     for row in np.flatnonzero(np.diff(votes.indptr) > neighbours):
-        start, end = votes.indptr[row], votes.indptr[row + 1]
-        entries = votes.data[start:end]
-        weakest = np.partition(entries, len(entries) - neighbours)[len(entries) - neighbours]
-        kept = entries > weakest
-        kept[np.flatnonzero(entries == weakest)[: neighbours - kept.sum()]] = True
-        keep[start:end] = kept
-    row_starts = np.concatenate([[0], np.cumsum(keep)])[votes.indptr]
-    return sparse.csr_array((votes.data[keep], votes.indices[keep], row_starts), shape=votes.shape)
+        span = slice(votes.indptr[row], votes.indptr[row + 1])
+        entries = votes.data[span]
+        weakest = nth_largest(entries, neighbours)
+        kept = np.greater_equal(entries, weakest, out=keep[span])
+        surplus = np.count_nonzero(kept) - neighbours
+        if surplus:
+            equal = np.flatnonzero(entries == weakest)
+            kept[equal[np.argsort(votes.indices[span][equal])[-surplus:]]] = False
+    left = np.flatnonzero(keep)
+    row_starts = np.searchsorted(left, votes.indptr)
+    found = sparse.csr_array((votes.data[left], votes.indices[left], row_starts), shape=votes.shape)
+    found.eliminate_zeros()
+    return found.tocsc().tocsr()  # which sorts the indices in linear time
+
+
+def nth_largest(values: NDArray[np.float64], n: int) -> float:
+    """The n-th largest of at least n values.
+
+    Among many, the n-th largest of the maxima of 2n groups is a bound: n values reach it, and few more, so that the
+    rest is left out before the values are put in order.
+    """
+    groups = 2 * n
+    if len(values) >= 4 * groups:
+        maxima = values[: len(values) // groups * groups].reshape(-1, groups).max(axis=0)
+        values = values[values >= np.partition(maxima, n)[n]]
+    place = len(values) - n
+    return float(np.partition(values, place)[place])
