@@ -300,7 +300,12 @@ def test_a_fusion_is_registered_with_its_parts_and_becomes_champion(params, proj
     package = download_adapter("models:/recalign@champion").parent
     settings = read_settings(package)
     assert (settings.system, settings.language_model) == ("fusion", "llm-sdpo")
-    assert settings.sentence == "0.67 popularity + 0.33 llm-sdpo; log-prob"
+    assert settings.sentence == settings.catalogue_sentence == "0.67 popularity + 0.33 llm-sdpo; log-prob"
+    less = settings.model_copy(update={"ranked_by": "logprob_less_prior", "prior_weight": 0.25})
+    assert less.sentence.endswith("; log-prob − 0.25 × prior")
+    assert less.catalogue_sentence == settings.catalogue_sentence
+    before = less.model_copy(update={"catalogue_ranked_by": None})  # registered when one rule ranked both
+    assert before.catalogue_sentence == before.sentence == less.sentence
     kept = file_digest(package / "recommenders" / "popularity" / "model.safetensors")
     assert kept == file_digest(project / layout.BASELINES / "popularity" / "model.safetensors")
     base = file_digest(next((project / layout.BASE).glob("*.safetensors")))

@@ -72,8 +72,16 @@ class Settings(BaseModel):
 
     @property
     def sentence(self) -> str:
-        """What ranks, in words."""
-        return f"{self.fusion.fusion.sentence}; {self.rule.sentence}" if self.fusion else self.rule.sentence
+        """What ranks lists, in words."""
+        return self._said(self.rule)
+
+    @property
+    def catalogue_sentence(self) -> str:
+        """What ranks the whole catalogue, in words."""
+        return self._said(self.catalogue_rule)
+
+    def _said(self, rule: RankingRule) -> str:
+        return f"{self.fusion.fusion.sentence}; {rule.sentence}" if self.fusion else rule.sentence
 
 
 def best_objective(params: Params, systems: dict[str, Any]) -> str:

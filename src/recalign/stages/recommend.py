@@ -43,7 +43,7 @@ def recommend(
     settings, recommender = open_adapter(params, chosen, catalogue)
     answer = Service.of(settings, recommender).answer(Query(history=history, k=k))
     liked = [catalogue.titles[item] if isinstance(item, int) else item for item in history]
-    _print(answer, liked, f"{chosen}, {settings.sentence}")
+    _print(answer, liked, f"{chosen}, {settings.catalogue_sentence}")
 
 
 def user_history(prepared: Path, user: int) -> list[int]:
