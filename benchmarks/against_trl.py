@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("data/models/base"), help="folder of the stage `base`")
     parser.add_argument("--lastfm", type=Path, help="folder with items.csv and cases.jsonl; else invented prompts")
     parser.add_argument("--repeats", type=int, default=4, help="measured repetitions; one more warms up")
+    parser.add_argument("--pairs", type=int, nargs="*", default=list(GOALS), choices=list(GOALS), help="pairs a prompt")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     logging.getLogger("trl").setLevel(logging.ERROR)
@@ -156,7 +157,7 @@ def main() -> None:
         "machine": machine(),
         "trl": trl_version,
         "load_before": os.getloadavg(),
-        "steps": [measure(arguments, negatives) for negatives in GOALS],
+        "steps": [measure(arguments, negatives) for negatives in arguments.pairs],
         "load_after": os.getloadavg(),
     }
     if arguments.json:
