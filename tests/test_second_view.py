@@ -312,7 +312,8 @@ def test_the_places_of_a_search_are_those_of_scoring_every_title(rule: RankingRu
 def test_the_stage_ranks_the_whole_catalogue_by_search_or_by_every_score(kind: Kind, depth: int | None) -> None:
     """No search bounds the implicit reward, and none tells every place: both are scored, and count as many places."""
     asked, system = whole_catalogue(trial(), ITEMS, 3), recommender()
-    system.over_catalogue, system.reference = RankingRule(kind), replace(system.language_model, model=tiny.model(seed=1))
+    system.over_catalogue = RankingRule(kind)
+    system.reference = replace(system.language_model, model=tiny.model(seed=1))
     found = catalogue_ranks(system, asked, depth)
     expected = full_ranks("llm", asked, system.scores(list(asked.requests), None).numpy(), depth)
     assert found.ranks.tolist() == expected.ranks.tolist()
