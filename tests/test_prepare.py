@@ -16,7 +16,7 @@ from recalign.params import Params, parse_params
 from recalign.stages.prepare import prepare
 from validated_log import START, Row, random_log, rows_of, small_params, write_log
 
-FILES = ("events", "items", "examples", "candidates")
+FILES = ("events", "items", "met", "examples", "candidates")
 
 
 def prepared(folder: Path, rows: list[Row], params: Params, **log: Any) -> Path:
@@ -46,8 +46,9 @@ def test_the_folder_holds_the_columns_of_the_contract_and_a_manifest_that_verifi
     columns = {name: pq.read_schema(out / f"{name}.parquet").names for name in FILES}
     assert columns == {
         "events": ["user_id", "item_id", "timestamp", "position", "split"],
-        "items": ["item_id", "title", "attributes", "popularity"],
-        "examples": ["example_id", "user_id", "split", "cutoff", "history", "target"],
+        "items": ["item_id", "title", "attributes", "popularity", "available_from", "hidden"],
+        "met": ["user_id", "item_id", "timestamp", "liked"],
+        "examples": ["example_id", "user_id", "split", "view", "cutoff", "history", "target"],
         "candidates": ["manifest", "example_id", "user_id", "candidates", "target_index"],
     }
     summary = read_json(out / "summary.json")
@@ -71,7 +72,7 @@ def test_bytes_depend_neither_on_the_order_of_the_rows_nor_on_threads_or_chunks(
 
 
 @pytest.mark.parametrize("core", [1, 3, 5, 8])
-def test_the_core_is_what_throwing_out_rare_users_and_items_again_and_again_leaves(
+def test_training_reads_the_core_of_the_train_likes_and_the_rest_of_the_log_stays(
     tmp_path: Path, tree: dict[str, Any], core: int
 ) -> None:
     rng = random.Random(core)
@@ -83,9 +84,41 @@ def test_the_core_is_what_throwing_out_rare_users_and_items_again_and_again_leav
     ]
     out = prepared(tmp_path, rows, small_params(tree, core=core, min_history=1))
 
-    kept = {(row["user_id"], row["item_id"]) for row in rows_of(out / "events.parquet")}
-    assert kept == k_core(rows, core)
-    assert 0 < len(kept) <= len(rows)
+    events = rows_of(out / "events.parquet")
+    assert {(row["user_id"], row["item_id"]) for row in events} == {(row[0], row[1]) for row in rows}
+    cutoff = read_json(out / "summary.json")["cutoffs"]["validation"]
+    before = [(row["user_id"], row["item_id"], 0, None) for row in events if row["timestamp"].isoformat() < cutoff]
+    trained = {(row["user_id"], row["item_id"]) for row in events if row["split"] == "train"}
+    assert trained == k_core(before, core)
+    assert 0 < len(trained) <= len(before)
+    outside = {(row["user_id"], row["item_id"]) for row in events if row["split"] == "outside"}
+    assert outside == {row[:2] for row in before} - trained
+
+
+def test_what_is_tested_does_not_depend_on_the_core(tmp_path: Path, tree: dict[str, Any]) -> None:
+    one, five = (prepared(tmp_path / str(n), random_log(), small_params(tree, core=n)) for n in (1, 5))
+
+    def asked(out: Path) -> set[str]:
+        return {row["example_id"] for row in rows_of(out / "examples.parquet") if row["split"] != "train"}
+
+    assert asked(one) == asked(five)
+
+
+def test_training_does_not_change_when_later_likes_do(tmp_path: Path, tree: dict[str, Any]) -> None:
+    """The k-core and the counts read no like of validation or test: whether the future likes an item says nothing."""
+    rows = random_log(users=60)
+    cutoff = sorted(row[2] or 0 for row in rows)[int(len(rows) * 0.8)]
+    other = [row if (row[2] or 0) < cutoff else (row[0], row[1] + 30, row[2], None) for row in rows]
+    before, after = (
+        prepared(tmp_path / name, own, small_params(tree, core=7), titles={n: f"Film {n}" for n in range(1, 61)})
+        for name, own in (("before", rows), ("after", other[: len(other) // 2] + rows[len(other) // 2 :]))
+    )
+
+    def trained(out: Path) -> list[tuple[int, int]]:
+        return [(r["user_id"], r["item_id"]) for r in rows_of(out / "events.parquet") if r["split"] == "train"]
+
+    assert len(trained(before)) < sum((row[2] or 0) < cutoff for row in rows)  # the core leaves some out
+    assert trained(before) == trained(after)
 
 
 def test_only_the_first_like_counts_and_a_low_rating_is_none(tmp_path: Path, tree: dict[str, Any]) -> None:
@@ -105,7 +138,7 @@ def test_params_min_rating_wins_over_the_sources(tmp_path: Path, tree: dict[str,
     rows: list[Row] = [(*row[:3], float(3 + index % 2)) for index, row in enumerate(random_log())]
     out = prepared(tmp_path, rows, small_params(tree, min_rating=3.0), min_rating=4)
 
-    assert len(rows_of(out / "events.parquet")) == len(k_core(rows, 2))
+    assert len(rows_of(out / "events.parquet")) == len(rows)
 
 
 def test_each_history_is_the_latest_likes_before_the_target(tmp_path: Path, tree: dict[str, Any]) -> None:
@@ -272,9 +305,9 @@ def test_twins_get_their_year_or_their_id_and_others_keep_their_title() -> None:
 @pytest.mark.parametrize(
     ("prepare_params", "log", "message"),
     [
-        ({"core": 99}, {}, r"prepare.core is 99 and leaves none of 480 likes \(the longest history has 12"),
+        ({"core": 99}, {}, r"prepare.core is 99 and leaves none of 383 train likes \(the longest history has 12"),
         ({"min_rating": 6.0}, {}, "holds no rating of at least 6.*prepare.min_rating"),
-        ({"candidates": 30}, {}, "prepare.candidates is 30, which needs at least 31 items, and 30 are left"),
+        ({"candidates": 30}, {}, "prepare.candidates is 30, which needs at least 31 items with 1 or more train events, and 30 are"),
         ({"min_history": 12}, {}, "no train example is left: none of 40 users .*has 12 likes.*min_history = 12"),
     ],
 )
@@ -305,7 +338,7 @@ def test_users_who_met_nearly_everything_are_no_cases_and_are_counted(
     rows += [(1, item, 190 + item % 3, None) for item in range(1, 31) if item not in {r[1] for r in rows if r[0] == 1}]
     out = prepared(tmp_path, rows, small_params(tree))
 
-    assert "1 users met over 26 of 30 items" in caplog.text
+    assert "1 users met so many items that too few are left" in caplog.text
     assert all(row["user_id"] != 1 for row in rows_of(out / "candidates.parquet"))
     assert any(row["user_id"] == 1 for row in rows_of(out / "events.parquet"))
 
@@ -322,6 +355,6 @@ def test_movielens_100k_is_prepared_with_unique_titles(
     out = prepared(tmp_path, rows, parse_params(tree), titles=titles, min_rating=4)
 
     kept = [row["title"] for row in rows_of(out / "items.parquet")]
-    assert len(kept) == len(set(kept)) == 1447
+    assert len(kept) == len(set(kept)) == 1682
     assert len(rows_of(out / "events.parquet")) == 55375
     assert {len(row["candidates"]) for row in rows_of(out / "candidates.parquet")} == {20}

@@ -36,5 +36,13 @@ SYSTEM = "system"
 RANK = "rank"
 SCORE = "score"
 TOP = "top"
+VIEW = "view"
+POPULARITY = "popularity"
+AVAILABLE = "available_from"
+HIDDEN_IN = "hidden"
+LIKED = "liked"
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+OUTSIDE = "outside"  # the split of likes before the cutoff that the k-core keeps from training
+WARM, USER_COLD, NATURAL, HIDDEN = "warm", "user-cold", "item-cold-natural", "item-cold-hidden"
+VIEWS = (WARM, USER_COLD, NATURAL, HIDDEN)  # what is known of a case's user and target; never pooled

@@ -76,6 +76,8 @@ class PrepareParams(Section):
     validation_share: float = Field(gt=0.0, lt=0.5)
     test_share: float = Field(gt=0.0, lt=0.5)
     profile_share: float = Field(ge=0.0, lt=1.0)
+    cold_events: int = Field(ge=1)
+    hidden_items: float = Field(ge=0.0, lt=1.0)
     min_history: int = Field(ge=1)
     max_history: int = Field(ge=1)
     candidates: int = Field(ge=2)

@@ -51,10 +51,10 @@ def select(connection: "DuckDBPyConnection", name: str, **values: Any) -> "DuckD
 
 
 def one(result: "DuckDBPyConnection") -> Any:
-    """The first value of a result's first row."""
-    row = result.fetchone()
-    assert row is not None, "the query returned no row"
-    return row[0]
+    """The first value of a result's first row; the result is read to its end, which frees the connection."""
+    rows = result.fetchall()
+    assert rows, "the query returned no row"
+    return rows[0][0]
 
 
 def write_rows(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:

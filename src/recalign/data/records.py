@@ -2,10 +2,14 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from recalign import columns as c
 from recalign.artifacts import read_parquet
@@ -16,12 +20,16 @@ class Items:
     """The catalogue, in ascending item id.
 
     titles are unique; attributes map a name ("genre", "year", …) to its values; popularity counts train events.
+    available_from holds the items with a known first day; hidden those that a run keeps from training, with the split
+    that asks for them.
     """
 
     ids: tuple[int, ...]
     titles: dict[int, str]
     attributes: dict[int, dict[str, list[str]]]
     popularity: dict[int, int]
+    available_from: dict[int, datetime] = field(default_factory=dict)
+    hidden: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, prepared: Path) -> "Items":
@@ -31,8 +39,16 @@ class Items:
             ids=tuple(row[c.ITEM] for row in rows),
             titles={row[c.ITEM]: row[c.TITLE] for row in rows},
             attributes={row[c.ITEM]: {k: list(v) for k, v in row[c.ATTRIBUTES]} for row in rows},
-            popularity={row[c.ITEM]: row["popularity"] for row in rows},
+            popularity={row[c.ITEM]: row[c.POPULARITY] for row in rows},
+            available_from={row[c.ITEM]: row[c.AVAILABLE] for row in rows if row.get(c.AVAILABLE)},
+            hidden={row[c.ITEM]: row[c.HIDDEN_IN] for row in rows if row.get(c.HIDDEN_IN)},
         )
+
+    @property
+    def trained(self) -> "Items":
+        """The items with train events, which is what an ID recommender can know; all where nothing is counted."""
+        known = tuple(item for item in self.ids if self.popularity.get(item, 1))
+        return self if len(known) == len(self.ids) else replace(self, ids=known, titles=_of(self.titles, known))
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,30 @@ class Example:
     cutoff: datetime | None
     history: tuple[int, ...]
     target: int
+    view: str | None = None  # of a validation or test case
+
+
+@dataclass(frozen=True)
+class Met:
+    """What a user has met, liked or not, with the time of the first meeting (None without a clock).
+
+    disliked: what of it was never liked; targets: what validation or test asks of this user.
+    """
+
+    times: dict[int, datetime | None]
+    disliked: frozenset[int]
+    targets: frozenset[int]
+
+    def before(self, example: Example) -> set[int]:
+        """What the user met before an example's cutoff, its history with it, its target left out.
+
+        Without a clock there is no before: it is everything that is asked in no case of this user.
+        """
+        if example.cutoff is None:
+            earlier = self.times.keys() - self.targets
+        else:
+            earlier = {item for item, time in self.times.items() if time is not None and time < example.cutoff}
+        return (earlier | set(example.history)) - {example.target}
 
 
 @dataclass(frozen=True)
@@ -61,14 +101,23 @@ def hashed_order(*parts: Any) -> str:
     return hashlib.md5("-".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
 
 
-def read_examples(prepared: Path, split: str, limit: int | None = None, *, seed: int = 0) -> list[Example]:
+def read_examples(
+    prepared: Path, split: str, limit: int | None = None, *, seed: int = 0, view: str | None = None
+) -> list[Example]:
     """The examples of a split in hashed order, so that a few hold many users; `limit` takes the first so many, so a
-    larger sample holds a smaller one."""
-    rows = [row for row in read_parquet(prepared / "examples.parquet").to_pylist() if row[c.SPLIT] == split]
-    rows.sort(key=lambda row: hashed_order(seed, row[c.EXAMPLE]))
+    larger sample holds a smaller one. Of validation and test the cases of one view, the warm ones by default."""
+    wanted = None if split == c.TRAIN else view or c.WARM
+    filters = (pc.field(c.SPLIT) == split) & (pc.field(c.VIEW).is_null() if wanted is None else pc.field(c.VIEW) == wanted)
+    names = pq.read_table(prepared / "examples.parquet", columns=[c.EXAMPLE], filters=filters)[c.EXAMPLE].to_pylist()
+    chosen = sorted(names, key=lambda name: hashed_order(seed, name))[:limit]
+    rows = pq.read_table(
+        prepared / "examples.parquet", filters=filters & pc.field(c.EXAMPLE).isin(pa.array(chosen, pa.string()))
+    ).to_pylist()
+    by_name = {row[c.EXAMPLE]: row for row in rows}
     return [
-        Example(row[c.EXAMPLE], row[c.USER], split, row[c.CUTOFF], tuple(row[c.HISTORY]), row[c.TARGET])
-        for row in rows[:limit]
+        Example(name, row[c.USER], split, row[c.CUTOFF], tuple(row[c.HISTORY]), row[c.TARGET], row[c.VIEW])
+        for name in chosen
+        for row in [by_name[name]]
     ]
 
 
@@ -91,12 +140,40 @@ def unread_first(examples: Sequence[Example], sequences: int, seed: int = 0) -> 
     return sorted(examples, key=lambda example: example.user_id in read)
 
 
-def read_cases(prepared: Path, split: str, manifest: str, limit: int | None = None, *, seed: int = 0) -> list[Case]:
-    """The cases of a split under a candidate manifest, in the order of `read_examples`."""
-    lists = {
-        row[c.EXAMPLE]: row
-        for row in read_parquet(prepared / "candidates.parquet").to_pylist()
-        if row[c.MANIFEST] == manifest
-    }
-    examples = read_examples(prepared, split, limit, seed=seed)
-    return [Case(e, tuple(lists[e.example_id][c.CANDIDATES]), lists[e.example_id][c.TARGET_INDEX]) for e in examples]
+def read_cases(
+    prepared: Path, split: str, manifest: str, limit: int | None = None, *, seed: int = 0, view: str | None = None
+) -> list[Case]:
+    """The cases of a split and view under a candidate manifest, in the order of `read_examples`."""
+    examples = read_examples(prepared, split, limit, seed=seed, view=view)
+    wanted = pc.field(c.EXAMPLE).isin(pa.array([example.example_id for example in examples], pa.string()))
+    rows = pq.read_table(
+        prepared / "candidates.parquet", filters=(pc.field(c.MANIFEST) == manifest) & wanted
+    ).to_pylist()
+    lists = {row[c.EXAMPLE]: row for row in rows}
+    found = [(example, lists[example.example_id]) for example in examples if example.example_id in lists]
+    return [Case(example, tuple(row[c.CANDIDATES]), row[c.TARGET_INDEX]) for example, row in found]
+
+
+def read_met(prepared: Path, users: Iterable[int]) -> dict[int, Met]:
+    """What each of these users has met, from met.parquet; a user who met nothing has an empty record."""
+    wanted = sorted(set(users))
+    rows = pq.read_table(prepared / "met.parquet", filters=pc.field(c.USER).isin(pa.array(wanted, pa.int64()))).to_pylist()
+    asked = pq.read_table(
+        prepared / "examples.parquet",
+        columns=[c.USER, c.TARGET],
+        filters=pc.field(c.USER).isin(pa.array(wanted, pa.int64())) & pc.field(c.VIEW).is_valid(),
+    ).to_pylist()
+    times: dict[int, dict[int, datetime | None]] = {user: {} for user in wanted}
+    targets: dict[int, set[int]] = {user: set() for user in wanted}
+    disliked: dict[int, set[int]] = {user: set() for user in wanted}
+    for row in rows:
+        times[row[c.USER]][row[c.ITEM]] = row[c.TIMESTAMP]
+        if not row[c.LIKED]:
+            disliked[row[c.USER]].add(row[c.ITEM])
+    for row in asked:
+        targets[row[c.USER]].add(row[c.TARGET])
+    return {user: Met(times[user], frozenset(disliked[user]), frozenset(targets[user])) for user in wanted}
+
+
+def _of(values: dict[int, Any], items: Iterable[int]) -> dict[int, Any]:
+    return {item: values[item] for item in items if item in values}

@@ -13,13 +13,19 @@ from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recent_popularity import RecentPopularity
 from recalign.recommenders.seam import Recommender
 from recalign.recommenders.sequential import Sequential
+from recalign.recommenders.transplanted import on_catalogue
 
 
 def load_fitted(name: RecommenderName, path: Path, catalogue: Items) -> Recommender:
-    """Read what the recommender's `save` wrote into the folder `path`.
+    """Read what the recommender's `save` wrote into the folder `path`; it answers for the whole catalogue.
 
-    Raises RecalignError when the folder holds another recommender, or one fitted on another catalogue.
+    Raises RecalignError when the folder holds another recommender, or one fitted on other items than those with train
+    events.
     """
+    return on_catalogue(_load(name, path, catalogue.trained), catalogue.trained, catalogue)
+
+
+def _load(name: RecommenderName, path: Path, catalogue: Items) -> Recommender:
     match name:
         case "popularity":
             return Popularity.load(path, catalogue)

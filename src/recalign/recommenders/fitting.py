@@ -11,6 +11,7 @@ from recalign.recommenders.next_embedding import fit_dreamrec
 from recalign.recommenders.next_item import fit_next_item
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.seam import Recommender
+from recalign.recommenders.transplanted import on_catalogue
 from recalign.recommenders.tuning import tuned_ease, tuned_item_knn, tuned_markov, tuned_recent_popularity
 
 
@@ -19,8 +20,16 @@ def fit(
 ) -> tuple[Recommender, dict[str, Any]]:
     """Fit a recommender on train events (user_id, item_id, timestamp, position); also what was tried to choose it.
 
+    It learns the items that train knows, and answers for the whole catalogue (`transplanted`).
     Raises RecalignError where the recommender needs a clock that the log lacks, or a smaller catalogue.
     """
+    recommender, tuning = _fit(name, catalogue.trained, events, clock, params)
+    return on_catalogue(recommender, catalogue.trained, catalogue), tuning
+
+
+def _fit(
+    name: RecommenderName, catalogue: Items, events: pa.Table, clock: bool, params: Params
+) -> tuple[Recommender, dict[str, Any]]:
     seed = params.seed
     match name:
         case "popularity":

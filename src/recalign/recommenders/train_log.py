@@ -1,6 +1,8 @@
 """Anyone's interactions file (CSV), on which an ID recommender is fitted to rank candidate lists."""
 
 import logging
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,8 @@ def fit_on_log(name: RecommenderName, catalogue: Items, path: Path, params: Para
     """Fit a recommender on an interactions CSV as `read_train_log` reads it; settings are chosen on a tenth of it."""
     events, clock = read_train_log(path, catalogue)
     log.info("%s: %d events, %s", path, len(events), "ordered by timestamp" if clock else "no timestamp: sets")
-    return fit(name, catalogue, events, clock, params)[0]
+    counts = Counter(events[c.ITEM].to_pylist())
+    return fit(name, replace(catalogue, popularity=counts), events, clock, params)[0]
 
 
 def read_train_log(path: Path, catalogue: Items) -> tuple[pa.Table, bool]:

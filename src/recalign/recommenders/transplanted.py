@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 from recalign.data.records import Items
 from recalign.recommenders.seam import Recommender, Request
-from recalign.recommenders.trial import CASES_AT_ONCE
+
+CASES_AT_ONCE = 256  # requests in one call over the whole catalogue: bounds the score matrix
 
 
 class Transplanted:
     """Scores the items of `catalogue` by what a recommender fitted on `own` says of the item with the same title.
 
-    Titles that it never saw are left out of histories, and score as low as its lowest item: nothing speaks for them.
+    Titles that it never saw are left out of histories, and score alike and below its lowest item: nothing speaks for
+    them.
     """
 
     def __init__(self, recommender: Recommender, own: Items, catalogue: Items) -> None:
@@ -40,8 +42,8 @@ class Transplanted:
             told = self.recommender.scores([self._met(request) for request in requests[block]], None).double().cpu()
             columns = self._columns(len(told), candidates and candidates[block])
             picked = told.gather(1, torch.from_numpy(np.maximum(columns, 0)))
-            lowest = told.min(dim=1, keepdim=True).values
-            parts.append(torch.where(torch.from_numpy(columns < 0), lowest, picked))
+            below = told.min(dim=1, keepdim=True).values - 1.0
+            parts.append(torch.where(torch.from_numpy(columns < 0), below, picked))
         return torch.cat(parts)
 
     def save(self, path: Path) -> None:

@@ -35,8 +35,9 @@ def pairs(
     item_knn = None
     if shares["hard"] > 0:
         from recalign.recommenders.item_knn import ItemKNN
+        from recalign.recommenders.transplanted import on_catalogue
 
-        item_knn = ItemKNN.load(baselines / "item_knn", items)
+        item_knn = on_catalogue(ItemKNN.load(baselines / "item_knn", items.trained), items.trained, items)
     known = read_profiles(profiles, params.profiles.engine)
     plausible = _plausible(params, prepared, items, known) if shares["profile"] > 0 else {}
     built: list[Pair] = []

@@ -1,2 +1,5 @@
 create table likes as
-select user_id, item_id, timestamp from log where liked
+select user_id, item_id, timestamp, hidden
+from log
+left join hidden using (item_id)
+where liked

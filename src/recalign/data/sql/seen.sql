@@ -1,6 +1,5 @@
--- What each kept user has met, liked or not, before or after: never a wrong candidate.
+-- What each user has met, liked or not, before or after: never a wrong candidate.
 create table seen as
-select user_id, item_id
+select user_id, item_id, met as timestamp, liked
 from log
-where user_id in (select user_id from likes) and item_id in (select item_id from likes)
 order by user_id, item_id
