@@ -6,6 +6,7 @@ from typing import Any
 
 from recalign.artifacts import file_digest, folder_digest, read_json
 from recalign.evaluation.scorecard import TRANSFERRED
+from recalign.evaluation.system_ranks import UNKNOWN
 from recalign.git import git_revision
 from recalign.params import Params
 
@@ -30,7 +31,7 @@ def lineage(
         **{
             f"manifest {name}, {view}": digest[:16]
             for name, own in about["manifests"].items()
-            for view, digest in own.items()
+            for view, digest in ({UNKNOWN: own} if isinstance(own, str) else own).items()
         },
         "pairs": f"digest {folder_digest(pairs)[:16]}",
         "base model": f"{model['id']}, revision {model['revision']}, sha256 {model['sha256'][:16]}",
