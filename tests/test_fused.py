@@ -128,7 +128,8 @@ def asked_by_many() -> list[Asked]:
         Asked(HISTORY, None, 5), Asked([8], None, 1), Asked(HISTORY, [5, 9, 120, 31, 150], 3), Asked([], None, 12),
         Asked([3, "A Film Nobody Made"], None, 4), Asked([12, 60], None, 5, profile="Likes storms."),
         Asked([12, 60], None, 5), Asked([1], [9, 2, 9], 5), Asked([1], [], 5), Asked([*ITEMS.ids], None, 3),
-        Asked([7, 90, 4], None, 200, None, frozenset({7, 4})), Asked([1, 2], None, 3, None, frozenset({8}), "9-9"), Asked([2], [7, 5], 2, "Old."),
+        Asked([7, 90, 4], None, 200, None, frozenset({7, 4})), Asked([2], [7, 5], 2, "Old."),
+        Asked([1, 2], None, 3, None, frozenset({8}), "9-9"),
     ]  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def test_equals_are_listed_by_lot_as_the_rank_of_the_target_counts(
 ) -> None:
     cases = write(tmp_path, CASE | {"candidates": [1, 2, 3], "target": 1})
     rank(params, cases, items, tmp_path / "out.jsonl", recommender="popularity", train=train)
-    assert json.loads((tmp_path / "out.jsonl").read_text()) == {"case": 0, "rank": 3, "ranked": [3, 2, 1]}
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == {"case": 0, "rank": 2, "ranked": [3, 1, 2]}
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,9 @@ def test_equals_stand_in_the_order_of_their_lots_whichever_is_the_target() -> No
 
 def test_lots_depend_on_case_and_item_alone_and_are_the_same_on_any_machine() -> None:
     assert draw_lots(["7-3", "8-3"], [3, 9]).tolist() == [
-        [12110797188137434571, 8437398195803028157], [0, 0],
-    ]  # fmt: skip
+        [9036476737030776271, 125364670538190970],
+        [8517518003549565127, 6350292567405290739],
+    ]
     assert draw_lots(["7-3"], [[9, 3]]).tolist() == [draw_lots(["7-3"], [3, 9])[0].tolist()[::-1]]
     many = draw_lots(["7-3"], range(100_000))[0]
     assert len(set(many.tolist())) == 100_000
@@ -71,7 +72,7 @@ def test_whole_numbers_as_scores_lose_nothing_against_the_same_scores_without_ti
     apart = ndcg(target_ranks(counts + generator.random(counts.shape) * 0.5, places, lots), 10)
     assert ours.mean() == pytest.approx(apart.mean(), abs=4 * (ours - apart).std() / np.sqrt(20_000))
     after_all_equals = (counts >= np.take_along_axis(counts, places[:, None], axis=1)).sum(axis=1)
-    assert ours.mean() > ndcg(after_all_equals, 10).mean() + 0.03
+    assert ours.mean() > ndcg(after_all_equals, 10).mean() + 0.02
 
 
 def test_excluded_items_do_not_stand_before_the_target() -> None:
