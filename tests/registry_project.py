@@ -80,8 +80,10 @@ def write_prepared(root: Path, *, digest: str = "first", days: int = 0) -> None:
         write_parquet(partial / "items.parquet", items)
         write_parquet(partial / "examples.parquet", pa.Table.from_pylist(examples))
         write_parquet(partial / "candidates.parquet", pa.Table.from_pylist(candidates))
-        write_json(partial / "summary.json", {"source": "simulated", "noun": "films", "clock": True,
-                                              "data_digest": digest, "manifests": {"uniform": digest}})  # fmt: skip
+        write_json(partial / "summary.json", {
+            "source": "simulated", "noun": "films", "clock": True, "data_digest": digest,
+            "manifests": {"uniform": {"warm": digest}},
+        })  # fmt: skip
 
 
 def _example(user: int, turn: int, days: int) -> dict[str, object]:
@@ -110,8 +112,9 @@ def write_ranks(root: Path, ranks: Mapping[str, Sequence[int]], *, digest: str =
     with folder(root / layout.RANKS) as partial:
         write_system_ranks(partial / "ranks.parquet", list(systems.values()))
         write_json(partial / "systems.json", about)
-        write_json(partial / "cases.json", {"manifests": {"uniform": digest}})
-    write_json(root / layout.REPORTS / "scorecard.json", {"about": {"manifests": {"uniform": digest}}, "figures": []})
+        write_json(partial / "cases.json", {"manifests": {"uniform": {"warm": digest}}})
+    told = {"about": {"manifests": {"uniform": {"warm": digest}}}, "figures": []}
+    write_json(root / layout.REPORTS / "scorecard.json", told)
     write_json(root / layout.REPORTS / "metrics.json", {
         "systems": {"popularity": {"mrr": {"value": 0.5}}}, "audit": {"verdict": "clean", "unbeaten": {}},
     })  # fmt: skip

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from recalign import layout
@@ -290,6 +291,34 @@ def test_a_version_on_another_manifest_or_none_at_all_is_not_compared(params, pr
         compare(params, "models:/recalign/7", ".")
     with pytest.raises(RecalignError, match="names no version; write models:/recalign/3"):
         compare(params, "models:/recalign", ".")
+
+
+def forget_the_view(client, version: str) -> None:
+    """Make a version's evidence what it was before views: no such column, a digest that says nothing of histories."""
+    run_id = client.get_model_version(NAME, version).run_id
+    place = Path(client.download_artifacts(run_id, "ranks/first.parquet"))
+    old = place.parent / "old"
+    old.mkdir()
+    pq.write_table(read_parquet(place).drop_columns(["view"]), old / "first.parquet")
+    client.log_artifact(run_id, str(old / "first.parquet"), "ranks")
+    client.log_dict(run_id, {"about": {"manifests": {"uniform": "first"}}, "figures": []}, "scorecard.json")
+
+
+def test_a_version_from_before_digests_covered_histories_is_not_compared_and_the_gate_scores_it_again(params, project):
+    """Its ranks may be of other histories, whatever the digest says."""
+    register(params)
+    client = connect(project)
+    forget_the_view(client, "1")
+    for pair in (("models:/recalign/1", "."), (".", "models:/recalign@champion")):
+        with pytest.raises(RecalignError, match=r"cannot be compared: histories unknown.*register it again"):
+            compare(params, *pair)
+    new_adapter(params, project, seed=3)
+    write_ranks(project, {"popularity": [6], "llm-sdpo": [6]})
+    assert "less that of version 1" in register(params)
+    run_id = client.get_model_version(NAME, "1").run_id
+    kept = read_parquet(Path(client.download_artifacts(run_id, "ranks/first.parquet")))
+    assert set(kept["view"].to_pylist()) == {"warm"}
+    assert kept["rank"].to_pylist() == registered_ranks(params, project).ranks.tolist()
 
 
 def test_a_fusion_is_registered_with_its_parts_and_becomes_champion(params, project):
