@@ -65,7 +65,8 @@ def retrain_worktree(main: Path) -> Iterator[Path]:
     What killed retrainings left is removed; the checkouts of living ones stay.
     """
     with guarded(main, "retrain"):
-        sweep(main)
+        for sentence in sweep(main):
+            log.warning(sentence)
         stamp, descriptor = _claim(main)
     path = _place(main, stamp)
     try:
@@ -124,8 +125,6 @@ def sweep(main: Path) -> list[str]:
             said.append(f"retraining {stamp} was killed; its checkout was removed, DVC's cache has its finished stages")
         else:
             said.append(f"retraining {stamp} is at work: {owner(lock) or 'another process'}")
-    for sentence in said:
-        log.warning(sentence)
     return said
 
 

@@ -85,7 +85,8 @@ def test_the_line_to_write_is_itself_accepted():
 @pytest.mark.parametrize(
     ("zone", "fix"),
     [("europe/berlin", "'Europe/Berlin'"), ("Berlin", "'Europe/Berlin'"), ("UTC+2", "'Etc/GMT-2' (its sign"),
-     ("New York", "'America/New_York'"), ("", "'UTC'"), ("localtime", "'Europe/Berlin'"), ("CEST", "'UTC'"), ("Europe/Munch", "'Europe/Zurich'")],
+     ("New York", "'America/New_York'"), ("", "'UTC'"), ("localtime", "'Europe/Berlin'"), ("CEST", "'UTC'"),
+     ("Europe/Berln", "'Europe/Berlin'")],
 )  # fmt: skip
 def test_a_zone_that_no_clock_keeps_is_refused_with_the_nearest(tree, zone, fix):
     """Names are those of the IANA; what only the server's machine knows is none."""
