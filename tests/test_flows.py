@@ -546,7 +546,7 @@ def test_a_killed_worker_takes_its_run_with_it_and_the_next_one_ends_well(tmp_pa
             done = run(project, "prefect", "deployment", "run", "align/sdpo", "--watch", check=False, env=environment)
             assert (done.returncode, "is champion" in done.stdout) == (0, True), done.stdout
         listed = httpx.post(f"{api}/flow_runs/filter", json={"sort": "EXPECTED_START_TIME_ASC"}).json()
-        assert [r["state"]["name"] for r in listed if r["state"]["type"] != "SCHEDULED"][0] == "Crashed"
+        assert next(r["state"]["name"] for r in listed if r["state"]["type"] != "SCHEDULED") == "Crashed"
 
 
 def running(argument: str) -> bool:
