@@ -6,15 +6,13 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.concurrency.sync import concurrency
 from prefect.states import Completed, Failed
 
 from recalign.errors import RecalignError
 from recalign.layout import PARAMS
 from recalign.params import ObjectiveName, Params, load_params
 from reproduce import passed_on, reproduce
-
-GPU = "gpu"  # the one slot that every flow of the project shares; `flows/serve.py` creates it
+from runs import only_run
 
 
 @task(name="register", cache_policy=NO_CACHE, persist_result=False)
@@ -48,7 +46,7 @@ def align_in(root: Path, objective: ObjectiveName) -> State:
 def align(objective: ObjectiveName = "sdpo") -> State:
     """Align one objective in the working directory. Everything but the objective is read from params.yaml."""
     try:
-        with concurrency(GPU, occupy=1):
+        with only_run(Path.cwd(), f"align/{objective}", load_params().schedule):
             return align_in(Path.cwd(), objective)
     except RecalignError as error:  # one line for a person, not a stack trace
         return Failed(message=str(error))

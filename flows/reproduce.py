@@ -10,10 +10,12 @@ import time
 from collections import deque
 from pathlib import Path
 
+import httpx
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectException
 from prefect.states import Completed, Failed
 
 from graph import planned_stages
@@ -39,7 +41,7 @@ def reproduce_stage(name: str, root: Path, timeout_minutes: float) -> State:
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", name]
     code, timed_out = run(command, root, timeout_minutes * 60, on_line)
     state = _state(name, list(lines), code, timeout_minutes if timed_out else None)
-    create_markdown_artifact(
+    _note(
         key=f"stage-{re.sub(r'[^a-z0-9]+', '-', name.lower())}",
         markdown=f"**{state.name}** after {time.monotonic() - start:.1f} s\n\n```\n" + "\n".join(lines) + "\n```\n",
         description=f"stage {name}: its state and the end of its log",
@@ -64,8 +66,16 @@ def reproduce(root: Path, schedule: ScheduleParams) -> State:
         )
         if not state.is_completed():
             break
-    create_markdown_artifact(key="stages", markdown=_table(states), description="what DVC did with each stage")
+    _note(key="stages", markdown=_table(states), description="what DVC did with each stage")
     return _summary(states)
+
+
+def _note(key: str, markdown: str, description: str) -> None:
+    """Keep a text with the run; a server that is away for longer than Prefect's retries costs the text, not the run."""
+    try:
+        create_markdown_artifact(key=key, markdown=markdown, description=description)
+    except (httpx.HTTPError, PrefectException) as error:
+        get_run_logger().warning("the Prefect server did not take the artifact %s (%s)", key, type(error).__name__)
 
 
 def passed_on(state: State) -> State:

@@ -5,16 +5,16 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.concurrency.sync import concurrency
 from prefect.states import Completed, Failed
 
-from align import GPU, register_adapter
+from align import register_adapter
 from recalign.errors import RecalignError
 from recalign.layout import PARAMS
 from recalign.params import load_params
 from refresh import refresh
 from reproduce import passed_on, reproduce
-from worktree import commit_result, retrain_worktree, withdraw_result
+from runs import only_run
+from worktree import commit_result, keep_result, needs_git, retrain_worktree
 
 NOTHING_NEW = "nothing new"
 RETRY_DELAY_SECONDS = 30  # a source on the network may be back by then
@@ -33,7 +33,7 @@ def refresh_data(main: Path, worktree: Path) -> State:
 
 
 def retrain_in(main: Path, worktree: Path) -> State:
-    """Refresh, align, commit and register in `worktree`; a result that could not be registered leaves no commit."""
+    """Refresh, align, commit and register in `worktree`; what could not be registered is not kept, and tried again."""
     schedule = load_params(worktree / PARAMS).schedule
     refreshed = refresh_data.with_options(retries=schedule.retries)(main, worktree, return_state=True)
     if not refreshed.is_completed() or refreshed.name == NOTHING_NEW:
@@ -44,8 +44,8 @@ def retrain_in(main: Path, worktree: Path) -> State:
         return stages
     commit_result(worktree, f"Retrain on newer data: {refreshed.message}; {stages.message}")
     registered = register_adapter(params, None, worktree, home=main, return_state=True)
-    if not registered.is_completed():
-        withdraw_result(worktree)
+    if registered.is_completed():
+        keep_result(worktree)
     return passed_on(registered)
 
 
@@ -57,7 +57,8 @@ def retrain() -> State:
     """
     main = Path.cwd()
     try:
-        with concurrency(GPU, occupy=1), retrain_worktree(main) as worktree:
+        needs_git(main)
+        with only_run(main, "retrain/weekly", load_params().schedule), retrain_worktree(main) as worktree:
             return retrain_in(main, worktree)
     except RecalignError as error:  # one line for a person, not a stack trace
         return Failed(message=str(error))

@@ -1,61 +1,76 @@
 """Serve the deployments align/<objective> and retrain/weekly: `python flows/serve.py` in the project's root."""
 
 import sys
+import time
+from pathlib import Path
 
-import httpx
 from prefect import serve
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.deployments.runner import RunnerDeployment
-from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron
 from prefect.settings import get_current_settings
 
-from align import GPU, align
+from align import align
+from locks import guarded
+from recalign.doctor.prefect_server import server_fault
 from recalign.errors import RecalignError
 from recalign.params import Params, load_params
 from retrain import retrain
+from runs import close_dead_runs
+from worktree import needs_git, sweep
+
+SERVER_SECONDS = 5.0  # between two looks for a server that went away
 
 
 def deployments(params: Params) -> list[RunnerDeployment]:
     """align/<objective> for each of align.objectives, and retrain/weekly by the cron line of `schedule`."""
-    try:
-        weekly = Cron(params.schedule.cron, timezone=params.schedule.timezone)
-        scheduled = retrain.to_deployment(name="weekly", schedule=weekly)
-    except ValueError as error:
-        raise RecalignError(
-            f"params.yaml: schedule is cron {params.schedule.cron!r}, timezone {params.schedule.timezone!r}; give five "
-            f"cron fields and an IANA zone ({' '.join(str(error).split())})"
-        ) from None
+    weekly = Cron(params.schedule.cron, timezone=params.schedule.timezone)
     served = [align.to_deployment(name=name, parameters={"objective": name}) for name in params.align.objectives]
-    return [*served, scheduled]
+    return [*served, retrain.to_deployment(name="weekly", schedule=weekly)]
 
 
-def create_slot() -> None:
-    """Create the one GPU slot on the server where it is missing; a person's own number of slots is kept."""
-    with get_client(sync_client=True) as client:
-        try:
-            client.read_global_concurrency_limit_by_name(GPU)
-        except ObjectNotFound:
-            client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GPU, limit=1))
+def check_server() -> None:
+    """Raises RecalignError, with the address to set where one can be told, unless Prefect's server answers."""
+    fault = server_fault(get_current_settings().api.url)
+    if fault is not None:
+        raise RecalignError(f"{fault.found}; {fault.fix}")
+
+
+def clean(root: Path) -> list[str]:
+    """Report and remove what killed runs left in the project; a sentence for each, and for retrainings at work."""
+    said = close_dead_runs(root)
+    try:
+        needs_git(root)
+    except RecalignError as error:
+        return [*said, str(error)]  # align is served, and retrain would say the same
+    with guarded(root, "serve.py"):
+        return [*said, *sweep(root)]
 
 
 def main() -> int:
-    """Serve until interrupted; returns the exit code."""
+    """Serve until interrupted, also over an absence of the server; returns the exit code."""
+    root = Path.cwd()
     try:
         served = deployments(load_params())
-        create_slot()
+        check_server()
+        while True:
+            for sentence in clean(root):
+                print(f"flows/serve.py: {sentence}", file=sys.stderr)
+            try:
+                serve(*served)
+                return 0
+            except RuntimeError as error:  # what Prefect raises after some minutes without its server
+                print(f"flows/serve.py: {error} Waiting for the server", file=sys.stderr)
+                _wait_for_server()
     except RecalignError as error:
         print(f"flows/serve.py: {error}", file=sys.stderr)
         return 2
-    except (httpx.HTTPError, RuntimeError) as error:
-        url = get_current_settings().api.url
-        print(
-            f"flows/serve.py: no Prefect server at {url} ({error}); run 'prefect server start' first", file=sys.stderr
-        )
-        return 2
-    serve(*served)
-    return 0
+
+
+def _wait_for_server() -> None:
+    while (fault := server_fault(get_current_settings().api.url)) is not None:
+        if not fault.away:
+            raise RecalignError(f"{fault.found}; {fault.fix}")
+        time.sleep(SERVER_SECONDS)
 
 
 if __name__ == "__main__":

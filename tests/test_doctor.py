@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -89,7 +90,7 @@ def test_a_sound_project_has_nothing_to_mend(project, capsys):
     names = [f["name"] for f in told["findings"]]
     assert names == [
         "machine", "memory", "disk", "python", "packages", "repository", "params",
-        "threads", "data", "model", "device", "endpoint", "registry",
+        "threads", "data", "model", "device", "endpoint", "registry", "schedule",
     ]  # fmt: skip
     assert all(name in screen.out for name in names)
     assert "To mend" not in screen.out
@@ -126,6 +127,36 @@ def test_outside_of_a_project_the_mend_is_to_go_there(tmp_path, monkeypatch):
     findings = check_project()
     assert finding("repository", findings).mend == "run recalign in a clone, or 'git init' here"
     assert finding("params", findings).mend == "run recalign in the project's root, where params.yaml lies"
+
+
+def test_without_git_a_project_is_sound_where_dvc_was_told_so(tmp_path, monkeypatch):
+    """core.no_scm is a choice; where nobody made it, the mend is to make a repository."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    (tmp_path / ".dvc").mkdir()
+    assert finding("repository", check_project()).state == "fail"
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+    told = finding("repository", check_project())
+    assert told.state == "ok"
+    assert told.found == "no git repository here, and DVC works without (core.no_scm); only retrain needs git"
+
+
+def test_the_next_retraining_is_told_and_what_keeps_it_from_starting(project, tree, monkeypatch):
+    """The day shows what the cron line means; an address that was set has to answer."""
+    set_params(tree, schedule=tree["schedule"] | {"cron": "0 3 1 1 *", "timezone": "Europe/Berlin"})
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    told = finding("schedule", check_project())
+    assert (told.state, told.mend) == ("warn", "run 'prefect server start' first, else no run starts")
+    next_run = r"retrain/weekly by '0 3 1 1 \*' next on \w{3} \d{4}-01-01 03:00 Europe/Berlin"
+    assert re.match(f"{next_run}; no Prefect server at", told.found)
+
+
+def test_a_cron_line_with_another_meaning_fails_the_params(project, tree):
+    """Before any clock reads it."""
+    set_params(tree, schedule=tree["schedule"] | {"cron": "0 0 3 * * 1"})
+    told = finding("params", check_project())
+    assert (told.state, told.found) == ("fail", "params.yaml: schedule.cron is '0 0 3 * * 1'")
+    assert "'0 3 * * 1' where its first field counts seconds" in told.mend
 
 
 def test_more_threads_than_cores_are_told(project, tree):

@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -25,14 +25,16 @@ from registry_project import empty_registry, write_adapter, write_project
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "flows"))  # as `python flows/serve.py` has it
 
+import locks  # noqa: E402
 import reproduce  # noqa: E402
+import runs  # noqa: E402
 import serve  # noqa: E402
 import subprocesses  # noqa: E402
 from align import align  # noqa: E402
 from graph import planned_stages  # noqa: E402
 from refresh import refresh  # noqa: E402
-from retrain import NOTHING_NEW, retrain_in  # noqa: E402
-from worktree import dvc, git, output, retrain_worktree  # noqa: E402
+from retrain import NOTHING_NEW, retrain, retrain_in  # noqa: E402
+from worktree import commit_result, dvc, git, keep_result, output, retrain_worktree  # noqa: E402
 
 PIPELINE = """
 stages:
@@ -226,12 +228,89 @@ def test_a_deployment_an_objective_and_the_scheduled_retraining(project):
     assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 3 * * 1", "Europe/Berlin")
 
 
-@pytest.mark.parametrize("schedule", [{"cron": "every monday"}, {"timezone": "Middle/Earth"}])
-def test_a_schedule_that_no_clock_can_keep_is_one_line(project, schedule):
-    """The keys and both values are named."""
+@pytest.mark.parametrize("schedule", [{"cron": "0 0 3 * * 1"}, {"timezone": "Middle/Earth"}])
+def test_a_schedule_that_no_clock_can_keep_is_not_served(project, schedule, capsys):
+    """One line that names the key, and exit code 2."""
     set_params(project, schedule=schedule)
-    with pytest.raises(RecalignError, match=next(iter(schedule.values()))):
-        serve.deployments(load_params())
+    assert serve.main() == 2
+    said = capsys.readouterr().err
+    ((key, value),) = schedule.items()
+    assert said.startswith(f"flows/serve.py: params.yaml: schedule.{key} is {value!r}; ")
+    assert said.count("\n") == 1
+
+
+def test_a_run_waits_for_the_one_at_work_and_says_for_whom_it_waited_in_vain(project):
+    """Whoever works, and whichever server it reports to; schedule.wait_minutes bounds the wait."""
+    set_params(project, source="table", schedule={"retries": 0, "wait_minutes": 0})
+    with locks.held(locks.lock_folder(project) / "slot.lock", "retrain/weekly", 0, ""):
+        state = align("sdpo", return_state=True)
+    assert state.is_failed()
+    assert state.message.startswith(f"align/sdpo waited 0 minutes for retrain/weekly (process {os.getpid()} since ")
+    assert state.message.endswith("; stop that run, or raise schedule.wait_minutes in params.yaml")
+
+
+KILLED_RUN = """
+import os, sys
+from pathlib import Path
+from locks import try_lock
+try_lock(Path(sys.argv[1]), "align/sdpo")
+os._exit(9)
+"""
+
+
+def flow_process(root: Path, script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a script that imports the flows' modules in a project, as a process of its own."""
+    variables = subprocesses.environment(root)
+    variables["PYTHONPATH"] = os.pathsep.join([str(ROOT / "flows"), str(ROOT / "src")])
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True, check=False)
+
+
+def test_a_run_that_was_killed_is_crashed_at_the_next_start_and_a_living_one_is_left_alone(project):
+    """With the tasks in it, and what to do; what had ended keeps its state."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import Completed, Running
+
+    with get_client(sync_client=True) as client:
+        killed, living, ended = (
+            client.create_flow_run(align, parameters={"objective": "sdpo"}, state=state)
+            for state in (Running(), Running(), Completed())
+        )
+        folder = locks.lock_folder(project)
+        for run in (killed, ended):
+            flow_process(project, KILLED_RUN, folder / f"run-{run.id}.lock")
+        with locks.held(folder / f"run-{living.id}.lock", "align/sdpo", 0, ""):
+            (said,) = runs.close_dead_runs(project)
+        assert re.fullmatch(rf"align/sdpo \(process \d+\) was killed; its run {killed.id} is now Crashed", said)
+        states = [client.read_flow_run(run.id).state for run in (killed, living, ended)]
+        assert [state.name for state in states] == ["Crashed", "Running", "Completed"]
+        assert "start the run again, it goes on from the last finished stage or checkpoint" in states[0].message
+    assert sorted(path.name for path in folder.glob("run-*")) == [f"run-{living.id}.lock"]
+
+
+def test_an_address_that_is_no_api_is_answered_with_the_one_that_is(server, monkeypatch):
+    """Without /api, with the dashboard's path, another path, the other scheme, or none; and where no server is."""
+    from prefect.settings import get_current_settings
+
+    from recalign.doctor.prefect_server import server_fault
+
+    api = str(get_current_settings().api.url)
+    assert api.endswith("/api")
+    origin = api.removesuffix("/api")
+    assert server_fault(api) is None
+    assert server_fault(f"{api}/") is None
+    bare = server_fault(origin)
+    assert (bare.found.split(" (")[0], bare.fix) == (
+        f"no Prefect API at {origin}", f"set PREFECT_API_URL to {api}: add /api"
+    )  # fmt: skip
+    encrypted = origin.replace("http", "https")
+    for wrong in (f"{origin}/dashboard", f"{origin}/dashboard/", f"{api}/api", f"{api}/docs", encrypted):
+        assert server_fault(wrong).fix.startswith(f"set PREFECT_API_URL to {api}"), wrong
+    assert server_fault(origin.removeprefix("http://")).fix.startswith(f"set it to {origin}")
+    for empty in (None, "", " "):
+        assert server_fault(empty).fix == "unset it, or set it to http://127.0.0.1:4200/api"
+    nobody = server_fault(f"http://user:secret@127.0.0.1:{free_port()}/api")
+    assert (nobody.away, nobody.fix, "secret" in nobody.found) == (True, "run 'prefect server start' first", False)
 
 
 def retrained(project: Path):
@@ -252,6 +331,52 @@ def test_retraining_without_new_data_ends_with_nothing_new_and_leaves_nothing(pr
     assert git(project, "branch", "--list", "retrain/*") == ""
     assert git(project, "worktree", "list").count("\n") == 0
     assert git(project, "status", "--porcelain") == ""
+
+
+KILLED_RETRAINING = """
+import os, sys
+from pathlib import Path
+from worktree import commit_result, retrain_worktree
+with retrain_worktree(Path.cwd()) as worktree:
+    (worktree / "params.yaml").write_text((worktree / "params.yaml").read_text() + "# retrained\\n")
+    commit_result(worktree, "Retrain")
+    print(worktree.name, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_retraining_that_is_killed_before_it_is_registered_is_no_start_for_the_next(project):
+    """What it left is removed; one that lives keeps its checkout, and what was registered is the next start."""
+    start = git(project, "rev-parse", "HEAD")
+    done = flow_process(project, KILLED_RETRAINING)
+    assert done.returncode == -signal.SIGKILL
+    killed = done.stdout.strip()
+    assert (project / ".dvc/tmp" / killed).is_dir()
+    with retrain_worktree(project) as living:
+        assert not (project / ".dvc/tmp" / killed).exists()
+        assert git(living, "rev-parse", "HEAD") == start
+        with retrain_worktree(project) as second:
+            assert (living.is_dir(), second != living) == (True, True)
+            (second / "params.yaml").write_text((second / "params.yaml").read_text() + "# retrained\n")
+            registered = commit_result(second, "Retrain")
+            kept = keep_result(second)
+        assert (living.is_dir(), second.exists()) == (True, False)
+    assert git(project, "branch", "--list", "retrain*", "--format=%(refname:short)") == kept
+    with retrain_worktree(project) as third:
+        assert git(third, "rev-parse", "HEAD") == registered
+
+
+def test_without_git_the_stages_are_walked_and_only_retraining_is_refused(project):
+    """DVC itself was told so by core.no_scm."""
+    shutil.rmtree(project / ".git")
+    dvc(project, "config", "core.no_scm", "true")
+    assert [stage.name for stage in planned_stages(project)] == ["double", "last"]
+    aligned, retrained = align("sdpo", return_state=True), retrain(return_state=True)
+    assert (project / "last.txt").exists()
+    assert aligned.message.startswith("register failed")  # as this small project has nothing to register
+    assert retrained.message.startswith("retrain needs git, for its result is a branch, and ")
+    assert retrained.message.endswith("or run align/<objective>, which needs no git")
+    assert serve.clean(project) == [retrained.message]
 
 
 @pytest.mark.slow
@@ -354,6 +479,89 @@ def test_the_readmes_three_commands_run_a_deployment_and_report_its_end(tmp_path
             assert (failed.returncode, "stage all failed: it is broken" in failed.stdout) == (1, True), failed.stdout
 
 
+def test_prefect_yaml_deploys_both_flows_with_the_schedule_of_params_yaml(project):
+    """`prefect deploy --all` against a server with the pool: names, entry points, parameters, cron line and folder."""
+    from prefect.settings import get_current_settings
+
+    api = str(get_current_settings().api.url)
+    shutil.copy(ROOT / "prefect.yaml", project / "prefect.yaml")
+    shutil.copytree(ROOT / "flows", project / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    set_params(project, schedule={"cron": "30 4 * * 2", "timezone": "Europe/Berlin"})
+    httpx.post(f"{api}/work_pools/", json={"name": "local", "type": "process"}).raise_for_status()
+    variables = {"PREFECT_API_URL": api, "PYTHONPATH": str(ROOT / "src")}
+    run(project, "prefect", "--no-prompt", "deploy", "--all", env=variables)
+    sdpo, weekly = (
+        httpx.get(f"{api}/deployments/name/{name}").raise_for_status().json()
+        for name in ("align/sdpo", "retrain/weekly")
+    )
+    assert (sdpo["entrypoint"], sdpo["parameters"], sdpo["schedules"]) == (
+        "flows/align.py:align", {"objective": "sdpo"}, []
+    )  # fmt: skip
+    assert (weekly["entrypoint"], weekly["parameters"]) == ("flows/retrain.py:retrain", {})
+    assert [s["schedule"] for s in weekly["schedules"]] == [
+        {"cron": "30 4 * * 2", "timezone": "Europe/Berlin", "day_or": True}
+    ]
+    for deployed in (sdpo, weekly):
+        assert deployed["work_pool_name"] == "local"
+        (step,) = deployed["pull_steps"]
+        assert step["prefect.deployments.steps.set_working_directory"]["directory"] == str(project.resolve())
+
+
+def test_prefect_yaml_deploys_what_serve_serves_by_default():
+    """The same names and parameters in both."""
+    tree = YAML(typ="safe").load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
+    default = serve.deployments(load_params(ROOT / "params.yaml"))
+    served = {(d.name, d.entrypoint.rpartition("flows/")[2]): d for d in default}
+    assert {(d["name"], d["entrypoint"].removeprefix("flows/")) for d in tree["deployments"]} == set(served)
+    for deployment in tree["deployments"]:
+        key = (deployment["name"], deployment["entrypoint"].removeprefix("flows/"))
+        assert deployment.get("parameters", {}) == served[key].parameters
+
+
+@pytest.mark.slow
+def test_a_killed_worker_takes_its_run_with_it_and_the_next_one_ends_well(tmp_path):
+    """A work pool by prefect.yaml: what was killed is Crashed on the server, and nothing runs on by itself."""
+    project = copy_project(tmp_path / "project", schedule__retries=0, budget="smoke")
+    write_project(load_params(project / "params.yaml"), project / "params.yaml", tmp_path / "made")
+    pipeline = READY_MADE.format(made=tmp_path / "made").replace("raw/table", "raw/simulated")
+    (project / "dvc.yaml").write_text(pipeline.replace("cmd: cp", "cmd: sleep 7741; cp"), encoding="utf-8")
+    git(project, "rm", "-r", "--quiet", "data/models", "dvc.lock")  # the one stage owns both here
+    dvc(project, "pull", "--quiet", "data/raw/films.dvc")
+    shutil.copy(empty_registry(), project / "mlflow.db")
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    environment = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect")}
+    worker = ("prefect", "worker", "start", "--pool", "local")
+    with started(project, environment, "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)):
+        wait_for(f"{api}/health")
+        run(project, "prefect", "work-pool", "create", "local", "--type", "process", env=environment)
+        run(project, "prefect", "--no-prompt", "deploy", "--all", env=environment)
+        with started(project, environment, *worker) as process:
+            run(project, "prefect", "deployment", "run", "align/sdpo", env=environment)
+            assert until(lambda: running("sleep 7741"))
+            process.kill()
+            assert until(lambda: not running("sleep 7741"))
+        (project / "dvc.yaml").write_text(pipeline, encoding="utf-8")
+        with started(project, environment, *worker):
+            done = run(project, "prefect", "deployment", "run", "align/sdpo", "--watch", check=False, env=environment)
+            assert (done.returncode, "is champion" in done.stdout) == (0, True), done.stdout
+        listed = httpx.post(f"{api}/flow_runs/filter", json={"sort": "EXPECTED_START_TIME_ASC"}).json()
+        assert next(r["state"]["name"] for r in listed if r["state"]["type"] != "SCHEDULED") == "Crashed"
+
+
+def running(argument: str) -> bool:
+    """Whether a process has this in its command line."""
+    return subprocess.run(["pgrep", "-f", argument], capture_output=True).returncode == 0
+
+
+def until(holds: Callable[[], bool], seconds: float = 180) -> bool:
+    """Whether something comes to hold."""
+    end = time.monotonic() + seconds
+    while not (held := holds()) and time.monotonic() < end:
+        time.sleep(0.5)
+    return held
+
+
 def planned_runs(api: str) -> set[str]:
     """The deployments that the server's scheduler has planned runs of."""
     scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
@@ -370,14 +578,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def started(project: Path, environment: dict[str, str], *command: str) -> Iterator[None]:
+def started(project: Path, environment: dict[str, str], *command: str) -> Iterator[subprocess.Popen[bytes]]:
     """A command that runs in the project until the block ends."""
     variables = subprocesses.environment(project) | environment
     process = subprocess.Popen(command, cwd=project, env=variables, start_new_session=True)
     try:
-        yield
+        yield process
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # killed, and its group with it
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
 
 

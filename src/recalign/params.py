@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from recalign.cron import check_zone, parse_cron
 from recalign.errors import RecalignError
 from recalign.layout import PARAMS
 
@@ -308,6 +309,19 @@ class ScheduleParams(Section):
     timezone: str
     retries: int = Field(ge=0)
     timeout_minutes: float = Field(gt=0.0)
+    wait_minutes: float = Field(ge=0.0)
+
+    @field_validator("cron")
+    @classmethod
+    def _one_meaning(cls, cron: str) -> str:
+        parse_cron(cron)
+        return cron
+
+    @field_validator("timezone")
+    @classmethod
+    def _exists(cls, timezone: str) -> str:
+        check_zone(timezone)
+        return timezone
 
 
 class Params(Section):

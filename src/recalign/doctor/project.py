@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from recalign import layout
 from recalign.artifacts import MANIFEST, read_json, verify
+from recalign.cron import parse_cron
 from recalign.doctor.findings import Finding, State, from_error
+from recalign.doctor.prefect_server import VARIABLE, configured_url, server_fault
 from recalign.errors import RecalignError
 from recalign.params import Params, load_params
 
@@ -113,16 +116,31 @@ def _packages() -> Result:
 
 
 def _repository() -> Result:
-    missing = [name for name in ("git", "dvc") if shutil.which(name) is None]
-    if missing:
-        mend = "install git; dvc comes with recalign, so activate its virtual environment"
-        return "fail", f"{' and '.join(missing)} cannot be found on PATH", mend
-    inside = subprocess.run(["git", "rev-parse", "--is-inside-work-tree"], capture_output=True, check=False)
-    if inside.returncode:
-        return "fail", "this folder is in no git repository", "run recalign in a clone, or 'git init' here"
-    if not Path(".dvc").is_dir():
+    if shutil.which("dvc") is None:
+        mend = "dvc comes with recalign, so activate its virtual environment"
+        return "fail", "dvc cannot be found on PATH", mend
+    if not Path(".dvc").is_dir() and (shutil.which("git") is None or _in_git()):
         return "fail", "this folder has no .dvc", "run recalign in the project's root, or 'dvc init' here"
-    return "ok", "git and DVC find their repositories", ""
+    if shutil.which("git") is not None and _in_git():
+        return "ok", "git and DVC find their repositories", ""
+    if Path(".dvc").is_dir() and _without_git():
+        return "ok", "no git repository here, and DVC works without (core.no_scm); only retrain needs git", ""
+    if shutil.which("git") is None:
+        mend = "install git, or 'dvc config core.no_scm true' to work without; only retrain needs git"
+        return "fail", "git cannot be found on PATH", mend
+    return "fail", "this folder is in no git repository", "run recalign in a clone, or 'git init' here"
+
+
+def _in_git() -> bool:
+    command = ["git", "rev-parse", "--is-inside-work-tree"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _without_git() -> bool:
+    """Whether DVC was told to work without git."""
+    command = ["dvc", "config", "core.no_scm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip().lower() == "true"
 
 
 def _threads(params: Params) -> Result:
@@ -223,6 +241,19 @@ def _endpoint(params: Params) -> Result:
     return "ok", f"{url} serves {params.profiles.endpoint_model}", ""
 
 
+def _schedule(params: Params) -> Result:
+    cron, zone = params.schedule.cron, params.schedule.timezone
+    run = next(parse_cron(cron).after(datetime.now(UTC), zone))
+    found = f"retrain/weekly by '{cron}' next on {run:%a %Y-%m-%d %H:%M} {zone}"
+    url = configured_url()
+    fault = server_fault(url)
+    if fault is None:
+        return "ok", f"{found}; a Prefect server answers", ""
+    if fault.away and VARIABLE not in os.environ:
+        return "ok", f"{found}, once 'prefect server start' and 'python flows/serve.py' run", ""
+    return "warn", f"{found}; {fault.found}", f"{fault.fix}, else no run starts"
+
+
 def _registry(params: Params) -> Result:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri.startswith(("http://", "https://")):
@@ -256,4 +287,5 @@ PROJECT: dict[str, Callable[[Params], Result]] = {
     "device": _device,
     "endpoint": _endpoint,
     "registry": _registry,
+    "schedule": _schedule,
 }
