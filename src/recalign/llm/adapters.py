@@ -193,10 +193,11 @@ def save_adapter(language_model: "LanguageModel", folder: Path) -> None:
     """Write the adapter into an existing folder (one that `artifacts.folder` yields): weights, configuration, base.
 
     The configuration names the base by id instead of this machine's path, and its lists are sorted: equal
-    adapters are equal bytes.
+    adapters are equal bytes. Raises RecalignError where training left values that are not finite.
     """
     # "auto" would ask the Hub whether the vocabulary grew; embeddings are never trained here
     language_model.model.save_pretrained(str(folder), save_embedding_layers=False)
+    _check_finite(folder / WEIGHTS, "the adapter that was trained")
     (folder / "README.md").unlink(missing_ok=True)
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = language_model.identity["id"]
