@@ -54,6 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as with `| head`: whoever read has enough
         console.mute()
         return CLOSED_PIPE
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # rich makes it an exit with 1, which here means a finding
+            return CLOSED_PIPE
+        raise
     except OSError as error:
         console.mute()
         print(f"recalign: the output cannot be written ({error}); make room, or send it elsewhere", file=sys.stderr)
