@@ -121,7 +121,7 @@ def test_two_writers_leave_each_other_alone_and_the_later_one_stays(tmp_path):
 
 @pytest.mark.parametrize("kind", ["text", "parquet", "safetensors", "folder"])
 def test_a_full_disk_is_one_line_and_the_old_state_is_kept(kind, tmp_path):
-    """A real limit of the system on the size of files, in a process of its own; each library has an error of its own."""
+    """A real limit on the size of files, in a process of its own; each library has an error of its own."""
     place = tmp_path / "out"
     with artifacts.folder(place) as partial:
         (partial / "a").write_text("old")

@@ -11,7 +11,6 @@ import pytest
 
 from recalign import console
 from recalign.cli import main, subcommands
-
 from recalign.doctor.findings import Finding, print_findings
 from recalign.stages.recommend import _print as print_recommendation
 

@@ -19,7 +19,7 @@ from recalign.llm.base import fetch_base, load_language_model
 from recalign.llm.model_files import check_model_files
 from recalign.params import BaseParams, LoraParams
 
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daa\nsize 134\n"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 134\n"
 LORA = LoraParams(rank=4, alpha=8.0, dropout=0.0, targets="all-linear")
 
 
@@ -112,16 +112,16 @@ def larger_tokenizer(place: Path) -> None:
 
 
 BASES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "pointer": (lambda p: (p / "model.safetensors").write_bytes(POINTER), "model.safetensors is a Git LFS pointer.*lfs pull"),
+    "pointer": (lambda p: (p / "model.safetensors").write_bytes(POINTER), "is a Git LFS pointer.*lfs pull"),
     "config pointer": (lambda p: (p / "config.json").write_bytes(POINTER), "config.json is a Git LFS pointer"),
     "tokenizer pointer": (lambda p: (p / "tokenizer.json").write_bytes(POINTER), "tokenizer.json is a Git LFS pointer"),
     "half": (lambda p: cut(p / "model.safetensors", 0.5), r"holds [\d,]+ of [\d,]+ bytes, so it was cut short"),
     "half a header": (lambda p: cut(p / "model.safetensors", 0.001), "so it was cut short"),
     "empty": (lambda p: (p / "model.safetensors").write_bytes(b""), "holds 0 bytes, which is no safetensors file"),
     "page": (lambda p: (p / "model.safetensors").write_text("<!doctype html>" * 9), "is no safetensors file"),
-    "longer": (lambda p: (p / "model.safetensors").open("ab").write(b"00") and None, "bytes where .* belong"),
+    "longer": (lambda p: (p / "model.safetensors").open("ab").write(b"00"), "bytes where .* belong"),
     "cut shard": (cut_shard, "model-00002-of-00002.safetensors holds .* so it was cut short"),
-    "lost shard": (lose_shard, r"1 of 2 weight files that model.safetensors.index.json lists are missing \(model-00002"),
+    "lost shard": (lose_shard, r"1 of 2 weight files that model.safetensors.index.json lists are missing \(model-0"),
     "lost index": (lose_index, "neither model.safetensors nor model.safetensors.index.json"),
     "lying index": (lying_index, "model-00001-of-00002.safetensors lacks .*, which model.safetensors.index.json says"),
     "no layer": (without_a_layer, r"\d+ tensors that config.json asks for are in no weight file \(model.layers.1"),
@@ -254,20 +254,20 @@ def halved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 WITHOUT_MODEL: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "unknown key": (edited(quantum_rank=3, peft_version="9.0"), r"sets quantum_rank, which PEFT .* \(it was written by 9.0"),
+    "unknown key": (edited(quantum_rank=3, peft_version="9.0"), r"sets quantum_rank, which PEFT .* written by 9"),
     "unknown type": (edited(peft_type="SHIRA9"), "has peft_type 'SHIRA9'; only 'LORA' adapters"),
     "bad value": (edited(layers_pattern="layers", layers_to_transform=None), "adapter_config.json cannot be followed"),
     "config cut short": (lambda p: cut(p / "adapter_config.json", 0.5), "adapter_config.json is not JSON"),
     "pointer": (lambda p: (p / "adapter_model.safetensors").write_bytes(POINTER), "is a Git LFS pointer"),
     "half": (lambda p: cut(p / "adapter_model.safetensors", 0.5), "so it was cut short"),
-    "pickle": (lambda p: (p / "adapter_model.safetensors").rename(p / "adapter_model.bin"), "adapter_model.bin only, a pickle"),
+    "pickle": (lambda p: (p / "adapter_model.safetensors").rename(p / "adapter_model.bin"), "only, a pickle"),
     "not finite": (with_tensors(not_a_number), r"holds values that are not finite \(NaN or infinity\)"),
     "other base": (lambda p: write_json(p / "recalign.json", {"base": {"id": "other", "sha256": "f" * 64}}),
                    r"was trained on base other \(sha256 ffff.*\), not on tiny-random"),
 }  # fmt: skip
 WITH_MODEL: dict[str, tuple[Callable[[Path], Any], str]] = {
     "shapes": (with_tensors(doubled), r"was trained on Org/Theirs and does not fit base tiny-random: its matrix for"),
-    "modules": (with_tensors(renamed), r"was trained on Org/Theirs and does not fit base tiny-random: it adapts .*c_attn"),
+    "modules": (with_tensors(renamed), r"trained on Org/Theirs and does not fit base tiny-random: it adapts .*c_attn"),
     "half the layers": (with_tensors(halved), r"lacks weights for .*layers\.1\."),
     "narrower targets": (edited(target_modules=["q_proj"]), "holds weights that its configuration does not name"),
 }  # fmt: skip

@@ -169,7 +169,7 @@ def test_an_adapter_from_elsewhere_is_told_where_to_go(
     small = params.model_copy(update={"base": params.base.model_copy(update={"model": "tiny-random"})})
     registry_project.write_base(small, tmp_path)
     (tmp_path / "data/models/sft").rename(tmp_path / "my-adapter")
-    with pytest.raises(RecalignError, match=r"neither trained nor evaluated.*data/models/other/my-adapter.*docs/transfer"):
+    with pytest.raises(RecalignError, match=r"neither trained nor evaluated.*models/other/my-adapter.*docs/transfer"):
         rank(small, write(tmp_path, CASE), items, tmp_path / "o", adapter="my-adapter")
 
 

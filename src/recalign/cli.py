@@ -1,7 +1,7 @@
 """The command line: one subcommand a stage of dvc.yaml, one a thing that a user does. Thin: it parses and calls.
 
-Exit codes: 0 well; 1 a finding, where a command judges, and nothing else; 2 something the user can fix, or an unforeseen
-fault, whose stack trace is kept in a file (one line either way); 130 interrupted; 141 nobody reads the output.
+Exit codes: 0 well; 1 a finding, where a command judges, and nothing else; 2 something the user can fix, or an
+unforeseen fault, whose stack trace is kept in a file (one line either way); 130 interrupted; 141 nobody reads on.
 """
 
 import argparse

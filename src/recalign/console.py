@@ -58,4 +58,5 @@ def _plain(character: str) -> str:
     if spelled:
         return spelled
     name = unicodedata.name(character, "")
-    return name.partition(" LETTER ")[2].split(" ")[0].lower() if name.startswith("GREEK") and " LETTER " in name else "?"
+    script, _, letter = name.partition(" LETTER ")
+    return letter.split(" ")[0].lower() if letter and script.startswith("GREEK") else "?"

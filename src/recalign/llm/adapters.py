@@ -31,7 +31,7 @@ def adapter_digest(folder: Path) -> str:
 
 
 def check_adapter(folder: Path, identity: dict[str, Any]) -> None:
-    """Refuse a folder that is no whole LoRA adapter, or one that was trained on another base than `identity` (base.json).
+    """Refuse a folder that is no whole LoRA adapter, or one trained on another base than `identity` (a base.json).
 
     It needs no model, so the first stage that sees an adapter can ask. Raises RecalignError naming the file and the fix
     for weights that are missing, a pickle, a Git LFS pointer, cut short, changed since they were written or not finite,
@@ -76,7 +76,8 @@ def _check_config(config: dict[str, Any], called: str) -> None:
     if kind != "LORA":
         raise RecalignError(f"{called}: {CONFIG} has peft_type {kind!r}; only 'LORA' adapters can be read")
     known = {field.name for field in dataclasses.fields(peft.LoraConfig)} | {"auto_mapping", "peft_version"}
-    unknown = sorted(key for key, value in config.items() if key not in known and value not in (None, False, {}, [], ""))
+    off = (None, False, {}, [], "")  # what a newer PEFT writes of what was not used
+    unknown = sorted(key for key, value in config.items() if key not in known and value not in off)
     if unknown:
         writer = config.get("peft_version")
         raise RecalignError(

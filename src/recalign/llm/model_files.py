@@ -1,4 +1,4 @@
-"""Whether a folder holds a whole base model: what a download, a clone or a copy leaves out is named before it is used."""
+"""Whether a folder holds a whole base model: what a download, a clone or a copy left out is named before use."""
 
 import json
 import struct
@@ -71,7 +71,7 @@ def check_whole(file: Path, called: str) -> dict[str, Any]:
 def read_config(file: Path, called: str) -> dict[str, Any]:
     """A JSON object of a model or an adapter. Raises RecalignError where there is none, or a Git LFS pointer."""
     if not file.is_file():
-        raise RecalignError(f"{called} has no {file.name}; give the whole folder, as 'save_pretrained' or the Hub has it")
+        raise RecalignError(f"{called} has no {file.name}; give the whole folder, as 'save_pretrained' writes it")
     content = file.read_bytes()
     _refuse_pointer(file, content, called)
     try:

@@ -177,7 +177,8 @@ def _lines(path: Path, option: str) -> Iterator[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RecalignError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8, as with iconv -f ITS-ENCODING -t UTF-8") from None
+        fix = "save it as UTF-8, as with iconv -f ITS-ENCODING -t UTF-8"
+        raise RecalignError(f"{path} is not UTF-8 (byte {error.start}); {fix}") from None
     except (FileNotFoundError, IsADirectoryError):
         raise RecalignError(f"{path} is not a file; {option} names one") from None
     except OSError as error:
@@ -255,7 +256,8 @@ def _is_large(value: object) -> bool:
 
 
 def _beyond(digits: str) -> str:
-    return f"{digits[:30]}, which no 64-bit whole number holds ({SMALLEST} to {LARGEST_ID}); renumber the ids in all files"
+    allowed = f"{SMALLEST} to {LARGEST_ID}"
+    return f"{digits[:30]}, which no 64-bit whole number holds ({allowed}); renumber the ids in all files"
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
