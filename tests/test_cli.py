@@ -1,5 +1,6 @@
 """The command line is quick, complete and kind."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,51 @@ def test_what_a_command_says_is_no_exit_code(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("recalign.cli._params", lambda: None)
     monkeypatch.setattr("recalign.cli._call", lambda name: lambda *a, **k: "version 1 is champion")
     assert main(["register"]) == 0
+
+
+def faulty(*_: object, **__: object) -> None:
+    raise KeyError("nobody foresaw this\nnor this")
+
+
+def test_an_unforeseen_fault_is_one_line_and_its_trace_is_kept(tmp_path: Path, monkeypatch, capsys):
+    """Never exit code 1, which audit, doctor and their like use for what they found."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("")
+    monkeypatch.setattr("recalign.cli._call", lambda name: faulty)
+    for command in (["audit", "--cases", "c.jsonl"], ["doctor"]):
+        assert main(command) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"recalign {command[0]}: unforeseen fault (KeyError: ")
+    kept = sorted((tmp_path / "data" / "cache" / "faults").iterdir())
+    assert len(kept) == 2
+    assert "in faulty" in kept[0].read_text(encoding="utf-8")
+    assert str(kept[1].relative_to(tmp_path)) in line
+
+
+def test_outside_a_project_the_trace_is_kept_in_the_temporary_folder(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr("recalign.cli._call", lambda name: faulty)
+    assert main(["audit", "--cases", "c.jsonl"]) == 2
+    assert str(tmp_path / "temporary" / "recalign-audit-") in capsys.readouterr().err
+    assert [each.name for each in tmp_path.iterdir()] == ["temporary"]
+
+
+@pytest.mark.parametrize("way", ["option", "variable"])
+def test_whoever_debugs_sees_the_trace_itself(way, monkeypatch):
+    monkeypatch.setattr("recalign.cli._call", lambda name: faulty)
+    if way == "variable":
+        monkeypatch.setenv("RECALIGN_DEBUG", "1")
+    with pytest.raises(KeyError):
+        main([*(["--debug"] if way == "option" else []), "audit", "--cases", "c.jsonl"])
+
+
+def test_a_path_that_the_system_refuses_is_named(tmp_path: Path, monkeypatch, capsys):
+    """As an output folder that is a file: no fault of recalign, so no trace."""
+    cases = tmp_path / "cases.jsonl"
+    rows = [{"history": [1], "candidates": [3, 4], "target": 4, "case": n, "user_id": n} for n in range(3)]
+    cases.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert main(["audit", "--cases", str(cases), "--json", str(cases / "out.json")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"recalign audit: {cases}")
+    assert "unforeseen" not in line

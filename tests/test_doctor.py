@@ -176,6 +176,24 @@ def test_a_hub_model_needs_a_revision(project, tree):
     )
 
 
+def test_a_branch_of_the_hub_is_no_revision(project, tree):
+    """It moves; the stage base refuses it for the same reason."""
+    set_params(tree, base=tree["base"] | {"model": "owner/name", "revision": "main"})
+    told = finding("model", check_project())
+    assert (told.state, told.found) == ("fail", "base.revision main is a branch or tag, which can move")
+
+
+def test_a_folder_that_the_stage_base_would_refuse_is_no_whole_model(project, tree, tmp_path):
+    """The doctor asks what the stage asks: here, of a clone without Git LFS."""
+    fetch_base(parse_params(tree).base, tmp_path / "clone")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n"
+    (tmp_path / "clone" / "model.safetensors").write_text(pointer)
+    set_params(tree, base=tree["base"] | {"model": str(tmp_path / "clone")})
+    told = finding("model", check_project())
+    assert told.state == "fail"
+    assert "model.safetensors is a Git LFS pointer" in told.found
+
+
 def test_a_changed_weight_file_is_found(project, tree):
     """The model's folder is checked against its manifest."""
     base = parse_params(tree).base

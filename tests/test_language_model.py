@@ -325,3 +325,23 @@ def test_a_choice_among_candidates_does_not_rank_the_whole_catalogue_and_a_named
     assert catalogue_rule("auto", less) == catalogue_rule("auto", reward) == RankingRule()
     assert catalogue_rule("logprob_less_prior", less) == less
     assert catalogue_rule("reward", reward) == reward
+
+
+@pytest.mark.parametrize("rule", [RankingRule(), RankingRule("logprob_less_prior", 0.5)])
+def test_a_model_whose_weights_are_not_finite_answers_nothing_but_its_name(
+    rule: RankingRule, builder: PromptBuilder, tmp_path: Path
+) -> None:
+    """Lists, the whole catalogue and a search of it; and nothing of it is kept for the next run."""
+    broken = language_model(seed=3)
+    with torch.no_grad():
+        next(iter(broken.model.parameters())).fill_(torch.nan)
+    ranker = LanguageModelRecommender(broken, builder, ITEMS, "llm-broken", rule, batch=2, store=tmp_path)
+    for ask in (
+        lambda: ranker.scores(REQUESTS, LISTS),
+        lambda: ranker.scores(REQUESTS, None),
+        lambda: ranker.rank_items([1, 2], None, 3),
+        lambda: ranker.rank_items([1, 2], [3, 4], 3),
+    ):
+        with pytest.raises(RecalignError, match="'llm-broken' gives log-probs that are not finite"):
+            ask()
+    assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ import pytest
 
 from recalign.errors import RecalignError
 from recalign.params import Params, parse_params
-from recalign.recommenders.case_file import read_catalogue, read_file_cases
+from recalign.recommenders.case_file import read_catalogue, read_file_cases, read_file_log
 from recalign.stages.rank import rank
 
 TITLES = {1: "Alien", 2: "Heat", 3: "Fargo, or a \u2028 snow", 4: "Up", 5: "Jaws"}
@@ -86,6 +86,91 @@ def test_a_bad_line_is_named_with_its_file_and_number(items: Path, tmp_path: Pat
     cases = write(tmp_path, CASE, line)
     with pytest.raises(RecalignError, match=rf"cases\.jsonl:2: .*{said}"):
         read_file_cases(cases, read_catalogue(items))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (json.dumps(CASE | {"target": 2**63}), r"target holds 9223372036854775808, which no 64-bit whole number holds"),
+        (json.dumps(CASE | {"user_id": 2**64 - 1}), r"user_id holds 18446744073709551615, .*renumber the ids"),
+        (json.dumps(CASE | {"history": [1, -(2**63) - 1]}), r"history holds -9223372036854775809"),
+        ('{"case": 1, "user_id": ' + "9" * 5000 + "}", "cannot be read"),
+        (json.dumps(CASE)[:-1] + ', "target": 5}', "field 'target' stands twice"),
+        ("[" * 100_000, "cannot be read|not JSON"),
+        (json.dumps(CASE | {"target": 4.0}), r"target is 4\.0; a whole number is needed"),
+        (json.dumps(CASE | {"history": [None]}), r"history is \[null\]"),
+        (json.dumps(CASE | {"history": {"1": 2}}), "a list of item ids is needed"),
+        (json.dumps(CASE | {"candidates": [], "case": 1}), "candidates are empty"),
+        (json.dumps(CASE | {"case": float("nan")}), "case is NaN"),
+        ("\0", "a NUL byte, so it is no text in UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_line_that_no_table_can_hold_is_named_not_thrown(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(RecalignError, match=rf"cases\.jsonl:2: .*({said})") as caught:
+        read_file_cases(write(tmp_path, CASE, line), None)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_of_a_case_may_be_any_whole_number(tmp_path: Path) -> None:
+    """A name is no id: unsigned 64-bit hashes are fine."""
+    assert read_file_cases(write(tmp_path, CASE | {"case": 2**64 - 1}), None)[0].case == 2**64 - 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1,Alien\n18446744073709551615,Heat\n", ":3: item_id is 18446744073709551615, which no 64-bit"),
+        (f"{'9' * 5000},Heat\n", ":2: item_id is 9{30}, which no 64-bit"),
+        ("--5,Heat\n", ":2: item_id is '--5'; a whole number is needed"),
+        ("1,Alien\n2,\"Heat\n3,Up\n", ":3: .*a quote that opens here is not closed"),
+        ("1,Alien\n2,\"Heat\n" + "3,Up and away\n" * 20_000, ":3: .*a quote that opens here is not closed"),
+        ("1,\"Alien\n2,Heat\n3,Up\"\n4,Jaws\n", ":2: a quote that opens here is closed 2 lines later"),
+        ("1,\"Alien\" (1979)\n2,Heat\n", ":2: .*or one stands inside a field"),
+        ("1,Heat, the film\n", ":2: 3 fields, but the header has 2; put a field that holds a comma into double quotes"),
+        ("1,Alien\n2\n", ":3: 1 fields, but the header has 2"),
+        ("1,Alien\n,\n", ":3: item_id is ''"),
+        (f"1,{'A' * 100_001}\n", ":2: a field of 100,001 characters; 100,000 are allowed"),
+        ("1,Ali\0en\n", ":2: a NUL byte"),
+    ],
+)
+def test_no_row_of_a_catalogue_is_lost_or_taken_into_another(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "items.csv"
+    path.write_bytes(b"item_id,title\n" + text.encode())
+    with pytest.raises(RecalignError, match=said) as caught:
+        read_catalogue(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("user_id,item_id\n1,15755400384260043839\n", ":2: item_id is 15755400384260043839, which no 64-bit"),
+        ("user_id,item_id,timestamp\n1,2,5\n1,3,\n", "'timestamp' must hold numbers"),
+        ("user_id,item_id,timestamp\n1,2,nan\n", "'timestamp' must hold numbers"),
+        ("user_id,item_id,timestamp\n1,2,2020-01-01\n1,3,\n", "'timestamp' must hold numbers"),
+        ("user_id,item_id,item_id\n1,2,3\n", "has the column 'item_id' 2 times"),
+        ("user_id,item_id\n", "holds no row"),
+    ],
+)
+def test_a_log_for_the_audit_is_read_whole_or_refused(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    with pytest.raises(RecalignError, match=said):
+        read_file_log(path, "--interactions")
+
+
+def test_an_adapter_from_elsewhere_is_told_where_to_go(
+    params: Params, items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training 'my-adapter' as an objective would not help: docs/transfer.md does."""
+    import registry_project
+
+    monkeypatch.chdir(tmp_path)
+    small = params.model_copy(update={"base": params.base.model_copy(update={"model": "tiny-random"})})
+    registry_project.write_base(small, tmp_path)
+    (tmp_path / "data/models/sft").rename(tmp_path / "my-adapter")
+    with pytest.raises(RecalignError, match=r"neither trained nor evaluated.*models/other/my-adapter.*docs/transfer"):
+        rank(small, write(tmp_path, CASE), items, tmp_path / "o", adapter="my-adapter")
 
 
 def test_bad_input_leaves_no_output(params: Params, items: Path, train: Path, tmp_path: Path) -> None:

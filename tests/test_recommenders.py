@@ -15,7 +15,7 @@ import torch
 from scipy import sparse
 
 from recalign import columns as c
-from recalign.artifacts import file_digest, read_json, verify
+from recalign.artifacts import file_digest, folder, read_json, verify
 from recalign.data.records import Items
 from recalign.data.simulator import days_since_start, load_catalogue, next_item_log_probs, simulate
 from recalign.errors import RecalignError
@@ -34,6 +34,7 @@ from recalign.recommenders.next_item import fit_next_item
 from recalign.recommenders.oracle import Oracle
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.seam import Recommender, Request, top
+from recalign.recommenders.store import save_state
 from recalign.recommenders.train_log import fit_on_log, read_train_log
 from recalign.recommenders.tuning import GRID, tuned_item_knn
 from recalign.stages.baselines import baselines
@@ -489,3 +490,19 @@ def test_item_knn_tuned_on_lastfms_train_users_hits_half_of_the_cases(shared_dat
     ranks = target_ranks(scores.numpy(), target_places(lists, [case["target"] for case in cases]))
     assert len(cases) == 1211
     assert metric_values("hr_at_1", ranks).mean() >= 0.49
+
+
+@pytest.mark.parametrize("kind", FITTED)
+def test_a_recommender_whose_files_were_changed_or_are_not_finite_is_refused(kind, tmp_path):
+    """A flipped bit beside its manifest, then numbers that diverged, saved or loaded."""
+    name = FITTED[kind].name
+    with folder(tmp_path / name) as partial:
+        FITTED[kind].save(partial)
+    file = tmp_path / name / "model.safetensors"
+    whole = bytearray(file.read_bytes())
+    whole[-1] ^= 64
+    file.write_bytes(bytes(whole))
+    with pytest.raises(RecalignError, match=r"model\.safetensors was changed after it was written"):
+        load_fitted(name, tmp_path / name, CATALOGUE)
+    with pytest.raises(RecalignError, match=f"the recommender '{name}' holds values that are not finite"):
+        save_state(tmp_path / "bad", name, CATALOGUE, {"weights": np.array([1.0, np.nan])}, {})

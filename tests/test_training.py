@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import tiny
 from recalign.artifacts import file_digest, verify
@@ -180,6 +181,43 @@ def test_a_damaged_checkpoint_is_left_aside(tmp_path, monkeypatch, caplog):
     with caplog.at_level("INFO"):
         run(again, tmp_path)
     assert "the checkpoint is damaged" in caplog.text
+    assert torch.equal(whole.model.weight, again.model.weight)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("manifest.json", b"{half"),
+        ("manifest.json", b"\xff\xfe"),
+        ("manifest.json", b"[]"),
+        ("manifest.json", b'{"sha256": {}}'),
+        ("state.json", b"[1, 2]"),
+        ("state.json", b'{"from_another_version": 1}'),
+        ("state.json", b"\xff"),
+        ("tensors.safetensors", None),
+    ],
+)
+def test_a_checkpoint_damaged_in_any_way_costs_its_steps_and_nothing_else(
+    file, content, tmp_path, monkeypatch, caplog
+):
+    """Its manifest agrees with it, as where another version of recalign wrote it, or is damaged itself."""
+    monkeypatch.setattr(checkpoints_module, "EVERY_SECONDS", 0.0)
+    whole = regression()
+    run(whole, tmp_path)
+    place = tmp_path / "sft-digest"
+    if content is None:
+        save_file({"weights/other": torch.zeros(1)}, place / file)
+    else:
+        (place / file).write_bytes(content)
+    if file != "manifest.json":
+        digests = {name: file_digest(place / name) for name in ("state.json", "tensors.safetensors")}
+        (place / "manifest.json").write_text(json.dumps({"sha256": digests}))
+    elif content == b'{"sha256": {}}':
+        (place / "state.json").unlink()
+    again = regression()
+    with caplog.at_level("INFO"):
+        run(again, tmp_path)
+    assert "starting afresh, the checkpoint is damaged" in caplog.text
     assert torch.equal(whole.model.weight, again.model.weight)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recalign.data.records import Case, Example, Items, Met
+from recalign.errors import RecalignError
 from recalign.evaluation.ranking import metric_values
 from recalign.evaluation.significance import paired_difference
 from recalign.recommenders.seam import Request
@@ -106,3 +107,26 @@ def test_many_cases_are_ranked_in_blocks_as_in_one_go(monkeypatch: pytest.Monkey
     blocks = rank_catalogue(Preferring(5, 4, 3, 2, 1), whole_catalogue(asked, ITEMS))
     assert blocks.ranks.tolist() == whole.ranks.tolist() == [4, 3, 2, 4, 3]
     assert paired_difference(whole, blocks, "mrr", 100, 0).value == 0.0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_scores_that_rank_nothing_are_refused_by_the_name_of_the_system(bad: float) -> None:
+    """A NaN sorts anywhere, and a target beside infinities is first by lot."""
+
+    class Diverged(Preferring):
+        def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
+            return torch.full_like(super().scores(requests, candidates), bad)
+
+    cases = trial(((1,), (2, 3), 3), ((2,), (1, 3), 1))
+    for rank in (lambda: rank_sampled(Diverged(1, 2, 3, 4, 5), cases),
+                 lambda: rank_catalogue(Diverged(1, 2, 3, 4, 5), whole_catalogue(cases, ITEMS))):  # fmt: skip
+        with pytest.raises(RecalignError, match=r"'preferring' gives scores that are not finite for 2 of 2 cases"):
+            rank()
+
+
+def test_an_item_that_is_never_ranked_may_score_minus_infinity() -> None:
+    class Leaving(Preferring):
+        def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
+            return torch.tensor([[-torch.inf, 1.0]])
+
+    assert rank_sampled(Leaving(1), trial(((1,), (2, 3), 3))).ranks.tolist() == [1]

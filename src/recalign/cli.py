@@ -1,18 +1,23 @@
 """The command line: one subcommand a stage of dvc.yaml, one a thing that a user does. Thin: it parses and calls.
 
-Exit codes: 0 well, 1 unforeseen fault (with a stack trace) or, where a command judges, a finding; 2 something the user
-can mend (one line), 130 interrupted.
+Exit codes: 0 well; 1 a finding, where a command judges, and nothing else; 2 something the user can fix, or an
+unforeseen fault, whose stack trace is kept in a file (one line either way); 130 interrupted; 141 nobody reads on.
 """
 
 import argparse
+import errno
 import importlib
 import logging
+import os
 import sys
+import tempfile
+import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from recalign import __version__
+from recalign import __version__, console
 from recalign.errors import RecalignError
 
 # The stages of dvc.yaml in its order, with what `recalign --help` says of each.
@@ -32,21 +37,77 @@ STAGES = {
 }
 
 
+BAD_INPUT, INTERRUPTED, CLOSED_PIPE = 2, 130, 141  # the last two as shells count signals: 128 + SIGINT, + SIGPIPE
+DEBUG_VARIABLE = "RECALIGN_DEBUG"
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FAULTS = Path("data/cache/faults")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code."""
+    console.prepare()
+    try:
+        try:
+            return _run(argv)
+        finally:
+            console.flush()
+    except BrokenPipeError:  # as with `| head`: whoever read has enough
+        console.mute()
+        return CLOSED_PIPE
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # rich makes it an exit with 1, which here means a finding
+            return CLOSED_PIPE
+        raise
+    except OSError as error:
+        console.mute()
+        print(f"recalign: the output cannot be written ({error}); make room, or send it elsewhere", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("recalign").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)  # the libraries talk to their developers
+    debug = arguments.debug or os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
     try:
         code = arguments.run(arguments)
         return code if isinstance(code, int) else 0  # a number where a command judges; others return what they did
-    except RecalignError as error:
-        print(f"recalign {arguments.command}: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print(f"recalign {arguments.command}: interrupted; nothing half-written is left", file=sys.stderr)
-        return 130
+        said, code = "interrupted; nothing half-written is left", INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except RecalignError as error:
+        said, code = str(error), BAD_INPUT
+    except Exception as error:
+        if debug:
+            raise
+        said, code = _unforeseen(arguments.command, error), BAD_INPUT
+    print(f"recalign {arguments.command}: {' '.join(said.splitlines())}", file=sys.stderr)
+    return code
+
+
+def _unforeseen(command: str, error: Exception) -> str:
+    """What is said of an error that no code foresaw: a bug, a machine's trouble, or input of a new kind of badness."""
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    if isinstance(error, MemoryError):
+        return f"the memory is not enough ({what}); take fewer or shorter cases, or a machine with more of it"
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL_DISK):
+        return f"{error.filename or 'the output'}: {error.strerror}; check the path, its permissions and the free space"
+    return f"unforeseen fault ({what}); {_kept(command)}"
+
+
+def _kept(command: str) -> str:
+    """Keep the stack trace in a file of the project, or of the temporary folder, and say where."""
+    place = FAULTS if Path("params.yaml").is_file() else Path(tempfile.gettempdir())
+    file = place / f"recalign-{command}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    told = f"recalign {__version__}, Python {sys.version.split()[0]}\n{' '.join(sys.argv)}\n\n{traceback.format_exc()}"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(told, encoding="utf-8", errors="backslashreplace")
+    except OSError:
+        return "'recalign --debug' in place of 'recalign' shows the stack trace"
+    return f"the stack trace is in {file}: please report it, and look whether the input is what the command expects"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,6 +117,8 @@ def _parser() -> argparse.ArgumentParser:
         "their order; params.yaml holds every parameter.",
     )
     parser.add_argument("--version", action="version", version=f"recalign {__version__}")
+    shown = f"show the stack trace of an unforeseen fault (or {DEBUG_VARIABLE}=1)"
+    parser.add_argument("--debug", action="store_true", help=shown)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in STAGES.items():
         stage = commands.add_parser(name, help=summary, description=f"Stage {name}: {summary}.")

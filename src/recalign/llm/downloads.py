@@ -65,21 +65,22 @@ def _dequantise(gguf: Path, folder: Path) -> None:
 
     disable_progress_bar()
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, trust_remote_code=False)
     config = quantised.config
     if hasattr(config, "quantization_config"):  # the weights are plain from here on
         del config.quantization_config
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
     plain.load_state_dict(quantised.state_dict(), strict=True)
     plain.generation_config = quantised.generation_config
     plain.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**source, trust_remote_code=False).save_pretrained(folder)
 
 
 def hub(model: str, revision: str | None, folder: Path) -> str:
     """Download a Hub model's safetensors, config and tokenizer into `folder`; returns the commit.
 
-    Raises RecalignError without a revision, for an unknown name or revision, without a network or enough disk.
+    Raises RecalignError without a revision, for one that is no commit (a branch moves, and with it what a run was), for
+    an unknown name or revision, without a network or enough disk.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -91,6 +92,11 @@ def hub(model: str, revision: str | None, folder: Path) -> str:
         )
     try:
         info = HfApi().model_info(model, revision=revision, files_metadata=True)
+        if not is_commit(revision):
+            raise RecalignError(
+                f"base.revision is {revision!r}, a branch or tag, which can move; set it to the commit that it is now: "
+                f"{info.sha}"
+            )
         need_space(folder, sum(f.size or 0 for f in info.siblings or () if f.rfilename.endswith(".safetensors")))
         snapshot_download(model, revision=info.sha, local_dir=folder, allow_patterns=HUB_FILES)
     except GatedRepoError:
@@ -111,6 +117,11 @@ def hub(model: str, revision: str | None, folder: Path) -> str:
         ) from None
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     return str(info.sha)
+
+
+def is_commit(revision: str) -> bool:
+    """True for a commit (40 hex digits), the one revision of a Hub model that cannot move."""
+    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
 def is_hub_name(model: str) -> bool:

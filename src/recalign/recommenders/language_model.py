@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from recalign.data.records import Items
 from recalign.errors import RecalignError
@@ -141,10 +142,20 @@ class LanguageModelRecommender:
         values = read_stored(self.store, key)
         if values is None:
             values = self._computed_logprobs(model, prompts, responses)
+            self._check_finite(values)
             write_stored(self.store, key, values)
         else:
+            self._check_finite(values)
             self.stored += 1
         return values
+
+    def _check_finite(self, logprobs: ArrayLike) -> None:
+        """A NaN sorts anywhere without a word."""
+        if not np.isfinite(logprobs).all():
+            raise RecalignError(
+                f"'{self.name}' gives log-probs that are not finite, so nothing can be ranked by it: its weights are "
+                "damaged or its training diverged; check the base with 'recalign doctor', or train the adapter again"
+            )
 
     def _computed_logprobs(
         self, model: LanguageModel, prompts: Sequence[list[int]], responses: Sequence[list[list[int]]]
@@ -217,12 +228,20 @@ class LanguageModelRecommender:
                 for n in group
             ]
             branches = Branches(model, [prompts[n] for n in group])
-            found.update(zip(group, best_items(branches, self._titles, wanted), strict=True))
+            best = best_items(branches, self._titles, wanted)
+            for each, asked_for in zip(best, wanted, strict=True):
+                self._check_found(each, asked_for)
+            found.update(zip(group, best, strict=True))
         if found:
             nodes = sum(each.nodes for each in found.values()) / len(found)
             inner = len(self._titles.inner)
             log.info("the best of %d titles took %.0f of %d nodes a person", len(self.catalogue.ids), nodes, inner)
         return [[Scored(item, score) for item, score in found[n].items] for n in range(len(asked))]
+
+    def _check_found(self, found: Found, wanted: Wanted) -> None:
+        """A search over NaN ends with nothing, though some items are open."""
+        some = wanted.k > 0 and wanted.terms is not None and bool(np.isfinite(wanted.terms).any())
+        self._check_finite([score for _, score in found.items] or ([math.nan] if some else []))
 
     def _open_to(self, asked: Asked) -> list[int]:
         """The catalogue minus what is excluded, in ascending item id."""

@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from scipy import sparse
 
 from recalign import columns as c
-from recalign.artifacts import digest_of, read_json, replacing, write_json
+from recalign.artifacts import digest_of, read_json, replacing, verify_once, write_json
 from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.recommenders.seam import Request
@@ -120,7 +121,11 @@ def sparse_matrix(name: str, arrays: dict[str, NDArray[Any]], size: int) -> spar
 def save_state(
     path: Path, name: str, catalogue: Items, arrays: dict[str, NDArray[Any]], settings: dict[str, Any]
 ) -> None:
-    """Write arrays (safetensors) and settings (JSON) with the catalogue's digest into the folder `path`."""
+    """Write arrays (safetensors) and settings (JSON) with the catalogue's digest into the folder `path`.
+
+    Raises RecalignError, naming the recommender, where it did not learn finite numbers.
+    """
+    _check_finite(name, arrays, "its training diverged: lower the learning rate in recommenders, or take it out")
     path.mkdir(parents=True, exist_ok=True)
     with replacing(path / ARRAYS) as partial:
         save_file({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in arrays.items()}, partial)
@@ -130,12 +135,26 @@ def save_state(
 def load_state(path: Path, name: str, catalogue: Items) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Arrays and settings as `save_state` wrote them.
 
-    Raises RecalignError when the folder holds another recommender, or one fitted on another catalogue.
+    Raises RecalignError when the folder holds another recommender, one fitted on another catalogue, or one whose files
+    were changed since or are not finite.
     """
+    verify_once(path)
     state = read_json(path / SETTINGS)
     if state["name"] != name:
         found = state["name"]
         raise RecalignError(f"{path} holds the recommender '{found}', not '{name}'; run 'dvc repro baselines@{name}'")
     if state["catalogue"] != digest_of(catalogue.ids):
         raise RecalignError(f"{path} was fitted on another catalogue than this one; run 'dvc repro baselines@{name}'")
-    return {key: value.numpy() for key, value in load_file(path / ARRAYS).items()}, state["settings"]
+    try:
+        arrays = {key: value.numpy() for key, value in load_file(path / ARRAYS).items()}
+    except (OSError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:160]
+        raise RecalignError(f"{path / ARRAYS} cannot be read ({said}); run 'dvc repro baselines@{name}'") from None
+    _check_finite(name, arrays, f"run 'dvc repro baselines@{name}'")
+    return arrays, state["settings"]
+
+
+def _check_finite(name: str, arrays: dict[str, NDArray[Any]], fix: str) -> None:
+    for key, values in arrays.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise RecalignError(f"the recommender '{name}' holds values that are not finite ({key}); {fix}")

@@ -30,8 +30,20 @@ class Ranker(Protocol):
 
 
 def scores_of(recommender: Ranker, requests: Sequence[Request], candidates: list[list[int]] | None) -> Floats:
-    """The recommender's scores, float64 in main memory, whatever it computed them with and on."""
-    return recommender.scores(list(requests), candidates).double().cpu().numpy()
+    """The recommender's scores, float64 in main memory, whatever it computed them with and on.
+
+    −inf says "never this item". Raises RecalignError, naming the system, for scores that no list can be ranked by: NaN,
+    +inf, or a list without one finite score.
+    """
+    scores: Floats = recommender.scores(list(requests), candidates).double().cpu().numpy()
+    bad = np.isnan(scores) | np.isposinf(scores)
+    bad |= ~np.isfinite(scores).any(axis=-1, keepdims=True)
+    if bad.any():
+        raise RecalignError(
+            f"'{recommender.name}' gives scores that are not finite for {int(bad.any(axis=-1).sum())} of {len(scores)} "
+            "cases, so it cannot be ranked: its weights are damaged or its training diverged; train it again"
+        )
+    return scores
 
 
 @dataclass(frozen=True)

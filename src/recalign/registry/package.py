@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from recalign.artifacts import digest_of, folder, folder_digest, read_json, write_json
+from recalign.artifacts import digest_of, folder, folder_digest, read_json, verify_once, write_json
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking_rule import Kind, RankingRule
 from recalign.evaluation.scorecard import FUSION, TUNED, adapter_of, system_of
 from recalign.layout import ALIGN, BASE, BASELINES, PREPARED, RANKS, SFT
-from recalign.llm.adapters import adapter_digest
+from recalign.llm.adapters import adapter_digest, check_adapter
 from recalign.params import BaseParams, Params, PromptParams
 from recalign.recommenders.fusion import FITTED, FittedFusion, read_fusion
 
@@ -126,7 +126,14 @@ def adapter_folder(system: str, root: Path) -> Path:
 
 
 def package_digest(settings: Settings, root: Path) -> str:
-    """One value for a system and all that fixes its answers: equal digests, one version."""
+    """One value for a system and all that fixes its answers: equal digests, one version.
+
+    Raises RecalignError where an adapter is damaged or of another base than the project's.
+    """
+    identity = settings.identity.model_dump()
+    check_adapter(adapter_folder(settings.language_model, root), identity)
+    if settings.ranked_by == "reward":
+        check_adapter(root / SFT, identity)
     reference = adapter_digest(root / SFT) if settings.ranked_by == "reward" else None
     said = settings.model_dump(exclude=None if settings.fusion else {"fusion"})  # adapters keep the digests they had
     return digest_of([adapter_digest(adapter_folder(settings.language_model, root)), reference, said])
@@ -164,6 +171,8 @@ def _evaluated_fusion(root: Path) -> FittedFusion:
     if not (root / RANKS / FITTED).is_file():
         raise RecalignError(f"{RANKS / FITTED} is missing; set evaluate.fusion to true and run 'dvc repro'")
     fitted = read_fusion(root / RANKS)
+    for name in fitted.recommenders:
+        verify_once(root / BASELINES / name)
     now: dict[str, str] = {name: folder_digest(root / BASELINES / name) for name in fitted.recommenders}
     now[fitted.language_model] = adapter_digest(adapter_folder(fitted.language_model, root))
     for name, digest in now.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from recalign.artifacts import read_json
+from recalign.artifacts import read_json, verify_once
 from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.layout import BASE
@@ -62,7 +62,11 @@ def find_base(settings: Settings, root: Path = Path()) -> Path:
 def load_recommender(
     package: Path, base: Path, catalogue: Items, *, batch: int = 4, store: Path | None = None
 ) -> Registered:
-    """The registered system on a catalogue (its own or a newer one), ranking as it did when it was measured."""
+    """The registered system on a catalogue (its own or a newer one), ranking as it did when it was measured.
+
+    Raises RecalignError naming the file that was changed since it was registered.
+    """
+    verify_once(package)
     settings = read_settings(package)
     model = load_language_model(base, settings.base, adapter=package / ADAPTER)
     reference = None

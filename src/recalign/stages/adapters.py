@@ -3,10 +3,13 @@
 import logging
 from pathlib import Path
 
+from recalign.artifacts import read_json
 from recalign.data.records import Items
 from recalign.errors import RecalignError
-from recalign.layout import BASE, CACHE, SFT
-from recalign.llm.base import load_language_model
+from recalign.evaluation.scorecard import system_of
+from recalign.layout import BASE, CACHE, OTHER, RANKS, SFT
+from recalign.llm.adapters import check_adapter
+from recalign.llm.base import IDENTITY, load_language_model
 from recalign.params import Params
 from recalign.prompts import PromptBuilder
 from recalign.recommenders.language_model import LanguageModelRecommender
@@ -22,7 +25,7 @@ def open_adapter(params: Params, adapter: str, catalogue: Items) -> tuple[Settin
     """Load an adapter on a catalogue: a models:/ URI, a folder from the registry, or one that this project trained.
 
     A folder of this project ranks by the rule that systems.json records for it. Raises RecalignError when there is no
-    such folder or version, when it was not evaluated, or when its base is not at hand.
+    such folder or version, when it is damaged, of another base or not evaluated here, or when its base is not at hand.
     """
     batch = params.evaluate.batch
     package = _package(adapter)
@@ -30,7 +33,9 @@ def open_adapter(params: Params, adapter: str, catalogue: Items) -> tuple[Settin
         settings = read_settings(package)
         return settings, load_recommender(package, find_base(settings), catalogue, batch=batch, store=STORE)
     folder = Path(adapter)
-    settings = settings_of(params, folder.name, Path())
+    check_adapter(folder, read_json(BASE / IDENTITY))
+    _check_known(params, folder)
+    settings = settings_of(params, folder.resolve().name, Path())
     model = load_language_model(BASE, params.base, adapter=folder, threads=params.threads)
     reference = None
     if settings.ranked_by == "reward":
@@ -41,6 +46,17 @@ def open_adapter(params: Params, adapter: str, catalogue: Items) -> tuple[Settin
         reference=reference, batch=batch, store=STORE,
     )  # fmt: skip
     return settings, recommender
+
+
+def _check_known(params: Params, folder: Path) -> None:
+    """Refuse an adapter from elsewhere: what ranks by it was never chosen on this project's validation cases."""
+    name, systems = folder.resolve().name, RANKS / "systems.json"
+    ours = {SFT.name, *params.align.settings}
+    if name not in ours and (not systems.is_file() or system_of(name) not in read_json(systems)):
+        raise RecalignError(
+            f"--adapter is {folder}, which this project neither trained nor evaluated, so what ranks by it is not "
+            f"known; copy it to {OTHER / name}, set evaluate.adapters to [{name}] and run 'dvc repro': docs/transfer.md"
+        )
 
 
 def _package(adapter: str) -> Path | None:

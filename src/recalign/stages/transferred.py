@@ -8,7 +8,7 @@ from typing import Any
 from recalign.artifacts import read_json
 from recalign.errors import RecalignError
 from recalign.evaluation.scorecard import TRANSFERRED, TUNED, UNTRAINED, system_of
-from recalign.llm.adapters import CONFIG, adapter_digest, check_base
+from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter
 from recalign.params import Params
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def transferred(params: Params, other: Path, base: Path, prepared: Path) -> dict
         if system_of(name) in {UNTRAINED, TUNED, *map(system_of, params.align.settings)}:
             raise RecalignError(f"evaluate.adapters has '{name}', which names a model of this run; rename its folder")
         own = _read(name, other / name)
-        check_base(own.folder, identity)
+        check_adapter(own.folder, identity)
         _check_data(name, own.facts.get("data", {}), data, params.prompt.form)
         found[system_of(name)] = own
     return found

@@ -11,7 +11,7 @@ from recalign.evaluation.scorecard import FUSION, TUNED
 from recalign.evaluation.system_ranks import SystemRanks
 from recalign.params import Params
 from recalign.recommenders.fusion import FittedFusion
-from recalign.recommenders.trial import Trial, full_ranks, searched_ranks
+from recalign.recommenders.trial import Trial, full_ranks, scores_of, searched_ranks
 from recalign.stages.id_recommenders import whole_catalogue_ranks
 from recalign.stages.language_models import open_language_model
 from recalign.stages.trials import Measured, Trials
@@ -64,7 +64,7 @@ def catalogue_ranks(
     from recalign.recommenders.language_model import Asked
 
     if depth is None or recommender.over_catalogue.kind == "reward":
-        scores = recommender.scores(list(trial.requests), None).double().numpy()
+        scores = scores_of(recommender, trial.requests, None)
         return full_ranks(recommender.name, trial, scores, depth)
     asked = [
         Asked(request.history, None, depth, request.profile, request.unranked, case.example.example_id)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -81,11 +82,13 @@ class Checkpoints:
             return TrainingState()
         try:
             artifacts.verify(self.folder)
-        except RecalignError as error:
-            log.warning("%s: starting afresh, the checkpoint is damaged (%s)", self.stage, error)
+            state = TrainingState(**artifacts.read_json(self.folder / "state.json"))
+            tensors = load_file(self.folder / "tensors.safetensors")
+            _check_complete(state, tensors, weights)
+        except (RecalignError, TypeError, OSError, SafetensorError) as error:  # TypeError: another version's state
+            said = " ".join(str(error).split())
+            log.warning("%s: starting afresh, the checkpoint is damaged (%s)", self.stage, said)
             return TrainingState()
-        state = TrainingState(**artifacts.read_json(self.folder / "state.json"))
-        tensors = load_file(self.folder / "tensors.safetensors")
         for name, parameter in weights.items():
             parameter.data.copy_(tensors[f"weights/{name}"])
             state.best_weights[name] = tensors[f"best/{name}"]
@@ -99,3 +102,13 @@ class Checkpoints:
         """Remove this run's checkpoint, and those that killed runs of the same stage left with other inputs."""
         for folder in self.root.glob(f"{self.stage}-*"):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_complete(state: TrainingState, tensors: Weights, weights: Weights) -> None:
+    """Before anything is put into place: half a checkpoint in a model is worse than none."""
+    kinds = ("weights", "best", *(MOMENTS if state.step else ()))
+    for name, parameter in weights.items():
+        for kind in kinds:
+            found = tensors.get(f"{kind}/{name}")
+            if found is None or found.shape != parameter.shape:
+                raise RecalignError(f"it holds no {kind}/{name} of shape {list(parameter.shape)}")
