@@ -6,3 +6,7 @@ class RecalignError(Exception):
 
     The message names the key or file, the value found, what is allowed, and the mend.
     """
+
+
+class TooLargeError(RecalignError):
+    """A recommender cannot be fitted on a catalogue or log of this size: a line in the table, not the end of a run."""

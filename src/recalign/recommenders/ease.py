@@ -18,7 +18,7 @@ from scipy import linalg, sparse
 
 from recalign import columns as c
 from recalign.data.records import Items
-from recalign.errors import RecalignError
+from recalign.errors import TooLargeError
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.seam import Request
 from recalign.recommenders.store import bags, columns_of, in_blocks, load_state, save_state
@@ -47,7 +47,7 @@ class EASE:
 
     @classmethod
     def fit(cls, catalogue: Items, events: pa.Table, settings: Settings) -> "EASE":
-        """Fit on train events (columns user_id, item_id); raises RecalignError above MOST_ITEMS items."""
+        """Fit on train events (columns user_id, item_id); raises TooLargeError above MOST_ITEMS items."""
         return fitter(catalogue, events)(settings)
 
     def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
@@ -73,12 +73,11 @@ class EASE:
 
 
 def fitter(catalogue: Items, events: pa.Table) -> Callable[[Settings], EASE]:
-    """Fits any settings on train events; each ridge is inverted once. Raises RecalignError above MOST_ITEMS items."""
+    """Fits any settings on train events; each ridge is inverted once. Raises TooLargeError above MOST_ITEMS items."""
     size = len(catalogue.ids)
     if size > MOST_ITEMS:
-        raise RecalignError(
-            f"ease inverts a matrix of items × items, and the catalogue has {size} (at most {MOST_ITEMS}); "
-            "take it out of recommenders.systems"
+        raise TooLargeError(
+            f"ease inverts a matrix of items × items, and training knows {size} items (at most {MOST_ITEMS})"
         )
     distinct, users = np.unique(events[c.USER].to_numpy(), return_inverse=True)
     items = columns_of(catalogue, events[c.ITEM].to_numpy())

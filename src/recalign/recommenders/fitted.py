@@ -1,7 +1,9 @@
 """Any fitted ID recommender by its name, read back from its folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from recalign.artifacts import read_json
 from recalign.data.records import Items
 from recalign.params import RecommenderName
 from recalign.recommenders.dreamrec import DreamRec
@@ -14,6 +16,14 @@ from recalign.recommenders.recent_popularity import RecentPopularity
 from recalign.recommenders.seam import Recommender
 from recalign.recommenders.sequential import Sequential
 from recalign.recommenders.transplanted import on_catalogue
+
+REFUSED = "refused.json"  # in the folder of one that could not be fitted: why
+
+
+def refusals(systems: Sequence[str], baselines: Path) -> dict[str, str]:
+    """Why a system of the list was not fitted, for each that was not."""
+    files = {name: baselines / name / REFUSED for name in systems}
+    return {name: str(read_json(file)["why"]) for name, file in files.items() if file.is_file()}
 
 
 def load_fitted(name: RecommenderName, path: Path, catalogue: Items) -> Recommender:

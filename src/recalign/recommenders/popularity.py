@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from recalign import columns as c
 from recalign.data.records import Items
 from recalign.recommenders.seam import Request
-from recalign.recommenders.store import columns_of, load_state, pick, save_state
+from recalign.recommenders.store import columns_of, load_state, same_for_all, save_state
 
 
 class Popularity:
@@ -31,8 +31,7 @@ class Popularity:
 
     def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
         """[B, C] counts of the candidates, or [B, items] of the whole catalogue."""
-        counts = np.tile(self.counts.astype(np.float64), (len(requests), 1))
-        return pick(counts, self.catalogue, candidates)
+        return same_for_all(self.counts.astype(np.float64), self.catalogue, requests, candidates)
 
     def save(self, path: Path) -> None:
         """Write the counts into the folder `path`."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from recalign import columns as c
 from recalign.data.records import Items
 from recalign.recommenders.seam import Request
-from recalign.recommenders.store import columns_of, load_state, pick, save_state, with_clock
+from recalign.recommenders.store import columns_of, load_state, same_for_all, save_state, with_clock
 
 DAY = 86400.0e6  # microseconds
 
@@ -41,7 +41,7 @@ class RecentPopularity:
 
     def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
         """[B, C] weights of the candidates, or [B, items] of the whole catalogue; float64."""
-        return pick(np.tile(self.weights, (len(requests), 1)), self.catalogue, candidates)
+        return same_for_all(self.weights, self.catalogue, requests, candidates)
 
     def save(self, path: Path) -> None:
         """Write the weights and settings into the folder `path`."""

@@ -70,6 +70,15 @@ def pick(scores: NDArray[np.float64], catalogue: Items, candidates: list[list[in
     return torch.from_numpy(np.take_along_axis(scores, flat.reshape(len(candidates), -1), axis=1))
 
 
+def same_for_all(
+    values: NDArray[np.float64], catalogue: Items, requests: list[Request], candidates: list[list[int]] | None
+) -> torch.Tensor:
+    """[B, C] or [B, items]: the same score of an item [items] for everybody; lists need no row of all items."""
+    if candidates is None:
+        return torch.from_numpy(np.tile(values, (len(requests), 1)))
+    return pick(np.broadcast_to(values, (len(requests), len(values))), catalogue, candidates)
+
+
 def in_blocks(
     catalogue: Items,
     requests: list[Request],

@@ -43,7 +43,7 @@ def tuned_item_knn(
 
 
 def tuned_ease(catalogue: Items, events: pa.Table, clock: bool, seed: int) -> tuple[ease.EASE, dict[str, Any]]:
-    """As `tuned`; raises RecalignError for a catalogue that is too large to be inverted."""
+    """As `tuned`; raises TooLargeError for a catalogue that is too large to be inverted."""
     return tuned("EASE", ease.fitter, ease.Settings(), EASE_GRID, catalogue, events, clock, seed)
 
 

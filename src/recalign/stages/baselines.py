@@ -9,21 +9,24 @@ import pyarrow.compute as pc
 from recalign import artifacts
 from recalign import columns as c
 from recalign.data.records import Items, read_cases
-from recalign.errors import RecalignError
+from recalign.errors import RecalignError, TooLargeError
 from recalign.evaluation.ranking import LABELS, draw_lots, metric_values, target_ranks
 from recalign.layout import BASELINES, PREPARED
 from recalign.params import Params, RecommenderName
+from recalign.recommenders.fitted import REFUSED
 from recalign.recommenders.fitting import fit
 from recalign.recommenders.seam import Recommender, Request
 
 log = logging.getLogger(__name__)
 MANIFEST = "uniform"
 SHOWN = ("hr_at_1", "ndcg_at_10")
+SHOWN_CASES = 2000  # validation cases of the line that is logged: more would cost, and change nothing
 
 
 def baselines(params: Params, system: RecommenderName, prepared: Path = PREPARED, out: Path = BASELINES) -> None:
     """Fit a recommender on the train events of `prepared`; write it and its tuning.json into `out`/<system>.
 
+    One that cannot be fitted on a catalogue of this size leaves only REFUSED there, with the reason: the others go on.
     Raises RecalignError for a system that is none, or that cannot be fitted on this source.
     """
     if system not in get_args(RecommenderName):
@@ -33,7 +36,13 @@ def baselines(params: Params, system: RecommenderName, prepared: Path = PREPARED
     clock = artifacts.read_json(prepared / "summary.json")["clock"]
     events = artifacts.read_parquet(prepared / "events.parquet")
     train = events.filter(pc.equal(events[c.SPLIT], c.TRAIN))
-    recommender, tuning = fit(system, catalogue, train, clock, params)
+    try:
+        recommender, tuning = fit(system, catalogue, train, clock, params)
+    except TooLargeError as error:
+        with artifacts.folder(out / system) as folder:
+            artifacts.write_json(folder / REFUSED, {"why": str(error)})
+        log.warning("%s is left out: %s", system, error)
+        return
     with artifacts.folder(out / system) as folder:
         recommender.save(folder)
         artifacts.write_json(folder / "tuning.json", tuning)
@@ -41,7 +50,7 @@ def baselines(params: Params, system: RecommenderName, prepared: Path = PREPARED
 
 
 def _figures(recommender: Recommender, prepared: Path) -> str:
-    cases = read_cases(prepared, c.VALIDATION, MANIFEST)
+    cases = read_cases(prepared, c.VALIDATION, MANIFEST, SHOWN_CASES)
     requests = [Request(case.example.user_id, case.example.history, case.example.cutoff) for case in cases]
     lists = [list(case.candidates) for case in cases]
     lots = draw_lots([case.example.example_id for case in cases], lists)

@@ -34,11 +34,12 @@ RANKED_BY = {
 
 
 def id_recommenders(params: Params, catalogue: Items, baselines: Path, interactions: Path) -> list[Ranker]:
-    """Those that `recommenders.systems` names, and the oracle where the log is simulated."""
-    from recalign.recommenders.fitted import load_fitted
+    """Those that `recommenders.systems` names, but for those that were too large, and the oracle of a simulated log."""
+    from recalign.recommenders.fitted import load_fitted, refusals
     from recalign.recommenders.oracle import Oracle
 
-    systems = params.recommenders.systems
+    refused = refusals(params.recommenders.systems, baselines)
+    systems = [name for name in params.recommenders.systems if name not in refused]
     found: list[Ranker] = [load_fitted(name, baselines / name, catalogue) for name in systems]
     if params.source == "simulated":
         found.append(Oracle.read(interactions, catalogue))
