@@ -17,6 +17,7 @@ from recalign.evaluation.system_ranks import write_system_ranks
 from recalign.layout import ALIGN, BASE, BASELINES, CACHE, INTERACTIONS, OTHER, PREPARED, PROFILES, RANKS, SFT
 from recalign.params import Params
 from recalign.preferences.profiles import profile_texts
+from recalign.recommenders.fitted import refusals
 from recalign.recommenders.trial import Trial
 from recalign.stages.id_recommenders import fitted_fusion, fuse, id_recommenders, measure_id_recommender
 from recalign.stages.language_models import language_models, rank_language_model, score_language_model
@@ -72,7 +73,8 @@ def evaluate(
     with folder(out) as partial:
         write_system_ranks(partial / "ranks.parquet", [ranks for system in measured.values() for ranks in system.ranks])
         write_json(partial / "systems.json", {name: system.about for name, system in measured.items()})
-        write_json(partial / "cases.json", _about_cases(trials, prepared))
+        about = _about_cases(trials, prepared) | {"not_fitted": refusals(params.recommenders.systems, baselines)}
+        write_json(partial / "cases.json", about)
         if fitted:
             fitted.write(partial)
         if params.evaluate.generation_cases:

@@ -77,6 +77,7 @@ def report(
     }
     cards = [_audited(build_scorecard(own, systems, params.evaluate.resamples, params.seed), contests.get(place))
              for place, own in enumerate(groups)]  # fmt: skip
+    cards[0] = replace(cards[0], notes=(*_not_fitted(about), *cards[0].notes))
     known = read_known(prepared, about["split"])
     main_view = [own for own in groups if own[0].view == cards[0].view]
     findings = find(params, main_view, known, about["candidates"])
@@ -128,6 +129,11 @@ def _audited(card: Scorecard, contest: ProbeContest | None) -> Scorecard:
     if contest is None:
         return card
     return replace(card, unbeaten=frozenset(contest.unbeaten), notes=tuple(contest.lines))
+
+
+def _not_fitted(about: Mapping[str, Any]) -> list[str]:
+    """A line a recommender that was asked for and is in no table."""
+    return [f"{system} is left out: {why}." for system, why in about.get("not_fitted", {}).items()]
 
 
 def _audit_metrics(cards: Sequence[Scorecard], contests: Mapping[int, ProbeContest]) -> dict[str, Any]:
