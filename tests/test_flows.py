@@ -599,7 +599,11 @@ def started(project: Path, environment: dict[str, str], *command: str) -> Iterat
     finally:
         with suppress(ProcessLookupError):  # killed, and its group with it
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # a worker on a busy machine takes its time
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def wait_for(url: str) -> None:
