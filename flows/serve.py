@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 from prefect import serve
 from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron
@@ -58,12 +59,23 @@ def main() -> int:
             try:
                 serve(*served)
                 return 0
-            except RuntimeError as error:  # what Prefect raises after some minutes without its server
-                print(f"flows/serve.py: {error} Waiting for the server", file=sys.stderr)
+            except Exception as error:
+                if not server_went_away(error):
+                    raise
+                print("flows/serve.py: the Prefect server went away; waiting for it", file=sys.stderr)
                 _wait_for_server()
     except RecalignError as error:
         print(f"flows/serve.py: {error}", file=sys.stderr)
         return 2
+
+
+def server_went_away(error: BaseException) -> bool:
+    """Whether an error of Prefect's, which comes in several wrappings, is that its server does not answer any more."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(server_went_away, error.exceptions))
+    if isinstance(error, httpx.TransportError) or "exceeded error threshold" in str(error):
+        return True
+    return error.__context__ is not None and server_went_away(error.__context__)
 
 
 def _wait_for_server() -> None:

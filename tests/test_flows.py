@@ -249,6 +249,18 @@ def test_a_run_waits_for_the_one_at_work_and_says_for_whom_it_waited_in_vain(pro
     assert state.message.endswith("; stop that run, or raise schedule.wait_minutes in params.yaml")
 
 
+def test_serve_tells_a_server_that_went_away_from_other_errors():
+    """Prefect raises the transport's error, its own after some tries, either in a group, or one while deploying."""
+    away = httpx.ConnectError("All connection attempts failed")
+    gave_up = RuntimeError("Service exceeded error threshold.")
+    deploying = RuntimeError("Error while applying deployment: All connection attempts failed")
+    deploying.__context__ = away
+    for error in (away, gave_up, ExceptionGroup("unhandled errors in a TaskGroup", [gave_up]), deploying):
+        assert serve.server_went_away(error)
+    for error in (RuntimeError("Error while applying deployment: 422"), ValueError("no such flow")):
+        assert not serve.server_went_away(error)
+
+
 KILLED_RUN = """
 import os, sys
 from pathlib import Path
@@ -587,7 +599,11 @@ def started(project: Path, environment: dict[str, str], *command: str) -> Iterat
     finally:
         with suppress(ProcessLookupError):  # killed, and its group with it
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # a worker on a busy machine takes its time
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def wait_for(url: str) -> None:
