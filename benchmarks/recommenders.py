@@ -23,7 +23,7 @@ import torch
 
 from recalign import columns as c
 from recalign.artifacts import read_json, read_parquet, write_json
-from recalign.data.records import Items
+from recalign.data.records import Items, read_met
 from recalign.errors import RecalignError
 from recalign.evaluation.exposure import measure_exposure
 from recalign.evaluation.machine import machine
@@ -35,7 +35,7 @@ from recalign.evaluation.table import difference, plain
 from recalign.params import Params, RecommenderName, load_params
 from recalign.recommenders.fitted import load_fitted
 from recalign.recommenders.fitting import fit
-from recalign.recommenders.trial import Trial, rank_catalogue, rank_sampled, read_trial
+from recalign.recommenders.trial import Trial, rank_catalogue, rank_sampled, read_trial, whole_catalogue
 
 SAMPLED = {"hr_at_1": "HR@1", "hr_at_5": "HR@5", "hr_at_10": "HR@10", "ndcg_at_10": "NDCG@10", "mrr": "MRR"}
 FULL = {"hr_at_10": "HR@10", "ndcg_at_10": "NDCG@10"}
@@ -57,9 +57,10 @@ class Entry:
 
 
 def measured(
-    name: RecommenderName, prepared: Path, catalogue: Items, trial: Trial, params: Params, folder: Path
+    name: RecommenderName, prepared: Path, catalogue: Items, trial: Trial, whole: Trial, params: Params, folder: Path
 ) -> Entry:
-    """Fit a recommender on train events, or read it where `folder` holds it, and rank the trial's cases.
+    """Fit a recommender on train events, or read it where `folder` holds it, and rank the trial's cases, among their
+    candidates and in the whole catalogue.
 
     What was fitted on other data or under other parameters is fitted again. Raises what `fit` raises.
     """
@@ -79,7 +80,7 @@ def measured(
         write_json(folder / COSTS, costs)
     model = load_fitted(name, folder, catalogue)
     started = time.process_time()
-    full = rank_catalogue(model, catalogue, trial)
+    full = rank_catalogue(model, whole)
     seconds = (time.process_time() - started) / len(trial.cases) * 1000
     size = sum(file.stat().st_size for file in folder.iterdir() if file.name != COSTS)
     return Entry(name, rank_sampled(model, trial), full, costs["seconds"], seconds, size / 1e6, costs["chosen"])
@@ -178,13 +179,15 @@ def main() -> None:
     params = load_params().model_copy(update={"threads": 1})
     catalogue = Items.read(arguments.prepared)
     trial = read_trial(arguments.prepared, c.TEST, "uniform", None, params.seed)
+    met = read_met(arguments.prepared, [case.example.user_id for case in trial.cases])
+    whole = whole_catalogue(trial, catalogue, None, met)
     torch.set_num_threads(1)
     entries, left_out = [], []
     scratch = tempfile.TemporaryDirectory()
     models = arguments.models or Path(scratch.name)
     for name in arguments.systems:
         try:
-            entries.append(measured(name, arguments.prepared, catalogue, trial, params, models / name))
+            entries.append(measured(name, arguments.prepared, catalogue, trial, whole, params, models / name))
         except RecalignError as error:
             left_out.append(f"{name} is left out: {error}")
             continue

@@ -18,23 +18,23 @@ import pyarrow.compute as pc
 
 from recalign import columns as c
 from recalign.artifacts import read_json, read_parquet
-from recalign.data.records import Items
+from recalign.data.records import Items, read_met
 from recalign.evaluation.ranking import hit_rate, ndcg
 from recalign.params import load_params
 from recalign.recommenders.diffusion import SamplerName
 from recalign.recommenders.dreamrec import DreamRec
 from recalign.recommenders.next_embedding import fit_dreamrec
-from recalign.recommenders.trial import Trial, rank_catalogue, rank_sampled, read_trial
+from recalign.recommenders.trial import Trial, rank_catalogue, rank_sampled, read_trial, whole_catalogue
 
 COLUMNS = ("sampler", "steps", "s a 1,000 users", "HR@1", "NDCG@10", "full HR@10", "full NDCG@10")
 STEPS = (1, 2, 5, 20, 100)  # and the whole chain
 
 
-def measured(model: DreamRec, sampler: SamplerName, steps: int, catalogue: Items, trial: Trial) -> dict[str, Any]:
-    """One row of COLUMNS; the two "full" figures are over the whole catalogue less the history."""
+def measured(model: DreamRec, sampler: SamplerName, steps: int, trial: Trial, whole: Trial) -> dict[str, Any]:
+    """One row of COLUMNS; the two "full" figures are over the whole catalogue minus what the user met before."""
     other = DreamRec(model.condition, model.denoiser, replace(model.settings, sampler=sampler, sampler_steps=steps))
     started = time.process_time()
-    full = rank_catalogue(other, catalogue, trial).ranks
+    full = rank_catalogue(other, whole).ranks
     seconds = (time.process_time() - started) / len(trial.cases) * 1000
     sampled = rank_sampled(other, trial).ranks
     quality = (hit_rate(sampled, 1), ndcg(sampled, 10), hit_rate(full, 10), ndcg(full, 10))
@@ -60,13 +60,15 @@ def main() -> None:
         clock = read_json(arguments.prepared / "summary.json")["clock"]
         model, _ = fit_dreamrec(catalogue, train, clock, params.seed, params.recommenders, threads=1)
     trial = read_trial(arguments.prepared, arguments.split, "uniform", None, params.seed)
+    met = read_met(arguments.prepared, [case.example.user_id for case in trial.cases])
+    whole = whole_catalogue(trial, catalogue, None, met)
     ready = f"ready after {time.process_time() - started:.0f} CPU seconds"
     print(f"{len(trial.cases)} {arguments.split} cases, {len(catalogue.ids)} items; {ready}\n")
     print("| " + " | ".join(COLUMNS) + " |\n|---" + "|---:" * (len(COLUMNS) - 1) + "|")
     rows = []
     for sampler in get_args(SamplerName):
         for steps in sorted({*(n for n in STEPS if n < model.settings.steps), model.settings.steps}):
-            rows.append(measured(model, sampler, steps, catalogue, trial))
+            rows.append(measured(model, sampler, steps, trial, whole))
             print("| " + " | ".join(str(value) for value in rows[-1].values()) + " |", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recalign.errors import RecalignError
-from recalign.evaluation.ranking import metric_values, target_ranks
+from recalign.evaluation.ranking import draw_lots, metric_values, target_ranks
 from recalign.recommenders.fusion import RIDGE, FittedFusion, Fusion, Part, read_fusion, standardised
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -25,7 +25,8 @@ def cases(strengths: dict[str, float], count: int = 400, seed: int = 0) -> tuple
 
 
 def ndcg(scores: Floats, targets: list[int]) -> float:
-    return float(metric_values("ndcg_at_10", target_ranks(scores, targets)).mean())
+    lots = draw_lots([str(case) for case in range(len(targets))], np.arange(10))
+    return float(metric_values("ndcg_at_10", target_ranks(scores, targets, lots)).mean())
 
 
 def test_a_row_has_mean_zero_and_deviation_one() -> None:

@@ -281,11 +281,16 @@ def test_ranking_scores_of_each_rule() -> None:
     assert ranking_scores(RankingRule("reward"), RAW).tolist() == [[0.0, 0.0, 0.0], [0.0, 0.0, -1.0]]
 
 
+def lots_of(scores: LogprobScores) -> np.ndarray:
+    """By which the first column stands after its equals."""
+    return np.broadcast_to(np.arange(scores.logprob.shape[1])[::-1], scores.logprob.shape)
+
+
 def test_a_rule_that_is_clearly_the_best_on_validation_is_chosen_and_all_are_recorded() -> None:
     rules = rules_to_try("auto", [0.5, 1.0], has_reference=True)
     assert RAW.reference is not None
     often = LogprobScores(*(np.tile(raw, (8, 1)) for raw in (RAW.logprob, RAW.prior, RAW.reference)))
-    choice = choose_rule(rules, often, [0] * 16)
+    choice = choose_rule(rules, often, [0] * 16, lots_of(often))
     assert choice.rule == RankingRule("logprob_less_prior", 1.0)
     assert [rule.kind for rule, _ in choice.tried] == ["logprob", "logprob_less_prior", "logprob_less_prior", "reward"]
     reached = [value for _, value in choice.tried]
@@ -300,13 +305,13 @@ def test_a_rule_that_is_better_by_less_than_one_standard_error_is_luck() -> None
     def chosen(won: int) -> str:
         logprob = np.array([[-2.0, -1.0]] * won + [[-1.0, -2.0]] * (9 - won))
         scores = LogprobScores(logprob, np.zeros((9, 2)), np.array([[-9.0, 0.0]] * 9))
-        return choose_rule(rules, scores, [0] * 9).rule.kind
+        return choose_rule(rules, scores, [0] * 9, lots_of(scores)).rule.kind
 
     assert [chosen(won) for won in (0, 1, 2)] == ["logprob", "logprob", "reward"]
 
 
 def test_of_equal_rules_the_simplest_is_chosen() -> None:
-    choice = choose_rule(rules_to_try("auto", [0.5, 1.0], has_reference=False), RAW, [1, 1])
+    choice = choose_rule(rules_to_try("auto", [0.5, 1.0], has_reference=False), RAW, [1, 1], lots_of(RAW))
     assert choice.rule == RankingRule("logprob", 0.0)
 
 
