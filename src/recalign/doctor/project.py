@@ -7,12 +7,14 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from recalign import layout
 from recalign.artifacts import MANIFEST, read_json, verify
 from recalign.doctor.findings import Finding, State, from_error
+from recalign.doctor.trial import try_stages
 from recalign.errors import RecalignError
 from recalign.params import Params, load_params
 
@@ -35,8 +37,15 @@ def check_project() -> list[Finding]:
         about = from_error("params", error)
     findings = [_guarded(name, check) for name, check in MACHINE.items()] + [about]
     if params is not None:
-        findings += [_guarded(name, check, params) for name, check in PROJECT.items()]
+        findings += [*_guarded_data(params), *(_guarded(name, check, params) for name, check in PROJECT.items())]
     return findings
+
+
+def _guarded_data(params: Params) -> list[Finding]:
+    try:
+        return list(_data(params))
+    except Exception as error:  # as below
+        return [_broken("data", error)]
 
 
 def _guarded(name: str, check: Callable[..., Result], *arguments: Params) -> Finding:
@@ -45,8 +54,12 @@ def _guarded(name: str, check: Callable[..., Result], *arguments: Params) -> Fin
     except RecalignError as error:
         return from_error(name, error)
     except Exception as error:  # a broken machine breaks a check in unforeseen ways, and the others have to go on
-        return Finding(name, "fail", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        return _broken(name, error)
     return Finding(name, state, found, mend)
+
+
+def _broken(name: str, error: Exception) -> Finding:
+    return Finding(name, "fail", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
 def _cores() -> int:
@@ -113,16 +126,26 @@ def _packages() -> Result:
 
 
 def _repository() -> Result:
-    missing = [name for name in ("git", "dvc") if shutil.which(name) is None]
-    if missing:
-        mend = "install git; dvc comes with recalign, so activate its virtual environment"
-        return "fail", f"{' and '.join(missing)} cannot be found on PATH", mend
-    inside = subprocess.run(["git", "rev-parse", "--is-inside-work-tree"], capture_output=True, check=False)
-    if inside.returncode:
+    if shutil.which("dvc") is None:
+        return "fail", "dvc cannot be found on PATH", "it comes with recalign, so activate its virtual environment"
+    git = shutil.which("git")
+    inside = git and not subprocess.run([git, "rev-parse", "--git-dir"], capture_output=True, check=False).returncode
+    if not inside and Path(".dvc").is_dir() and _without_git():
+        found = "no git, as .dvc says (core.no_scm): the stages run, and no version says which code made it"
+        return "warn", found, "'recalign register' notes no revision, and retrain needs git: it works in a clone"
+    if git is None:
+        return "fail", "git cannot be found on PATH", "install git"
+    if not inside:
         return "fail", "this folder is in no git repository", "run recalign in a clone, or 'git init' here"
     if not Path(".dvc").is_dir():
         return "fail", "this folder has no .dvc", "run recalign in the project's root, or 'dvc init' here"
     return "ok", "git and DVC find their repositories", ""
+
+
+def _without_git() -> bool:
+    """Whether DVC is told to do without git, on any level of its configuration."""
+    said = subprocess.run(["dvc", "config", "core.no_scm"], capture_output=True, text=True, check=False)
+    return said.stdout.strip().lower() == "true"
 
 
 def _threads(params: Params) -> Result:
@@ -133,23 +156,21 @@ def _threads(params: Params) -> Result:
     return "ok", found, ""
 
 
-def _data(params: Params) -> Result:
-    import pyarrow.parquet as pq
-
-    from recalign.data.sources.readers import read_source
-
+def _data(params: Params) -> Iterator[Finding]:
+    """The raw files, read and judged by the stages themselves."""
     raw = layout.RAW / params.source
     size = sum(file.stat().st_size for file in raw.rglob("*") if file.is_file()) if raw.is_dir() else 0
     if size > READABLE_BYTES:
-        return "ok", f"{raw}: {size / 1e6:,.0f} MB, too much to read through here", ""
+        found = f"{raw}: {size / 1e6:,.0f} MB, too much to read through here"
+        yield Finding("data", "warn", found, "nothing is known of its rows: 'dvc repro prepare' tells")
+        return
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary)
-        read_source(params, raw, place, place / "spill")
-        rows = {name: pq.read_metadata(place / f"{name}.parquet").num_rows for name in ("interactions", "malformed")}
-    found = f"{raw}: {rows['interactions']:,} interactions, {rows['malformed']:,} lines that cannot be read"
+        read, *judged = try_stages(params, raw, Path(temporary)).findings
+    yield replace(read, name="data", found=read.found if read.state == "fail" else f"{raw}: {read.found}")
     if params.source != "simulated" and not any(raw.parent.glob(f"{raw.name}*.dvc")) and not any(raw.glob("*.dvc")):
-        return "warn", found, f"{raw} is not versioned: 'dvc add {raw}' lets you go back, and lets retrain see new data"
-    return "ok", found, ""
+        mend = f"'dvc add {raw}' lets you go back, and lets retrain see new data"
+        yield Finding("data", "warn", f"{raw} is not versioned", mend)
+    yield from judged
 
 
 def _model(params: Params) -> Result:
@@ -251,7 +272,6 @@ MACHINE: dict[str, Callable[[], Result]] = {
 }
 PROJECT: dict[str, Callable[[Params], Result]] = {
     "threads": _threads,
-    "data": _data,
     "model": _model,
     "device": _device,
     "endpoint": _endpoint,
