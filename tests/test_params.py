@@ -23,12 +23,36 @@ def test_a_value_beside_the_budget_wins(tree):
 
 @pytest.mark.parametrize(
     ("section", "wrong", "right"),
-    [("sft", "learnig_rate", "sft.learning_rate"), (None, "sead", "seed"), ("prepare", "corre", "prepare.core")],
+    [
+        ("sft", "learnig_rate", "sft.learning_rate"),
+        (None, "sead", "seed"),
+        ("prepare", "corre", "prepare.core"),
+        ("prepare", "max_rejected", "validate.max_rejected"),
+        (None, "schedule_", "schedule"),
+    ],
 )
 def test_a_typo_names_the_nearest_key(tree, section, wrong, right):
     """An unknown key is refused with the key that was probably meant."""
     (tree[section] if section else tree)[wrong] = 1
     with pytest.raises(RecalignError, match=f"the nearest valid key is '{right}'"):
+        parse_params(tree)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "wrong", "right"),
+    [
+        (None, "source", "tabel", "table"),
+        (None, "budget", "Demo", "demo"),
+        ("prepare", "split", "times", "time"),
+        ("base", "quantisation", "nf8", "nf4"),
+        ("registry", "metric", "ndcg@10", "ndcg_at_10"),
+        ("recommenders", "systems", ["popularity", "item_knn", "sasrek"], "sasrec"),
+    ],
+)
+def test_a_wrong_value_names_the_nearest_valid_one(tree, section, key, wrong, right):
+    """Wherever a key allows a few values."""
+    (tree[section] if section else tree)[key] = wrong
+    with pytest.raises(RecalignError, match=rf"input should be .* \(did you mean {right}\?\)$"):
         parse_params(tree)
 
 

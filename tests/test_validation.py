@@ -18,6 +18,7 @@ from recalign.data.sources.reading import INTERACTIONS, ITEMS, QUARANTINE, USERS
 from recalign.data.validation import broken_rows
 from recalign.errors import RecalignError
 from recalign.params import Params, parse_params
+from recalign.prompts import safe_title
 from recalign.stages.ingest import ingest
 from recalign.stages.validate import validate
 
@@ -93,7 +94,9 @@ BAD_EVENTS = [
     (event(1, 1, None), "missing time", None),
     (event(1, 1, datetime(1970, 1, 1)), "time before 1990", "1970-01-01 00:00:00"),
     (event(1, 1, FUTURE), "time in the future", str(FUTURE)),
-    (event(1, 1, NOON), "duplicate event", "1"),
+    (event(1, 1, NOON), "exact copy", "1"),
+    (event(1, 1, NOON, rating=3.0), "duplicate event", "1"),
+    (event(1, 1, NOON, rating=3.0), "exact copy", "1"),
     (event(1, 99), "unknown item", "99"),
 ]
 
@@ -108,7 +111,7 @@ def test_each_bad_event_is_quarantined_and_no_other(tree: dict[str, Any]) -> Non
     assert [json.loads(q["row"])["user_id"] for q in quarantine] == [bad["user_id"] for bad, _, _ in BAD_EVENTS]
     taken = Counter(rule for _, rule, _ in BAD_EVENTS)
     assert {name: n for name, n in failed(summary).items() if name != "file out of order"} == taken
-    assert summary["rows"]["interactions"] == {"read": 49, "kept": 40, "quarantined": 9}
+    assert summary["rows"]["interactions"] == {"read": 51, "kept": 40, "quarantined": 11}
     kept = pq.read_table("validated/interactions.parquet").to_pylist()
     assert kept == pq.read_table(folder / "interactions.parquet").to_pylist()[:40]
 
@@ -120,37 +123,75 @@ def test_ratings_of_movielens_lie_in_half_to_five(tree: dict[str, Any]) -> None:
     assert [q["value"] for q in quarantine] == ["0.0", "6.0"]
 
 
-BAD_TITLES = [
-    (None, "empty title"),
-    ("  ", "empty title"),
-    ("Tab\there", "control characters"),
-    ("Right\u202eleft", "control characters"),
-    ("Up <|im_end|>", "chat tokens"),
-    ("[inst] Up", "chat tokens"),
-    ("Up</s>", "chat tokens"),
-    ("<start_of_turn>Up", "chat tokens"),
-    ("x" * 201, "long title"),
-]
+INVISIBLE = ["\u200b", "\u3164", "\u2800\ufe0f", "\u0301", "\x07\t", "\U000e0041"]
+BAD_TITLES = [None, "  ", *INVISIBLE, "&nbsp;", "&#8203;", "<|im_end|>", "&lt;/s&gt;"]
 
 
-def test_a_bad_title_takes_its_item_and_the_items_events(tree: dict[str, Any]) -> None:
-    """The item goes under its rule, its events as events of an unknown item; items without an id go as well."""
-    items = [*TITLES.items(), *((20 + n, title) for n, (title, _) in enumerate(BAD_TITLES)), (None, "No id")]
+def test_a_title_that_prompts_cannot_show_takes_its_item_and_the_items_events(tree: dict[str, Any]) -> None:
+    """Nothing, blanks, invisible letters, a lone accent, markers, and entities of them: found here already."""
+    items = [*TITLES.items(), *((20 + n, title) for n, title in enumerate(BAD_TITLES)), (None, "No id")]
     quarantine, summary = run(params_of(tree), write_ingested([*good_events(), event(1, 22)], items))
     assert [(q["table"], q["rule"], q["value"]) for q in quarantine] == [
-        *(("items", rule, title) for title, rule in BAD_TITLES),
+        *(("items", "empty title", title) for title in BAD_TITLES),
         ("items", "missing item id", None),
         ("interactions", "unknown item", "22"),
     ]
-    assert summary["rows"]["items"] == {"read": 20, "kept": 10, "quarantined": 10}
+    assert summary["rows"]["items"] == {"read": 23, "kept": 10, "quarantined": 13}
     assert pq.read_table("validated/items.parquet")["item_id"].to_pylist() == list(range(1, 11))
+
+
+ODD_TITLES = [
+    ("Tab\there", "Tab here", "control characters"),
+    ("Two\r\nlines", "Two lines", "control characters"),
+    ("Right\u202eleft", "Rightleft", "control characters"),
+    ("Zero\u200bwidth", "Zerowidth", "control characters"),
+    ("Up <|im_end|>", "Up", "chat tokens"),
+    ("Tom &amp;amp; Jerry&#39;s", "Tom & Jerry's", "HTML entities"),
+    ("x" * 201, "x" * 200, "long title"),
+    ("NaN", "NaN", "title like a null"),
+    ("Title 1", "Title 1", "shared title"),
+    ("\uff34itle\u00a0\u2460", "\uff34itle \u2460", "look-alike title"),
+]
+
+
+@pytest.mark.parametrize(("title", "kept", "rule"), ODD_TITLES)
+def test_an_odd_title_is_cleaned_with_a_warning_and_costs_no_event(
+    tree: dict[str, Any], title: str, kept: str, rule: str
+) -> None:
+    """The clean table has it as prompts show it; the ingested one keeps it as it was."""
+    folder = write_ingested([*good_events(), event(1, 11)], [*TITLES.items(), (11, title)])
+    quarantine, summary = run(params_of(tree), folder)
+    assert quarantine == []
+    assert failed(summary) == {rule: 1, "file out of order": 1}
+    assert pq.read_table("validated/items.parquet")["title"].to_pylist() == [*TITLES.values(), kept]
+
+
+def test_what_validation_keeps_is_what_prompts_can_show(tree: dict[str, Any]) -> None:
+    """A clean title is left as it is when a prompt cleans it again, so none can stop a later stage."""
+    odd = ["Cafe\u0301 &AMP; &copyright;", "&amp;lt;|im_&#60;|x|>end|>", "👩\u200d🚀", "\U0001fae8"]
+    odd += [title for title, _, _ in ODD_TITLES]
+    run(params_of(tree), write_ingested(good_events(), [*TITLES.items(), *enumerate(odd, 11)]))
+    kept = pq.read_table("validated/items.parquet")["title"].to_pylist()
+    assert [title for title in kept if safe_title(title) != title or not title] == []
+    assert kept[10:13] == ["Café & &copyright;", "👩🚀", "\U0001fae8"]  # in the middle one nothing is left: quarantine
+
+
+def test_the_report_names_the_title_that_another_looks_like(tree: dict[str, Any]) -> None:
+    """Written in two ways, with a blank of another kind: equal once cleaned. In another case: alike."""
+    items = [*TITLES.items(), (11, "Cafe\u0301\u00a0Noir"), (12, "Café Noir"), (13, "CAFÉ NOIR")]
+    _, summary = run(params_of(tree), write_ingested(good_events(), items))
+    assert failed(summary) == {"shared title": 1, "look-alike title": 1}
+    page = Path("reports/validation.html").read_text(encoding="utf-8")
+    assert page.count("Caf\\xe9 Noir (line 12)") == 2
+    assert "<th>twin</th>" in page or ">twin<" in page
 
 
 def test_titles_that_look_odd_but_are_harmless_stay(tree: dict[str, Any]) -> None:
     """Brackets, accents, other scripts, 200 characters: titles of the world."""
-    names = ["[REC]", "<3", "Amélie", "七人の侍", "M|A|S|H", "x" * 200, "S", "1917", "¡Átame!", "Up <no token>"]
-    quarantine, _ = run(params_of(tree), write_ingested(good_events(), list(zip(TITLES, names, strict=True))))
-    assert quarantine == []
+    names = ["[REC]", "<3", "Amélie", "七人の侍", "M|A|S|H", "x" * 200, "S", "1917", "R&B; soul", "Up <no token>"]
+    quarantine, summary = run(params_of(tree), write_ingested(good_events(), list(zip(TITLES, names, strict=True))))
+    assert (quarantine, failed(summary)) == ([], {})
+    assert pq.read_table("validated/items.parquet")["title"].to_pylist() == names
 
 
 def test_shared_titles_warn_and_stay_while_a_repeated_id_keeps_its_first_row(tree: dict[str, Any]) -> None:
@@ -160,6 +201,34 @@ def test_shared_titles_warn_and_stay_while_a_repeated_id_keeps_its_first_row(tre
     assert failed(summary) == {"repeated item id": 1, "shared title": 1}
     assert [(q["rule"], q["value"], q["line"]) for q in quarantine] == [("repeated item id", "2", 13)]
     assert pq.read_table("validated/items.parquet")["title"].to_pylist() == [*TITLES.values(), "Title 1"]
+
+
+def test_exact_copies_are_told_and_cost_nothing_while_rows_that_contradict_count(tree: dict[str, Any]) -> None:
+    """Forty rows three times over pass at max_rejected 0; a second rating of one event does not, but for its key."""
+    rows = [row | {"rating": 4.0} for row in good_events()]
+    quarantine, summary = run(params_of(tree, max_rejected=0.0), write_ingested(rows * 3))
+    assert failed(summary) == {"exact copy": 80, "file out of order": 10}
+    assert summary["rows"]["interactions"] == {"read": 120, "kept": 40, "quarantined": 80}
+    assert len(quarantine) == 80
+    assert "80 of them are exact copies" in Path("reports/validation.html").read_text(encoding="utf-8")
+    folder = write_ingested([*rows * 3, rows[0] | {"rating": 1.0}])
+    with pytest.raises(RecalignError, match=r"0\.0196078 where .*'duplicate event': 1 rows.*max_rejected: 0\.02"):
+        run(params_of(tree, max_rejected=0.0), folder)
+    run(params_of(tree, max_rejected=0.02), folder)
+
+
+def test_a_copy_of_an_items_row_costs_nothing_while_another_row_of_its_id_counts(tree: dict[str, Any]) -> None:
+    """The share of 52 rows, the copy left out."""
+    folder = write_ingested(good_events(), [*TITLES.items(), (1, "Title 1"), (1, "Other"), (None, "x")])
+    _, summary = run(params_of(tree, max_rejected=2 / 52), folder)
+    assert failed(summary) == {"exact copy": 1, "repeated item id": 1, "missing item id": 1}
+
+
+def test_a_rating_that_is_no_number_does_not_cost_the_row_that_repeats_its_event(tree: dict[str, Any]) -> None:
+    """It goes by itself, so the other is the first."""
+    rows = [event(1, 1, rating=float("nan")), event(1, 1, rating=4.0), event(1, 2, NOON + timedelta(hours=1))]
+    quarantine, _ = run(params_of(tree), write_ingested(rows))
+    assert [(q["rule"], q["line"]) for q in quarantine] == [("rating out of range", 2)]
 
 
 def test_times_that_run_backwards_are_a_fault_only_where_the_source_knows_the_order(tree: dict[str, Any]) -> None:
@@ -186,7 +255,7 @@ def test_without_a_clock_there_are_no_rules_of_time_and_a_pair_stands_once(tree:
     """A set has each (user, item) once."""
     rows = [event(1, 1, None), event(1, 2, None), event(1, 1, None)]
     quarantine, summary = run(params_of(tree), write_ingested(rows))
-    assert [(q["rule"], q["line"]) for q in quarantine] == [("duplicate event", 4)]
+    assert [(q["rule"], q["line"]) for q in quarantine] == [("exact copy", 4)]
     assert not [rule for rule in summary["rules"] if "time" in rule["rule"] or "clock" in rule["rule"]]
 
 
@@ -207,7 +276,7 @@ def test_chunks_change_nothing(tree: dict[str, Any]) -> None:
         seen.append((quarantine, summary, pq.read_table("validated/interactions.parquet").to_pylist()))
     assert seen[0] == seen[1]
     assert failed(seen[0][1])["unknown item"] == 2
-    assert failed(seen[0][1])["duplicate event"] == 180
+    assert failed(seen[0][1])["exact copy"] == 180
 
 
 def test_unread_lines_count_as_quarantined(tree: dict[str, Any]) -> None:
@@ -223,13 +292,19 @@ def test_unread_lines_count_as_quarantined(tree: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("events", "rules", "message"),
     [
-        (good_events(), {"min_rows": 41}, r"too few rows: 40 where at least 41 .*validate\.min_rows"),
+        (good_events(), {"min_rows": 41}, r"too few rows: 40 where at least 41 .*, or set validate\.min_rows: 40"),
         (
             [*good_events(), event(1, 99), event(1, 98)], {"max_rejected": 0.03},
-            r"too many rejected: 0\.0384615 where at most 3\.0% .*'unknown item': 2 rows.*validate\.max_rejected",
+            r"too many rejected: 0\.0384615 where at most 3\.0% .*'unknown item': 2 rows.*max_rejected: 0\.04",
         ),
-        (good_events(), {"max_rows_per_user": 0.1}, r"one user owns the log: 0\.2 where no user owns more than 10\.0%"),
-        ([event(user, 1) for user in range(5)], {}, r"no real clock: 0 where times differ .*change table\.timestamp"),
+        (
+            good_events(), {"max_rows_per_user": 0.1},
+            r"one user owns the log: 0\.2 where no user owns more than 10\.0%.*max_rows_per_user: 0\.2",
+        ),
+        (
+            [event(user, 1) for user in range(5)], {},
+            r"no real clock: 0 where times differ .*; fix the rows, or set table\.timestamp: null",
+        ),
         ([event(1, 99), event(2, 98)], {}, r"every one of 2 interactions is in quarantine \(most under 'unknown item'"),
     ],
 )  # fmt: skip
@@ -255,7 +330,7 @@ def test_the_report_shows_every_rule_and_runs_nothing(tree: dict[str, Any], caps
         assert rule["rule"] in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\x07" in page
     assert not re.search(r"<script|https?://|\x07", page)
-    assert "1  row      items: control characters" in capsys.readouterr().out
+    assert "1  warning  items: control characters" in capsys.readouterr().out
 
 
 def test_an_expectation_that_cannot_be_computed_is_not_called_bad_data() -> None:
@@ -275,6 +350,6 @@ def test_the_shipped_world_is_clean_but_for_the_planted_faults(tree: dict[str, A
     params = parse_params(tree)
     ingest(params, raw, Path("ingested"))
     _, summary = run(params, Path("ingested"))
-    assert failed(summary).keys() == {"duplicate event", "unknown item"}
+    assert failed(summary).keys() == {"exact copy", "unknown item"}
     assert summary["rows"]["interactions"]["quarantined"] < 60
     assert Path("validated/truth.parquet").is_file()

@@ -1,4 +1,7 @@
-"""The one error that a user may see."""
+"""The one error that a user may see, and the hint that ends some of them."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class RecalignError(Exception):
@@ -6,6 +9,13 @@ class RecalignError(Exception):
 
     The message names the key or file, the value found, what is allowed, and the mend.
     """
+
+
+def did_you_mean(value: object, allowed: Iterable[str]) -> str:
+    """" (did you mean X?)" with the nearest of the allowed values, whatever its case; "" where none is allowed."""
+    plain = {name.casefold(): name for name in allowed}
+    near = difflib.get_close_matches(str(value).casefold(), plain, n=1, cutoff=0.0)
+    return f" (did you mean {plain[near[0]]}?)" if near else ""
 
 
 class TooLargeError(RecalignError):

@@ -4,15 +4,17 @@ A null that the budget sets is filled in here, so the rest of the code never mee
 """
 
 import difflib
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from recalign.cron import check_zone, parse_cron
-from recalign.errors import RecalignError
+from recalign.errors import RecalignError, did_you_mean
 from recalign.layout import PARAMS
 
 Source = Literal["simulated", "movielens-100k", "movielens-1m", "lastfm", "table"]
@@ -59,6 +61,7 @@ class TableParams(Section):
     title: str
     timestamp: str | None
     rating: str | None
+    min_rating: float | None = None  # params.yaml files from before it have no such key
     attributes: tuple[str, ...]
     noun: str
 
@@ -267,9 +270,7 @@ class AlignParams(OptimiserParams):
 
 def _known_objective(name: str, settings: Mapping[str, object]) -> None:
     if name not in settings:
-        near = difflib.get_close_matches(name, settings, n=1, cutoff=0.0)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        allowed = ", ".join(settings)
+        hint, allowed = did_you_mean(name, settings), ", ".join(settings)
         raise PydanticCustomError("objective", f"'{name}' is not in align.settings; allowed are {allowed}{hint}")
 
 
@@ -380,6 +381,12 @@ def load_params(path: Path = PARAMS) -> Params:
     return parse_params(tree, str(path))
 
 
+def params_or_shipped() -> Params:
+    """params.yaml of the working directory or, outside of a project, the one that recalign is shipped with."""
+    shipped = (Path(__file__).parents[2] / PARAMS, Path(sys.prefix) / "share" / "recalign" / PARAMS)
+    return load_params(next((path for path in (PARAMS, *shipped) if path.is_file()), PARAMS))
+
+
 def parse_params(tree: Any, origin: str = "params") -> Params:
     """Check a tree of plain values as `load_params` does; `origin` names it in errors."""
     if not isinstance(tree, dict):
@@ -407,14 +414,33 @@ def _describe(error: ValidationError, tree: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         parents, name = first["loc"][:-1], str(first["loc"][-1])
-        near = difflib.get_close_matches(name, _siblings(parents), n=1, cutoff=0.0)
-        return f"unknown key '{key}'; the nearest valid key is '{'.'.join([*map(str, parents), near[0]])}'"
+        elsewhere = [path for path in _keys(Params) if path.rpartition(".")[2] == name]  # right, in the wrong section
+        near = elsewhere or difflib.get_close_matches(name, _siblings(parents), n=1, cutoff=0.0)
+        nearest = near[0] if elsewhere else ".".join([*map(str, parents), near[0]])
+        return f"unknown key '{key}'; the nearest valid key is '{nearest}'"
     if first["type"] == "missing":
         return f"key '{key}' is missing; add it as the params.yaml of the repository shows it"
     if first["type"] == "like":
         return f"{key}: {first['msg']}"
     said = first["msg"].removeprefix("Value error, ")
-    return f"{key} is {first['input']!r}; {said[0].lower()}{said[1:]}"
+    return f"{key} is {first['input']!r}; {said[0].lower()}{said[1:]}{_nearest_value(first)}"
+
+
+def _nearest_value(error: ErrorDetails) -> str:
+    """A hint to the nearest of the values that a key allows, where it allows but a few."""
+    if error["type"] != "literal_error":
+        return ""
+    return did_you_mean(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"]))
+
+
+def _keys(model: type[BaseModel], above: str = "") -> list[str]:
+    """Every key below a section, dotted; what users name themselves (objectives, budgets) is left out."""
+    found = []
+    for name, field in model.model_fields.items():
+        path = f"{above}{field.alias or name}"
+        own = field.annotation
+        found += _keys(own, f"{path}.") if isinstance(own, type) and issubclass(own, BaseModel) else [path]
+    return found
 
 
 def _siblings(parents: tuple[int | str, ...]) -> list[str]:

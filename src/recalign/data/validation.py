@@ -6,6 +6,7 @@ What needs the whole log (copies, order) is found in SQL first, as row numbers; 
 import json
 import logging
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,18 +21,29 @@ import pyarrow.parquet as pq
 from recalign import columns as c
 from recalign.artifacts import read_json, read_parquet, write_parquet
 from recalign.data.database import database, write_rows
-from recalign.data.rules import EARLIEST, Rule, event_rules, item_rules, table_rules
+from recalign.data.rules import (
+    EARLIEST,
+    EXACT_COPY,
+    LONGEST_TITLE,
+    NULL_LIKE,
+    Rule,
+    event_rules,
+    item_rules,
+    table_rules,
+)
 from recalign.data.sources.files import UNPARSABLE
 from recalign.data.sources.reading import INTERACTIONS, ITEMS, QUARANTINE
 from recalign.errors import RecalignError
 from recalign.params import Params
 from recalign.progress import track
+from recalign.prompts import is_control, safe_title
 
 if TYPE_CHECKING:
     import pandas as pd
     from duckdb import DuckDBPyConnection
 
 log = logging.getLogger(__name__)
+LINE_ENDS = "\u2028\u2029"  # of Unicode; all others are control characters
 EXAMPLES = 5  # failing rows that the report shows of a rule
 
 
@@ -80,16 +92,16 @@ def validate_tables(params: Params, interactions: Path, folder: Path, spill: Pat
     clock, path, clean = facts["clock"], interactions / "interactions.parquet", folder / "interactions.parquet"
     malformed = read_parquet(interactions / "malformed.parquet")
     with database(spill, params.prepare.memory_limit, params.threads) as connection:
-        copies, late, ordered = _whole_log_faults(connection, path, clock)
+        faults = _whole_log_faults(connection, path, clock)
     with pq.ParquetWriter(folder / "quarantine.parquet", QUARANTINE, compression="zstd") as quarantine:
         quarantine.write_table(malformed.cast(QUARANTINE))
         items = [Outcome(rule) for rule in item_rules()]
         known = _validate_items(interactions / "items.parquet", folder / "items.parquet", items, quarantine)
-        events = [Outcome(rule) for rule in event_rules(facts["source"], clock, ordered)]
+        events = [Outcome(rule) for rule in event_rules(facts["source"], clock, faults.ordered)]
 
         def clean_chunks() -> Iterator[pa.Table]:
             for start, rows in _event_chunks(path, params.validate_.chunk_rows):
-                first = _judge(_event_frame(rows, start, copies, late, known), rows, events)
+                first = _judge(_event_frame(rows, start, faults, known), rows, events)
                 quarantine.write_table(_quarantined(rows, first, events))
                 yield rows.filter(pa.array(first < 0))
 
@@ -100,8 +112,9 @@ def validate_tables(params: Params, interactions: Path, folder: Path, spill: Pat
         for name in ("interactions", "items")
     }
     whole = [Outcome(rule) for rule in table_rules(params.validate_, clock)]
+    copies = sum(outcome.failed for outcome in (*items, *events) if outcome.rule.name == EXACT_COPY)
     with database(spill, params.prepare.memory_limit, params.threads) as connection:
-        figures = table_figures(connection, clean, rows)
+        figures = table_figures(connection, clean, rows, copies)
     for outcome, positions in zip(whole, broken_rows(pd.DataFrame([figures]), [o.rule for o in whole]), strict=True):
         outcome.failed = len(positions)
         outcome.examples = [{outcome.rule.column: figures[outcome.rule.column]}]
@@ -122,9 +135,12 @@ def _row_counts(read: Path, clean: Path, unread: int) -> dict[str, int]:
     return {"read": before, "kept": kept, "quarantined": before - kept}
 
 
-def table_figures(connection: "DuckDBPyConnection", clean: Path, rows: dict[str, dict[str, int]]) -> dict[str, float]:
+def table_figures(
+    connection: "DuckDBPyConnection", clean: Path, rows: dict[str, dict[str, int]], copies: int
+) -> dict[str, float]:
     """What the table rules look at: clean_rows, rejected_share, largest_user_share (0 to 1) and time_span (seconds).
 
+    copies: rows in quarantine that are exact copies; they are no loss, so the share is one of all other rows.
     time_span is NaN where no time is left, which no rule judges.
     """
     count, largest, span = connection.execute(
@@ -133,7 +149,7 @@ def table_figures(connection: "DuckDBPyConnection", clean: Path, rows: dict[str,
                  from read_parquet($path) group by user_id)""",
         {"path": str(clean)},
     ).fetchone() or (0, 0.0, None)
-    read, rejected = (sum(table[key] for table in rows.values()) for key in ("read", "quarantined"))
+    read, rejected = (sum(table[key] for table in rows.values()) - copies for key in ("read", "quarantined"))
     return {
         "clean_rows": float(count),
         "rejected_share": rejected / read if read else 0.0,
@@ -211,42 +227,101 @@ def _quarantined(rows: pa.Table, first: np.ndarray, outcomes: Sequence[Outcome])
 
 
 def _validate_items(path: Path, clean: Path, outcomes: Sequence[Outcome], quarantine: pq.ParquetWriter) -> np.ndarray:
-    """Check the items, which fit in memory, and write the clean ones; returns their ids, ascending."""
+    """Check the items, which fit in memory, and write the clean ones, titles as prompts show them; returns their ids,
+    ascending."""
     rows = read_parquet(path)
-    frame = rows.select([c.ITEM, c.TITLE]).to_pandas()
-    titles = frame[c.TITLE].astype(object).where(frame[c.TITLE].str.strip().fillna("") != "", None)
-    copy = frame[c.ITEM].notna() & frame[c.ITEM].duplicated()
-    frame = frame.assign(
-        **{c.TITLE: titles, "first_copy": ~copy, "title_alone": copy | titles.isna() | ~titles.duplicated()}
-    )
-    first = _judge(frame, rows, outcomes)
+    frame = _item_frame(rows)
+    first = _judge(frame, rows.append_column("twin", pa.array(frame["twin"], pa.string())), outcomes)
     quarantine.write_table(_quarantined(rows, first, outcomes))
-    kept = rows.filter(pa.array(first < 0))
+    titles = pa.array(frame[c.TITLE], pa.string())
+    kept = rows.set_column(rows.schema.get_field_index(c.TITLE), c.TITLE, titles).filter(pa.array(first < 0))
     write_parquet(clean, kept.cast(ITEMS))
     return np.unique(kept[c.ITEM].to_numpy())
 
 
-def _whole_log_faults(
-    connection: "DuckDBPyConnection", path: Path, clock: bool
-) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Row numbers (from 0, ascending) of second copies and of times that run backwards; whether the source is ordered.
+def _item_frame(rows: pa.Table) -> "pd.DataFrame":
+    """The checked columns of the items: ids, titles as they are, whole and cut, and what is true of each row."""
+    import pandas as pd
 
-    Times that no clock shows (before 1990) are left out of the order, so that they do not blame their neighbours.
+    raw = [title or "" for title in rows[c.TITLE].to_pylist()]
+    whole = [safe_title(title) for title in raw]
+    titles = pd.Series([title[:LONGEST_TITLE].rstrip() or None for title in whole], dtype=object)
+    frame = pd.DataFrame({c.ITEM: rows[c.ITEM].to_pandas(), c.TITLE: titles})
+    known = frame[c.ITEM].notna()
+    content = pd.DataFrame({"item": frame[c.ITEM], "raw": raw, "more": list(map(str, rows[c.ATTRIBUTES].to_pylist()))})
+    first_of_id = ~(known & frame[c.ITEM].duplicated())
+    copy = known & content.duplicated()
+    shown = first_of_id & titles.notna()  # the rows that can be taken for one another
+    looks = titles.map(_folded, na_action="ignore")
+    same, alike = (shown & column.where(shown).duplicated() for column in (titles, looks))
+    return frame.assign(
+        raw_title=pd.Series(raw, dtype=object),
+        whole_title=pd.Series(whole, dtype=object),
+        no_copy=~copy,
+        first_of_id=first_of_id,
+        no_control=[not any(is_control(character) or character in LINE_ENDS for character in title) for title in raw],
+        no_null=[(title or "").casefold() not in NULL_LIKE for title in titles],
+        title_alone=~same,
+        looks_alone=same | ~alike,
+        twin=_twins(titles, looks, shown, rows[c.LINE].to_pylist()),
+    )
+
+
+def _folded(title: str) -> str:
+    """How a title looks: without case, width and ligatures."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", title).casefold())
+
+
+def _twins(
+    titles: "pd.Series[str]", looks: "pd.Series[str]", shown: "pd.Series[bool]", lines: Sequence[int]
+) -> list[str | None]:
+    """For each row that looks like an earlier one, that one's title and line."""
+    earlier: dict[str, str] = {}
+    twins: list[str | None] = []
+    for title, look, counts, line in zip(titles, looks, shown, lines, strict=True):
+        twins.append(earlier.get(look) if counts else None)
+        if counts:
+            earlier.setdefault(look, f"{title} (line {line})")
+    return twins
+
+
+@dataclass(frozen=True)
+class _Faults:
+    """Row numbers (from 0, ascending) of exact copies, of second rows with another rating, and of times that run
+    backwards; whether the source says which event of a user came first."""
+
+    copies: np.ndarray
+    conflicts: np.ndarray
+    late: np.ndarray
+    ordered: bool
+
+
+def _whole_log_faults(connection: "DuckDBPyConnection", path: Path, clock: bool) -> _Faults:
+    """What only the whole log shows.
+
+    A rating that is no number makes a row go by itself, so the row after it is no second one. Times that no clock shows
+    (before 1990) are left out of the order, so that they do not blame their neighbours.
     """
     connection.execute(
-        """create view log as select user_id, item_id, timestamp, position, file_row_number as number
+        """create view log as select user_id, item_id, timestamp, rating, position, file_row_number as number
            from read_parquet($path, file_row_number = true)""".replace("$path", _literal(path))
     )
-    copies = connection.execute(
+    again = connection.execute(
         """with twice as (
                select user_id, item_id, timestamp, min(number) as first from log
-               where user_id is not null and item_id is not null group by all having count(*) > 1)
-           select number from log join twice on log.user_id = twice.user_id and log.item_id = twice.item_id
-               and log.timestamp is not distinct from twice.timestamp
-           where number > first order by number"""
-    ).fetchnumpy()["number"]
+               where user_id is not null and item_id is not null and (rating is null or isfinite(rating))
+               group by all having count(*) > 1),
+           rows as (
+               select number, first, min(number) over (
+                   partition by log.user_id, log.item_id, log.timestamp, rating) as first_of_rating
+               from log join twice on log.user_id = twice.user_id and log.item_id = twice.item_id
+                   and log.timestamp is not distinct from twice.timestamp
+               where rating is null or isfinite(rating))
+           select number, number > first_of_rating as copy from rows where number > first order by number"""
+    ).fetchnumpy()
+    copies, conflicts = again["number"][again["copy"]], again["number"][~again["copy"]]
     if not clock:
-        return copies, np.empty(0, dtype=np.int64), False
+        return _Faults(copies, conflicts, np.empty(0, dtype=np.int64), ordered=False)
     late = connection.execute(
         """select number from (
                select number, timestamp < lag(timestamp) over (
@@ -256,7 +331,7 @@ def _whole_log_faults(
         {"earliest": EARLIEST},
     ).fetchnumpy()["number"]
     ordered = connection.execute("select count(position) > 0 from log").fetchone()
-    return copies, late, bool(ordered and ordered[0])
+    return _Faults(copies, conflicts, late, ordered=bool(ordered and ordered[0]))
 
 
 def _event_chunks(path: Path, chunk_rows: int) -> Iterator[tuple[int, pa.Table]]:
@@ -270,9 +345,7 @@ def _event_chunks(path: Path, chunk_rows: int) -> Iterator[tuple[int, pa.Table]]
             first += len(batch)
 
 
-def _event_frame(
-    rows: pa.Table, first: int, copies: np.ndarray, late: np.ndarray, known: np.ndarray
-) -> "pd.DataFrame":
+def _event_frame(rows: pa.Table, first: int, faults: _Faults, known: np.ndarray) -> "pd.DataFrame":
     """The checked columns of a chunk: times in seconds, for Great Expectations compares other times row by row."""
     import pandas as pd
 
@@ -289,9 +362,10 @@ def _event_frame(
             c.ITEM: item.to_pandas(),
             c.RATING: pc.if_else(pc.is_nan(rating), np.inf, rating).to_pandas(),  # NaN would pass for no rating
             "seconds": pc.divide(pc.cast(rows[c.TIMESTAMP].cast(pa.int64()), pa.float64()), 1e6).to_pandas(),
-            "first_copy": none_of(copies),
+            "no_copy": none_of(faults.copies),
+            "first_of_same": none_of(faults.conflicts),
             "item_known": pc.if_else(pc.is_null(item), True, pc.is_in(item, pa.array(known))).to_numpy(),
-            "in_order": none_of(late),
+            "in_order": none_of(faults.late),
         }
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from recalign import columns as c
+from recalign.data.rules import EXACT_COPY, admitting
 from recalign.data.validation import Outcome, Validation
 from recalign.evaluation import page
 
@@ -37,18 +38,23 @@ def verdict(validation: Validation) -> list[str]:
     broken = sum(1 for o in validation.outcomes if o.failed and o.rule.level == "row")
     if not gone:
         return ["Every row keeps every rule."]
-    return [f"The log is usable: {gone} rows went to quarantine under {broken} rules, the rest is kept."]
+    usable = f"The log is usable: {gone} rows went to quarantine under {broken} rules, the rest is kept."
+    copies = sum(o.failed for o in validation.outcomes if o.rule.name == EXACT_COPY)
+    harmless = f"{copies} of them are exact copies of rows that are kept: they cost nothing."
+    return [usable, *([harmless] if copies else [])]
 
 
 def refusal(validation: Validation, outcome: Outcome) -> str:
-    """Why a table rule stops the run, in one line: the figure, what is allowed, what took most rows, the key."""
+    """Why a table rule stops the run, in one line: the figure, what is allowed, what took most rows, what admits it."""
     rule = outcome.rule
     figure = next(iter(outcome.examples[0].values()))
-    took = max((o for o in validation.outcomes if o.rule.level == "row"), key=lambda o: o.failed)
+    taking = [o for o in validation.outcomes if o.rule.level == "row" and o.rule.name != EXACT_COPY]
+    took = max(taking, key=lambda o: o.failed)
     most = f" (most under '{took.rule.name}': {took.failed} rows, where {took.rule.sentence})" if took.failed else ""
     if validation.rows["interactions"]["read"] and not validation.rows["interactions"]["kept"]:
-        return f"every one of {validation.rows['interactions']['read']} interactions is in quarantine{most}"
-    return f"{rule.name}: {figure:g} where {rule.sentence}{most}; mend the rows, or change {rule.shown}"
+        read = validation.rows["interactions"]["read"]
+        return f"every one of {read} interactions is in quarantine{most}; fix the rows: no setting admits an empty log"
+    return f"{rule.name}: {figure:g} where {rule.sentence}{most}; fix the rows, or {admitting(rule, figure)}"
 
 
 def summary_lines(validation: Validation) -> list[str]:
@@ -74,9 +80,10 @@ def _examples(outcomes: list[Outcome]) -> Iterator[str]:
         rule = outcome.rule
         if not outcome.failed or rule.level == "table":
             continue
-        rows = [(e[c.FILE], e[c.LINE], _value(e, rule.shown or c.VALUE)) for e in outcome.examples]
+        columns = [rule.shown or c.VALUE, *([rule.beside] if rule.beside else [])]
+        rows = [(e[c.FILE], e[c.LINE], *(_value(e, column) for column in columns)) for e in outcome.examples]
         heading = f"{rule.table}, {rule.name}: the first of {outcome.failed}"
-        yield page.folded(heading, page.table(["file", "line", rule.shown or c.VALUE], rows))
+        yield page.folded(heading, page.table(["file", "line", *columns], rows))
 
 
 def _value(row: dict[str, object], column: str) -> str:

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recalign.data.database import database
-from recalign.data.prepare import select_likes, select_training, split_events
 from recalign.data.sources.files import MALFORMED
-from recalign.data.sources.readers import read_source
-from recalign.data.sources.reading import literal
 from recalign.data.sources.table import load_columns
 from recalign.doctor.columns import ATTRIBUTES, THINGS, Column, by_name, describe
-from recalign.doctor.findings import Finding, from_error
+from recalign.doctor.findings import Finding
+from recalign.doctor.trial import Trial, try_stages
 from recalign.errors import RecalignError
 from recalign.params import Params, TableParams
 
@@ -23,16 +21,19 @@ if TYPE_CHECKING:
 
 READABLE = 0.9  # share of a column's values that must read as its role wants, else another format is meant
 CODES = ("id", "code", "sku", "asin", "isbn")  # ends of the names of columns whose values are no titles
-FEW_USERS = 50  # fewer leave a handful of test users
 MOST_ATTRIBUTES = 4  # columns proposed to describe an item: each lengthens what is inferred from
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What an own log turned out to be: findings, and the table params that fit (None where a column is missing)."""
+    """What an own log turned out to be: findings, and the table params that fit, with what the stages made of them.
+
+    Both are None where a column is missing.
+    """
 
     findings: list[Finding]
     table: TableParams | None
+    trial: Trial | None = None
 
 
 def examine(path: Path, items: Path | None, params: Params) -> Examined:
@@ -55,7 +56,9 @@ def examine(path: Path, items: Path | None, params: Params) -> Examined:
         guessed, table = _guess(path, items, columns, described)
         findings += guessed
         if table is not None:
-            findings += _trial(path, items, params.model_copy(update={"source": "table", "table": table}), place)
+            own = params.model_copy(update={"source": "table", "table": table})
+            trial = try_stages(own, _laid_out(path, items, place / "raw"), place)
+            return Examined(findings + trial.findings, table, trial)
     return Examined(findings, table)
 
 
@@ -64,6 +67,8 @@ def params_block(table: TableParams) -> str:
     from ruamel.yaml import YAML
 
     values = table.model_dump(mode="json")
+    if table.min_rating is None:
+        del values["min_rating"]
     yaml, text = YAML(), io.StringIO()
     yaml.default_flow_style = None
     yaml.representer.add_representer(
@@ -88,7 +93,7 @@ def _guess(
     """A finding a role, and the params; None where user or item cannot be told."""
     shared = [column for column in columns if column.name in {other.name for other in described}]
     time, time_finding = _time(columns)
-    rating, rating_finding = _rating(columns)
+    rating, bound, rating_finding = _rating(columns)
     taken = [column for column in (time, rating) if column]
     user, user_finding = _id("user", columns, taken)
     item, item_finding = _id("item", shared if items else columns, [*taken, *([user] if user else [])])
@@ -102,7 +107,7 @@ def _guess(
     table = TableParams(
         interactions=path.name, items=items.name if items else None, user=user.name, item=item.name,
         title=title.name, timestamp=time.name if time else None, rating=rating.name if rating else None,
-        attributes=tuple(attributes), noun=_noun(item),
+        min_rating=bound, attributes=tuple(attributes), noun=_noun(item),
     )  # fmt: skip
     return [*findings, title_finding, time_finding, rating_finding, describing], table
 
@@ -142,19 +147,20 @@ def _time(columns: Sequence[Column]) -> tuple[Column | None, Finding]:
     return None, Finding("timestamp", "warn", "no column holds times", mend)
 
 
-def _rating(columns: Sequence[Column]) -> tuple[Column | None, Finding]:
+def _rating(columns: Sequence[Column]) -> tuple[Column | None, float | None, Finding]:
+    """The column of ratings and the least rating that is taken for a like (None: every row)."""
     named = by_name("rating", columns)
     if named is None:
-        return None, Finding("rating", "ok", "no column: implicit feedback, every row counts as a like")
+        return None, None, Finding("rating", "ok", "no column: implicit feedback, every row counts as a like")
     if not named.numbers or named.low is None or named.high is None:
         mend = f"write '{named.name}' as numbers; until then every row counts as a like"
-        return None, Finding("rating", "warn", f"column '{named.name}' is not all numbers", mend)
+        return None, None, Finding("rating", "warn", f"column '{named.name}' is not all numbers", mend)
     found = f"column '{named.name}', {named.low:g} to {named.high:g}"
     if named.low == named.high:
-        return named, Finding("rating", "ok", f"{found}: every row counts as a like")
+        return named, None, Finding("rating", "ok", f"{found}: every row counts as a like")
     bound = named.low + 0.75 * (named.high - named.low)
-    mend = f"every rating counts as a like until you set prepare.min_rating, to {bound:g} for example"
-    return named, Finding("rating", "warn", found, mend)
+    mend = f"{bound:g} and more is taken for a like; where that is not so, set table.min_rating"
+    return named, bound, Finding("rating", "warn", found, mend)
 
 
 def _title(
@@ -186,60 +192,14 @@ def _noun(item: Column) -> str:
     return f"{thing}s"
 
 
-def _trial(path: Path, items: Path | None, params: Params, place: Path) -> list[Finding]:
-    """Read the log with these params, as ingest does, and look at what preparation would keep of it."""
-    raw, tables = place / "raw", place / "tables"
-    for folder in (raw, tables):
-        folder.mkdir()
-    for file in filter(None, (path, items)):
+def _laid_out(path: Path, items: Path | None, raw: Path) -> Path:
+    """The folder `raw` with both files in it, as data/raw/table would hold them.
+
+    Raises RecalignError where two different files have one name.
+    """
+    raw.mkdir()
+    for file in {given.resolve(): given for given in filter(None, (path, items))}.values():
+        if (raw / file.name).is_symlink():
+            raise RecalignError(f"{path} and {items} are both called {file.name}; rename one: they lie in one folder")
         (raw / file.name).symlink_to(file.resolve())
-    findings: list[Finding] = []
-    try:
-        read_source(params, raw, tables, place / "spill")
-        with database(place / "count", params.prepare.memory_limit, params.threads) as connection:
-            findings += _rows(connection, tables, params)
-            log, listed, options = tables / "interactions.parquet", tables / "items.parquet", params.prepare
-            select_likes(connection, log, listed, options, options.min_rating, params.seed)
-            split_events(connection, options, params.table.timestamp is not None)
-            select_training(connection, options.core)
-            return [*findings, _kept(_sizes(connection, "trained"), params)]
-    except RecalignError as error:
-        return [*findings, from_error("preparation", error)]
-
-
-def _rows(connection: "DuckDBPyConnection", tables: Path, params: Params) -> list[Finding]:
-    rows, users, items = _sizes(connection, f"read_parquet({literal(str(tables / 'interactions.parquet'))})")
-    bad, why = connection.execute(
-        """select count(*), first(rule || ', such as ' || coalesce(value, '') || ' in line ' || line order by line)
-            from read_parquet($p)""",
-        {"p": str(tables / "malformed.parquet")},
-    ).fetchone() or (0, None)
-    findings = []
-    found = f"{rows:,} rows of {users:,} users with {items:,} items"
-    if rows < params.validate_.min_rows:
-        mend = f"bring a longer log, or lower validate.min_rows from {params.validate_.min_rows}"
-        findings.append(Finding("rows", "fail", found, mend))
-    else:
-        findings.append(Finding("rows", "ok", found))
-    if bad:
-        grave = bad > params.validate_.max_rejected * (rows + bad)
-        mend = "mend them in the file" + (", or raise validate.max_rejected" if grave else "; they go to quarantine")
-        findings.append(Finding("bad rows", "fail" if grave else "warn", f"{bad:,} cannot be read: {why}", mend))
-    return findings
-
-
-def _sizes(connection: "DuckDBPyConnection", relation: str) -> tuple[int, int, int]:
-    query = f"select count(*), count(distinct user_id), count(distinct item_id) from {relation}"  # noqa: S608
-    rows, users, items = connection.execute(query).fetchone() or (0, 0, 0)
-    return rows, users, items
-
-
-def _kept(sizes: tuple[int, int, int], params: Params) -> Finding:
-    rows, users, items = sizes
-    found = f"the {params.prepare.core}-core keeps {rows:,} train likes of {users:,} users with {items:,} items"
-    if items <= params.prepare.candidates:
-        mend = f"lists of prepare.candidates = {params.prepare.candidates} need more items: lower it, or prepare.core"
-        return Finding("preparation", "fail", found, mend)
-    if users < FEW_USERS:
-        return Finding("preparation", "warn", found, "so few users give wide intervals: expect no clear verdict")
-    return Finding("preparation", "ok", found)
+    return raw

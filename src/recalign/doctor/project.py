@@ -7,7 +7,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from recalign.artifacts import MANIFEST, read_json, verify
 from recalign.cron import parse_cron
 from recalign.doctor.findings import Finding, State, from_error
 from recalign.doctor.prefect_server import VARIABLE, configured_url, server_fault
+from recalign.doctor.trial import try_stages
 from recalign.errors import RecalignError
 from recalign.params import Params, load_params
 
@@ -38,8 +40,15 @@ def check_project() -> list[Finding]:
         about = from_error("params", error)
     findings = [_guarded(name, check) for name, check in MACHINE.items()] + [about]
     if params is not None:
-        findings += [_guarded(name, check, params) for name, check in PROJECT.items()]
+        findings += [*_guarded_data(params), *(_guarded(name, check, params) for name, check in PROJECT.items())]
     return findings
+
+
+def _guarded_data(params: Params) -> list[Finding]:
+    try:
+        return list(_data(params))
+    except Exception as error:  # as below
+        return [_broken("data", error)]
 
 
 def _guarded(name: str, check: Callable[..., Result], *arguments: Params) -> Finding:
@@ -48,8 +57,12 @@ def _guarded(name: str, check: Callable[..., Result], *arguments: Params) -> Fin
     except RecalignError as error:
         return from_error(name, error)
     except Exception as error:  # a broken machine breaks a check in unforeseen ways, and the others have to go on
-        return Finding(name, "fail", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        return _broken(name, error)
     return Finding(name, state, found, mend)
+
+
+def _broken(name: str, error: Exception) -> Finding:
+    return Finding(name, "fail", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
 def _cores() -> int:
@@ -151,23 +164,21 @@ def _threads(params: Params) -> Result:
     return "ok", found, ""
 
 
-def _data(params: Params) -> Result:
-    import pyarrow.parquet as pq
-
-    from recalign.data.sources.readers import read_source
-
+def _data(params: Params) -> Iterator[Finding]:
+    """The raw files, read and judged by the stages themselves."""
     raw = layout.RAW / params.source
     size = sum(file.stat().st_size for file in raw.rglob("*") if file.is_file()) if raw.is_dir() else 0
     if size > READABLE_BYTES:
-        return "ok", f"{raw}: {size / 1e6:,.0f} MB, too much to read through here", ""
+        found = f"{raw}: {size / 1e6:,.0f} MB, too much to read through here"
+        yield Finding("data", "warn", found, "nothing is known of its rows: 'dvc repro prepare' tells")
+        return
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary)
-        read_source(params, raw, place, place / "spill")
-        rows = {name: pq.read_metadata(place / f"{name}.parquet").num_rows for name in ("interactions", "malformed")}
-    found = f"{raw}: {rows['interactions']:,} interactions, {rows['malformed']:,} lines that cannot be read"
+        read, *judged = try_stages(params, raw, Path(temporary)).findings
+    yield replace(read, name="data", found=read.found if read.state == "fail" else f"{raw}: {read.found}")
     if params.source != "simulated" and not any(raw.parent.glob(f"{raw.name}*.dvc")) and not any(raw.glob("*.dvc")):
-        return "warn", found, f"{raw} is not versioned: 'dvc add {raw}' lets you go back, and lets retrain see new data"
-    return "ok", found, ""
+        mend = f"'dvc add {raw}' lets you go back, and lets retrain see new data"
+        yield Finding("data", "warn", f"{raw} is not versioned", mend)
+    yield from judged
 
 
 def _model(params: Params) -> Result:
@@ -290,7 +301,6 @@ MACHINE: dict[str, Callable[[], Result]] = {
 }
 PROJECT: dict[str, Callable[[Params], Result]] = {
     "threads": _threads,
-    "data": _data,
     "model": _model,
     "device": _device,
     "endpoint": _endpoint,

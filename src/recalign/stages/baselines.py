@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from recalign import artifacts
 from recalign import columns as c
 from recalign.data.records import Items, read_cases
-from recalign.errors import RecalignError, TooLargeError
+from recalign.errors import RecalignError, TooLargeError, did_you_mean
 from recalign.evaluation.ranking import LABELS, draw_lots, metric_values, target_ranks
 from recalign.layout import BASELINES, PREPARED
 from recalign.params import Params, RecommenderName
@@ -30,8 +30,9 @@ def baselines(params: Params, system: RecommenderName, prepared: Path = PREPARED
     Raises RecalignError for a system that is none, or that cannot be fitted on this source.
     """
     if system not in get_args(RecommenderName):
+        hint = did_you_mean(system, get_args(RecommenderName))
         allowed = ", ".join(get_args(RecommenderName))
-        raise RecalignError(f"system is {system}; one of {allowed} is allowed")
+        raise RecalignError(f"system is {system}; one of {allowed} is allowed{hint}")
     catalogue = Items.read(prepared)
     clock = artifacts.read_json(prepared / "summary.json")["clock"]
     events = artifacts.read_parquet(prepared / "events.parquet")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,8 @@ from recalign.doctor.findings import Finding, print_findings, worst
 from recalign.doctor.own_table import examine, params_block
 from recalign.doctor.project import check_project
 from recalign.errors import RecalignError
-from recalign.layout import BASE, RAW
-from recalign.params import BaseParams, Params, load_params
+from recalign.layout import BASE, PARAMS, RAW
+from recalign.params import BaseParams, Params, load_params, params_or_shipped
 
 if TYPE_CHECKING:
     from recalign.doctor.speed import Speed
@@ -35,7 +36,7 @@ def doctor(
         if speed:
             return _speed(load_params(), json_file)
         if file is not None:
-            return _own_table(file, items, load_params(), json_file)
+            return _own_table(file, items, params_or_shipped(), json_file)
         return _conclude(check_project(), json_file)
 
 
@@ -60,12 +61,20 @@ def _conclude(findings: list[Finding], json_file: Path | None, **more: Any) -> i
 
 def _own_table(file: Path, items: Path | None, params: Params, json_file: Path | None) -> int:
     examined = examine(file, items, params)
-    table = examined.table
-    code = _conclude(examined.findings, json_file, table=table.model_dump(mode="json") if table else None)
+    table, trial = examined.table, examined.trial
+    code = _conclude(
+        examined.findings,
+        json_file,
+        table=table.model_dump(mode="json") if table else None,
+        validation=trial and trial.validation,
+        prepared=trial and trial.prepared,
+    )
     if table is None:
         return code
     place = RAW / "table"
-    sources = " ".join(str(path) for path in (file, items) if path)
+    sources = " ".join(shlex.quote(str(path)) for path in dict.fromkeys(filter(None, (file, items))))
+    if not PARAMS.is_file():
+        print("\nThere is no params.yaml here, so the defaults were used. In a clone of recalign:")
     print("\nIn params.yaml, in place of the keys of the same name:\n")
     print("".join(f"  {line}\n" for line in params_block(table).splitlines()))
     print("Then:")

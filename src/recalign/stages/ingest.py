@@ -13,13 +13,16 @@ from recalign.params import Params
 log = logging.getLogger(__name__)
 
 
-def ingest(params: Params, raw: Path | None = None, destination: Path = INTERACTIONS) -> None:
+def ingest(
+    params: Params, raw: Path | None = None, destination: Path = INTERACTIONS, spill: Path = CACHE / "spill-ingest"
+) -> None:
     """Read data/raw/<source> (or `raw`) and write `destination`: interactions, items, users, malformed, source.json.
 
+    spill: DuckDB's folder on disk.
     Raises RecalignError in one line where a file is missing, empty, misencoded or has other columns.
     """
     with folder(destination) as partial:
-        read_source(params, raw or RAW / params.source, partial, CACHE / "spill-ingest")
+        read_source(params, raw or RAW / params.source, partial, spill)
         rows = {
             name: pq.read_metadata(partial / f"{name}.parquet").num_rows
             for name in ("interactions", "users", "items", "malformed")

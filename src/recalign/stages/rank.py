@@ -11,7 +11,7 @@ import numpy as np
 from recalign import columns as c
 from recalign.artifacts import file_digest, write_text
 from recalign.data.records import Items
-from recalign.errors import RecalignError
+from recalign.errors import RecalignError, did_you_mean
 from recalign.evaluation.ranking import LABELS, METRICS, Floats, Lots, draw_lots, target_places, target_ranks
 from recalign.evaluation.significance import metric_interval
 from recalign.evaluation.system_ranks import SystemRanks, in_case_order
@@ -72,8 +72,9 @@ def _system(
         from recalign.recommenders.train_log import fit_on_log
 
         if recommender not in get_args(RecommenderName):
+            hint = did_you_mean(recommender, get_args(RecommenderName))
             allowed = ", ".join(get_args(RecommenderName))
-            raise RecalignError(f"--recommender is {recommender}; one of {allowed} is allowed")
+            raise RecalignError(f"--recommender is {recommender}; one of {allowed} is allowed{hint}")
         if train is None:
             raise RecalignError(f"--recommender {recommender} needs --train: an interactions CSV (user_id,item_id)")
         return fit_on_log(recommender, catalogue, train, params), f"fitted on {train}"

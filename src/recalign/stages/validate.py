@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from recalign.artifacts import folder, replacing, write_json, write_text
-from recalign.data.validation import validate_tables
+from recalign.data.validation import Validation, validate_tables
 from recalign.data.validation_report import refusal, report_page, summary_lines
 from recalign.errors import RecalignError
 from recalign.layout import CACHE, INTERACTIONS, REPORTS, VALIDATED
@@ -24,17 +24,23 @@ def validate(
     quarantine.parquet lie in `reports` to be looked at.
     """
     with folder(destination) as partial:
-        validation = validate_tables(params, interactions, partial, CACHE / "spill-validate")
+        validation = write_validated(params, interactions, partial, CACHE / "spill-validate")
         write_text(reports / "validation.html", report_page(validation))
         print("\n".join(summary_lines(validation)))
         for stop in validation.stops():
             with replacing(reports / "quarantine.parquet") as copy:
                 shutil.copyfile(partial / "quarantine.parquet", copy)
             raise RecalignError(f"{refusal(validation, stop)}; {reports}/validation.html shows every rule")
-        write_json(partial / "summary.json", validation.summary())
-        for name in AS_THEY_ARE:
-            if (interactions / name).exists():
-                shutil.copyfile(interactions / name, partial / name)
     (reports / "quarantine.parquet").unlink(missing_ok=True)  # of a refused log before
     kept = validation.rows["interactions"]["kept"]
     log.info("%d interactions are clean; every rule stands in %s", kept, reports / "validation.html")
+
+
+def write_validated(params: Params, interactions: Path, folder: Path, spill: Path) -> Validation:
+    """Write the contract's files into the existing `folder`, whatever the rules found; spill: DuckDB's folder."""
+    validation = validate_tables(params, interactions, folder, spill)
+    write_json(folder / "summary.json", validation.summary())
+    for name in AS_THEY_ARE:
+        if (interactions / name).exists():
+            shutil.copyfile(interactions / name, folder / name)
+    return validation

@@ -47,7 +47,7 @@ def read(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: Param
             "attributes": reading.attributes(attributes),
         },
     )  # fmt: skip
-    return reading.SourceFacts(table.noun, table.timestamp is not None, None, TERMS, digests)
+    return reading.SourceFacts(table.noun, table.timestamp is not None, table.min_rating, TERMS, digests)
 
 
 def _load(
