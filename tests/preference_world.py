@@ -76,6 +76,7 @@ class PreparedLog:
                         c.EXAMPLE: f"{row[c.USER]}-{row[c.ITEM]}",
                         c.USER: row[c.USER],
                         c.SPLIT: row[c.SPLIT],
+                        c.VIEW: None if row[c.SPLIT] == c.TRAIN else c.WARM,
                         c.CUTOFF: row[c.TIMESTAMP] if self.clock else None,
                         c.HISTORY: history,
                         c.TARGET: row[c.ITEM],
@@ -97,7 +98,7 @@ class PreparedLog:
             write_parquet(partial / "items.parquet", self._items(train))
             write_parquet(partial / "examples.parquet", self._examples(examples))
             write_json(partial / "summary.json", self._summary())
-        catalogue = Items.read(root / "prepared")
+        catalogue = Items.read(root / "prepared").trained
         fitted = ItemKNN.fit(catalogue, self._events(train), Settings())
         fitted.save(root / "baselines" / "item_knn")
         return root
@@ -142,6 +143,7 @@ class PreparedLog:
                 (c.EXAMPLE, pa.string()),
                 (c.USER, pa.int64()),
                 (c.SPLIT, pa.string()),
+                (c.VIEW, pa.string()),
                 (c.CUTOFF, pa.timestamp("us")),
                 (c.HISTORY, pa.list_(pa.int64())),
                 (c.TARGET, pa.int64()),

@@ -88,8 +88,8 @@ def _example(user: int, turn: int, days: int) -> dict[str, object]:
     target = 7 + (user + turn + days) % 6
     history = [1 + user % 6, 1 + (user + 2) % 6]
     cutoff = datetime(2020, 1, 1 + days)
-    return {"example_id": f"{user}-{target}", "user_id": user, "split": "test", "cutoff": cutoff, "history": history,
-            "target": target}  # fmt: skip
+    return {"example_id": f"{user}-{target}", "user_id": user, "split": "test", "view": "warm", "cutoff": cutoff,
+            "history": history, "target": target}  # fmt: skip
 
 
 def write_ranks(root: Path, ranks: Mapping[str, Sequence[int]], *, digest: str = "first", days: int = 0) -> None:

@@ -29,7 +29,7 @@ def prepared(out: Path, test: CaseSet, validation: CaseSet) -> Path:
         for row, user in enumerate(cases.users.tolist()):
             target = int(cases.targets[row])
             examples.append({
-                "example_id": f"{user}-{target}", "user_id": user, "split": split, "cutoff": None,
+                "example_id": f"{user}-{target}", "user_id": user, "split": split, "view": "warm", "cutoff": None,
                 "history": list(cases.histories[row]), "target": target,
             })  # fmt: skip
             lists.append({

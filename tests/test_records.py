@@ -11,7 +11,8 @@ from recalign.data.records import longest_histories, read_examples, unread_first
 def prepared(tmp_path):
     """Twelve users with four examples each in either split."""
     rows = [
-        {"example_id": f"{user}-{n}", "user_id": user, "split": split, "cutoff": None,
+        {"example_id": f"{user}-{n}", "user_id": user, "split": split,
+         "view": None if split == "train" else "warm", "cutoff": None,
          "history": list(range(100, 102 + n)), "target": n}
         for split in ("train", "test") for user in range(12) for n in range(4)
     ]  # fmt: skip

@@ -185,7 +185,7 @@ def write_prepared(out: Path) -> None:
     write_parquet(out / "items.parquet", pa.Table.from_pylist(items, pa.schema(list(columns.items()))))
     events = {"user_id": [*range(20)] * 5, "item_id": [1] * 100, "split": ["train"] * 100}
     write_parquet(out / "events.parquet", pa.table(events))
-    case = {"split": "test", "cutoff": None, "history": [1, 2, 1], "target": 2}
+    case = {"split": "test", "view": "warm", "cutoff": None, "history": [1, 2, 1], "target": 2}
     rows = [{"example_id": f"{user}-{user}", "user_id": user, **case} for user in users]
     write_parquet(out / "examples.parquet", pa.Table.from_pylist(rows))
     lists = [

@@ -99,7 +99,7 @@ def write_log(prepared: Path, likes: list[tuple[int, int, int]], ends: int, spli
 def write_cases(prepared: Path, cases: list[tuple[str, int, int, int]]) -> None:
     """examples.parquet from (example, user, target, day)."""
     rows = [
-        {"example_id": example, "user_id": user, "split": "test", "cutoff": day(at), "target": target}
+        {"example_id": example, "user_id": user, "split": "test", "view": "warm", "cutoff": day(at), "target": target}
         for example, user, target, at in cases
     ]
     write_parquet(prepared / "examples.parquet", pa.Table.from_pylist(rows))

@@ -111,7 +111,8 @@ def _examples(user: int) -> list[dict[str, Any]]:
     walk = [1 + (user * 5 + step * (1 + user % 3)) % len(ITEMS) for step in range(8)]
     split = "validation" if user % 5 == 0 else "train"
     return [
-        {"example_id": f"{user}-{walk[n]}", "user_id": user, "split": split, "cutoff": None,
+        {"example_id": f"{user}-{walk[n]}", "user_id": user, "split": split,
+         "view": None if split == "train" else "warm", "cutoff": None,
          "history": walk[:n], "target": walk[n]}
         for n in (5, 6, 7)
     ]  # fmt: skip

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -110,7 +111,7 @@ def read_examples(
     names = pq.read_table(prepared / "examples.parquet", columns=[c.EXAMPLE], filters=filters)[c.EXAMPLE].to_pylist()
     chosen = sorted(names, key=lambda name: hashed_order(seed, name))[:limit]
     rows = pq.read_table(
-        prepared / "examples.parquet", filters=filters & pc.field(c.EXAMPLE).isin(chosen)
+        prepared / "examples.parquet", filters=filters & pc.field(c.EXAMPLE).isin(pa.array(chosen, pa.string()))
     ).to_pylist()
     by_name = {row[c.EXAMPLE]: row for row in rows}
     return [
@@ -144,7 +145,7 @@ def read_cases(
 ) -> list[Case]:
     """The cases of a split and view under a candidate manifest, in the order of `read_examples`."""
     examples = read_examples(prepared, split, limit, seed=seed, view=view)
-    wanted = pc.field(c.EXAMPLE).isin([example.example_id for example in examples])
+    wanted = pc.field(c.EXAMPLE).isin(pa.array([example.example_id for example in examples], pa.string()))
     rows = pq.read_table(
         prepared / "candidates.parquet", filters=(pc.field(c.MANIFEST) == manifest) & wanted
     ).to_pylist()
@@ -156,11 +157,11 @@ def read_cases(
 def read_met(prepared: Path, users: Iterable[int]) -> dict[int, Met]:
     """What each of these users has met, from met.parquet; a user who met nothing has an empty record."""
     wanted = sorted(set(users))
-    rows = pq.read_table(prepared / "met.parquet", filters=pc.field(c.USER).isin(wanted)).to_pylist()
+    rows = pq.read_table(prepared / "met.parquet", filters=pc.field(c.USER).isin(pa.array(wanted, pa.int64()))).to_pylist()
     asked = pq.read_table(
         prepared / "examples.parquet",
         columns=[c.USER, c.TARGET],
-        filters=pc.field(c.USER).isin(wanted) & pc.field(c.VIEW).is_valid(),
+        filters=pc.field(c.USER).isin(pa.array(wanted, pa.int64())) & pc.field(c.VIEW).is_valid(),
     ).to_pylist()
     times: dict[int, dict[int, datetime | None]] = {user: {} for user in wanted}
     targets: dict[int, set[int]] = {user: set() for user in wanted}
