@@ -41,6 +41,7 @@ class BudgetValues(Section):
     profile_users: int = Field(gt=0)
     validation_cases: int = Field(gt=0)
     test_cases: int = Field(gt=0)
+    cold_cases: int = Field(ge=0)
 
 
 class SimulatorParams(Section):
@@ -274,6 +275,7 @@ def _known_objective(name: str, settings: Mapping[str, object]) -> None:
 class EvaluateParams(Section):
     validation_cases: int = Field(gt=0)
     test_cases: int = Field(gt=0)
+    cold_cases: int = Field(ge=0)
     score: Literal["auto", "logprob", "logprob_less_prior", "reward"]
     prior_weights: tuple[float, ...]
     resamples: int = Field(ge=100)
@@ -344,6 +346,7 @@ FROM_BUDGET = (
     ("align", "epochs", "align_epochs"),
     ("evaluate", "validation_cases", "validation_cases"),
     ("evaluate", "test_cases", "test_cases"),
+    ("evaluate", "cold_cases", "cold_cases"),
 )
 
 

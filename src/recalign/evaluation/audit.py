@@ -10,13 +10,14 @@ from typing import Any, Literal
 import numpy as np
 
 from recalign.errors import RecalignError
-from recalign.evaluation.blind import Lookup, place_scores, seen_scores
+from recalign.evaluation.blind import Lookup, count_scores, place_scores, seen_scores
 from recalign.evaluation.case_set import CaseSet, Log, joined
 from recalign.evaluation.finding import (
     CLEAN,
     LEAK,
     WARNING,
     Finding,
+    counts_finding,
     equal_target_findings,
     ids_finding,
     lookup_finding,
@@ -77,10 +78,13 @@ def audit_cases(
     log: Log | None = None,
     titles: Mapping[int, str] | None = None,
     split: Split = "user",
+    *,
+    by_count: bool = False,
 ) -> Audit:
     """Put every probe to `cases`; what a probe must learn, it learns from `fit`, the log, or other users' cases.
 
-    split says whether users or only times were meant to be kept apart; titles: of every candidate, or None.
+    split says whether users or only times were meant to be kept apart; titles: of every candidate, or None; by_count:
+    candidates are as popular as targets, so that what training counts reach is to be beaten as a leak probe is.
     Raises RecalignError when the two sets have lists of different length.
     """
     if fit is not None and fit.width != cases.width:
@@ -98,6 +102,7 @@ def audit_cases(
         "order": nearest_after(cases, orders),
         "seen": seen_scores(cases),
     }
+    counted = count_scores(cases, fit, log)
     learned_from = log.name if log is not None else fit.name if fit is not None else "other users' cases"
     findings = (
         lookup_finding(cases, lookup),
@@ -107,8 +112,9 @@ def audit_cases(
         seen_finding(cases, scores["seen"]),
         *shared_findings(cases, fit, log, by_user=split == "user"),
         popularity_finding(cases, fit, log),
+        counts_finding(cases, counted),
         ids_finding(cases),
         titles_finding(cases, titles),
     )
     users = len(np.unique(cases.users)) if cases.has_users else None
-    return Audit(findings, len(cases), users, cases.width, scores)
+    return Audit(findings, len(cases), users, cases.width, scores | ({"training count": counted} if by_count else {}))

@@ -1,14 +1,15 @@
-"""Rankers that never read a history: what they reach, the candidate lists alone give away."""
+"""Rankers that know nobody's taste: what they reach, the candidate lists alone give away."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recalign.evaluation.case_set import CaseSet, Ids
-from recalign.evaluation.ranking import Floats, Ranks, target_ranks
+from recalign.evaluation.case_set import CaseSet, Ids, Log
+from recalign.evaluation.ranking import Floats
 
 UNSEEN = -1e9  # score of a candidate that was no target in what the lookup remembers
+CLASSES = 20   # of training counts: each holds some twentieth of the candidates
 NARROW = 0.3   # least spread of an overlap, in items: with large catalogues most overlaps are 0 and the spread tiny
 
 
@@ -18,14 +19,6 @@ def first_place_share(scores: Floats, places: Ids) -> Floats:
     top = scores == best
     hit: Floats = top[np.arange(len(places)), places] / top.sum(axis=1)
     return hit
-
-
-def ranks_by_lot(scores: Floats, places: Ids, seed: int) -> Ranks:
-    """Ranks of the targets [B], equals in a drawn order: a probe with many equals must not be underrated."""
-    noise = np.random.default_rng(seed).random(scores.shape)
-    order = np.lexsort((noise, scores), axis=1)
-    place_in_order = np.argsort(order, axis=1)
-    return target_ranks(place_in_order.astype(np.float64), places)
 
 
 def place_scores(cases: CaseSet, fit: CaseSet | None) -> Floats:
@@ -70,6 +63,41 @@ def event_counts(cases: CaseSet, items: Ids) -> Floats:
     """Scores [B, C]: how often a candidate stands in `items`, the items of a log's events."""
     distinct, counts = np.unique(items, return_counts=True)
     return _lookup(distinct, counts.astype(np.float64), cases.candidates)
+
+
+def training_counts(cases: CaseSet, fit: CaseSet | None, log: Log | None) -> Floats:
+    """Scores [B, C]: a candidate's events in the log, else its users in `fit`, else its other users in the cases."""
+    return target_counts(cases, fit) if log is None else event_counts(cases, log.items)
+
+
+def count_scores(cases: CaseSet, fit: CaseSet | None, log: Log | None) -> Floats:
+    """Scores [B, C] of the rule on training counts alone that `fit`, or else half of the other users, teaches.
+
+    Candidates are put into some CLASSES classes by their counts; a class scores by how often a member was the target
+    against how often it would be by chance. So "seldom trained on first", "most popular first" and all in between are
+    one rule, and which of them helps is not chosen on the cases that it is measured on.
+    """
+    counts = training_counts(cases, fit, log)
+    if fit is not None:
+        return _by_class(counts, training_counts(fit, None, log), fit.places)
+    users, row_user = np.unique(cases.users, return_inverse=True)
+    second = np.random.default_rng(len(users)).permutation(len(users))[row_user] % 2 == 1
+    scores = np.zeros(counts.shape)
+    for half in (second, ~second):
+        if half.any() and not half.all():
+            scores[half] = _by_class(counts[half], counts[~half], cases.places[~half])
+    return scores
+
+
+def _by_class(counts: Floats, learned: Floats, places: Ids) -> Floats:
+    """Scores [B, C] of counts, from learned counts [L, C] and the targets' places [L]: log odds, smoothed by a case."""
+    bounds = np.unique(np.quantile(learned, np.arange(1, CLASSES) / CLASSES, method="lower"))
+    targets = np.searchsorted(bounds, learned[np.arange(len(places)), places], side="right")
+    every = np.searchsorted(bounds, learned, side="right")
+    found = np.bincount(targets, minlength=len(bounds) + 1)
+    expected = np.bincount(every.ravel(), minlength=len(bounds) + 1) / learned.shape[1]
+    odds: Floats = np.log((found + 1.0) / (expected + 1.0))
+    return odds[np.searchsorted(bounds, counts, side="right")]
 
 
 def nearness_scores(cases: CaseSet) -> Floats:

@@ -10,14 +10,15 @@ from recalign.evaluation.generation import Answer
 from recalign.evaluation.ranking import METRICS
 from recalign.evaluation.scorecard import Comparison, best_by_validation
 from recalign.evaluation.significance import Gain, holm, paired_gains
-from recalign.evaluation.system_ranks import SystemRanks
+from recalign.evaluation.system_ranks import UNKNOWN, SystemRanks, histories_unknown
 
 FIELDS = ("source", "split", "data_digest", "matching_rule")  # beside those that SystemRanks compares
 
 
 @dataclass(frozen=True)
 class Run:
-    """Ranks of a run on one manifest, by system; about: what all its figures share; best: its best language model.
+    """Ranks of a run on one view and manifest, by system; about: what all its figures share; best: its best language
+    model.
 
     full: ranks in the whole catalogue; answers: generated titles; both empty where the run did not keep them.
     """
@@ -52,9 +53,13 @@ def run_of(name: str, about: Mapping[str, Any], systems: Mapping[str, SystemRank
 def compare_runs(first: Run, second: Run, resamples: int, seed: int) -> list[Compared]:
     """Every system that both runs hold, and the best language models where these differ in name.
 
-    Raises RecalignError naming the field in which the runs differ (source, split, data_digest, protocol, manifest,
-    digest, example_id, user_id), or when they have no system to compare.
+    Raises RecalignError where a run is from before digests covered histories, naming the field in which the runs
+    differ (source, split, data_digest, view, protocol, manifest, digest, example_id, user_id), or when they have no
+    system to compare.
     """
+    for run in (first, second):
+        if any(ranks.view == UNKNOWN for ranks in run.systems.values()):
+            raise RecalignError(histories_unknown(run.name))
     for name in FIELDS:
         if first.about[name] != second.about[name]:
             raise RecalignError(

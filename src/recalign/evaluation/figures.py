@@ -13,7 +13,7 @@ from recalign.evaluation.scorecard import Comparison, Scorecard
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.slices import Slice
 
-MATCHING = "item id; a target ranks after its equals"
+MATCHING = "item id; equals by lot"
 ANSWERS = {  # matching rules of generated titles
     "title": "the answer is one candidate's title, letter case and blanks aside",
     "substring": "the answer holds one candidate's title, letter case and blanks aside",
@@ -51,6 +51,7 @@ class Figure:
     denominator: str
     matching_rule: str
     protocol: str
+    view: str
     manifest: str
     candidate_digest: str
     source: str
@@ -160,7 +161,7 @@ class Recorder:
         return Figure(
             system, metric, round(value, DIGITS), _rounded(low), _rounded(high), made, _rounded(p),
             cases or card.cases, users or card.users, slice, denominator, MATCHING,
-            card.protocol, card.manifest, card.digest, **asdict(self.provenance),
+            card.protocol, card.view, card.manifest, card.digest, **asdict(self.provenance),
         )  # fmt: skip
 
 

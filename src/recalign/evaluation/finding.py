@@ -9,7 +9,7 @@ import numpy as np
 
 from recalign.evaluation import shared
 from recalign.evaluation.agreement import EqualTargets, permutation_test
-from recalign.evaluation.blind import Lookup, event_counts, first_place_share, nearness_scores, target_counts
+from recalign.evaluation.blind import Lookup, first_place_share, nearness_scores, training_counts
 from recalign.evaluation.case_set import CaseSet, Ids, Log
 from recalign.evaluation.ranking import Floats
 from recalign.evaluation.significance import Interval, bootstrap_interval
@@ -180,10 +180,17 @@ def _count(probe: str, measures: str, figure: Interval, bearable: float) -> Find
 
 def popularity_finding(cases: CaseSet, fit: CaseSet | None, log: Log | None) -> Finding:
     """HR@1 of the most popular candidate: above chance wherever candidates are drawn uniformly."""
-    counts = target_counts(cases, fit) if log is None else event_counts(cases, log.items)
+    counts = training_counts(cases, fit, log)
     source = log.name if log is not None else fit.name if fit is not None else "other users' cases"
     figure = interval(first_place_share(counts, cases.places), cases.users)
     return _warning("popularity", f"HR@1 of the candidate most popular in {source}", figure, 1 / cases.width)
+
+
+def counts_finding(cases: CaseSet, scores: Floats) -> Finding:
+    """HR@1 of the rule on training counts: where lists are drawn by popularity, counts should say nothing any more."""
+    figure = interval(first_place_share(scores, cases.places), cases.users)
+    measures = "HR@1 of the best rule on training counts alone (rare, frequent or in between first)"
+    return _warning("training count", measures, figure, 1 / cases.width)
 
 
 def ids_finding(cases: CaseSet) -> Finding:

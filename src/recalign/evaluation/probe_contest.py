@@ -6,10 +6,8 @@ from typing import Any
 
 from recalign.errors import RecalignError
 from recalign.evaluation.audit import Audit
-from recalign.evaluation.blind import ranks_by_lot
 from recalign.evaluation.case_set import CaseSet
-from recalign.evaluation.finding import SEED
-from recalign.evaluation.ranking import LABELS, metric_values
+from recalign.evaluation.ranking import LABELS, draw_lots, metric_values, target_ranks
 from recalign.evaluation.significance import Interval, metric_interval, paired_difference
 from recalign.evaluation.system_ranks import SystemRanks, in_case_order
 from recalign.evaluation.table import MARK, signed
@@ -21,8 +19,8 @@ AUDIT, UNBEATEN = "audit", "unbeaten"  # keys of metrics.json, which the gate re
 class ProbeContest:
     """The audit of the frozen cases; the best leak probe's metric on the ranked ones; what each system has above it.
 
-    metric: the one that the gate compares. unbeaten: the systems whose 95 % interval of it, less the probe's, does not
-    lie above zero.
+    metric: the one that the gate compares; main: whether it compares by these cases. unbeaten: the systems whose 95 %
+    interval of it, less the probe's, does not lie above zero.
     """
 
     audit: Audit
@@ -30,6 +28,7 @@ class ProbeContest:
     probe: str
     reached: Interval
     gains: Mapping[str, Interval]
+    main: bool = True
 
     @property
     def unbeaten(self) -> dict[str, str]:
@@ -42,12 +41,17 @@ class ProbeContest:
         }
 
     @property
+    def bars(self) -> str:
+        """What follows for the gate, which judges by the main table's cases."""
+        return " and cannot become champion" if self.main else ""
+
+    @property
     def lines(self) -> list[str]:
         """What stands under the table: the audit's verdict, the probe to beat, and who does not beat it."""
         known = f"the best leak probe, '{self.probe}', reaches {LABELS[self.metric]} {self.reached.value:.3f}"
         lines = [f"Audit of the candidate lists: {self.audit.sentence} Without any taste, {known}."]
         if self.unbeaten:
-            lines.append(f"{MARK} does not beat that probe by its interval and cannot become champion.")
+            lines.append(f"{MARK} does not beat that probe by its interval{self.bars}.")
         return lines
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,10 +79,12 @@ def probe_contest(
     metric: str,
     resamples: int,
     seed: int,
+    *,
+    main: bool = True,
 ) -> ProbeContest:
     """Put the audit's leak probes to the cases that the systems ranked; `names` are the audited cases' example ids.
 
-    The best probe is the one with the highest `metric` on them; equals are ranked by lot. Raises RecalignError when a
+    The best probe is the one with the highest `metric` on them. Raises RecalignError when a
     system ranked a case that was not audited.
     """
     first = systems[0]
@@ -87,13 +93,14 @@ def probe_contest(
     if missing is not None:
         raise RecalignError(f"example {missing} was ranked but is no case any more; run 'dvc repro' to evaluate anew")
     rows = [row[example] for example in first.example_ids]
+    places, lots = cases.places[rows], draw_lots(first.example_ids, cases.candidates[rows])
     keys = list(zip(first.example_ids, first.user_ids, strict=True))
     probes = []
     for name, scores in audit.scores.items():
-        places = cases.places[rows]
-        ranks = ranks_by_lot(scores[rows], places, SEED)
-        own = scores[rows, places]
-        probes.append(in_case_order(name, first.protocol, first.manifest, first.digest, keys, ranks, own))
+        ranks, own = target_ranks(scores[rows], places, lots), scores[rows, places]
+        probes.append(
+            in_case_order(name, first.protocol, first.manifest, first.digest, keys, ranks, own, view=first.view)
+        )
     best = max(probes, key=lambda probe: float(metric_values(metric, probe.ranks).mean()))
     gains = {s.system: paired_difference(s, best, metric, resamples, seed) for s in systems}
-    return ProbeContest(audit, metric, best.system, metric_interval(best, metric, resamples, seed), gains)
+    return ProbeContest(audit, metric, best.system, metric_interval(best, metric, resamples, seed), gains, main)

@@ -1,5 +1,6 @@
 """Ranks of targets in scored lists, and the metrics that are functions of a rank. Pure numpy."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,14 +10,43 @@ from recalign.errors import RecalignError
 
 Floats = NDArray[np.float64]
 Ranks = NDArray[np.int64]
+Lots = NDArray[np.uint64]
+
+_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: the step of a Weyl sequence
 
 
-def target_ranks(scores: ArrayLike, target_index: ArrayLike) -> Ranks:
-    """Rank of each case's target: 1 + the number of other candidates that score at least as high.
+def draw_lots(cases: Sequence[str], items: ArrayLike) -> Lots:
+    """The lot of each item in each case: among items of equal score the one with the lowest lot stands first.
 
-    scores [B, C]: higher is better, -inf for a candidate that is out of the ranking; target_index [B]: its column.
-    Returns [B], 1 = best. A target stands after its equals, so a model that scores everything alike gains nothing.
-    Raises RecalignError on NaN, on an empty list and on a target outside of its list.
+    cases [B]: names; items [B, C] or, the same for all cases, [C]: ids. Returns [B, C]. A lot is a hash of (case, item)
+    and of nothing else: not of the target, the list, the scores or the system. Within a case all lots differ, since
+    SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) is one-to-one.
+    """
+    keys = np.array([_number(case) for case in cases], dtype=np.uint64)
+    x = keys[:, None] + np.asarray(items, dtype=np.int64).astype(np.uint64) * np.uint64(_GOLDEN)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    lots: Lots = x ^ (x >> np.uint64(31))
+    return lots
+
+
+def order_of_equals(case: str | None, items: Sequence[int]) -> list[int]:
+    """What items of equal score stand by, lowest first: their lots in a case; their ids without one (serving)."""
+    lots: list[int] = list(items) if case is None else draw_lots([case], [*items])[0].tolist()
+    return lots
+
+
+def _number(case: str) -> int:
+    return int.from_bytes(hashlib.blake2b(case.encode(), digest_size=8).digest(), "little")
+
+
+def target_ranks(scores: ArrayLike, target_index: ArrayLike, lots: ArrayLike) -> Ranks:
+    """Rank of each case's target: 1 + the number of other candidates that stand before it.
+
+    scores [B, C]: higher is better, -inf for a candidate that is out of the ranking; target_index [B]: its column;
+    lots [B, C]: of `draw_lots`. Before a target stands what scores more, and of what scores alike the items with lower
+    lots; so a system that scores everything alike gets what chance gets. A target at -inf is the last.
+    Returns [B], 1 = best. Raises RecalignError on NaN, on an empty list and on a target outside of its list.
     """
     matrix = np.asarray(scores, dtype=np.float64)
     target = np.asarray(target_index, dtype=np.int64)
@@ -31,24 +61,24 @@ def target_ranks(scores: ArrayLike, target_index: ArrayLike) -> Ranks:
     if outside.any():
         row = int(outside.argmax())
         raise RecalignError(f"target_index of case {row} is {target[row]}; 0 … {matrix.shape[1] - 1} is allowed")
-    own = np.take_along_axis(matrix, target[:, None], axis=1)
-    ranks: Ranks = (matrix >= own).sum(axis=1, dtype=np.int64)  # the target counts itself: the 1 of the definition
-    return ranks
+    drawn = np.asarray(lots, dtype=np.uint64).reshape(matrix.shape)
+    own, lot = (np.take_along_axis(values, target[:, None], axis=1) for values in (matrix, drawn))
+    before = (matrix > own) | ((matrix == own) & (drawn < lot))
+    ranks: Ranks = 1 + before.sum(axis=1, dtype=np.int64)
+    return np.where(own[:, 0] == -np.inf, matrix.shape[1], ranks)
 
 
-def best_items(
-    scores: ArrayLike, items: Sequence[Sequence[int]], target_index: ArrayLike, k: int
-) -> list[tuple[int, ...]]:
-    """The k best items of each case, best first, in the order that `target_ranks` counts in: a target after its equals.
+def best_items(scores: ArrayLike, items: Sequence[Sequence[int]], lots: ArrayLike, k: int) -> list[tuple[int, ...]]:
+    """The k best items of each case, best first, in the order that `target_ranks` counts in.
 
-    scores [B, C] (-inf: out of the ranking, never listed), items [B, C] their ids; other equals keep their columns'
-    order. A list is shorter than k where fewer items are in the ranking.
+    scores [B, C] (-inf: out of the ranking, never listed), items [B, C] their ids, lots [B, C] of `draw_lots`. A list
+    is shorter than k where fewer items are in the ranking.
     """
     best = []
-    for row, ids, target in zip(np.asarray(scores, np.float64), items, np.asarray(target_index), strict=True):
+    for row, ids, drawn in zip(np.asarray(scores, np.float64), items, np.asarray(lots, np.uint64), strict=True):
         bound = np.partition(row, -k)[-k] if k < len(row) else -np.inf
         columns = np.flatnonzero((row >= bound) & (row > -np.inf))
-        order = np.lexsort((columns == target, -row[columns]))[:k]
+        order = np.lexsort((drawn[columns], -row[columns]))[:k]
         best.append(tuple(int(ids[column]) for column in columns[order]))
     return best
 

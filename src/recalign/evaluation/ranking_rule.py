@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from recalign.errors import RecalignError
-from recalign.evaluation.ranking import Floats, metric_values, target_ranks
+from recalign.evaluation.ranking import Floats, Lots, metric_values, target_ranks
 
 Kind = Literal["logprob", "logprob_less_prior", "reward"]
 CHOSEN_BY = "ndcg_at_10"
@@ -99,14 +99,16 @@ def catalogue_rule(score: str, chosen: RankingRule) -> RankingRule:
     return RankingRule() if score == "auto" else chosen
 
 
-def choose_rule(rules: Sequence[RankingRule], scores: LogprobScores, target_index: Sequence[int]) -> Choice:
+def choose_rule(
+    rules: Sequence[RankingRule], scores: LogprobScores, target_index: Sequence[int], lots: Lots
+) -> Choice:
     """The first, so the simplest, rule within one standard error of the best NDCG@10 on validation cases [B, C].
 
     The error is that of the paired difference to the best. The best itself would be the luckiest of half a dozen rules
     on few cases (the one-standard-error rule: Breiman et al. 1984, Classification and Regression Trees, 3.4.3).
     """
     reached = np.stack(
-        [metric_values(CHOSEN_BY, target_ranks(ranking_scores(rule, scores), target_index)) for rule in rules]
+        [metric_values(CHOSEN_BY, target_ranks(ranking_scores(rule, scores), target_index, lots)) for rule in rules]
     )
     means = reached.mean(axis=1)
     shortfall = reached[means.argmax()] - reached

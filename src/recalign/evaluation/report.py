@@ -1,7 +1,7 @@
 """reports/report.html: one page that says what came out, how sure it is, and what it was made from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from recalign import columns as c
@@ -25,6 +25,11 @@ TITLES = {
     "catalogue": "The full catalogue",
     "catalogue-cases": "The full catalogue, by the language models too",
 }
+NAMES = {
+    c.USER_COLD: "Few likes in the history (user-cold)",
+    c.NATURAL: "New items (item-cold, natural)",
+    c.HIDDEN: "Hidden items (item-cold, hidden)",
+}
 BOLD = "Bold: the language model that is best on the validation cases; the verdict speaks of it."
 
 
@@ -32,8 +37,9 @@ BOLD = "Bold: the language model that is best on the validation cases; the verdi
 class Evidence:
     """What a report shows, as plain values.
 
-    cards: the main card (uniform candidates) first; about: cases.json; systems: systems.json; examples: examples.json;
-    audit: what the candidate lists give away; warnings: sentences on what went wrong in training; slices, exposures (by
+    cards: the main card (warm, uniform candidates) first; about: cases.json; systems: systems.json; examples:
+    examples.json; audits: what the candidate lists of each sampled card give away, by its title; left_out: why a view
+    has no card; warnings: sentences on what went wrong in training; slices, exposures (by
     title of the protocol, then system), shares of the oracle's gain, costs; quality: summary.json of the validated
     data; truth: truth.json of the profiles, None where no truth is known; planted, cost_plot: drawings of their
     sections; lineage: what made them, by name; params: the effective parameters as YAML-like lines; reproduce,
@@ -44,7 +50,7 @@ class Evidence:
     about: Mapping[str, Any]
     systems: Mapping[str, Mapping[str, Any]]
     drawings: Sequence[Drawing]
-    audit: Audit
+    audits: Sequence[tuple[str, Audit]]
     warnings: Sequence[str]
     slices: Sequence[Slice]
     exposures: Mapping[str, Mapping[str, Exposure]]
@@ -60,6 +66,7 @@ class Evidence:
     reproduce: Sequence[str]
     next_commands: Sequence[str]
     second: Sequence[str] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def report_page(evidence: Evidence) -> str:
@@ -68,7 +75,8 @@ def report_page(evidence: Evidence) -> str:
     systems = [row.system for row in by_value(main)]
     sections = [
         *[_card(card, source) for card in evidence.cards],
-        _audit(evidence.audit),
+        _left_out(evidence.left_out),
+        _audit(evidence.audits),
         _comparisons(main),
         _training(evidence),
         slice_section(evidence.slices, systems),
@@ -94,16 +102,33 @@ def _verdict(evidence: Evidence) -> str:
     return f'<div class="verdict">\n{sentences}\n</div>\n{warnings}\n{plotted}'
 
 
+def title_of(card: Scorecard) -> str:
+    """The heading of a card: its protocol, and its view where that is not the main one."""
+    title = TITLES[card.manifest]
+    return f"{NAMES[card.view]}: {title[:1].lower()}{title[1:]}" if card.view in NAMES else title
+
+
+def _left_out(views: Mapping[str, str]) -> str:
+    if not views:
+        return ""
+    said = [page.paragraph(f"{NAMES.get(view, view)}: {why}.") for view, why in views.items()]
+    return page.section("Views that are left out", *said)
+
+
 def _card(card: Scorecard, source: str) -> str:
     listed = page.table(headings(card), cells(card), caption(card, source), best=card.llm)
     notes = [*card.notes, *([BOLD] if any(row.system == card.llm for row in card.rows) else [])]
-    return page.section(TITLES[card.manifest], listed, *map(page.paragraph, notes))
+    said = verdict(card)[:1] if card.view in NAMES else []  # the main view's is at the top of the page
+    return page.section(title_of(card), listed, *map(page.paragraph, [*said, *notes]))
 
 
-def _audit(audit: Audit) -> str:
-    listed = page.table(AUDIT_HEADINGS, [audit_row(finding) for finding in audit.findings])
-    folded = page.folded("every probe, its figure and what chance gives", listed)
-    return page.section("What the candidate lists give away", page.paragraph(audit.sentence), folded)
+def _audit(audits: Sequence[tuple[str, Audit]]) -> str:
+    parts = []
+    for title, audit in audits:
+        listed = page.table(AUDIT_HEADINGS, [audit_row(finding) for finding in audit.findings], title)
+        parts.append(page.paragraph(f"{title}, {audit.cases} cases: {audit.sentence}"))
+        parts.append(page.folded("every probe, its figure and what chance gives", listed))
+    return page.section("What the candidate lists give away", *parts)
 
 
 def _comparisons(card: Scorecard) -> str:

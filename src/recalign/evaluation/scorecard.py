@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from recalign import columns as c
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking import METRICS
 from recalign.evaluation.ranking_rule import CHOSEN_BY, RankingRule
 from recalign.evaluation.significance import Gain, Interval, holm, metric_intervals, paired_gains
 from recalign.evaluation.system_ranks import FULL, SystemRanks
 
+FEWEST_USERS = 200  # below which naturally new items give no verdict: the log's last window is one event, not a sample
 ERROR_RATE = 0.05  # chance of any false finding among all comparisons of a card
 LLM, ID, FUSION, ORACLE = "llm", "id", "fusion", "oracle"  # kinds of system; an oracle knows the truth: no baseline
 TRANSFERRED = "transferred"  # a language model whose adapter another run trained: measured, never the best one
@@ -66,7 +68,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Scorecard:
-    """Systems under one protocol and manifest; baseline and llm are the best of their kind by validation.
+    """Systems under one protocol, manifest and view; baseline and llm are the best of their kind by warm validation.
 
     unbeaten: systems that do not beat the best leak probe; notes: what the table says of that below its rows.
     """
@@ -82,10 +84,23 @@ class Scorecard:
     comparisons: tuple[Comparison, ...]
     unbeaten: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    view: str = c.WARM
+
+    @property
+    def undecided(self) -> str:
+        """Why the card gives no verdict; "" where it gives one."""
+        return no_verdict(self.view, self.cases, self.users)
 
     def row(self, system: str) -> Row:
         """The row of a system that is on the card."""
         return next(row for row in self.rows if row.system == system)
+
+
+def no_verdict(view: str, cases: int, users: int) -> str:
+    """Why a view of so many users is shown without a verdict; "" where it has one."""
+    if view != c.NATURAL or users >= FEWEST_USERS:
+        return ""
+    return f"no verdict: {cases} cases of {users} users, fewer than {FEWEST_USERS} users"
 
 
 def ranked_by_sentence(about: Mapping[str, Any], protocol: str) -> str:
@@ -129,8 +144,9 @@ def build_scorecard(
     comparisons = tuple(compared[pair] for pair in named)
     users = len(set(first.user_ids))
     return Scorecard(
-        first.protocol, first.manifest, first.digest, len(first.ranks), users, rows, baseline, llm, comparisons
-    )
+        first.protocol, first.manifest, first.digest, len(first.ranks), users, rows, baseline, llm, comparisons,
+        view=first.view,
+    )  # fmt: skip
 
 
 def compare(

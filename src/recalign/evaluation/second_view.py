@@ -36,8 +36,10 @@ def second_view(
 ) -> SecondView:
     """From generations.parquet, if it is there, and all ranks; sampled: the manifest to compare with the catalogue.
 
-    A system's ranks in the whole catalogue are those of the few cases that language models share, where there are any.
+    All of it is about the main view, whose systems come first. A system's ranks in the whole catalogue are those of the
+    few cases that language models share, where there are any.
     """
+    systems = [system for system in systems if system.view == systems[0].view]
     rows = generation_rows(read_answers(generations), resamples, seed) if generations.is_file() else []
     full = in_whole_catalogue(systems)
     both = [(s, full[s.system]) for s in systems if s.manifest == sampled and s.system in full]

@@ -9,7 +9,7 @@ from recalign.evaluation.exposure import TOP, Exposure
 from recalign.evaluation.plots import Drawing
 from recalign.evaluation.scorecard import Scorecard
 from recalign.evaluation.significance import Interval
-from recalign.evaluation.slices import COLD_EVENTS, FEWEST, Slice
+from recalign.evaluation.slices import FEWEST, RARE_EVENTS, Slice
 from recalign.evaluation.table import plain, signed
 
 
@@ -26,11 +26,11 @@ def slice_section(slices: Sequence[Slice], systems: Sequence[str]) -> str:
     ]
     note = (
         "NDCG@10 with 95 % intervals over users, a fuller tint is better; the best system of a slice is bold. Slices "
-        f"under {FEWEST} cases are grey and name no best one. Cold users have no train event, cold items under "
-        f"{COLD_EVENTS}; an item with several values of an attribute counts in each of theirs. First likes are those "
-        "before a case's own cutoff."
+        f"under {FEWEST} cases are grey and name no best one. Users without train events may have a history all the same; "
+        f"rare items have under {RARE_EVENTS} train events; an item with several values of an attribute counts in each "
+        "of theirs. First likes are those before a case's own cutoff."
     )
-    return page.section("Slices", page.heat_table(["slice", *systems], rows, note))
+    return page.section("Slices of the warm cases", page.heat_table(["slice", *systems], rows, note))
 
 
 def exposure_section(exposures: Mapping[str, Mapping[str, Exposure]]) -> str:
@@ -58,7 +58,7 @@ def exposure_section(exposures: Mapping[str, Mapping[str, Exposure]]) -> str:
         "smallest GU; 0 is fair. Coverage: share of the catalogue in any list. Popularity lift: train events of a "
         "shown item over those of an item that was liked, less 1."
     )
-    heading = "What is shown: fairness, coverage, popularity"
+    heading = "What is shown on warm cases: fairness, coverage, popularity"
     return page.section(heading, page.paragraph(note, "faint"), *parts) if parts else ""
 
 

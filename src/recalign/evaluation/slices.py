@@ -1,4 +1,4 @@
-"""Slices of the test cases: who and what a system serves well, each with its number of cases and interval."""
+"""Slices of the warm test cases: who and what a system serves well, each with its number of cases and interval."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from recalign.evaluation.significance import Interval, bootstrap_intervals
 from recalign.evaluation.system_ranks import SystemRanks
 
 FEWEST = 30  # cases below which a slice is shown in grey and nothing in it is called best
-COLD_EVENTS = 10  # an item with fewer train events is cold
+RARE_EVENTS = 10  # an item with fewer train events is rare
 FEW_EVENTS = 5  # a user with fewer train events is hardly known
 LENGTHS = (10, 20, 40)  # history lengths at which a new slice begins
 GROUPS_SHOWN = 12  # values of the first attribute, those with the most cases
@@ -78,8 +78,8 @@ def labels(facts: CaseFacts, attribute: str | None) -> list[tuple[str, str]]:
     of theirs."""
     found = [
         (DIMENSIONS[0], _user(facts.user_events)),
-        (DIMENSIONS[1], f"{COLD_EVENTS} train events or more" if facts.target_events >= COLD_EVENTS
-         else f"cold item (under {COLD_EVENTS} train events)"),
+        (DIMENSIONS[1], f"{RARE_EVENTS} train events or more" if facts.target_events >= RARE_EVENTS
+         else f"rare item (under {RARE_EVENTS} train events)"),
         (DIMENSIONS[2], facts.fifth),
         (DIMENSIONS[3], _length(facts.history)),
         *zip(STARTS, facts.starts or (), strict=False),
@@ -90,7 +90,7 @@ def labels(facts: CaseFacts, attribute: str | None) -> list[tuple[str, str]]:
 def _user(events: int) -> str:
     if events >= FEW_EVENTS:
         return "known user"
-    return f"hardly known user (under {FEW_EVENTS} train events)" if events else "cold user (no train event)"
+    return f"hardly known user (under {FEW_EVENTS} train events)" if events else "user without train events"
 
 
 def _length(history: int) -> str:

@@ -1,11 +1,11 @@
 """The scorecard, and the comparison of two runs, as tables on the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from recalign.evaluation.comparison import Compared, Run
 from recalign.evaluation.ranking import LABELS, METRICS
 from recalign.evaluation.ranking_rule import CHOSEN_BY
-from recalign.evaluation.scorecard import Comparison, Row, Scorecard
+from recalign.evaluation.scorecard import Comparison, Row, Scorecard, no_verdict
 from recalign.evaluation.second_view_comparison import ComparedAnswers
 from recalign.evaluation.significance import Interval
 
@@ -58,11 +58,17 @@ def cells(card: Scorecard) -> list[list[str]]:
 
 
 def caption(card: Scorecard, source: str) -> str:
-    """What every figure of the card carries: source, protocol, manifest with digest, numbers of cases and users."""
+    """What every figure of the card carries: source, view, protocol, manifest, digest, cases and users."""
     return (
-        f"{source}, test split, {card.protocol}, manifest {card.manifest} {card.digest[:12]}, "
+        f"{source}, test split, {card.view}, {card.protocol}, manifest {card.manifest} {card.digest[:12]}, "
         f"{card.cases} cases of {card.users} users, 95 % intervals over users"
     )
+
+
+def print_left_out(views: Mapping[str, str]) -> None:
+    """Print why a view has no table."""
+    for view, why in views.items():
+        print(f"{view}: left out, since {why}")
 
 
 def print_scorecard(card: Scorecard, source: str) -> None:
@@ -77,14 +83,18 @@ def print_comparison(first: Run, second: Run, compared: Sequence[Compared]) -> N
     """Print what the first run's systems reach less the second's, a row a pair of systems."""
     ranks = next(iter(first.systems.values()))
     print(
-        f"{first.name} less {second.name}: {first.about['source']}, {first.about['split']} split, {ranks.protocol}, "
-        f"manifest {ranks.manifest} {ranks.digest[:12]}, {len(ranks.ranks)} cases of {len(set(ranks.user_ids))} users"
+        f"{first.name} less {second.name}: {first.about['source']}, {first.about['split']} split, {ranks.view}, "
+        f"{ranks.protocol}, manifest {ranks.manifest} {ranks.digest[:12]}, "
+        f"{len(ranks.ranks)} cases of {len(set(ranks.user_ids))} users"
     )
-    rows = []
+    rows, undecided = [], no_verdict(ranks.view, len(ranks.ranks), len(set(ranks.user_ids)))
     for pair in compared:
         values = [difference(own) for own in pair.metrics.values()]
-        rows.append([_pair(pair.first, pair.second), *values, pair.metrics[CHOSEN_BY].words])
+        words = "no verdict" if undecided else pair.metrics[CHOSEN_BY].words
+        rows.append([_pair(pair.first, pair.second), *values, words])
     _print_table(["system", *(LABELS[metric] for metric in METRICS), "by NDCG@10 the first is"], rows)
+    if undecided:
+        print(f"{ranks.view}: {undecided}")
     print("95 % intervals over users; '?': leaves out zero, but not when all of the table is corrected for (Holm)")
 
 

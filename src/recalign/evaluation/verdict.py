@@ -36,7 +36,12 @@ def spoken(system: str) -> str:
 
 
 def verdict(card: Scorecard) -> list[str]:
-    """Sentences, the weightiest first: the best LLM against the best baseline, then what each training step gave."""
+    """Sentences, the weightiest first: the best LLM against the best baseline, then what each training step gave.
+
+    One sentence that says why, where the card gives no verdict.
+    """
+    if card.undecided:
+        return [f"On the view {card.view} there is {card.undecided}."]
     sentences = []
     if card.llm:
         against = next(pair for pair in card.comparisons if (pair.first, pair.second) == (card.llm, card.baseline))

@@ -144,13 +144,13 @@ def item_logprobs(branches: Branches, trie: Trie, prompt: int = 0) -> Floats:
 class Wanted:
     """What a search is to find: the k items with the highest log π(title | prompt) + term.
 
-    terms [M]: each item's own part of the score, 0 by default, −inf for an item that is left out. last: an item that
-    stands after its equals, as a target does whose rank is asked for; the others stand by ascending id.
+    terms [M]: each item's own part of the score, 0 by default, −inf for an item that is left out. equals [M]: what
+    items of equal score stand by, lowest first; their ids by default.
     """
 
     k: int
     terms: Floats | None = None
-    last: int | None = None
+    equals: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -207,14 +207,15 @@ class _Open(NamedTuple):
 class _Search:
     """A best-first search after one prompt: what is open, and the k best so far, the worst of them first.
 
-    best: (score, −item, item); −item is −inf for the item that stands after its equals.
+    best: (score, minus the item's place among equals, item).
     """
 
     def __init__(self, branches: Branches, trie: Trie, prompt: int, wanted: Wanted) -> None:
         self.branches, self.trie, self.prompt, self.wanted = branches, trie, prompt, wanted
         self.terms = np.zeros(len(trie.items)) if wanted.terms is None else wanted.terms
         self.below = trie.largest_below(self.terms)
-        self.best: list[tuple[float, float, int]] = []
+        self.equals = trie.items if wanted.equals is None else wanted.equals
+        self.best: list[tuple[float, int, int]] = []
         self.frontier: list[_Open] = []
         self.nodes = self.steps = 0
         self.open([_Open(0.0, ROOT, 0.0, 0)], branches.first[[prompt]], PROMPT_END - prompt)
@@ -224,7 +225,7 @@ class _Search:
         return Found([(item, score) for score, _, item in sorted(self.best, reverse=True)], self.nodes, self.steps)
 
     def promising(self) -> bool:
-        """Whether the best open node may lead to one of the k best; an equal score may, by a smaller id."""
+        """Whether the best open node may lead to one of the k best; an equal score may, by its place among equals."""
         worst = self.best[0][0] if len(self.best) == self.wanted.k else -math.inf
         return bool(self.frontier) and -self.frontier[0].cost >= worst
 
@@ -249,7 +250,7 @@ class _Search:
     def offer(self, held: int, logprob: float) -> None:
         score, item = logprob + float(self.terms[held]), self.trie.items[held]
         if score > -math.inf:
-            heapq.heappush(self.best, (score, -math.inf if item == self.wanted.last else -item, item))
+            heapq.heappush(self.best, (score, -self.equals[held], item))
             if len(self.best) > self.wanted.k:
                 heapq.heappop(self.best)
 

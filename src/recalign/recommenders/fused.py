@@ -1,7 +1,7 @@
 """A fitted fusion as a recommender: ID recommenders and a language model that answer together.
 
 Lists of candidates are ranked as in the evaluation: each part's scores are standardised over the list. In the whole
-catalogue an ID recommender's are standardised over what is not in the history, and the language model's by the mean and
+catalogue an ID recommender's are standardised over what is not excluded, and the language model's by the mean and
 deviation of a fixed sample of that. So a fused score is, but for a factor, the language model's with a term of the
 title's own, and the search over the tree of titles finds the best ones: that of scoring everything, few titles read.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from recalign.data.records import Items, hashed_order
-from recalign.evaluation.ranking import Floats
+from recalign.evaluation.ranking import Floats, order_of_equals
 from recalign.evaluation.ranking_rule import RankingRule
 from recalign.evaluation.scorecard import FUSION
 from recalign.params import RecommenderName
@@ -68,7 +68,7 @@ class FusedRecommender:
         return self.rank_many([Asked(history, candidates, k, profile)])[0]
 
     def rank_many(self, asked: Sequence[Asked]) -> list[list[Scored]]:
-        """The k best items of each, best first, equals by ascending item id; their titles share forward passes.
+        """The k best items of each, best first, equals by lot or id (`Asked`); their titles share forward passes.
 
         ID recommenders leave titles out of histories that the catalogue lacks.
         """
@@ -104,15 +104,15 @@ class FusedRecommender:
 
     def _catalogue_scores(self, requests: list[Request]) -> Floats:
         """[B, items] by scoring every title."""
-        over = self._open_to([request.history for request in requests])
+        over = self._open_to([request.unranked for request in requests])
         fused = self._by_ids([request.history for request in requests], None, over)
         if self.language_model:
             fused += self.weight * standardised(scores_of(self.language_model, requests, None), self._sampled(over))
         return fused
 
     def _best_of_catalogue(self, asked: Sequence[Asked]) -> list[list[Scored]]:
-        """The best of the catalogue less the history, a target with them, as `_catalogue_scores` has them."""
-        over = self._open_to([each.history for each in asked])
+        """The best of the catalogue minus what is excluded, as `_catalogue_scores` has them."""
+        over = self._open_to([each.unranked for each in asked])
         by_ids = self._by_ids([each.history for each in asked], None, over)
         if self.language_model:
             return self._searched(self.language_model, asked, by_ids, self._sampled(over))
@@ -120,8 +120,7 @@ class FusedRecommender:
 
     def _unread(self, row: Floats, asked: Asked) -> list[Scored]:
         """The best by scores [items] alone."""
-        seen = set(asked.history) - {asked.target}
-        return _best(row, self.catalogue.ids, asked, seen)
+        return _best(row, self.catalogue.ids, asked, asked.unranked)
 
     def _searched(
         self, model: LanguageModelRecommender, asked: Sequence[Asked], by_ids: Floats, sampled: Bools
@@ -146,11 +145,11 @@ class FusedRecommender:
             answers[number] = [Scored(scored.item_id, scale * scored.score) for scored in found]
         return answers
 
-    def _open_to(self, histories: Sequence[Sequence[int | str]]) -> Bools:
-        """[B, items] what scores are standardised over: what is not in a history, a target or not; all where all is."""
-        over = np.ones((len(histories), len(self.catalogue.ids)), dtype=bool)
-        for row, history in enumerate(histories):
-            over[row, [self._column[item] for item in history if item in self._column]] = False
+    def _open_to(self, excluded: Sequence[Collection[int | str]]) -> Bools:
+        """[B, items] what scores are standardised over: what is not excluded; all where all is."""
+        over = np.ones((len(excluded), len(self.catalogue.ids)), dtype=bool)
+        for row, items in enumerate(excluded):
+            over[row, [self._column[item] for item in items if item in self._column]] = False
         return over | ~over.any(axis=1, keepdims=True)
 
     def _sampled(self, over: Bools) -> Bools:
@@ -170,6 +169,6 @@ class FusedRecommender:
 
 
 def _best(scores: Floats, items: Sequence[int], asked: Asked, less: Collection[int | str] = ()) -> list[Scored]:
-    """The k best of items [C] by scores [C], `less` some; equals by ascending item id, a target after them."""
-    keyed = zip((-scores).tolist(), (item == asked.target for item in items), items, strict=True)
+    """The k best of items [C] by scores [C], `less` some; equals by lot, or by ascending id without a case."""
+    keyed = zip((-scores).tolist(), order_of_equals(asked.case, items), items, strict=True)
     return [Scored(item, -cost) for cost, _, item in sorted(key for key in keyed if key[2] not in less)[: asked.k]]

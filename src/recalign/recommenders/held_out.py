@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from recalign import columns as c
 from recalign.data.candidates import draw_candidates
 from recalign.data.records import Items, hashed_order
-from recalign.evaluation.ranking import metric_values, target_ranks
+from recalign.evaluation.ranking import draw_lots, metric_values, target_ranks
 from recalign.recommenders.seam import Recommender, Request
 from recalign.recommenders.seeds import key
 from recalign.recommenders.store import columns_of
@@ -38,7 +38,10 @@ class HeldOut:
     def value(self, recommender: Recommender) -> float:
         """Mean METRIC of a recommender that was fitted on `events`."""
         scores = recommender.scores(self.requests, self.candidates).numpy()
-        return float(metric_values(METRIC, target_ranks(scores, self.target_index)).mean())
+        targets = [items[place] for items, place in zip(self.candidates, self.target_index, strict=True)]
+        names = [f"{request.user_id}-{target}" for request, target in zip(self.requests, targets, strict=True)]
+        lots = draw_lots(names, self.candidates)
+        return float(metric_values(METRIC, target_ranks(scores, self.target_index, lots)).mean())
 
 
 def held_out(catalogue: Items, events: pa.Table, clock: bool, seed: int) -> HeldOut:

@@ -13,7 +13,7 @@ import torch
 
 from recalign.data.records import Items
 from recalign.errors import RecalignError
-from recalign.evaluation.ranking import Floats
+from recalign.evaluation.ranking import Floats, order_of_equals
 from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, ranking_scores
 from recalign.llm.base import LanguageModel
 from recalign.llm.branches import Branches
@@ -30,19 +30,25 @@ RESPONSES_AT_ONCE = 128  # titles after one prompt in one forward pass: attentio
 
 @dataclass(frozen=True)
 class Asked:
-    """One ranking: the k best of `candidates`, or of the catalogue less the history.
+    """One ranking: the k best of `candidates`, or of the catalogue minus what is excluded.
 
     history: oldest first, item ids, or titles that need not be in the catalogue; `profile` as prompts show it;
-    target: an item that is ranked though the history holds it, and stands after its equals; terms: what is added to
-    each item's score, of every item that is ranked.
+    excluded: None for the history; case: the name whose lots equals stand by, None for ascending ids; terms: what is
+    added to each item's score, of every item that is ranked.
     """
 
     history: Sequence[int | str]
     candidates: Sequence[int] | None
     k: int
     profile: str | None = None
-    target: int | None = None
+    excluded: frozenset[int] | None = None
+    case: str | None = None
     terms: Mapping[int, float] | None = None
+
+    @property
+    def unranked(self) -> frozenset[int | str]:
+        """What the whole catalogue is ranked without."""
+        return frozenset(self.history) if self.excluded is None else frozenset(self.excluded)
 
 
 class LanguageModelRecommender:
@@ -183,7 +189,7 @@ class LanguageModelRecommender:
         return self.rank_many([Asked(history, candidates, k, profile)])[0]
 
     def rank_many(self, asked: Sequence[Asked]) -> list[list[Scored]]:
-        """The k best items of each, best first, equals by ascending item id; `batch` of them in a forward pass."""
+        """The k best items of each, best first, equals by lot or id (`Asked`); `batch` of them in a forward pass."""
         answers: dict[int, list[Scored]] = {}
         open_ended = [number for number, each in enumerate(asked) if each.candidates is None]
         found = self._best_of_catalogue([asked[number] for number in open_ended])
@@ -206,7 +212,10 @@ class LanguageModelRecommender:
         starts = range(0, len(order), self.batch)
         for start in track(starts, len(starts), f"searching with {self.name}", "groups"):
             group = order[start : start + self.batch]
-            wanted = [Wanted(asked[n].k, self._terms(asked[n]), asked[n].target) for n in group]
+            wanted = [
+                Wanted(asked[n].k, self._terms(asked[n]), order_of_equals(asked[n].case, self._titles.items))
+                for n in group
+            ]
             branches = Branches(model, [prompts[n] for n in group])
             found.update(zip(group, best_items(branches, self._titles, wanted), strict=True))
         if found:
@@ -216,12 +225,12 @@ class LanguageModelRecommender:
         return [[Scored(item, score) for item, score in found[n].items] for n in range(len(asked))]
 
     def _open_to(self, asked: Asked) -> list[int]:
-        """The catalogue less the history, in ascending item id; a target stays in."""
-        seen = set(asked.history) - {asked.target}
-        return [item for item in self.catalogue.ids if item not in seen]
+        """The catalogue minus what is excluded, in ascending item id."""
+        unranked = asked.unranked
+        return [item for item in self.catalogue.ids if item not in unranked]
 
     def _terms(self, asked: Asked) -> Floats:
-        """What the rule and the asker add to each title's log-prob, [items]; −inf for what is in the history."""
+        """What the rule and the asker add to each title's log-prob, [items]; −inf for what is excluded."""
         items = self._titles.items
         terms = np.full(len(items), -math.inf)
         terms[np.isin(items, self._open_to(asked))] = 0.0
@@ -249,6 +258,6 @@ class LanguageModelRecommender:
         for each, items, row in zip(asked, lists, self._ranking_scores(rule, prompts, lists), strict=True):
             if each.terms is not None:
                 row += [each.terms[item] for item in items]
-            order = sorted((-score, item == each.target, item) for score, item in zip(row.tolist(), items, strict=True))
+            order = sorted(zip((-row).tolist(), order_of_equals(each.case, items), items, strict=True))
             best.append([Scored(item, -cost) for cost, _, item in order[: each.k]])
         return best

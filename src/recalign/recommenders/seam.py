@@ -12,12 +12,21 @@ from recalign.data.records import Items
 
 @dataclass(frozen=True)
 class Request:
-    """Whom to rank for: the history is oldest first (a set where there is no clock); cutoff is the time of asking."""
+    """Whom to rank for: the history is oldest first (a set where there is no clock); cutoff is the time of asking.
+
+    excluded: the items that the whole catalogue is ranked without; None: those of the history.
+    """
 
     user_id: int | None
     history: tuple[int, ...]
     cutoff: datetime | None = None
     profile: str | None = None
+    excluded: frozenset[int] | None = None
+
+    @property
+    def unranked(self) -> frozenset[int]:
+        """What the whole catalogue is ranked without."""
+        return frozenset(self.history) if self.excluded is None else self.excluded
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""A trial: the frozen cases of a split under one manifest, put to a recommender; the outcome is its ranks."""
+"""A trial: the frozen cases of a split, view and manifest, put to a recommender; the outcome is its ranks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -8,10 +8,11 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from recalign import columns as c
 from recalign.artifacts import digest_of, read_json
-from recalign.data.records import Case, Items, read_cases
+from recalign.data.records import Case, Items, Met, read_cases
 from recalign.errors import RecalignError
-from recalign.evaluation.ranking import Floats, Ranks, best_items, target_ranks
+from recalign.evaluation.ranking import Floats, Lots, Ranks, best_items, draw_lots, target_ranks
 from recalign.evaluation.system_ranks import CATALOGUE, CATALOGUE_CASES, FULL, KEPT, SAMPLED, SystemRanks, in_case_order
 from recalign.recommenders.seam import Request, Scored
 
@@ -35,12 +36,13 @@ def scores_of(recommender: Ranker, requests: Sequence[Request], candidates: list
 
 @dataclass(frozen=True)
 class Trial:
-    """Cases and the requests that they stand for, in the same order; digest is the manifest's."""
+    """Cases and the requests that they stand for, in the same order; digest is that of the view under the manifest."""
 
     manifest: str
     digest: str
     cases: tuple[Case, ...]
     requests: tuple[Request, ...]
+    view: str = c.WARM
 
     @property
     def candidates(self) -> list[list[int]]:
@@ -57,32 +59,49 @@ class Trial:
         """(example id, user id) of each case."""
         return [(case.example.example_id, case.example.user_id) for case in self.cases]
 
+    @property
+    def lots(self) -> Lots:
+        """The lots of the candidates, by which equals stand."""
+        return draw_lots([example for example, _ in self.keys], self.candidates)
+
+    def part(self, start: int, stop: int | None = None) -> "Trial":
+        """The cases from one place to before another."""
+        return replace(self, cases=self.cases[start:stop], requests=self.requests[start:stop])
+
 
 def read_trial(
-    prepared: Path, split: str, manifest: str, limit: int | None, seed: int, profiles: Mapping[int, str] | None = None
+    prepared: Path,
+    split: str,
+    manifest: str,
+    limit: int | None,
+    seed: int,
+    profiles: Mapping[int, str] | None = None,
+    *,
+    view: str = c.WARM,
 ) -> Trial:
-    """The first `limit` cases of a split (in hashed order) under a manifest; `profiles` maps users to the text to show.
+    """The first `limit` cases of a split and view (in hashed order) under a manifest; `profiles` maps users to the text
+    to show.
 
     Raises RecalignError when there is none.
     """
-    cases = read_cases(prepared, split, manifest, limit, seed=seed)
+    cases = read_cases(prepared, split, manifest, limit, seed=seed, view=view)
     if not cases:
-        raise RecalignError(f"{prepared}/candidates.parquet has no {split} case of manifest '{manifest}'; see counts")
-    digest = read_json(prepared / "summary.json")["manifests"][manifest]
+        raise RecalignError(
+            f"{prepared}/candidates.parquet has no {split} case of view '{view}' and manifest '{manifest}'; see counts "
+            "and views_left_out in summary.json"
+        )
+    digest = read_json(prepared / "summary.json")["manifests"][manifest][view]
     texts = profiles or {}
     requests = tuple(
         Request(case.example.user_id, case.example.history, case.example.cutoff, texts.get(case.example.user_id))
         for case in cases
     )
-    return Trial(manifest, digest, tuple(cases), requests)
+    return Trial(manifest, digest, tuple(cases), requests, view)
 
 
 def sampled_ranks(system: str, trial: Trial, scores: Floats) -> SystemRanks:
     """Ranks of the targets among their candidates and the best items, from scores [B, C] in the trial's order."""
-    ranks = target_ranks(scores, trial.target_index)
-    own = scores[np.arange(len(ranks)), trial.target_index]
-    best = best_items(scores, trial.candidates, trial.target_index, KEPT)
-    return in_case_order(system, SAMPLED, trial.manifest, trial.digest, trial.keys, ranks, own, best)
+    return _outcome(system, SAMPLED, trial, *_ranked(trial, scores))
 
 
 def rank_sampled(recommender: Ranker, trial: Trial) -> SystemRanks:
@@ -90,50 +109,60 @@ def rank_sampled(recommender: Ranker, trial: Trial) -> SystemRanks:
     return sampled_ranks(recommender.name, trial, scores_of(recommender, trial.requests, trial.candidates))
 
 
-def rank_catalogue(recommender: Ranker, catalogue: Items, trial: Trial, depth: int | None = None) -> SystemRanks:
-    """Rank each target among the whole catalogue less the case's history: protocol "full". A target stays in always.
+def whole_catalogue(
+    trial: Trial, catalogue: Items, cases: int | None = None, met: Mapping[int, Met] | None = None
+) -> Trial:
+    """The first cases of a trial (None: all) with the whole catalogue, in ascending item id, as every case's list.
 
-    depth: places that count, as in `full_ranks`.
+    Out of the ranking is what the user met before the cutoff (`met` by user; None: the history), and what was not there
+    yet (`available_from` after the cutoff). A target stays in. The digest covers all of that.
     """
     column = {item: place for place, item in enumerate(catalogue.ids)}
-    targets = [column[case.example.target] for case in trial.cases]
-    ranks, scores, best = [], [], []
-    for start, stop in _spans(len(trial.cases)):
-        block = scores_of(recommender, trial.requests[start:stop], None)
-        block = _less_history(block, trial.requests[start:stop], targets[start:stop], column)
-        ranks.append(target_ranks(block, targets[start:stop]))
-        scores.append(block[np.arange(stop - start), targets[start:stop]])
-        best += best_items(block, [catalogue.ids] * (stop - start), targets[start:stop], KEPT)
-    digest = catalogue_digest(catalogue)
-    joined = _within(np.concatenate(ranks), depth, len(catalogue.ids)), np.concatenate(scores)
-    return in_case_order(recommender.name, FULL, CATALOGUE, digest, trial.keys, *joined, best)
-
-
-def whole_catalogue(trial: Trial, catalogue: Items, cases: int) -> Trial:
-    """The first cases of a trial with the whole catalogue, in ascending item id, as every case's list."""
-    column = {item: place for place, item in enumerate(catalogue.ids)}
+    few = trial.part(0, cases)
     listed = tuple(
-        replace(case, candidates=catalogue.ids, target_index=column[case.example.target])
-        for case in trial.cases[:cases]
+        replace(case, candidates=catalogue.ids, target_index=column[case.example.target]) for case in few.cases
     )
-    return Trial(CATALOGUE_CASES, catalogue_digest(catalogue), listed, trial.requests[:cases])
+    requests = tuple(
+        replace(request, excluded=_excluded(case, catalogue, met))
+        for case, request in zip(few.cases, few.requests, strict=True)
+    )
+    told = [
+        [case.example.example_id, sorted(request.unranked)] for case, request in zip(listed, requests, strict=True)
+    ]
+    digest = digest_of([trial.digest, [[item, catalogue.titles[item]] for item in catalogue.ids], told])
+    return Trial(CATALOGUE if cases is None else CATALOGUE_CASES, digest, listed, requests, trial.view)
+
+
+def _excluded(case: Case, catalogue: Items, met: Mapping[int, Met] | None) -> frozenset[int]:
+    example = case.example
+    before = example.history if met is None else met[example.user_id].before(example)
+    late = {
+        item
+        for item, since in catalogue.available_from.items()
+        if example.cutoff is not None and since > example.cutoff
+    }
+    return frozenset(late.union(before) - {example.target})
+
+
+def rank_catalogue(recommender: Ranker, trial: Trial, depth: int | None = None) -> SystemRanks:
+    """Put a `whole_catalogue` trial to any recommender: protocol "full". depth: as in `full_ranks`."""
+    parts = [trial.part(start, start + CASES_AT_ONCE) for start in range(0, len(trial.cases), CASES_AT_ONCE)]
+    ranked = [_ranked_whole(part, scores_of(recommender, part.requests, None), depth) for part in parts]
+    ranks, own, best = zip(*ranked, strict=True)
+    every = [items for part in best for items in part]
+    return _outcome(recommender.name, FULL, trial, np.concatenate(ranks), np.concatenate(own), every)
 
 
 def full_ranks(system: str, trial: Trial, scores: Floats, depth: int | None = None) -> SystemRanks:
-    """As `rank_catalogue`, from scores [B, items] of a `whole_catalogue` trial that are there already.
+    """As `rank_catalogue`, from scores [B, items] that are there already.
 
     depth: places that count, all by default; a target beyond them counts as the last of the catalogue.
     """
-    column = {item: place for place, item in enumerate(trial.cases[0].candidates)}
-    masked = _less_history(scores, trial.requests, trial.target_index, column)
-    own = scores[np.arange(len(masked)), trial.target_index]
-    ranks = _within(target_ranks(masked, trial.target_index), depth, masked.shape[1])
-    best = best_items(masked, trial.candidates, trial.target_index, KEPT)
-    return in_case_order(system, FULL, trial.manifest, trial.digest, trial.keys, ranks, own, best)
+    return _outcome(system, FULL, trial, *_ranked_whole(trial, scores, depth))
 
 
 def searched_ranks(system: str, trial: Trial, found: Sequence[Sequence[Scored]], depth: int) -> SystemRanks:
-    """As `full_ranks`, from the first `depth` places of each case, a target after its equals.
+    """As `full_ranks`, from the first `depth` places of each case, equals in the order of their lots.
 
     The score of a target beyond them is NaN: a search does not compute it.
     """
@@ -143,32 +172,34 @@ def searched_ranks(system: str, trial: Trial, found: Sequence[Sequence[Scored]],
     ranks = np.array([items if place is None else place + 1 for place in places])
     scores = np.array([np.nan if p is None else best[p].score for p, best in zip(places, found, strict=True)])
     top = [tuple(scored.item_id for scored in best[:KEPT]) for best in found]
-    return in_case_order(
-        system, FULL, trial.manifest, trial.digest, trial.keys, _within(ranks, depth, items), scores, top
-    )
+    return _outcome(system, FULL, trial, _within(ranks, depth, items), scores, top)
+
+
+Ranked = tuple[Ranks, Floats, list[tuple[int, ...]]]  # ranks and scores of the targets, the best items
+
+
+def _ranked(trial: Trial, scores: Floats) -> Ranked:
+    lots, candidates, places = trial.lots, trial.candidates, trial.target_index
+    own = scores[np.arange(len(places)), places]
+    return target_ranks(scores, places, lots), own, best_items(scores, candidates, lots, KEPT)
+
+
+def _ranked_whole(trial: Trial, scores: Floats, depth: int | None) -> Ranked:
+    column = {item: place for place, item in enumerate(trial.cases[0].candidates)}
+    masked = scores.copy()
+    for row, request in enumerate(trial.requests):
+        masked[row, [column[item] for item in request.unranked if item in column]] = -np.inf
+    ranks, own, best = _ranked(trial, masked)
+    return _within(ranks, depth, masked.shape[1]), own, best
 
 
 def _within(ranks: Ranks, depth: int | None, items: int) -> Ranks:
     return ranks if depth is None else np.where(ranks <= depth, ranks, items)
 
 
-def _less_history(
-    scores: Floats, requests: Sequence[Request], targets: Sequence[int], column: Mapping[int, int]
-) -> Floats:
-    """The scores with −inf for what is in a request's history, but for the target."""
-    masked = scores.copy()
-    for row, request in enumerate(requests):
-        masked[row, [column[item] for item in request.history if item in column]] = -np.inf
-    rows = np.arange(len(masked))
-    masked[rows, targets] = scores[rows, targets]
-    return masked
-
-
-def catalogue_digest(catalogue: Items) -> str:
-    """Digest (hex) of the ids and titles: what the "full" protocol ranks."""
-    return digest_of([[item, catalogue.titles[item]] for item in catalogue.ids])
-
-
-def _spans(count: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, count, CASES_AT_ONCE):
-        yield start, min(start + CASES_AT_ONCE, count)
+def _outcome(
+    system: str, protocol: str, trial: Trial, ranks: Ranks, scores: Floats, best: Sequence[tuple[int, ...]]
+) -> SystemRanks:
+    return in_case_order(
+        system, protocol, trial.manifest, trial.digest, trial.keys, ranks, scores, best, view=trial.view
+    )

@@ -27,10 +27,10 @@ MANIFEST = "uniform"  # the papers' protocol, on which every system is ranked
 
 
 def evaluated_ranks(root: Path, system: str) -> SystemRanks:
-    """A system's ranks on the uniform manifest as stage evaluate wrote them. Raises RecalignError when it has none."""
+    """A system's warm ranks on the uniform manifest as evaluate wrote them. Raises RecalignError when it has none."""
     digests = read_json(root / RANKS / "cases.json")["manifests"]
     for ranks in read_system_ranks(root / RANKS / "ranks.parquet", digests):
-        if (ranks.system, ranks.protocol, ranks.manifest) == (system, SAMPLED, MANIFEST):
+        if (ranks.system, ranks.view, ranks.protocol, ranks.manifest) == (system, c.WARM, SAMPLED, MANIFEST):
             return ranks
     raise RecalignError(f"{RANKS / 'ranks.parquet'} has no ranks of {system}; run 'dvc repro' to evaluate it")
 
@@ -70,7 +70,8 @@ def _kept_ranks(client: MlflowClient, run_id: str, challenger: SystemRanks) -> S
         except (MlflowException, OSError):
             return None
         (kept,) = read_system_ranks(Path(path), {MANIFEST: challenger.digest})
-    return kept if kept.example_ids == challenger.example_ids else None
+    same = (kept.view, kept.example_ids) == (challenger.view, challenger.example_ids)
+    return kept if same else None
 
 
 def _scored_anew(params: Params, package: Path, root: Path) -> SystemRanks:

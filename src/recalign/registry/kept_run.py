@@ -6,6 +6,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from recalign import columns as c
 from recalign.artifacts import read_json
 from recalign.errors import RecalignError
 from recalign.evaluation.comparison import Run, run_of
@@ -34,7 +35,8 @@ def version_run(uri: str, manifest: str, home: Path) -> Run:
         raise RecalignError(f"{uri} is not in the registry; 'recalign register' adds a version") from None
     with tempfile.TemporaryDirectory() as temporary:
         about = read_json(_download(client, run_id, SCORECARD.name, temporary, uri))["about"]
-        digest = about["manifests"][manifest]
+        told = about["manifests"][manifest]
+        digest = told if isinstance(told, str) else told[c.WARM]  # a string before views were
         ranks = read_system_ranks(_download(client, run_id, ranks_file(digest), temporary, uri), {manifest: digest})
     return run_of(uri, about, {system.system: system for system in ranks}, {})
 

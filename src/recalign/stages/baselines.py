@@ -10,7 +10,7 @@ from recalign import artifacts
 from recalign import columns as c
 from recalign.data.records import Items, read_cases
 from recalign.errors import RecalignError
-from recalign.evaluation.ranking import LABELS, metric_values, target_ranks
+from recalign.evaluation.ranking import LABELS, draw_lots, metric_values, target_ranks
 from recalign.layout import BASELINES, PREPARED
 from recalign.params import Params, RecommenderName
 from recalign.recommenders.fitting import fit
@@ -43,6 +43,7 @@ def baselines(params: Params, system: RecommenderName, prepared: Path = PREPARED
 def _figures(recommender: Recommender, prepared: Path) -> str:
     cases = read_cases(prepared, c.VALIDATION, MANIFEST)
     requests = [Request(case.example.user_id, case.example.history, case.example.cutoff) for case in cases]
-    scores = recommender.scores(requests, [list(case.candidates) for case in cases])
-    ranks = target_ranks(scores.numpy(), [case.target_index for case in cases])
+    lists = [list(case.candidates) for case in cases]
+    lots = draw_lots([case.example.example_id for case in cases], lists)
+    ranks = target_ranks(recommender.scores(requests, lists).numpy(), [case.target_index for case in cases], lots)
     return ", ".join(f"{LABELS[metric]} {metric_values(metric, ranks).mean():.3f}" for metric in SHOWN)

@@ -2,14 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from recalign import columns as c
 from recalign.artifacts import read_json
 from recalign.errors import RecalignError
 from recalign.evaluation.comparison import Run, compare_runs, run_of
 from recalign.evaluation.generation import read_answers
 from recalign.evaluation.second_view import in_whole_catalogue
 from recalign.evaluation.second_view_comparison import compare_agreements, compare_answers
-from recalign.evaluation.system_ranks import read_system_ranks
+from recalign.evaluation.system_ranks import SystemRanks, read_system_ranks
 from recalign.evaluation.table import print_comparison, print_second_views
 from recalign.layout import RANKS
 from recalign.params import Params
@@ -18,33 +20,51 @@ MANIFEST = "uniform"  # on which every system is ranked
 
 
 def compare(params: Params, first: str, second: str, home: Path = Path()) -> None:
-    """Print the paired differences of `first` less `second`, each a project's folder or a `models:/` version.
+    """Print the paired differences of `first` less `second`, each a project's folder or a `models:/` version: a table a
+    view that both hold.
 
     Raises RecalignError naming the field in which they differ, or the run that has no ranks.
     """
-    one, other, draws = _run(first, home), _run(second, home), (params.evaluate.resamples, params.seed)
-    print_comparison(one, other, compare_runs(one, other, *draws))
-    print_second_views(compare_answers(one, other, *draws), compare_agreements(one, other, *draws))
+    one, other, draws = _runs(first, home), _runs(second, home), (params.evaluate.resamples, params.seed)
+    main = next(iter(one.values())), next(iter(other.values()))
+    print_comparison(*main, compare_runs(*main, *draws))
+    print_second_views(compare_answers(*main, *draws), compare_agreements(*main, *draws))
+    for view in [view for view in one if view in other][1:]:
+        print_comparison(one[view], other[view], compare_runs(one[view], other[view], *draws))
 
 
-def _run(name: str, home: Path) -> Run:
+def _runs(name: str, home: Path) -> dict[str, Run]:
+    """By view, the warm one first; a registered version keeps that one alone."""
     if name.startswith("models:"):
         from recalign.registry.kept_run import version_run
 
-        return version_run(name, MANIFEST, home)
-    return folder_run(Path(name))
+        run = version_run(name, MANIFEST, home)
+        return {next(iter(run.systems.values())).view: run}
+    return folder_runs(Path(name))
 
 
-def folder_run(root: Path) -> Run:
-    """The run whose ranks lie in `root`/data/ranks, or in `root` itself. Raises RecalignError where there are none."""
+def folder_runs(root: Path) -> dict[str, Run]:
+    """The run whose ranks lie in `root`/data/ranks, or in `root` itself, by view, the warm one first.
+
+    Raises RecalignError where there are none.
+    """
     ranks = next((place for place in (root / RANKS, root) if (place / "ranks.parquet").is_file()), None)
     if ranks is None:
         raise RecalignError(f"{root} holds no {RANKS / 'ranks.parquet'}; run 'dvc repro' there, or name another run")
-    about = read_json(ranks / "cases.json")
+    about, kinds = read_json(ranks / "cases.json"), read_json(ranks / "systems.json")
     every = read_system_ranks(ranks / "ranks.parquet", about["manifests"])
-    systems = {system.system: system for system in every if system.manifest == MANIFEST}
-    if not systems:
+    views: dict[str, dict[str, SystemRanks]] = {}
+    for system in every:
+        if system.manifest == MANIFEST:
+            views.setdefault(system.view, {})[system.system] = system
+    if not views:
         raise RecalignError(f"{ranks / 'ranks.parquet'} holds no ranks on manifest '{MANIFEST}'; run 'dvc repro' there")
-    run = run_of(str(root), about, systems, read_json(ranks / "systems.json"))
-    written = ranks / "generations.parquet"
-    return replace(run, full=in_whole_catalogue(every), answers=read_answers(written) if written.is_file() else ())
+    runs = {view: run_of(str(root), about, own, kinds) for view, own in sorted(views.items(), key=_warm_first)}
+    main, written = next(iter(runs)), ranks / "generations.parquet"
+    full = in_whole_catalogue([system for system in every if system.view == main])
+    answers = read_answers(written) if written.is_file() else ()
+    return runs | {main: replace(runs[main], full=full, answers=answers)}
+
+
+def _warm_first(view: tuple[str, Any]) -> int:
+    return c.VIEWS.index(view[0]) if view[0] in c.VIEWS else 0

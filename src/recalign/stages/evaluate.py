@@ -1,28 +1,27 @@
 """Stage evaluate: every system ranks the same frozen test cases; ranks.parquet is the only source of every figure."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from recalign import columns as c
 from recalign.artifacts import folder, read_json, write_json
 from recalign.evaluation.generation import write_answers
 from recalign.evaluation.machine import machine
+from recalign.evaluation.ranking import best_items
 from recalign.evaluation.scorecard import FUSION, TUNED
 from recalign.evaluation.spending import weights_mb
-from recalign.evaluation.system_ranks import CATALOGUE, write_system_ranks
+from recalign.evaluation.system_ranks import write_system_ranks
 from recalign.layout import ALIGN, BASE, BASELINES, CACHE, INTERACTIONS, OTHER, PREPARED, PROFILES, RANKS, SFT
 from recalign.params import Params
 from recalign.preferences.profiles import profile_texts
-from recalign.recommenders.trial import catalogue_digest
+from recalign.recommenders.trial import Trial
 from recalign.stages.id_recommenders import fitted_fusion, fuse, id_recommenders, measure_id_recommender
 from recalign.stages.language_models import language_models, rank_language_model, score_language_model
 from recalign.stages.transferred import transferred
-from recalign.stages.trials import POPULARITY, UNIFORM, Measured, Trials, read_trials
+from recalign.stages.trials import Measured, Trials, kind_of, read_trials
 from recalign.stages.whole_catalogue import rank_whole_catalogue
 
 log = logging.getLogger(__name__)
@@ -79,7 +78,8 @@ def evaluate(
         if params.evaluate.generation_cases:
             write_answers(partial / "generations.parquet", [answer for own in raw.values() for answer in own.answers])
         write_json(partial / "examples.json", _examples(trials, measured, texts))
-    log.info("evaluate: %d systems on %d cases -> %s", len(measured), len(trials.uniform.cases), out)
+    counted = ", ".join(f"{len(trial.cases)} {trial.view}" for trial in trials.uniform)
+    log.info("evaluate: %d systems on %s cases -> %s", len(measured), counted, out)
 
 
 def _loaded(name: str, about: Mapping[str, Any], adapters: Mapping[str, Path | None]) -> list[Path]:
@@ -89,44 +89,54 @@ def _loaded(name: str, about: Mapping[str, Any], adapters: Mapping[str, Path | N
 
 
 def _about_cases(trials: Trials, prepared: Path) -> dict[str, Any]:
-    """What every figure carries: where the cases come from, and how many there are."""
+    """What every figure carries: where the cases come from, and how many there are; the counts are of the warm view."""
     summary = read_json(prepared / "summary.json")
-    cases = trials.uniform.cases
+    cases = trials.main.cases
     return {
         "source": summary["source"],
         "noun": summary["noun"],
         "clock": summary["clock"],
         "data_digest": summary["data_digest"],
         "split": c.TEST,
+        "view": trials.main.view,
         "cases": len(cases),
-        "users": len({case.example.user_id for case in cases}),
+        "users": _users(trials.main),
+        "views": {trial.view: {"cases": len(trial.cases), "users": _users(trial)} for trial in trials.uniform},
+        "views_left_out": summary["views_left_out"],
         "example_user": cases[0].example.user_id,
         "candidates": len(cases[0].candidates),
         "items": len(trials.catalogue.ids),
         "validation_cases": len(trials.validation.cases),
         "machine": machine(),
-        "manifests": {
-            UNIFORM: trials.uniform.digest,
-            POPULARITY: trials.popularity.digest,
-            CATALOGUE: catalogue_digest(trials.catalogue),
-            **({trials.whole.manifest: trials.whole.digest} if trials.whole else {}),
-        },
+        "manifests": _digests((*trials.sampled, *trials.full, *trials.whole)),
     }
+
+
+def _users(trial: Trial) -> int:
+    return len({case.example.user_id for case in trial.cases})
+
+
+def _digests(trials: Iterable[Trial]) -> dict[str, dict[str, str]]:
+    """By manifest, then view."""
+    found: dict[str, dict[str, str]] = {}
+    for trial in trials:
+        found.setdefault(trial.manifest, {})[trial.view] = trial.digest
+    return found
 
 
 def _examples(trials: Trials, measured: dict[str, Measured], profiles: dict[int, str]) -> list[dict[str, Any]]:
     """The first cases of three different users, with the best titles of every system: rows a person can judge."""
-    titles = trials.catalogue.titles
+    titles, lots = trials.catalogue.titles, trials.main.lots
     first: dict[int, int] = {}
-    for row, case in enumerate(trials.uniform.cases):
+    for row, case in enumerate(trials.main.cases):
         first.setdefault(case.example.user_id, row)
     shown = []
     for row in list(first.values())[:EXAMPLES]:
-        case = trials.uniform.cases[row]
-        ranked = {
-            name: [titles[case.candidates[place]] for place in np.argsort(-system.scores[row], kind="stable")[:SHOWN]]
-            for name, system in measured.items()
-        }
+        case = trials.main.cases[row]
+        ranked = {}
+        for name, system in measured.items():
+            (best,) = best_items(system.scores[kind_of(trials.main)][[row]], [case.candidates], lots[[row]], SHOWN)
+            ranked[name] = [titles[item] for item in best]
         shown.append(
             {
                 c.EXAMPLE: case.example.example_id,

@@ -33,7 +33,7 @@ class Known:
 
 
 def read_known(prepared: Path, split: str = c.TEST) -> Known:
-    """Facts of all cases of a split, from data/prepared. Raises RecalignError when a file is missing."""
+    """Facts of all warm cases of a split, from data/prepared. Raises RecalignError when a file is missing."""
     items = Items.read(prepared)
     attribute = next((name for item in items.ids for name in items.attributes[item]), None)
     fifths = popularity_fifths(items.popularity)
@@ -44,8 +44,8 @@ def read_known(prepared: Path, split: str = c.TEST) -> Known:
     events = read_parquet(prepared / "events.parquet", [c.USER, c.SPLIT])
     known = Counter(events.filter(pc.equal(events[c.SPLIT], c.TRAIN))[c.USER].to_pylist())
     starts = read_starts(prepared, split)
-    table = read_parquet(prepared / "examples.parquet", [c.EXAMPLE, c.USER, c.SPLIT, c.HISTORY, c.TARGET])
-    own = table.filter(pc.equal(table[c.SPLIT], split))
+    table = read_parquet(prepared / "examples.parquet", [c.EXAMPLE, c.USER, c.SPLIT, c.VIEW, c.HISTORY, c.TARGET])
+    own = table.filter(pc.and_(pc.equal(table[c.SPLIT], split), pc.equal(table[c.VIEW], c.WARM)))
     lengths = pc.list_value_length(own[c.HISTORY]).to_pylist()
     rows = zip(*(own[name].to_pylist() for name in (c.EXAMPLE, c.USER, c.TARGET)), lengths, strict=True)
     cases = {
@@ -59,7 +59,8 @@ def read_known(prepared: Path, split: str = c.TEST) -> Known:
 
 @dataclass(frozen=True)
 class Findings:
-    """Slices and shares of the oracle's gain on the headline's manifest; exposures by manifest, then system."""
+    """Slices and shares of the oracle's gain on the main table's manifest; exposures by manifest, then system;
+    all of the main view."""
 
     slices: list[Slice]
     shares: dict[str, Interval]
@@ -67,7 +68,7 @@ class Findings:
 
 
 def find(params: Params, groups: Sequence[Sequence[SystemRanks]], known: Known, candidates: int) -> Findings:
-    """The findings of the systems of each manifest, the headline's group first."""
+    """The findings of the systems of each manifest of the main view, the main table's group first."""
     resamples, seed = params.evaluate.resamples, params.seed
     exposures: dict[str, dict[str, Exposure]] = {}
     for group in groups:

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from recalign.artifacts import folder_digest
@@ -14,8 +13,8 @@ from recalign.evaluation.system_ranks import SystemRanks
 from recalign.llm.adapters import adapter_digest
 from recalign.params import Params
 from recalign.recommenders.fusion import FittedFusion, Fusion, Part
-from recalign.recommenders.trial import Ranker, rank_catalogue, rank_sampled, sampled_ranks, scores_of
-from recalign.stages.trials import UNIFORM, Measured, Trials, mean_metrics
+from recalign.recommenders.trial import Ranker, rank_catalogue, sampled_ranks, scores_of
+from recalign.stages.trials import UNIFORM, Measured, Trials, kind_of, mean_metrics
 
 log = logging.getLogger(__name__)
 
@@ -50,36 +49,35 @@ def measure_id_recommender(recommender: Ranker, trials: Trials, baselines: Path)
     """Ranks of the sampled candidates, of the harder ones and of the whole catalogue: all are cheap."""
     started = time.monotonic()
     is_oracle = recommender.name == ORACLE
-    uniform = scores_of(recommender, trials.uniform.requests, trials.uniform.candidates)
+    main = scores_of(recommender, trials.main.requests, trials.main.candidates)
     sampled = time.monotonic() - started
+    scores = {kind_of(trials.main): main} | {
+        kind_of(trial): scores_of(recommender, trial.requests, trial.candidates)
+        for trial in trials.sampled
+        if trial is not trials.main
+    }
     tuned_on = trials.validation if is_oracle else trials.weighing
     tuning = scores_of(recommender, tuned_on.requests, tuned_on.candidates)
     validation = tuning[: len(trials.validation.cases)]  # the first of the many
-    ranks = [
-        sampled_ranks(recommender.name, trials.uniform, uniform),
-        rank_sampled(recommender, trials.popularity),
-        *whole_catalogue_ranks(recommender, trials),
-    ]
+    ranks = [sampled_ranks(recommender.name, trial, scores[kind_of(trial)]) for trial in trials.sampled]
+    ranks += whole_catalogue_ranks(recommender, trials)
     about = {
         "kind": ORACLE if is_oracle else ID,
         "ranked_by": RANKED_BY[recommender.name],
         "prior_weight": None,
-        "cases": len(trials.uniform.cases),
+        "cases": len(trials.main.cases),
         "seconds": round(time.monotonic() - started, 1),
-        "seconds_per_1000": per_thousand(sampled, len(trials.uniform.cases)),
+        "seconds_per_1000": per_thousand(sampled, len(trials.main.cases)),
         "megabytes": None if is_oracle else weights_mb(baselines / recommender.name),
         "validation": mean_metrics(sampled_ranks(recommender.name, trials.validation, validation)),
     }
-    return Measured(ranks, about, uniform, validation, None if is_oracle else tuning)
+    return Measured(ranks, about, scores, validation, None if is_oracle else tuning)
 
 
 def whole_catalogue_ranks(recommender: Ranker, trials: Trials) -> list[SystemRanks]:
     """Ranks in the whole catalogue by every score, on all test cases and on the few that language models share."""
-    ranks = [rank_catalogue(recommender, trials.catalogue, trials.uniform)]
-    if trials.whole:
-        few = rank_catalogue(recommender, trials.catalogue, trials.whole, trials.depth)
-        ranks.append(replace(few, manifest=trials.whole.manifest))
-    return ranks
+    every = [rank_catalogue(recommender, trial) for trial in trials.full]
+    return every + [rank_catalogue(recommender, trial, trials.depth) for trial in trials.whole]
 
 
 def fuse(measured: dict[str, Measured], trials: Trials) -> tuple[Measured, Fusion]:
@@ -93,14 +91,18 @@ def fuse(measured: dict[str, Measured], trials: Trials) -> tuple[Measured, Fusio
     if llm is not None:
         tuning = {name: measured[name].validation for name in [*fusion.weights, llm]}
         fusion = fusion.joined(llm, tuning, trials.validation.target_index)
-    scores = fusion.scores({name: measured[name].scores for name in fusion.weights})
+    scores = {
+        kind_of(trial): fusion.scores({name: measured[name].scores[kind_of(trial)] for name in fusion.weights})
+        for trial in trials.sampled
+        if all(kind_of(trial) in measured[name].scores for name in fusion.weights)
+    }
     validation = fusion.scores({name: measured[name].validation for name in fusion.weights})
     about = {
         "kind": FUSION,
         "ranked_by": fusion.sentence,
         "prior_weight": None,
         "weights": {name: round(weight, 6) for name, weight in fusion.weights.items()},
-        "cases": len(trials.uniform.cases),
+        "cases": len(trials.main.cases),
         "seconds": round(sum(kinds[name]["seconds"] for name in fusion.used), 1),
         "seconds_per_1000": total(kinds[name]["seconds_per_1000"] for name in fusion.used),
         "megabytes": total(kinds[name]["megabytes"] for name in fusion.used),
@@ -109,7 +111,9 @@ def fuse(measured: dict[str, Measured], trials: Trials) -> tuple[Measured, Fusio
     }
     few, many = len(trials.validation.cases), len(trials.weighing.cases)
     log.info("fusion: %s, fitted on %d validation cases, the language model on %d", fusion.sentence, many, few)
-    return Measured([sampled_ranks(FUSION, trials.uniform, scores)], about, scores, validation), fusion
+    ranked = [trial for trial in trials.sampled if kind_of(trial) in scores]
+    ranks = [sampled_ranks(FUSION, trial, scores[kind_of(trial)]) for trial in ranked]
+    return Measured(ranks, about, scores, validation), fusion
 
 
 def fitted_fusion(fusion: Fusion, trials: Trials, baselines: Path, adapters: Mapping[str, Path | None]) -> FittedFusion:

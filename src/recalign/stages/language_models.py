@@ -21,7 +21,7 @@ from recalign.evaluation.scorecard import LLM, TUNED, UNTRAINED, adapter_of, sys
 from recalign.evaluation.spending import per_thousand, total
 from recalign.params import Params
 from recalign.recommenders.trial import Trial, sampled_ranks
-from recalign.stages.trials import UNIFORM, Measured, Trials, mean_metrics
+from recalign.stages.trials import Kind, Measured, Trials, kind_of, mean_metrics
 
 if TYPE_CHECKING:
     from recalign.recommenders.language_model import LanguageModelRecommender
@@ -37,7 +37,7 @@ class RawScores:
     """
 
     validation: LogprobScores
-    tests: dict[str, LogprobScores]  # by manifest
+    tests: dict[Kind, LogprobScores]
     digest: str
     seconds: float
     per_thousand: float | None
@@ -64,12 +64,12 @@ def score_language_model(
 
     validation = score(trials.validation)
     begun, stored = time.monotonic(), recommender.stored
-    tests = {UNIFORM: score(trials.uniform)}
-    took = per_thousand(time.monotonic() - begun, len(trials.uniform.cases)) if recommender.stored == stored else None
-    tests |= {trial.manifest: score(trial) for trial in trials.tested(params) if trial is not trials.uniform}
+    tests = {kind_of(trials.main): score(trials.main)}
+    took = per_thousand(time.monotonic() - begun, len(trials.main.cases)) if recommender.stored == stored else None
+    tests |= {kind_of(trial): score(trial) for trial in trials.tested(params) if trial is not trials.main}
     seconds = round(time.monotonic() - started, 1)  # of what is ranked: the second view is no part of a system's cost
     digest = recommender.language_model.digest
-    return RawScores(validation, tests, digest, seconds, took, _answers(recommender, trials.uniform, params))
+    return RawScores(validation, tests, digest, seconds, took, _answers(recommender, trials.main, params))
 
 
 def open_language_model(
@@ -98,13 +98,10 @@ def rank_language_model(name: str, raw: Mapping[str, RawScores], params: Params,
     reference = raw[TUNED] if adapter_of(name) in params.align.objectives else None
     rules = rules_to_try(params.evaluate.score, params.evaluate.prior_weights, reference is not None)
     validation = _with_reference(own.validation, reference.validation if reference else None)
-    choice = choose_rule(rules, validation, trials.validation.target_index)
+    choice = choose_rule(rules, validation, trials.validation.target_index, trials.validation.lots)
     scores = {
-        trial.manifest: ranking_scores(
-            choice.rule,
-            _with_reference(own.tests[trial.manifest], reference.tests[trial.manifest] if reference else None),
-        )
-        for trial in trials.tested(params)
+        kind: ranking_scores(choice.rule, _with_reference(told, reference.tests[kind] if reference else None))
+        for kind, told in own.tests.items()
     }
     tuning = ranking_scores(choice.rule, validation)
     chosen = sampled_ranks(name, trials.validation, tuning)
@@ -112,15 +109,15 @@ def rank_language_model(name: str, raw: Mapping[str, RawScores], params: Params,
         "kind": LLM,
         **choice.as_dict(),
         "catalogue_ranked_by": catalogue_rule(params.evaluate.score, choice.rule).kind,
-        "cases": len(trials.uniform.cases),
+        "cases": len(trials.main.cases),
         "seconds": own.seconds,
         "seconds_per_1000": _per_thousand(choice.rule, own, reference),
         "validation": mean_metrics(chosen),
         "model_digest": own.digest,
     }
     log.info("%s is ranked by %s, chosen on %d validation cases", name, choice.rule.sentence, len(chosen.ranks))
-    ranks = [sampled_ranks(name, trial, scores[trial.manifest]) for trial in trials.tested(params)]
-    return Measured(ranks, about, scores[UNIFORM], tuning)
+    ranks = [sampled_ranks(name, trial, scores[kind_of(trial)]) for trial in trials.tested(params)]
+    return Measured(ranks, about, scores, tuning)
 
 
 def _per_thousand(rule: RankingRule, own: RawScores, reference: RawScores | None) -> float | None:
@@ -137,5 +134,5 @@ def _answers(recommender: "LanguageModelRecommender", trial: Trial, params: Para
     from recalign.recommenders.generated import answers
 
     few = params.evaluate.generation_cases
-    asked = replace(trial, cases=trial.cases[:few], requests=trial.requests[:few])
+    asked = trial.part(0, few)
     return answers(recommender, asked, params.prompt.max_title_tokens, params.evaluate.beams) if few else []

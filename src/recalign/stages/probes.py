@@ -14,17 +14,19 @@ from recalign.evaluation.probe_contest import ProbeContest, probe_contest
 from recalign.evaluation.system_ranks import SystemRanks
 from recalign.params import Params
 
+UNIFORM = "uniform"  # the manifest whose candidates are drawn without regard to counts
 
-def probe(params: Params, prepared: Path, systems: Sequence[SystemRanks]) -> ProbeContest:
-    """Audit the test cases under the manifest that `systems` ranked, and set the systems against the leak probes.
 
-    The gate's metric counts. The probes learn from the validation cases and the training events. Raises RecalignError
-    when a file is missing.
+def probe(params: Params, prepared: Path, systems: Sequence[SystemRanks], *, main: bool = True) -> ProbeContest:
+    """Audit the test cases of the view and manifest that `systems` ranked, and set the systems against the leak probes.
+
+    The gate's metric counts. The probes learn from the view's validation cases and the training events. Raises
+    RecalignError when a file is missing.
     """
-    manifest, clock = systems[0].manifest, read_json(prepared / "summary.json")["clock"]
+    view, manifest, clock = systems[0].view, systems[0].manifest, read_json(prepared / "summary.json")["clock"]
     limit = max(LARGEST, len(systems[0].ranks))
-    tested = read_cases(prepared, c.TEST, manifest, limit, seed=params.seed)
-    learned = read_cases(prepared, c.VALIDATION, manifest, LARGEST, seed=params.seed)
+    tested = read_cases(prepared, c.TEST, manifest, limit, seed=params.seed, view=view)
+    learned = read_cases(prepared, c.VALIDATION, manifest, LARGEST, seed=params.seed, view=view)
     cases = _case_set("the test cases", tested)
     audit = audit_cases(
         cases,
@@ -32,10 +34,11 @@ def probe(params: Params, prepared: Path, systems: Sequence[SystemRanks]) -> Pro
         _train_log(prepared),
         Items.read(prepared).titles,
         "time" if clock else "user",
+        by_count=manifest != UNIFORM or view in (c.NATURAL, c.HIDDEN),
     )
     names = [case.example.example_id for case in tested]
     metric, resamples = params.registry.metric, params.evaluate.resamples  # the gate's: what it refuses must agree
-    return probe_contest(audit, cases, names, systems, metric, resamples, params.seed)
+    return probe_contest(audit, cases, names, systems, metric, resamples, params.seed, main=main)
 
 
 def _case_set(name: str, cases: Sequence[Case]) -> CaseSet:

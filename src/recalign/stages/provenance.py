@@ -27,7 +27,11 @@ def lineage(
     return {
         "source": f"{about['source']}, data digest {about['data_digest'][:16]}",
         "budget, seed": f"{params.budget}, {params.seed}",
-        **{f"manifest {name}": digest[:16] for name, digest in about["manifests"].items()},
+        **{
+            f"manifest {name}, {view}": digest[:16]
+            for name, own in about["manifests"].items()
+            for view, digest in own.items()
+        },
         "pairs": f"digest {folder_digest(pairs)[:16]}",
         "base model": f"{model['id']}, revision {model['revision']}, sha256 {model['sha256'][:16]}",
         **{f"adapter {name}": _adapter(path) for name, path in adapters.items()},

@@ -12,7 +12,7 @@ from recalign import columns as c
 from recalign.artifacts import file_digest, write_text
 from recalign.data.records import Items
 from recalign.errors import RecalignError
-from recalign.evaluation.ranking import LABELS, METRICS, Floats, target_places, target_ranks
+from recalign.evaluation.ranking import LABELS, METRICS, Floats, Lots, draw_lots, target_places, target_ranks
 from recalign.evaluation.significance import metric_interval
 from recalign.evaluation.system_ranks import SystemRanks, in_case_order
 from recalign.evaluation.table import plain
@@ -40,7 +40,7 @@ def rank(
 ) -> None:
     """Rank the lists of `cases` (JSON lines) over the catalogue `items` (CSV) and write a line a case to `out`.
 
-    A line holds case, rank (of the target, 1 = best, after its equals) and ranked (ids, best first). Prints the metrics
+    A line holds case, rank (of the target, 1 = best, equals by lot) and ranked (ids, best first). Prints the metrics
     with intervals over users. Raises RecalignError naming file and line where the input cannot be ranked.
     """
     catalogue = read_catalogue(items)
@@ -48,10 +48,12 @@ def rank(
     named = (adapter, recommender, train)
     system, ranked_by = _fused(params, catalogue, train) if fusion else _system(params, catalogue, *named)
     requests = [Request(case.user_id, case.history) for case in asked]
-    scores = scores_of(system, requests, [list(case.candidates) for case in asked])
-    places = target_places([case.candidates for case in asked], [case.target for case in asked])
-    ranks = target_ranks(scores, places)
-    write_text(out, "".join(_line(*row) for row in zip(asked, ranks.tolist(), scores, strict=True)))
+    lists = [list(case.candidates) for case in asked]
+    scores = scores_of(system, requests, lists)
+    places = target_places(lists, [case.target for case in asked])
+    lots = draw_lots([str(case.case) for case in asked], lists)
+    ranks = target_ranks(scores, places, lots)
+    write_text(out, "".join(_line(*row) for row in zip(asked, ranks.tolist(), scores, lots, strict=True)))
     own = scores[np.arange(len(asked)), places]
     keys = [(str(case.case), case.user_id) for case in asked]
     outcome = in_case_order(system.name, "given lists", cases.name, file_digest(cases), keys, ranks, own)
@@ -102,10 +104,9 @@ def _fused(params: Params, catalogue: Items, train: Path | None) -> tuple[Ranker
     return FusedRecommender(fitted.fusion, ids, catalogue, model), fitted.fusion.sentence
 
 
-def _line(case: FileCase, rank: int, scores: Floats) -> str:
-    """A line of the output; equals by ascending id, the target after them, as its rank counts."""
-    keyed = zip(-scores, (item == case.target for item in case.candidates), case.candidates, strict=True)
-    ranked = [item for _, _, item in sorted(keyed)]
+def _line(case: FileCase, rank: int, scores: Floats, lots: Lots) -> str:
+    """A line of the output; equals by lot, as the target's rank counts."""
+    ranked = [case.candidates[column] for column in np.lexsort((lots, -scores))]
     return json.dumps({CASE: case.case, c.RANK: rank, "ranked": ranked}) + "\n"
 
 

@@ -8,18 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from recalign.artifacts import read_json, write_json, write_text
-from recalign.columns import TEST
+from recalign.columns import TEST, VIEWS
 from recalign.data.simulator import read_tastes
 from recalign.evaluation.costs import Cost
 from recalign.evaluation.curves import Curve, displacement, read_curve, to_csv
 from recalign.evaluation.figures import MATCHING, Figure, Provenance, Recorder, as_document
 from recalign.evaluation.plots import Drawing, cost_plot, drift_plot, interval_plot, learning_plot, planted_plot
-from recalign.evaluation.probe_contest import AUDIT
-from recalign.evaluation.report import TITLES, Evidence, report_page
+from recalign.evaluation.probe_contest import AUDIT, ProbeContest
+from recalign.evaluation.report import TITLES, Evidence, report_page, title_of
 from recalign.evaluation.scorecard import Scorecard, build_scorecard
 from recalign.evaluation.second_view import SecondView, second_view, second_view_metrics, second_view_sections
-from recalign.evaluation.system_ranks import CATALOGUE, CATALOGUE_CASES, SystemRanks, read_system_ranks
-from recalign.evaluation.table import by_value, print_scorecard
+from recalign.evaluation.system_ranks import (
+    CATALOGUE,
+    CATALOGUE_CASES,
+    SAMPLED,
+    UNKNOWN,
+    SystemRanks,
+    read_system_ranks,
+)
+from recalign.evaluation.table import by_value, print_left_out, print_scorecard
 from recalign.evaluation.verdict import verdict
 from recalign.git import git_revision
 from recalign.layout import ALIGN, BASE, PAIRS, PREPARED, PROFILES, RANKS, REPORTS, SFT, VALIDATED
@@ -63,11 +70,16 @@ def report(
     """
     about, systems = read_json(ranks / "cases.json"), read_json(ranks / "systems.json")
     groups = _groups(ranks, about)
-    cards = [build_scorecard(own, systems, params.evaluate.resamples, params.seed) for own in groups]
-    contest = probe(params, prepared, groups[0])
-    cards[0] = replace(cards[0], unbeaten=frozenset(contest.unbeaten), notes=tuple(contest.lines))
+    contests = {
+        place: probe(params, prepared, own, main=place == 0)
+        for place, own in enumerate(groups)
+        if own[0].protocol == SAMPLED
+    }
+    cards = [_audited(build_scorecard(own, systems, params.evaluate.resamples, params.seed), contests.get(place))
+             for place, own in enumerate(groups)]  # fmt: skip
     known = read_known(prepared, about["split"])
-    findings = find(params, groups, known, about["candidates"])
+    main_view = [own for own in groups if own[0].view == cards[0].view]
+    findings = find(params, main_view, known, about["candidates"])
     curves = [read_curve("sft", sft / "curve.csv")]
     curves += [read_curve(name, align / name / "curve.csv") for name in params.align.objectives]
     drawings = [interval_plot(cards[0], about["candidates"]), learning_plot(curves), *map(drift_plot, curves[1:])]
@@ -84,10 +96,11 @@ def report(
         about=about,
         systems=systems,
         drawings=drawings,
-        audit=contest.audit,
+        audits=[(title_of(cards[place]), contest.audit) for place, contest in contests.items()],
         warnings=_warnings(curves[1:], align),
         slices=findings.slices,
         exposures={TITLES[manifest]: own for manifest, own in findings.exposures.items()},
+        left_out=about["views_left_out"],
         shares=findings.shares,
         costs=costs,
         cost_plot=cost_plot(cards[0], fitting) if fitting else None,
@@ -101,13 +114,27 @@ def report(
         next_commands=next_commands(about),
         second=second_view_sections(second),
     )
-    metrics = metrics_of(cards, about, findings) | second_view_metrics(second) | {AUDIT: contest.as_dict()}
+    metrics = metrics_of(cards, about, findings) | second_view_metrics(second) | _audit_metrics(cards, contests)
     write_json(out / "metrics.json", metrics)
     write_json(out / "scorecard.json", _scorecard(cards, findings, costs, second, about))
     _write_plots(out / "plots", cards[0], curves, drawings)
     write_text(out / "report.html", report_page(evidence))
     print_stages({"baselines": params.recommenders.systems, "align": params.align.objectives})
-    _print(cards[0], about, out / "report.html", evidence.next_commands)
+    _print(cards, about, out / "report.html", evidence.next_commands)
+
+
+def _audited(card: Scorecard, contest: ProbeContest | None) -> Scorecard:
+    """The card with what the audit of its candidate lists says."""
+    if contest is None:
+        return card
+    return replace(card, unbeaten=frozenset(contest.unbeaten), notes=tuple(contest.lines))
+
+
+def _audit_metrics(cards: Sequence[Scorecard], contests: Mapping[int, ProbeContest]) -> dict[str, Any]:
+    """The audit of the main table's lists, which the gate reads, and those of the others by view and manifest."""
+    told = {f"{cards[place].view}, {cards[place].manifest}": own.as_dict() for place, own in contests.items()}
+    first, *others = told
+    return {AUDIT: told[first], "other_audits": {name: told[name] for name in others}}
 
 
 def _warnings(curves: Sequence[Curve], align: Path) -> list[str]:
@@ -117,9 +144,13 @@ def _warnings(curves: Sequence[Curve], align: Path) -> list[str]:
 
 
 def _groups(ranks: Path, about: Mapping[str, Any]) -> list[list[SystemRanks]]:
-    """The systems of each manifest, the headline's first."""
+    """The systems of each view and manifest, those of the main table first."""
     every = read_system_ranks(ranks / "ranks.parquet", about["manifests"])
-    groups = [[system for system in every if system.manifest == manifest] for manifest in MANIFESTS]
+    groups = [
+        [system for system in every if (system.view, system.manifest) == (view, manifest)]
+        for view in (UNKNOWN, *VIEWS)
+        for manifest in MANIFESTS
+    ]
     return [group for group in groups if group]
 
 
@@ -136,11 +167,14 @@ def _scorecard(
     figures: list[Figure] = []
     for place, card in enumerate(cards):
         recorder = Recorder(card, provenance)
-        figures += recorder.metrics() + recorder.exposures(findings.exposures.get(card.manifest, {}))
+        figures += recorder.metrics()
+        if card.view == cards[0].view:
+            figures += recorder.exposures(findings.exposures.get(card.manifest, {}))
         if place == 0:
             figures += recorder.slices(findings.slices) + recorder.shares(findings.shares) + recorder.costs(costs)
             figures += recorder.generations(second.generated) + recorder.agreements(second.all_agreements)
-    return as_document(figures, {**asdict(provenance), "matching_rule": MATCHING, "manifests": about["manifests"]})
+    told = {"matching_rule": MATCHING, "manifests": about["manifests"], "views": about["views"]}
+    return as_document(figures, {**asdict(provenance), **told, "views_left_out": about["views_left_out"]})
 
 
 def _planted(params: Params, profiles: Path, validated: Path, prepared: Path, attribute: str | None) -> Drawing | None:
@@ -157,14 +191,19 @@ def _planted(params: Params, profiles: Path, validated: Path, prepared: Path, at
 
 
 def metrics_of(cards: Sequence[Scorecard], about: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
-    """What metrics.json holds: a system's metrics with their bounds, paired differences, and whom they are about."""
+    """What metrics.json holds: a system's metrics with their bounds, paired differences, and whom they are about.
+
+    The warm view's stand at the top, those of each other one under `views`.
+    """
     main = cards[0]
-    metrics: dict[str, Any] = {
-        KEYS[card.manifest]: {
-            row.system: {metric: interval.as_dict() for metric, interval in row.metrics.items()} for row in card.rows
-        }
-        for card in cards
+    metrics = _by_manifest(cards, main.view)
+    others = {card.view: card for card in reversed(cards) if card.view != main.view}
+    metrics["views"] = {
+        view: {**_by_manifest(cards, view), "about": {"cases": others[view].cases, "users": others[view].users}}
+        for view in VIEWS
+        if view in others
     }
+    metrics["views_left_out"] = about["views_left_out"]
     metrics["paired"] = {f"{pair.first}_less_{pair.second}": pair.interval.as_dict() for pair in main.comparisons}
     if findings.shares:
         metrics["oracle_share"] = {system: told.as_dict() for system, told in findings.shares.items()}
@@ -174,6 +213,7 @@ def metrics_of(cards: Sequence[Scorecard], about: Mapping[str, Any], findings: F
     metrics["about"] = {
         "source": about["source"],
         "split": about["split"],
+        "view": main.view,
         "protocol": main.protocol,
         "manifest": main.manifest,
         "manifest_digest": main.digest,
@@ -181,6 +221,17 @@ def metrics_of(cards: Sequence[Scorecard], about: Mapping[str, Any], findings: F
         "users": main.users,
     }
     return metrics
+
+
+def _by_manifest(cards: Sequence[Scorecard], view: str) -> dict[str, Any]:
+    """The metrics of a view's cards: manifest's key -> system -> metric."""
+    return {
+        KEYS[card.manifest]: {
+            row.system: {metric: interval.as_dict() for metric, interval in row.metrics.items()} for row in card.rows
+        }
+        for card in cards
+        if card.view == view
+    }
 
 
 def _write_plots(folder: Path, card: Scorecard, curves: Sequence[Curve], drawings: Sequence[Drawing]) -> None:
@@ -204,10 +255,16 @@ def _standalone(drawing: Drawing) -> str:
     return drawing.svg.replace("<svg", '<svg style="color: #777"', 1)
 
 
-def _print(card: Scorecard, about: Mapping[str, Any], page: Path, commands: Sequence[str]) -> None:
-    print_scorecard(card, about["source"])
-    for sentence in verdict(card):
+def _print(cards: Sequence[Scorecard], about: Mapping[str, Any], page: Path, commands: Sequence[str]) -> None:
+    print_scorecard(cards[0], about["source"])
+    for sentence in verdict(cards[0]):
         print(sentence)
+    for card in cards[1:]:
+        if card.view != cards[0].view and card.manifest == cards[0].manifest:
+            print()
+            print_scorecard(card, about["source"])
+            print(verdict(card)[0])
+    print_left_out(about["views_left_out"])
     print(f"\nReport: {page}\nNext:")
     for command in commands:
         print(f"  {command}")

@@ -15,7 +15,8 @@ RECENT = 0.1  # share of train's time, at its end, in which a start is late
 
 
 def read_starts(prepared: Path, split: str) -> dict[str, tuple[str, str]]:
-    """Labels of (the user's first like, the target's first like) by example id; empty where no global time splits.
+    """Labels of (the user's first like, the target's first like) of the warm cases, by example id; empty where
+    no global time splits.
 
     A like at a case's cutoff or later is not looked at.
     """
@@ -30,8 +31,10 @@ def read_starts(prepared: Path, split: str) -> dict[str, tuple[str, str]]:
         return {}
     late = train_end - RECENT * (train_end - bounds["min"])
     users, items = _firsts(events, c.USER), _firsts(events, c.ITEM)
-    examples = read_parquet(prepared / "examples.parquet", [c.EXAMPLE, c.USER, c.SPLIT, c.CUTOFF, c.TARGET])
-    rows = examples.filter(pc.equal(examples[c.SPLIT], split)).to_pylist()
+    columns = [c.EXAMPLE, c.USER, c.SPLIT, c.VIEW, c.CUTOFF, c.TARGET]
+    examples = read_parquet(prepared / "examples.parquet", columns)
+    warm = pc.and_(pc.equal(examples[c.SPLIT], split), pc.equal(examples[c.VIEW], c.WARM))
+    rows = examples.filter(warm).to_pylist()
 
     def label(first: datetime, cutoff: datetime) -> str:
         if first >= cutoff:

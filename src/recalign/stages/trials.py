@@ -1,11 +1,13 @@
 """The cases that stage evaluate puts to every system, and what it keeps of a system's answer."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recalign import columns as c
-from recalign.data.records import Items
+from recalign.artifacts import read_json
+from recalign.data.records import Items, read_met
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking import METRICS, Floats, metric_values
 from recalign.evaluation.system_ranks import SystemRanks
@@ -19,58 +21,101 @@ WEIGHING = 2000  # validation cases on which ID recommenders are weighed against
 
 @dataclass(frozen=True)
 class Trials:
-    """What is put to the systems: validation cases to choose on, test cases to measure on."""
+    """What is put to the systems: warm validation cases to choose on, test cases of each view to measure on."""
 
     validation: Trial
     weighing: Trial  # the same and more of them, for ID recommenders alone
-    uniform: Trial
-    popularity: Trial
+    uniform: tuple[Trial, ...]  # a trial a view that has cases, the warm one first
+    popularity: tuple[Trial, ...]
+    full: tuple[Trial, ...]  # the cases of `uniform` in the whole catalogue
+    whole: tuple[Trial, ...]  # the few of them for which language models rank it too
+    depth: int | None  # places of it that count; None: all
     catalogue: Items
-    whole: Trial | None  # the few test cases for which language models rank the whole catalogue too
-    depth: int | None  # places of them that count; None: all
 
-    def tested(self, params: Params) -> list[Trial]:
+    @property
+    def main(self) -> Trial:
+        """What the main table is about."""
+        return self.uniform[0]
+
+    @property
+    def sampled(self) -> tuple[Trial, ...]:
+        """All with few candidates."""
+        return self.uniform + self.popularity
+
+    def tested(self, params: Params) -> tuple[Trial, ...]:
         """The sampled cases that language models rank: the harder ones cost as much again, so params decide."""
-        harder = [self.popularity] if params.evaluate.popularity_manifest else []
-        return [self.uniform, *harder]
+        return self.sampled if params.evaluate.popularity_manifest else self.uniform
+
+
+Kind = tuple[str, str]  # view and manifest
+
+
+def kind_of(trial: Trial) -> Kind:
+    """What scores of a trial are kept under."""
+    return trial.view, trial.manifest
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One system: its ranks, what systems.json says of it, and its scores [B, C] of the test and validation cases.
+    """One system: its ranks, what systems.json says of it, and its scores [B, C] of the sampled test cases (by kind)
+    and of the validation cases.
 
     weighing: those of the many validation cases that ID recommenders are weighed on; None for other systems.
     """
 
     ranks: list[SystemRanks]
     about: dict[str, Any]
-    scores: Floats
+    scores: Mapping[Kind, Floats]
     validation: Floats
     weighing: Floats | None = None
 
 
 def read_trials(params: Params, prepared: Path, profiles: Path) -> Trials:
-    """The trials of data/prepared, as many cases as params say; `profiles` are read where prompts show them.
+    """The trials of data/prepared, as many cases of each view as params say; `profiles` are read where prompts show
+    them.
 
     Raises RecalignError where prompts list candidates and yet whole catalogues are to be ranked.
     """
-    limits = {c.VALIDATION: params.evaluate.validation_cases, c.TEST: params.evaluate.test_cases}
-
-    def trial(split: str, manifest: str) -> Trial:
-        shown = profile_texts(profiles, params.profiles.engine, split) if params.prompt.profile else None
-        return read_trial(prepared, split, manifest, limits[split], params.seed, shown)
-
-    if params.evaluate.full_catalogue_cases and params.prompt.form == "candidates":
+    asked, few = params.evaluate, params.evaluate.full_catalogue_cases
+    if few and params.prompt.form == "candidates":
         raise RecalignError(
-            f"evaluate.full_catalogue_cases is {params.evaluate.full_catalogue_cases}, but prompt.form 'candidates' "
+            f"evaluate.full_catalogue_cases is {few}, but prompt.form 'candidates' "
             "cannot rank a whole catalogue; set it to 0, or prompt.form to 'history'"
         )
-    catalogue, uniform, few = Items.read(prepared), trial(c.TEST, UNIFORM), params.evaluate.full_catalogue_cases
-    depth = params.evaluate.full_catalogue_depth
-    whole = whole_catalogue(uniform, catalogue, few) if few else None
-    validation = trial(c.VALIDATION, UNIFORM)
-    weighing = read_trial(prepared, c.VALIDATION, UNIFORM, max(WEIGHING, len(validation.cases)), params.seed)
-    return Trials(validation, weighing, uniform, trial(c.TEST, POPULARITY), catalogue, whole, depth)
+    shown = {
+        split: profile_texts(profiles, params.profiles.engine, split) if params.prompt.profile else None
+        for split in (c.VALIDATION, c.TEST)
+    }
+
+    def tests(manifest: str) -> tuple[Trial, ...]:
+        return tuple(
+            read_trial(prepared, c.TEST, manifest, limit, params.seed, shown[c.TEST], view=view)
+            for view, limit in _limits(params, prepared, manifest).items()
+        )
+
+    catalogue, uniform = Items.read(prepared), tests(UNIFORM)
+    met = read_met(prepared, {case.example.user_id for trial in uniform for case in trial.cases})
+    most = max(WEIGHING, asked.validation_cases)
+    return Trials(
+        validation=read_trial(
+            prepared, c.VALIDATION, UNIFORM, asked.validation_cases, params.seed, shown[c.VALIDATION]
+        ),
+        weighing=read_trial(prepared, c.VALIDATION, UNIFORM, most, params.seed),
+        uniform=uniform,
+        popularity=tests(POPULARITY),
+        full=tuple(whole_catalogue(trial, catalogue, None, met) for trial in uniform),
+        whole=tuple(whole_catalogue(trial, catalogue, few, met) for trial in uniform) if few else (),
+        depth=asked.full_catalogue_depth,
+        catalogue=catalogue,
+    )
+
+
+def _limits(params: Params, prepared: Path, manifest: str) -> dict[str, int]:
+    """By view, the warm one first, how many test cases are ranked; the warm one alone may not be missing."""
+    counts = read_json(prepared / "summary.json")["counts"]["examples"][c.TEST]
+    made = read_json(prepared / "summary.json")["manifests"][manifest]
+    cold = {view: params.evaluate.cold_cases for view in c.VIEWS[1:] if view in made and counts.get(view)}
+    return {c.WARM: params.evaluate.test_cases, **({} if not params.evaluate.cold_cases else cold)}
 
 
 def mean_metrics(ranks: SystemRanks) -> dict[str, float]:

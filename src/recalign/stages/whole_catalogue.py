@@ -25,7 +25,7 @@ def rank_whole_catalogue(
     measured: Mapping[str, Measured], adapters: Mapping[str, Path | None], params: Params, base: Path, prepared: Path,
     trials: Trials, store: Path | None, fusion: FittedFusion | None, baselines: Path,
 ) -> None:  # fmt: skip
-    """Add each language model's ranks on the cases of `trials.whole`, by what `ranking_rule.catalogue_rule` says.
+    """Add each language model's ranks on the trials of `trials.whole`, by what `ranking_rule.catalogue_rule` says.
 
     The fusion is ranked beside the language model that it hears, and where it hears none as an ID recommender, on all
     test cases. adapters: folder by system. A model is loaded again for it: its rule is not known while it scores the
@@ -34,16 +34,16 @@ def rank_whole_catalogue(
     if fusion and fusion.heard is None:
         fused = fused_recommender(fusion, baselines, trials.catalogue)
         measured[FUSION].ranks.extend(whole_catalogue_ranks(fused, trials))
-    if trials.whole is None:
+    if not trials.whole:
         return
     for name, adapter in adapters.items():
         rule = RankingRule(measured[name].about["catalogue_ranked_by"], measured[name].about["prior_weight"])
         reference = adapters[TUNED] if rule.kind == "reward" else None
         recommender = open_language_model(name, adapter, params, base, prepared, trials, store, rule, reference)
-        measured[name].ranks.append(catalogue_ranks(recommender, trials.whole, trials.depth))
+        measured[name].ranks.extend(catalogue_ranks(recommender, trial, trials.depth) for trial in trials.whole)
         if fusion and name == fusion.heard:
             fused = fused_recommender(fusion, baselines, trials.catalogue, recommender)
-            measured[FUSION].ranks.append(catalogue_ranks(fused, trials.whole, trials.depth))
+            measured[FUSION].ranks.extend(catalogue_ranks(fused, trial, trials.depth) for trial in trials.whole)
 
 
 def fused_recommender(
@@ -67,7 +67,7 @@ def catalogue_ranks(
         scores = recommender.scores(list(trial.requests), None).double().numpy()
         return full_ranks(recommender.name, trial, scores, depth)
     asked = [
-        Asked(request.history, None, depth, request.profile, case.example.target)
+        Asked(request.history, None, depth, request.profile, request.unranked, case.example.example_id)
         for case, request in zip(trial.cases, trial.requests, strict=True)
     ]
     return searched_ranks(recommender.name, trial, recommender.rank_many(asked), depth)
