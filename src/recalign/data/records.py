@@ -50,6 +50,12 @@ class Items:
         known = tuple(item for item in self.ids if self.popularity.get(item, 1))
         return self if len(known) == len(self.ids) else replace(self, ids=known, titles=_of(self.titles, known))
 
+    @property
+    def shown(self) -> "Items":
+        """The items that the run does not hide."""
+        known = tuple(item for item in self.ids if item not in self.hidden)
+        return self if len(known) == len(self.ids) else replace(self, ids=known, titles=_of(self.titles, known))
+
 
 @dataclass(frozen=True)
 class Example:

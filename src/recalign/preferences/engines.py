@@ -19,24 +19,31 @@ Inference = Callable[[Histories, Sequence[Statement]], list[Profile]]
 
 
 def open_engine(
-    params: ProfilesParams, items: Items, noun: str, load_model: Callable[[], LanguageModel], store: Path, *, clock: bool
+    params: ProfilesParams,
+    items: Items,
+    noun: str,
+    load_model: Callable[[], LanguageModel],
+    store: Path | None,
+    *,
+    clock: bool,
 ) -> Inference:
     """How the engine in params makes a profile of each history.
 
-    load_model: the base without an adapter, loaded where the engine asks it; store: folder of answers from before.
+    load_model: the base without an adapter, loaded where the engine asks it; store: folder of answers from before, None
+    to keep none.
     Raises RecalignError where the endpoint has no model's name.
     """
     match params.engine:
         case "counting":
             return lambda histories, statements: count(histories, statements, params.claims)
         case "statements":
-            return _by_statements(params, items, noun, load_model, store / params.engine)
+            return _by_statements(params, items, noun, load_model, store and store / params.engine)
         case "generate":
             writer = local_writer(load_model(), params, items, noun, clock=clock)
-            return _by_texts(writer, params.batch, store / params.engine)
+            return _by_texts(writer, params.batch, store and store / params.engine)
         case "endpoint":
             writer = remote_writer(params, items, noun, clock=clock)
-            return _by_texts(writer, params.batch, store / params.engine)
+            return _by_texts(writer, params.batch, store and store / params.engine)
 
 
 def can_tell(engine: str, statements: Sequence[Statement], history: Sequence[int]) -> bool:
@@ -57,7 +64,7 @@ def count(histories: Histories, statements: Sequence[Statement], limit: int) -> 
 
 
 def _by_statements(
-    params: ProfilesParams, items: Items, noun: str, load_model: Callable[[], LanguageModel], store: Path
+    params: ProfilesParams, items: Items, noun: str, load_model: Callable[[], LanguageModel], store: Path | None
 ) -> Inference:
     if not any(items.attributes.values()):
         log.warning(
@@ -80,7 +87,7 @@ def _by_statements(
     return infer
 
 
-def _by_texts(writer: TextWriter, batch: int, store: Path) -> Inference:
+def _by_texts(writer: TextWriter, batch: int, store: Path | None) -> Inference:
     def infer(histories: Histories, statements: Sequence[Statement]) -> list[Profile]:
         texts = writer.texts(histories.of, store=store, batch=batch)
         return [

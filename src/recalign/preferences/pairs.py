@@ -78,8 +78,8 @@ def build_pairs(
 
     taken: of each example, as `read_taken` reads it. item_knn (fitted on train) serves `hard`; profiles and plausible,
     by (split, user), serve the profile column and the `profile` strategy.
-    Raises RecalignError when the params draw `hard` negatives and there is no item_knn, or have bad shares, or when more
-    than MOST_WITHOUT of the rejected items could not be drawn as asked.
+    Raises RecalignError when the params draw `hard` negatives and there is no item_knn, or have bad shares, or when
+    more than MOST_WITHOUT of the rejected items could not be drawn as asked.
     """
     pool = Pool.of(items, params.popularity_alpha)
     pairs = []
@@ -146,8 +146,8 @@ def _check_fallback(params: PairsParams, counts: Mapping[tuple[Strategy, Strateg
     if other > MOST_WITHOUT * total:
         wanted = [name for name in STRATEGIES if shares[name] > 0]
         raise RecalignError(
-            f"pairs.strategy is '{params.strategy}', but {other} of {total} rejected items of the {split} pairs had to be "
-            f"drawn by '{FALLBACK}' ({other / total:.0%}, at most {MOST_WITHOUT:.0%} may); "
+            f"pairs.strategy is '{params.strategy}', but {other} of {total} rejected items of the {split} pairs had to "
+            f"be drawn by '{FALLBACK}' ({other / total:.0%}, at most {MOST_WITHOUT:.0%} may); "
             f"{'; '.join(REMEDIES[name] for name in wanted)}; or set pairs.strategy to mixed with a share of {FALLBACK}"
         )
 

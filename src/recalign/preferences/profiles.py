@@ -131,8 +131,8 @@ def profile_texts(folder: Path, engine: str, split: str) -> dict[int, str]:
     there = set(read_parquet(folder / "profiles.parquet", [ENGINE])[ENGINE].to_pylist())
     if there and engine not in there:
         raise RecalignError(
-            f"{folder / 'profiles.parquet'} holds profiles by {', '.join(sorted(there))} and none by {engine!r}, which the "
-            f"prompts of this system show; set profiles.engine to {engine} and run 'dvc repro profiles'"
+            f"{folder / 'profiles.parquet'} holds profiles by {', '.join(sorted(there))} and none by {engine!r}, which "
+            f"the prompts of this system show; set profiles.engine to {engine} and run 'dvc repro profiles'"
         )
     return {user: profile.text for (of, user), profile in read_profiles(folder, engine).items() if of == split}
 

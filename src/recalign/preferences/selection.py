@@ -19,6 +19,11 @@ MOST_WITHOUT = 0.05  # share of prompts, or of rejected items, that may do witho
 AT_ONCE = 2000  # examples whose users' logs are held together
 
 
+def nobody(split: str, user: int) -> bool:
+    """Told of a run whose prompts and pairs read no profiles."""
+    return False
+
+
 def draws_by_profile(params: Params) -> bool:
     """Whether pairs draw rejected items by profiles."""
     strategy = params.pairs.strategy
@@ -95,8 +100,8 @@ def profile_users(params: Params, prepared: Path, told: Told) -> dict[str, list[
 def profiled_views(prepared: Path) -> list[str]:
     """The views whose cases may show a profile.
 
-    Without a clock the user-cold cases are those of well-known users with their history cut: a profile, which is made of
-    the whole of it, would say what the view keeps back.
+    Without a clock the user-cold cases are those of well-known users with their history cut: a profile, which is made
+    of the whole of it, would say what the view keeps back.
     """
     clock = read_json(prepared / "summary.json")["clock"]
     return [view for view in c.VIEWS if clock or view != c.USER_COLD]
@@ -104,7 +109,8 @@ def profiled_views(prepared: Path) -> list[str]:
 
 def cases_of(params: Params, prepared: Path, view: str) -> list[Example]:
     """The test cases of a view that language models rank."""
-    return read_examples(prepared, c.TEST, params.evaluate.test_cases, seed=params.seed, view=view)
+    limit = params.evaluate.test_cases if view == c.WARM else params.evaluate.cold_cases
+    return read_examples(prepared, c.TEST, limit, seed=params.seed, view=view)
 
 
 def _users(examples: Iterable[Example]) -> dict[int, None]:
@@ -142,7 +148,7 @@ def _check_told(examples: Sequence[Example], told: Told, what: str, key: str) ->
     share = "prepare.profile_share" if split == c.TRAIN else "prepare.validation_share"
     fewer = f"set {key} to {having}, " if having else ""
     raise RecalignError(
-        f"{without} of the {len(examples)} {split} examples that {what} are of users without a profile (they did nothing "
-        f"before the split's cutoff that tells a taste), more than {MOST_WITHOUT:.0%}; {fewer}change {share} so that more "
-        "of the log lies before it, or set prompt.profile to false and pairs.strategy to uniform"
+        f"{without} of the {len(examples)} {split} examples that {what} are of users without a profile (they did "
+        f"nothing before the split's cutoff that tells a taste), more than {MOST_WITHOUT:.0%}; {fewer}change {share} "
+        "so that more of the log lies before it, or set prompt.profile to false and pairs.strategy to uniform"
     )

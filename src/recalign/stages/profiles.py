@@ -41,7 +41,7 @@ def profiles(
     items = Items.read(prepared)
     summary = read_json(prepared / "summary.json")
     known = {split: read_known(prepared, split, params.seed) for split in SPLITS}
-    statements = {split: closed_statements(items.trained, own.counts, summary["noun"]) for split, own in known.items()}
+    statements = {split: closed_statements(items.shown, own.counts, summary["noun"]) for split, own in known.items()}
     chosen = _users(params, prepared, known, statements)
 
     def load_model() -> LanguageModel:
@@ -82,7 +82,8 @@ def _users(
 
     needed = profile_users(params, prepared, told)
     chosen = {
-        split: list(dict.fromkeys([*own.present[: params.profiles.users], *needed[split]])) for split, own in known.items()
+        split: list(dict.fromkeys([*own.present[: params.profiles.users], *needed[split]]))
+        for split, own in known.items()
     }
     if any(needed.values()):
         counts = ", ".join(f"{split} {len(own)}" for split, own in chosen.items())

@@ -1,6 +1,8 @@
 """Stage sft: supervised fine-tuning of a new LoRA adapter on histories."""
 
+import logging
 from pathlib import Path
+from typing import Any
 
 from recalign import columns as c
 from recalign import layout
@@ -9,7 +11,8 @@ from recalign.data.records import Items
 from recalign.llm.base import load_language_model
 from recalign.params import Params
 from recalign.preferences.profiles import profile_texts, read_told
-from recalign.preferences.selection import nobody, sft_examples, shown
+from recalign.preferences.selection import nobody, sft_examples
+from recalign.preferences.shares import shares_sentence, training_shares
 from recalign.prompts import PromptBuilder
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints
@@ -18,6 +21,8 @@ from recalign.training.listing import read_listing
 from recalign.training.loop import train
 from recalign.training.results import learned_from, write_training
 from recalign.training.sft import LanguageModelling
+
+log = logging.getLogger(__name__)
 
 
 @processes.joined()
@@ -32,8 +37,8 @@ def sft(
 ) -> None:
     """Train an adapter on the titles of training histories and their targets; keep the step with the best validation.
 
-    Raises RecalignError where there are no training or validation examples, where prompts show profiles and too few users
-    have one, or where a loss is not finite.
+    Raises RecalignError where there are no training or validation examples, where prompts show profiles and too few
+    users have one, or where a loss is not finite.
     """
     items, summary = Items.read(prepared), read_json(prepared / "summary.json")
     lm = load_language_model(
@@ -55,7 +60,7 @@ def sft(
     result = train(
         lm.model, task, learned, params.sft, epochs=params.sft.epochs, seed=params.seed, checkpoints=checkpoints
     )
-    facts = {
+    facts: dict[str, Any] = {
         "stage": "sft",
         "base": lm.identity,
         "inputs": inputs,
@@ -65,8 +70,11 @@ def sft(
         "params": {"sft": params.sft.model_dump(), "lora": params.lora.model_dump(), "seed": params.seed},
     }
     if params.prompt.profile:
-        facts["profiles"] = {split: shown(own, texts[split]) for split, own in used.items()}
-        log.info("sft: %s", ...)
+        read = {c.TRAIN: train_on, c.VALIDATION: validate_on}
+        facts["profiles"] = {
+            split: training_shares(texts[split].get(example.user_id) for example in own) for split, own in read.items()
+        }
+        log.info("sft: profiles %s", shares_sentence(params.profiles.engine, facts["profiles"]))
     if processes.first():
         write_training(lm, result, facts, out)
         checkpoints.remove()

@@ -16,7 +16,8 @@ class Listing:
     """Draws the items that a prompt lists, as many as an evaluated case has.
 
     catalogue: ids of the items that may be listed, those with `prepare.cold_events` train events, as in an evaluated
-    case; count: items listed; taken: example id → items that must not be listed as wrong ones; seed: of the run. The draw depends on the seed and the example's id only.
+    case; count: items listed; taken: example id → items that must not be listed as wrong ones; seed: of the run. The
+    draw depends on the seed and the example's id only.
     """
 
     catalogue: tuple[int, ...]
