@@ -49,6 +49,7 @@ class PreparedLog:
     clock: bool = True
     shuffle: random.Random | None = field(default=None)
     disliked: list[Event] = field(default_factory=list)  # met, and never liked
+    met_before: list[Event] = field(default_factory=list)  # met, and liked at another time
 
     def rows(self) -> list[dict[str, Any]]:
         """events.parquet, in the user's order."""
@@ -119,7 +120,10 @@ class PreparedLog:
 
     def _met(self, rows: list[dict[str, Any]]) -> pa.Table:
         """met.parquet: what was liked, and `disliked` beside it."""
-        liked = [(row[c.USER], row[c.ITEM], row[c.TIMESTAMP], True) for row in rows]
+        earlier = {event[:2]: event[2] for event in self.met_before}
+        liked = [
+            (row[c.USER], row[c.ITEM], earlier.get((row[c.USER], row[c.ITEM]), row[c.TIMESTAMP]), True) for row in rows
+        ]
         met = sorted(liked + [(*event, False) for event in self.disliked])
         return pa.table(
             {
