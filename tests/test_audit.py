@@ -13,7 +13,7 @@ from recalign.errors import RecalignError
 from recalign.evaluation import finding
 from recalign.evaluation.agreement import EqualTargets, permutation_test
 from recalign.evaluation.audit import Audit, audit_cases
-from recalign.evaluation.blind import Lookup, first_place_share, ranks_by_lot
+from recalign.evaluation.blind import Lookup, first_place_share
 from recalign.evaluation.case_set import CaseSet, Log, case_set
 from recalign.evaluation.item_order import learn_order
 
@@ -43,13 +43,6 @@ def test_hits_are_shared_among_equals() -> None:
     """Two of three at the top: half a hit; alone at the top: one; below: none."""
     scores = np.array([[1.0, 1.0, 0.0], [2.0, 1.0, 0.0], [2.0, 1.0, 0.0]])
     assert first_place_share(scores, np.array([0, 0, 1])).tolist() == [0.5, 1.0, 0.0]
-
-
-def test_ranks_by_lot_break_ties_at_random_and_keep_the_rest() -> None:
-    """All equal: every rank is as likely; a strict order keeps its ranks."""
-    drawn = ranks_by_lot(np.zeros((6000, 3)), np.zeros(6000, dtype=np.int64), seed=1)
-    assert np.bincount(drawn, minlength=4)[1:] == pytest.approx([2000, 2000, 2000], abs=120)
-    assert ranks_by_lot(np.array([[3.0, 1.0, 2.0]]), np.array([2]), seed=1).tolist() == [2]
 
 
 def test_an_order_is_recovered_from_steps_that_share_items() -> None:

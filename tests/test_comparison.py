@@ -8,10 +8,10 @@ import pytest
 
 from recalign.artifacts import folder, write_json
 from recalign.errors import RecalignError
-from recalign.evaluation.comparison import compare_runs
+from recalign.evaluation.comparison import Run, compare_runs
 from recalign.evaluation.system_ranks import SystemRanks, in_case_order, write_system_ranks
 from recalign.params import parse_params
-from recalign.stages.compare import compare, folder_run
+from recalign.stages.compare import compare, folder_runs
 
 USERS = 40
 KINDS = {
@@ -37,9 +37,14 @@ def project(root: Path, ranks: dict[str, int], digest: str = "d1", users: int = 
     return root
 
 
+def warm_run(root: Path) -> Run:
+    """What the main comparison reads."""
+    return folder_runs(root)["warm"]
+
+
 def test_systems_of_one_name_are_compared_and_the_best_llms_where_their_names_differ(tmp_path: Path) -> None:
-    first = folder_run(project(tmp_path / "a", {"popularity": 2, "llm-sdpo": 1}))
-    second = folder_run(project(tmp_path / "b", {"popularity": 2, "llm-sdpo": 2, "llm-dpo": 4}))
+    first = warm_run(project(tmp_path / "a", {"popularity": 2, "llm-sdpo": 1}))
+    second = warm_run(project(tmp_path / "b", {"popularity": 2, "llm-sdpo": 2, "llm-dpo": 4}))
     compared = compare_runs(first, second, 200, 1)
     told = [(own.first, own.second, own.metrics["mrr"].interval.value, own.metrics["mrr"].words) for own in compared]
     assert told == [
@@ -62,29 +67,29 @@ def test_systems_of_one_name_are_compared_and_the_best_llms_where_their_names_di
 def test_runs_on_other_data_or_manifests_are_refused_and_the_field_is_named(
     tmp_path: Path, field: str, other: dict[str, Any]
 ) -> None:
-    first = folder_run(project(tmp_path / "a", {"popularity": 2}))
-    second = folder_run(project(tmp_path / "b", {"popularity": 2}, **other))
+    first = warm_run(project(tmp_path / "a", {"popularity": 2}))
+    second = warm_run(project(tmp_path / "b", {"popularity": 2}, **other))
     with pytest.raises(RecalignError, match=f"cannot be compared: {field}"):
         compare_runs(first, second, 200, 1)
 
 
 def test_a_run_of_one_system_is_compared_with_the_others_best(tmp_path: Path) -> None:
     """As a registered version is, whose run holds its own ranks alone."""
-    first = folder_run(project(tmp_path / "a", {"llm-sdpo": 1}))
-    second = folder_run(project(tmp_path / "b", {"popularity": 3, "llm-dpo": 2}))
+    first = warm_run(project(tmp_path / "a", {"llm-sdpo": 1}))
+    second = warm_run(project(tmp_path / "b", {"popularity": 3, "llm-dpo": 2}))
     assert [(own.first, own.second) for own in compare_runs(first, second, 200, 1)] == [("llm-sdpo", "llm-dpo")]
 
 
 def test_runs_without_a_common_system_are_refused(tmp_path: Path) -> None:
-    first = folder_run(project(tmp_path / "a", {"popularity": 2, "item_knn": 1}))
-    second = folder_run(project(tmp_path / "b", {"llm-sdpo": 2}))
+    first = warm_run(project(tmp_path / "a", {"popularity": 2, "item_knn": 1}))
+    second = warm_run(project(tmp_path / "b", {"llm-sdpo": 2}))
     with pytest.raises(RecalignError, match="share no system: popularity, item_knn against llm-sdpo"):
         compare_runs(first, second, 200, 1)
 
 
 def test_a_folder_without_ranks_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecalignError, match=r"holds no data/ranks/ranks\.parquet; run 'dvc repro' there"):
-        folder_run(tmp_path)
+        warm_run(tmp_path)
 
 
 def test_the_command_prints_the_differences_with_what_they_are_about(
@@ -94,6 +99,6 @@ def test_the_command_prints_the_differences_with_what_they_are_about(
     first, second = (project(tmp_path / name, {"llm-sdpo": rank}) for name, rank in (("a", 4), ("b", 1)))
     compare(params, str(first), str(second / "data" / "ranks"))
     printed = capsys.readouterr().out
-    for told in ("simulated, test split, sampled-20, manifest uniform d1, 40 cases of 40 users", "below",
+    for told in ("simulated, test split, warm, sampled-20, manifest uniform d1, 40 cases of 40 users", "below",
                  "−0.750 [−0.750, −0.750]"):  # fmt: skip
         assert told in printed, told

@@ -11,6 +11,7 @@ import torch
 
 import tiny
 from recalign.data.records import Case, Example, Items, hashed_order
+from recalign.evaluation.ranking import draw_lots
 from recalign.evaluation.ranking_rule import RankingRule
 from recalign.llm.base import LanguageModel
 from recalign.params import PromptParams, load_params
@@ -127,7 +128,8 @@ def asked_by_many() -> list[Asked]:
         Asked(HISTORY, None, 5), Asked([8], None, 1), Asked(HISTORY, [5, 9, 120, 31, 150], 3), Asked([], None, 12),
         Asked([3, "A Film Nobody Made"], None, 4), Asked([12, 60], None, 5, profile="Likes storms."),
         Asked([12, 60], None, 5), Asked([1], [9, 2, 9], 5), Asked([1], [], 5), Asked([*ITEMS.ids], None, 3),
-        Asked([7, 90, 4], None, 200, target=90), Asked([*ITEMS.ids], None, 3, target=20), Asked([2], [7, 5], 2, "Old."),
+        Asked([7, 90, 4], None, 200, None, frozenset({7, 4})), Asked([2], [7, 5], 2, "Old."),
+        Asked([1, 2], None, 3, None, frozenset({8}), "9-9"),
     ]  # fmt: skip
 
 
@@ -155,7 +157,7 @@ def test_a_profile_is_read_by_the_language_model_of_a_fusion(language_model: Lan
 def test_the_places_in_the_catalogue_are_those_of_every_score(
     language_model: LanguageModelRecommender, llm: float, rule: RankingRule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever ranks the language model's part; a target that the history holds is ranked, and moves nobody else."""
+    """Whatever ranks the language model's part; a target that the history holds is ranked."""
     monkeypatch.setattr(under_test, "SAMPLE", 16)
     monkeypatch.setattr(language_model, "over_catalogue", rule)
     monkeypatch.setattr(language_model, "reference", replace(language_model.language_model, model=tiny.model(seed=1)))
@@ -165,29 +167,27 @@ def test_the_places_in_the_catalogue_are_those_of_every_score(
     whole = whole_catalogue(asked, ITEMS, 3)
     for depth in (1, 10, 199):
         found = catalogue_ranks(fused, whole, depth)
-        expected = rank_catalogue(fused, ITEMS, asked, depth)
+        expected = rank_catalogue(fused, whole_catalogue(asked, ITEMS), depth)
         assert (found.ranks.tolist(), found.protocol) == (expected.ranks.tolist(), "full")
         assert [top[:depth] for top in expected.top] == [top[:depth] for top in found.top]
-    assert catalogue_ranks(fused, whole, None).ranks.tolist() == rank_catalogue(fused, ITEMS, asked).ranks.tolist()
-    best, with_target = fused.rank_many([Asked((7, 90, 4), None, 200), Asked((7, 90, 4), None, 200, target=90)])
-    others = [scored for scored in with_target if scored.item_id != 90]
-    assert [scored.item_id for scored in others] == [scored.item_id for scored in best]
-    assert [scored.score for scored in others] == pytest.approx([scored.score for scored in best], abs=1e-4)
+    every = rank_catalogue(fused, whole_catalogue(asked, ITEMS))
+    assert catalogue_ranks(fused, whole, None).ranks.tolist() == every.ranks.tolist()
 
 
 @pytest.mark.parametrize("llm", [0.0, 1.0])
-def test_a_target_stands_after_its_equals(llm: float) -> None:
-    """Three titles read alike and are liked by nobody: of equals the others come first, whatever their ids."""
+def test_equals_stand_by_lot_and_by_id_without_a_case(llm: float) -> None:
+    """Three titles read alike and are liked by nobody."""
     twins = tiny.items(["Same", "Same", "Same", *TITLES[:40]])
     fused = FusedRecommender(
         Fusion({"popularity": 1.0, "llm-tiny": llm}),
         {"popularity": Popularity(twins, np.array([0, 0, 0, *range(1, 41)]))}, twins, tiny_llm(twins),
     )  # fmt: skip
-    (found,) = fused.rank_many([Asked((1, 9), None, 43, target=1)])
-    places = {scored.item_id: place for place, scored in enumerate(found)}
-    assert (places[2], places[3], places[1]) == (places[2], places[2] + 1, places[2] + 2)
-    (listed,) = fused.rank_many([Asked((1, 9), [1, 3, 2], 3, target=1)])
-    assert [scored.item_id for scored in listed] == [2, 3, 1]
+    for case in (None, "a", "b", "c", "d"):
+        (found,) = fused.rank_many([Asked((1, 9), None, 43, None, frozenset({9}), case)])
+        expected = [1, 2, 3] if case is None else sorted((1, 2, 3), key=lambda item: draw_lots([case], [item])[0, 0])
+        assert [scored.item_id for scored in found if scored.item_id <= 3] == expected
+        (listed,) = fused.rank_many([Asked((1, 9), [1, 3, 2], 3, case=case)])
+        assert [scored.item_id for scored in listed] == expected
 
 
 def test_a_language_model_without_weight_is_never_asked(
@@ -236,13 +236,13 @@ def test_without_the_language_model_every_test_case_is_ranked_and_no_model_is_re
     ids = item_knn(ITEMS)
     ids.save(tmp_path / "item_knn")
     asked = trial([(3, 40, 77), (8,), (7, 90, 4)], [5, 120, 90])
-    whole = whole_catalogue(asked, ITEMS, few) if few else None
-    trials = Trials(asked, asked, asked, asked, ITEMS, whole, 10)
+    full, whole = (whole_catalogue(asked, ITEMS),), (whole_catalogue(asked, ITEMS, few),) if few else ()
+    trials = Trials(asked, asked, (asked,), (), full, whole, 10, ITEMS)
     parts = {"item_knn": Part(weight=1.0, digest=""), "llm-tiny": Part(weight=0.0, digest="")}
     fitted = FittedFusion(
         parts=parts, language_model="llm-tiny", manifest="uniform", manifest_digest="d", cases=3, recommender_cases=3
     )
-    measured = {"fusion": Measured([], {}, np.zeros(0), np.zeros(0))}
+    measured = {"fusion": Measured([], {}, {}, np.zeros(0))}
     rank_whole_catalogue(
         measured, {}, load_params(), tmp_path, tmp_path, trials, None, fitted, tmp_path
     )  # fmt: skip
@@ -251,6 +251,7 @@ def test_without_the_language_model_every_test_case_is_ranked_and_no_model_is_re
     assert [(own.manifest, len(own.ranks)) for own in shared] == ([("catalogue-cases", 2)] if few else [])
     assert all(set(own.ranks.tolist()) <= {*range(1, 11), len(ITEMS.ids)} for own in shared)
     fused = fused_recommender(fitted, tmp_path, ITEMS)
-    for case, rank in zip(asked.cases, every.ranks, strict=True):
-        (best,) = fused.rank_many([Asked(case.example.history, None, 200, target=case.example.target)])
+    for case, request, rank in zip(asked.cases, full[0].requests, every.ranks, strict=True):
+        wanted = Asked(request.history, None, 200, None, request.unranked, case.example.example_id)
+        (best,) = fused.rank_many([wanted])
         assert best[rank - 1].item_id == case.example.target

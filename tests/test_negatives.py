@@ -98,7 +98,8 @@ def test_popularity_draws_in_proportion_to_popularity_to_the_alpha() -> None:
 def test_popularity_without_replacement_keeps_its_proportions_when_the_popular_items_are_taken() -> None:
     """The head of 10^6 is taken, so guesses never hit the rest: the exact draw serves, 3 to 1."""
     pool = Pool.of(catalogue([10**6, 3, 1]), 1.0)
-    counts = Counter(draw_negatives(example(i), met(1), pool, params("popularity", 1), 0)[0].item_id for i in range(2000))
+    own = params("popularity", 1)
+    counts = Counter(draw_negatives(example(i), met(1), pool, own, 0)[0].item_id for i in range(2000))
     assert counts[2] / 2000 == pytest.approx(3 / 4, abs=0.03)
     assert counts[2] + counts[3] == 2000
 
@@ -126,7 +127,7 @@ def test_a_strategy_with_nothing_left_gives_its_place_to_uniform_and_says_so() -
 
 
 def test_disliked_draws_what_the_user_disliked_and_nothing_else_of_what_was_met() -> None:
-    """7 and 9 were disliked, 8 merely met; 50 was disliked, but nobody took it in training: it would be buried."""
+    """7 and 9 were disliked, 8 merely met; 50 was disliked too, but nobody took it in training."""
     pool = Pool.of(catalogue([1] * 49 + [0]), 1.0)
     own = met(7, 8, 9, disliked=(7, 9, 50))
     for number in range(50):
@@ -148,7 +149,7 @@ def test_what_was_met_or_disliked_is_never_drawn_as_unseen(strategy: str) -> Non
 
 
 def test_mixed_shares_what_a_strategy_cannot_draw_among_those_that_can() -> None:
-    """Without dislikes and claims, popularity and hard stand 2 to 1 among themselves; uniform has no share and no item."""
+    """Without dislikes and claims, popularity and hard stand 2 to 1 among themselves; uniform has no share."""
     pool = Pool.of(catalogue([1] * 200), 1.0)
     drawn = Counter(
         (negative.asked, negative.strategy)

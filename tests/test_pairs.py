@@ -258,7 +258,7 @@ def test_too_few_dislikes_stop_the_stage_and_mixed_counts_them(
     caplog.set_level("INFO")
     log = PreparedLog(random_log(), disliked=disliking(random_log(), 1))
     strict = with_pairs(params, strategy="disliked", negatives=4)
-    said = r"'disliked', but \d+ of \d+ rejected items of the train pairs .* 'uniform' \(7\d%, at most 5%.*pairs\.negatives"
+    said = r"'disliked', but \d+ of \d+ rejected items of the train .* 'uniform' \(7\d%, at most 5%.*pairs\.negatives"
     with pytest.raises(RecalignError, match=said):
         run(strict, log, tmp_path / "strict")
     assert not (tmp_path / "strict" / "pairs").exists()
@@ -285,9 +285,8 @@ def test_what_is_outside_the_core_is_taken_too(params: Params, tmp_path: Path) -
         if (row[c.USER], row[c.ITEM]) in outside:
             row[c.SPLIT] = c.OUTSIDE
     write_parquet(path, pa.Table.from_pylist(events, schema=read_parquet(path).schema))
-    for example, taken in zip(
-        examples := read_examples(tmp_path / "prepared", c.TRAIN), read_taken(tmp_path / "prepared", examples), strict=True
-    ):
+    examples = read_examples(tmp_path / "prepared", c.TRAIN)
+    for example, taken in zip(examples, read_taken(tmp_path / "prepared", examples), strict=True):
         own = {item for user, item in outside if user == example.user_id}
         assert own <= taken.items
         assert taken.disliked == ()

@@ -57,12 +57,12 @@ def test_popularity_ranks_the_lists_and_the_metrics_are_printed(
     assert "MRR      0.667 [0.333, 1.000]" in printed
 
 
-def test_the_target_is_listed_after_its_equals_as_its_rank_counts(
+def test_equals_are_listed_by_lot_as_the_rank_of_the_target_counts(
     params: Params, items: Path, train: Path, tmp_path: Path
 ) -> None:
     cases = write(tmp_path, CASE | {"candidates": [1, 2, 3], "target": 1})
     rank(params, cases, items, tmp_path / "out.jsonl", recommender="popularity", train=train)
-    assert json.loads((tmp_path / "out.jsonl").read_text()) == {"case": 0, "rank": 3, "ranked": [3, 2, 1]}
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == {"case": 0, "rank": 2, "ranked": [3, 1, 2]}
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ def test_the_page_leads_with_the_verdict_and_carries_what_a_figure_needs(params:
     text = (make_report(params, project) / "report.html").read_text(encoding="utf-8")
     assert text.index("The LLM loses") < text.index("<table")
     for told in (
-        "simulated, test split, sampled-20, manifest uniform abababababab, 40 cases of 40 users",
+        "simulated, test split, warm, sampled-20, manifest uniform abababababab, 40 cases of 40 users",
         "The full catalogue", "Likes crime films.", "Alien ← came next", "duplicate event", "0.67",
         "x86_64, 2 CPU cores", "trained in 12 s", "sha256 3434343434343434", "lora.rank: 16",
     ):  # fmt: skip
@@ -259,7 +259,8 @@ def test_every_section_has_a_heading_that_the_contents_link_to(params: Params, p
     linked = re.findall(r'<a href="#(s\w+)">(.*?)</a>', text)
     assert linked == re.findall(r'<h2 id="(s\w+)">(.*?)</h2>', text)
     headings = {heading for _, heading in linked}
-    assert headings >= {"Slices", "Against the truth", "Cost against gain", "Training", "Data quality"}
+    told = {"Slices of the warm cases", "Against the truth", "Cost against gain", "Training", "Data quality"}
+    assert headings >= told
     ids = re.findall(r' id="([^"]+)"', re.sub(r"<svg.*?</svg>", "", text, flags=re.S))
     assert len(ids) == len(set(ids))
 
@@ -267,7 +268,7 @@ def test_every_section_has_a_heading_that_the_contents_link_to(params: Params, p
 def test_the_sections_tell_slices_fairness_truth_and_cost(params: Params, project: Path) -> None:
     text = (make_report(params, project) / "report.html").read_text(encoding="utf-8")
     for told in (
-        'user: cold user (no train event) <span class="interval">[20 cases, 20 users]', '<tr class="grey">',
+        'user: user without train events <span class="interval">[20 cases, 20 users]', '<tr class="grey">',
         "MGU by popularity", "DGU by genre", "share of the oracle", "of 2 planted values of 1 users 1 were learned",
         "1 of 2 claims are wrong", "24.8", "pairs", "recalign compare . ",
     ):  # fmt: skip
@@ -292,7 +293,7 @@ def test_each_figure_of_the_scorecard_carries_all_that_a_comparison_needs(params
     assert own | {"git_revision": ""} == {
         "system": "item_knn", "metric": "hr_at_5", "value": 1.0, "low": 0.912378, "high": 1.0, "interval": "Wilson",
         "p": None, "n": 40, "users": 40, "slice": "all", "denominator": "all cases",
-        "matching_rule": "item id; a target ranks after its equals", "protocol": "sampled-20", "manifest": "uniform",
+        "matching_rule": "item id; equals by lot", "protocol": "sampled-20", "view": "warm", "manifest": "uniform",
         "candidate_digest": DIGESTS["uniform"], "source": "simulated", "split": "test", "data_digest": "12" * 32,
         "git_revision": "",
     }  # fmt: skip

@@ -30,6 +30,7 @@ from recalign.evaluation.generation import (
     write_answers,
 )
 from recalign.evaluation.protocol_agreement import Agreement, order_agreement, rank_agreement, resampled_taus
+from recalign.evaluation.ranking import draw_lots
 from recalign.evaluation.ranking_rule import Kind, RankingRule
 from recalign.evaluation.scorecard import Row, Scorecard
 from recalign.evaluation.second_view import second_view, second_view_metrics, second_view_sections
@@ -280,10 +281,11 @@ def test_the_few_cases_of_the_whole_catalogue_are_ranked_as_any_recommender_rank
     asked = whole_catalogue(trial(), ITEMS, 2)
     system = recommender()
     scores = system.logprobs(asked.requests, asked.candidates)
-    few, whole = full_ranks("llm", asked, scores), rank_catalogue(system, ITEMS, trial())
+    few, whole = full_ranks("llm", asked, scores), rank_catalogue(system, whole_catalogue(trial(), ITEMS))
     shared = [place for place, example in enumerate(whole.example_ids) if example in few.example_ids]
     assert few.ranks.tolist() == whole.ranks[shared].tolist()
-    assert (few.manifest, few.digest, few.protocol) == ("catalogue-cases", whole.digest, "full")
+    assert (few.manifest, few.protocol, few.view) == ("catalogue-cases", "full", "warm")
+    assert few.digest != whole.digest  # it covers the cases and what is excluded
 
 
 @pytest.mark.parametrize("rule", [RankingRule(), RankingRule("logprob_less_prior", 0.5)])
@@ -293,7 +295,7 @@ def test_the_places_of_a_search_are_those_of_scoring_every_title(rule: RankingRu
     asked, system = whole_catalogue(trial(), ITEMS, 3), recommender()
     system.over_catalogue = rule
     wanted = [
-        Asked(request.history, None, depth, None, case.example.target)
+        Asked(request.history, None, depth, None, request.unranked, case.example.example_id)
         for case, request in zip(asked.cases, asked.requests, strict=True)
     ]
     searched = searched_ranks("llm", asked, system.rank_many(wanted), depth)
@@ -303,8 +305,8 @@ def test_the_places_of_a_search_are_those_of_scoring_every_title(rule: RankingRu
     assert [top[:depth] for top in scored.top] == list(searched.top)
     inside = searched.ranks <= depth if depth < 10 else ~np.isnan(searched.scores)
     assert searched.scores[inside] == pytest.approx(scored.scores[inside], abs=1e-3)
-    every = rank_catalogue(system, ITEMS, trial(), depth)
-    assert every.ranks.tolist() == scored.ranks.tolist()
+    every = rank_catalogue(system, whole_catalogue(trial(), ITEMS), depth)
+    assert every.ranks[:3].tolist() == scored.ranks.tolist()
 
 
 @pytest.mark.parametrize("kind", ["logprob", "reward"])
@@ -320,15 +322,20 @@ def test_the_stage_ranks_the_whole_catalogue_by_search_or_by_every_score(kind: K
     assert np.isnan(found.scores).any() == (kind == "logprob" and depth is not None)
 
 
-def test_a_target_in_its_own_history_is_searched_and_stands_after_its_equals() -> None:
-    """Titles that read alike tie: the item with the smaller id does not gain by it."""
+def test_a_target_in_its_own_history_is_searched_and_equals_stand_by_lot() -> None:
+    """Titles that read alike tie: which of them is the target makes no difference."""
     twins = tiny.items(["Same", "Same", "Same", "Other"])
-    system, case = recommender(items=twins), Case(Example("0-1", 0, "test", None, (1, 4), 1), (1, 2), 0)
-    asked = whole_catalogue(Trial("uniform", "d", (case,), (Request(0, (1, 4)),)), twins, 1)
-    three, two = (system.rank_many([Asked((1, 4), None, k, target=1)]) for k in (3, 2))
-    assert [scored.item_id for scored in three[0]] == [2, 3, 1]
-    assert searched_ranks("llm", asked, three, 3).ranks.tolist() == [3]
-    assert searched_ranks("llm", asked, two, 2).ranks.tolist() == [4]
+    system = recommender(items=twins)
+    by_lot = sorted((1, 2, 3), key=lambda item: draw_lots(["0-x"], [item])[0, 0])
+    for target in (1, 2, 3):
+        case = Case(Example("0-x", 0, "test", None, (target, 4), target), (target,), 0)
+        asked = whole_catalogue(Trial("uniform", "d", (case,), (Request(0, (target, 4)),)), twins, 1)
+        three, two = (system.rank_many([Asked((target, 4), None, k, None, frozenset({4}), "0-x")]) for k in (3, 2))
+        assert [scored.item_id for scored in three[0]] == by_lot
+        place = by_lot.index(target) + 1
+        assert searched_ranks("llm", asked, three, 3).ranks.tolist() == [place]
+        assert searched_ranks("llm", asked, two, 2).ranks.tolist() == [place if place <= 2 else 4]
+        assert full_ranks("llm", asked, system.scores(list(asked.requests), None).numpy()).ranks.tolist() == [place]
 
 
 def test_the_sections_and_metrics_name_the_number_of_cases(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whoever appears in a prompt or a pair has a profile where params ask for one; what falls short is counted or stops."""
+"""Whoever appears in a prompt or a pair has a profile where params ask for one; what falls short stops the stage."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,11 +16,10 @@ from recalign.errors import RecalignError
 from recalign.params import Params, parse_params
 from recalign.preferences.histories import read_histories
 from recalign.preferences.profiles import profile_texts, read_profiles, read_told
-from recalign.preferences.selection import nobody, pair_examples, profile_users, sft_examples
+from recalign.preferences.selection import nobody, pair_examples, profile_users, profiled_views, sft_examples
 from recalign.preferences.shares import Shares, case_shares, shares_sentence
 from recalign.stages.pairs import pairs
 from recalign.stages.profiles import profiles
-from recalign.stages.trials import read_trials
 from recalign.training.listing import read_listing
 
 SPLITS = (c.TRAIN, c.VALIDATION, c.TEST)
@@ -126,7 +125,7 @@ def test_without_profiles_in_prompts_and_pairs_only_the_users_in_params_are_infe
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"sft__examples": 60}, r"3\d of the 60 train examples that SFT reads .* set sft\.examples to 2\d, .*profile_share"),
+        ({"sft__examples": 60}, r"3\d of the 60 train examples that SFT reads .* set sft\.examples to 2\d, .*_share"),
         ({"pairs__examples": 400}, r"of the \d+ train examples that become pairs .* set pairs\.examples to \d+"),
         ({"pairs__examples": 400, "prompt__profile": False, "pairs__strategy": "profile"}, r"that become pairs"),
     ],
@@ -176,11 +175,22 @@ def test_the_shares_say_why_a_case_shows_no_profile(changed: Changed, tmp_path: 
     assert shares == {c.WARM: {"prompts": 3, "shown": 1, "newcomers": 1, "silent": 1, "missing": 0}}
     assert (
         shares_sentence("counting", shares)
-        == "by counting, shown in warm 1 of 3 (1 of users who came after the cutoff, 1 with nothing to say)"
+        == "by counting, shown in warm 1 of 3 (1 of users who came after the cutoff, 1 with nothing to show)"
     )
     other = next(user for user in known if user not in made)
     with pytest.raises(RecalignError, match=r"no profile of 1 of the 4 warm test cases' users.*dvc repro profiles"):
         case_shares(params, tmp_path / "prepared", folder, c.TEST, {c.WARM: [*cases, (other, None)]})
+
+
+def test_without_a_clock_the_user_cold_cases_show_no_profile(changed: Changed, tmp_path: Path) -> None:
+    """Theirs are well-known users with their history cut, which a profile made of all of it would undo."""
+    params = changed(prompt__profile=True, sft__examples=3, pairs__examples=6)
+    log = PreparedLog(random_log(), clock=False)
+    folder = make_profiles(params, log, tmp_path)
+    assert c.USER_COLD not in profiled_views(tmp_path / "prepared")
+    cases = {c.USER_COLD: [(5, None)], c.WARM: [(5, profile_texts(folder, "counting", c.TEST)[5])]}
+    shares = case_shares(params, tmp_path / "prepared", folder, c.TEST, cases)
+    assert [(own["shown"], own["silent"], own["missing"]) for own in shares.values()] == [(0, 1, 0), (1, 0, 0)]
 
 
 def test_shares_of_everything_need_no_reason() -> None:

@@ -233,7 +233,8 @@ def test_a_version_of_before_keeps_its_digest(project):
     assert settings.profiles is None
     assert "profiles" not in settings.model_dump(exclude_none=True)
     tree["profiles"]["claims"] = 1
-    assert package_digest(settings, project) == package_digest(settings_of(parse_params(tree), "sdpo", project), project)
+    other = settings_of(parse_params(tree), "sdpo", project)
+    assert package_digest(settings, project) == package_digest(other, project)
 
 
 @pytest.mark.slow

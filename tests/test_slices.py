@@ -33,10 +33,10 @@ def test_each_slice_has_its_cases_users_and_values() -> None:
     about = facts(4) | {"003": CaseFacts(45, 0, 3, "least popular fifth", ("Drama", "War"))}
     made = build_slices([system("a", [1, 1, 1, 3])], about, "genre", 200, 1)
     assert [(own.dimension, own.label, own.cases, own.users, own.values["a"].value) for own in made] == [
-        ("user", "cold user (no train event)", 1, 1, 0.5),
+        ("user", "user without train events", 1, 1, 0.5),
         ("user", "known user", 3, 2, 1.0),
         ("item", "10 train events or more", 3, 2, 1.0),
-        ("item", "cold item (under 10 train events)", 1, 1, 0.5),
+        ("item", "rare item (under 10 train events)", 1, 1, 0.5),
         ("target's popularity", "least popular fifth", 1, 1, 0.5),
         ("target's popularity", FIFTH, 3, 2, 1.0),
         ("history", "0 to 9 items", 3, 2, 1.0),
@@ -55,7 +55,7 @@ def test_users_and_items_are_sliced_by_when_they_were_first_liked() -> None:
     made = build_slices([system("a", [1, 1, 3])], about, None, 200, 1)
     wanted = ("user", "user's first like", "target's first like")
     assert [(own.dimension, own.label, own.cases) for own in made if own.dimension in wanted] == [
-        ("user", "cold user (no train event)", 1),
+        ("user", "user without train events", 1),
         ("user", "hardly known user (under 5 train events)", 1),
         ("user", "known user", 1),
         ("user's first like", "after train", 1),

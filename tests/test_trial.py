@@ -6,7 +6,7 @@ import torch
 from recalign.data.records import Case, Example, Items
 from recalign.evaluation.significance import paired_difference
 from recalign.recommenders.seam import Request
-from recalign.recommenders.trial import Trial, rank_catalogue, rank_sampled
+from recalign.recommenders.trial import Trial, rank_catalogue, rank_sampled, whole_catalogue
 
 ITEMS = Items(
     ids=(1, 2, 3, 4, 5),
@@ -47,15 +47,15 @@ def test_targets_are_ranked_among_their_own_candidates() -> None:
 
 def test_in_the_catalogue_the_history_is_out_of_the_ranking_and_the_target_stays_in() -> None:
     asked = trial(((1, 2), (3, 4, 5), 4), ((4, 3), (3, 4, 5), 4))
-    outcome = rank_catalogue(Preferring(1, 2, 3, 4, 5), ITEMS, asked)
+    outcome = rank_catalogue(Preferring(1, 2, 3, 4, 5), whole_catalogue(asked, ITEMS))
     assert (outcome.protocol, outcome.manifest) == ("full", "catalogue")
     assert outcome.ranks.tolist() == [2, 3]  # only 3 before it; 1 and 2 before it, though the history names the target
 
 
 def test_many_cases_are_ranked_in_blocks_as_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = trial(*[((1,), (2, 3, 4), target) for target in (2, 3, 4, 2, 3)])
-    whole = rank_catalogue(Preferring(5, 4, 3, 2, 1), ITEMS, asked)
+    whole = rank_catalogue(Preferring(5, 4, 3, 2, 1), whole_catalogue(asked, ITEMS))
     monkeypatch.setattr("recalign.recommenders.trial.CASES_AT_ONCE", 2)
-    blocks = rank_catalogue(Preferring(5, 4, 3, 2, 1), ITEMS, asked)
+    blocks = rank_catalogue(Preferring(5, 4, 3, 2, 1), whole_catalogue(asked, ITEMS))
     assert blocks.ranks.tolist() == whole.ranks.tolist() == [4, 3, 2, 4, 3]
     assert paired_difference(whole, blocks, "mrr", 100, 0).value == 0.0

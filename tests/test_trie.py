@@ -33,9 +33,11 @@ def slow(model: torch.nn.Module, titles: dict[int, list[int]]) -> np.ndarray:
         return naive_logprobs(model, [PROMPT], [[titles[item] for item in sorted(titles)]]).sums[0].double().numpy()
 
 
-def search(branches: Branches, trie: Trie, k: int, terms: np.ndarray | None = None, last: int | None = None) -> Found:
+def search(
+    branches: Branches, trie: Trie, k: int, terms: np.ndarray | None = None, equals: list[int] | None = None
+) -> Found:
     """After one prompt."""
-    [found] = best_items(branches, trie, [Wanted(k, terms, last)])
+    [found] = best_items(branches, trie, [Wanted(k, terms, equals)])
     return found
 
 
@@ -225,15 +227,15 @@ def test_searches_at_once_equal_each_alone_and_scoring_every_title(
         assert [score for _, score in found.items] == pytest.approx(best, rel=1e-5)
 
 
-def test_a_target_stands_after_its_equals_in_the_search_too() -> None:
-    """The rank of a target counts every other item that scores as high, whatever its id."""
+def test_equals_stand_in_the_search_as_it_is_told_and_by_id_by_default() -> None:
+    """The items 2, 4 and 9 read alike."""
     titles = {9: [100, NEWLINE], 2: [100, NEWLINE], 5: [101, NEWLINE], 4: [100, NEWLINE]}
     trie, branches = Trie(titles), Branches(tiny.model(), [PROMPT])
-    whole = [item for item, _ in search(branches, trie, 4, last=2).items]
+    whole = [item for item, _ in search(branches, trie, 4, equals=[2**63, 7, 1, 9]).items]  # of the items 2, 4, 5, 9
     assert [item for item in whole if item != 5] == [4, 9, 2]
     alike = np.array([0.0, 0.0, -math.inf, 0.0])  # without the item 5
-    assert [item for item, _ in search(branches, trie, 2, alike, last=2).items] == [4, 9]
-    assert [item for item, _ in search(branches, trie, 2, alike, last=9).items] == [2, 4]
+    assert [item for item, _ in search(branches, trie, 2, alike, equals=[3, 1, 0, 2]).items] == [4, 9]
+    assert [item for item, _ in search(branches, trie, 2, alike).items] == [2, 4]
 
 
 def test_searches_at_once_compute_no_more_than_their_share_of_a_pass() -> None:

@@ -48,7 +48,8 @@ def write_candidates(
     """Write both manifests of the tables `targets` and `seen`, an example's lists one after the other.
 
     Wrong candidates come from the target's pool (warm items, items as rare as it, items hidden like it), so that a
-    list's training counts give no target away. In a pool of equally rare items both laws are one: only UNIFORM is drawn.
+    list's training counts give no target away. In a pool of equally rare items both laws are one: UNIFORM alone is
+    drawn.
     Returns a digest (hex) a manifest and view: the sha256 of its rows (user, target, target_index, candidates).
     """
     draw = _Draw.of(connection, catalogue, params)

@@ -177,7 +177,7 @@ def choose_targets(connection: "DuckDBPyConnection", params: PrepareParams, cuto
     run(connection, "possible", **begins, **rules)
     query = "select count(distinct user_id) from possible where pool = 'warm' and not fits"
     if full := one(connection.execute(query)):
-        log.warning("%d users met so many items that too few are left for a list of candidates: no case of theirs", full)
+        log.warning("%d users met so many items that too few are left for a list: no case of theirs", full)
     limits = {
         "min_history": params.min_history,
         "max_history": params.max_history,
@@ -202,7 +202,8 @@ def choose_targets(connection: "DuckDBPyConnection", params: PrepareParams, cuto
 
 def write_events(connection: "DuckDBPyConnection", path: Path) -> None:
     """Write `events` in the user's order."""
-    _stream(connection, "select user_id, item_id, timestamp, position, split from events order by user_id, position", path)
+    columns = "user_id, item_id, timestamp, position, split"
+    _stream(connection, f"select {columns} from events order by user_id, position", path)  # noqa: S608
 
 
 def write_met(connection: "DuckDBPyConnection", path: Path) -> None:

@@ -113,7 +113,8 @@ def read_examples(
     """The examples of a split in hashed order, so that a few hold many users; `limit` takes the first so many, so a
     larger sample holds a smaller one. Of validation and test the cases of one view, the warm ones by default."""
     wanted = None if split == c.TRAIN else view or c.WARM
-    filters = (pc.field(c.SPLIT) == split) & (pc.field(c.VIEW).is_null() if wanted is None else pc.field(c.VIEW) == wanted)
+    of_view = pc.field(c.VIEW).is_null() if wanted is None else pc.field(c.VIEW) == wanted
+    filters = (pc.field(c.SPLIT) == split) & of_view
     names = pq.read_table(prepared / "examples.parquet", columns=[c.EXAMPLE], filters=filters)[c.EXAMPLE].to_pylist()
     chosen = sorted(names, key=lambda name: hashed_order(seed, name))[:limit]
     rows = pq.read_table(
@@ -150,10 +151,10 @@ def read_cases(
 ) -> list[Case]:
     """The cases of a split and view under a candidate manifest, in the order of `read_examples`."""
     examples = read_examples(prepared, split, limit, seed=seed, view=view)
-    wanted = pc.field(c.EXAMPLE).isin(pa.array([example.example_id for example in examples], pa.string()))
-    rows = pq.read_table(
-        prepared / "candidates.parquet", filters=(pc.field(c.MANIFEST) == manifest) & wanted
-    ).to_pylist()
+    names = pa.array([example.example_id for example in examples], pa.string())
+    wanted = pc.field(c.EXAMPLE).isin(names)
+    filters = (pc.field(c.MANIFEST) == manifest) & wanted
+    rows = pq.read_table(prepared / "candidates.parquet", filters=filters).to_pylist()
     lists = {row[c.EXAMPLE]: row for row in rows}
     found = [(example, lists[example.example_id]) for example in examples if example.example_id in lists]
     return [Case(example, tuple(row[c.CANDIDATES]), row[c.TARGET_INDEX]) for example, row in found]
@@ -162,12 +163,10 @@ def read_cases(
 def read_met(prepared: Path, users: Iterable[int]) -> dict[int, Met]:
     """What each of these users has met, from met.parquet; a user who met nothing has an empty record."""
     wanted = sorted(set(users))
-    rows = pq.read_table(prepared / "met.parquet", filters=pc.field(c.USER).isin(pa.array(wanted, pa.int64()))).to_pylist()
-    asked = pq.read_table(
-        prepared / "examples.parquet",
-        columns=[c.USER, c.TARGET],
-        filters=pc.field(c.USER).isin(pa.array(wanted, pa.int64())) & pc.field(c.VIEW).is_valid(),
-    ).to_pylist()
+    of_them = pc.field(c.USER).isin(pa.array(wanted, pa.int64()))
+    rows = pq.read_table(prepared / "met.parquet", filters=of_them).to_pylist()
+    filters = of_them & pc.field(c.VIEW).is_valid()
+    asked = pq.read_table(prepared / "examples.parquet", columns=[c.USER, c.TARGET], filters=filters).to_pylist()
     times: dict[int, dict[int, datetime | None]] = {user: {} for user in wanted}
     targets: dict[int, set[int]] = {user: set() for user in wanted}
     disliked: dict[int, set[int]] = {user: set() for user in wanted}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recalign.data.database import database
-from recalign.data.prepare import select_likes
+from recalign.data.prepare import select_likes, select_training, split_events
 from recalign.data.sources.files import MALFORMED
 from recalign.data.sources.readers import read_source
 from recalign.data.sources.reading import literal
@@ -198,8 +198,11 @@ def _trial(path: Path, items: Path | None, params: Params, place: Path) -> list[
         read_source(params, raw, tables, place / "spill")
         with database(place / "count", params.prepare.memory_limit, params.threads) as connection:
             findings += _rows(connection, tables, params)
-            select_likes(connection, tables / "interactions.parquet", params.prepare.min_rating, params.prepare.core)
-            return [*findings, _kept(_sizes(connection, "likes"), params)]
+            log, listed, options = tables / "interactions.parquet", tables / "items.parquet", params.prepare
+            select_likes(connection, log, listed, options, options.min_rating, params.seed)
+            split_events(connection, options, params.table.timestamp is not None)
+            select_training(connection, options.core)
+            return [*findings, _kept(_sizes(connection, "trained"), params)]
     except RecalignError as error:
         return [*findings, from_error("preparation", error)]
 
@@ -233,7 +236,7 @@ def _sizes(connection: "DuckDBPyConnection", relation: str) -> tuple[int, int, i
 
 def _kept(sizes: tuple[int, int, int], params: Params) -> Finding:
     rows, users, items = sizes
-    found = f"the {params.prepare.core}-core keeps {rows:,} likes of {users:,} users with {items:,} items"
+    found = f"the {params.prepare.core}-core keeps {rows:,} train likes of {users:,} users with {items:,} items"
     if items <= params.prepare.candidates:
         mend = f"lists of prepare.candidates = {params.prepare.candidates} need more items: lower it, or prepare.core"
         return Finding("preparation", "fail", found, mend)

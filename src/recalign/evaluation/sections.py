@@ -26,7 +26,7 @@ def slice_section(slices: Sequence[Slice], systems: Sequence[str]) -> str:
     ]
     note = (
         "NDCG@10 with 95 % intervals over users, a fuller tint is better; the best system of a slice is bold. Slices "
-        f"under {FEWEST} cases are grey and name no best one. Users without train events may have a history all the same; "
+        f"under {FEWEST} cases are grey and name no best one. Users without train events may have a history; "
         f"rare items have under {RARE_EVENTS} train events; an item with several values of an attribute counts in each "
         "of theirs. First likes are those before a case's own cutoff."
     )

@@ -21,6 +21,7 @@ STARTS = ("user's first like", "target's first like")
 DIMENSIONS = ("user", "item", "target's popularity", "history", *STARTS)  # and the items' first attribute
 NEVER, AFTER = "not before the case", "after train"  # what a start is called
 LATE, BEFORE = "in the last tenth of train's time", "earlier in train"
+USERS = "user without train events", f"hardly known user (under {FEW_EVENTS} train events)", "known user"
 FIFTHS = ("least popular fifth", "second fifth", "third fifth", "fourth fifth", "most popular fifth")
 
 
@@ -89,8 +90,8 @@ def labels(facts: CaseFacts, attribute: str | None) -> list[tuple[str, str]]:
 
 def _user(events: int) -> str:
     if events >= FEW_EVENTS:
-        return "known user"
-    return f"hardly known user (under {FEW_EVENTS} train events)" if events else "user without train events"
+        return USERS[2]
+    return USERS[1] if events else USERS[0]
 
 
 def _length(history: int) -> str:
@@ -132,6 +133,6 @@ def _shown(rows: Mapping[tuple[str, str], Sequence[int]], attribute: str | None)
 
 def _order(key: tuple[str, str]) -> tuple[int, int, str]:
     dimension, label = key
-    known = (*FIFTHS, NEVER, AFTER, LATE, BEFORE)
+    known = (*USERS, *FIFTHS, NEVER, AFTER, LATE, BEFORE)
     place = known.index(label) if label in known else int(label.split()[0]) if dimension == DIMENSIONS[3] else 0
     return DIMENSIONS.index(dimension), place, label

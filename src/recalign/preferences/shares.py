@@ -8,7 +8,7 @@ from recalign.errors import RecalignError
 from recalign.params import Params
 from recalign.preferences.histories import read_known
 from recalign.preferences.profiles import read_profiles
-from recalign.preferences.selection import MOST_WITHOUT
+from recalign.preferences.selection import MOST_WITHOUT, profiled_views
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Shares:
     """Of the prompts of one kind: how many there are, how many show a profile, and why the others do not.
 
     newcomers: of users who did nothing before the split's cutoff, of whom nothing may be said; silent: of users whose
-    profile says nothing, or whose view shows none; missing: of users whose profile was never made.
+    profile says nothing, or is kept from this view; missing: of users whose profile was never made.
     """
 
     prompts: int
@@ -30,7 +30,7 @@ class Shares:
         """ "98 of 120 (22 of users who came after the cutoff)"."""
         reasons = {
             "of users who came after the cutoff": self.newcomers,
-            "with nothing to say": self.silent,
+            "with nothing to show": self.silent,
             "without a profile": self.missing,
         }
         why = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
@@ -47,7 +47,11 @@ def case_shares(
     """
     present = set(read_known(prepared, split, params.seed).present)
     made = {user for of, user in read_profiles(profiles, params.profiles.engine) if of == split}
-    shares = {view: _shares(list(own), present, made) for view, own in prompts.items()}
+    profiled = profiled_views(prepared)
+    shares = {
+        view: _shares(list(own), present, made) if view in profiled else _kept_back(list(own))
+        for view, own in prompts.items()
+    }
     for view, own in shares.items():
         if own.missing > MOST_WITHOUT * own.prompts:
             raise RecalignError(
@@ -65,6 +69,10 @@ def _shares(prompts: list[tuple[int, str | None]], present: set[int], made: set[
     return Shares(
         len(prompts), len(prompts) - len(without), newcomers, silent, len(without) - newcomers - silent
     )
+
+
+def _kept_back(prompts: list[tuple[int, str | None]]) -> Shares:
+    return Shares(len(prompts), 0, silent=len(prompts))
 
 
 def training_shares(texts: Iterable[str | None]) -> dict[str, int]:

@@ -105,7 +105,7 @@ def _about_cases(trials: Trials, prepared: Path) -> dict[str, Any]:
         "cases": len(cases),
         "users": _users(trials.main),
         "views": {trial.view: {"cases": len(trial.cases), "users": _users(trial)} for trial in trials.uniform},
-        "views_left_out": summary["views_left_out"],
+        "views_left_out": _left_out(trials, summary),
         "example_user": cases[0].example.user_id,
         "candidates": len(cases[0].candidates),
         "items": len(trials.catalogue.ids),
@@ -123,6 +123,13 @@ def _profile_shares(params: Params, prepared: Path, profiles: Path, trials: Tria
     shares = case_shares(params, prepared, profiles, c.TEST, prompts)
     log.info("evaluate: profiles %s", shares_sentence(params.profiles.engine, shares))
     return {"profiles": shares}
+
+
+def _left_out(trials: Trials, summary: Mapping[str, Any]) -> dict[str, str]:
+    """Why a view is in no table: preparation's reasons, and evaluate.cold_cases where that is 0."""
+    shown = {trial.view for trial in trials.uniform}
+    reasons = dict.fromkeys(c.VIEWS, "evaluate.cold_cases is 0") | summary["views_left_out"]
+    return {view: why for view, why in reasons.items() if view not in shown}
 
 
 def _users(trial: Trial) -> int:

@@ -94,7 +94,7 @@ def _counts(connection: "DuckDBPyConnection") -> dict[str, Any]:
 def _digests(
     catalogue: pa.Table, examples: dict[str, str], lists: dict[str, dict[str, str]]
 ) -> dict[str, dict[str, str]]:
-    """What tells two sets of cases apart, a manifest and view: lists, histories, users, times, and what items are called."""
+    """What tells two sets of cases apart, a manifest and view: lists, histories, users, times and titles."""
     titles = artifacts.digest_of([catalogue[c.ITEM].to_pylist(), catalogue[c.TITLE].to_pylist()])
     return {
         name: {view: artifacts.digest_of([titles, examples[view], digest]) for view, digest in own.items()}

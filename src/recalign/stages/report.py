@@ -100,7 +100,7 @@ def report(
         warnings=_warnings(curves[1:], align),
         slices=findings.slices,
         exposures={TITLES[manifest]: own for manifest, own in findings.exposures.items()},
-        left_out=about["views_left_out"],
+        left_out=about.get("views_left_out", {}),
         shares=findings.shares,
         costs=costs,
         cost_plot=cost_plot(cards[0], fitting) if fitting else None,
@@ -120,7 +120,7 @@ def report(
     _write_plots(out / "plots", cards[0], curves, drawings)
     write_text(out / "report.html", report_page(evidence))
     print_stages({"baselines": params.recommenders.systems, "align": params.align.objectives})
-    _print(cards, about, out / "report.html", evidence.next_commands)
+    _print(cards, about, out / "report.html", evidence.next_commands, evidence.lineage.get("profiles"))
 
 
 def _audited(card: Scorecard, contest: ProbeContest | None) -> Scorecard:
@@ -173,8 +173,8 @@ def _scorecard(
         if place == 0:
             figures += recorder.slices(findings.slices) + recorder.shares(findings.shares) + recorder.costs(costs)
             figures += recorder.generations(second.generated) + recorder.agreements(second.all_agreements)
-    told = {"matching_rule": MATCHING, "manifests": about["manifests"], "views": about["views"]}
-    return as_document(figures, {**asdict(provenance), **told, "views_left_out": about["views_left_out"]})
+    told = {"matching_rule": MATCHING, "manifests": about["manifests"], "views": about.get("views", {})}
+    return as_document(figures, {**asdict(provenance), **told, "views_left_out": about.get("views_left_out", {})})
 
 
 def _planted(params: Params, profiles: Path, validated: Path, prepared: Path, attribute: str | None) -> Drawing | None:
@@ -203,7 +203,7 @@ def metrics_of(cards: Sequence[Scorecard], about: Mapping[str, Any], findings: F
         for view in VIEWS
         if view in others
     }
-    metrics["views_left_out"] = about["views_left_out"]
+    metrics["views_left_out"] = about.get("views_left_out", {})
     metrics["paired"] = {f"{pair.first}_less_{pair.second}": pair.interval.as_dict() for pair in main.comparisons}
     if findings.shares:
         metrics["oracle_share"] = {system: told.as_dict() for system, told in findings.shares.items()}
@@ -255,7 +255,9 @@ def _standalone(drawing: Drawing) -> str:
     return drawing.svg.replace("<svg", '<svg style="color: #777"', 1)
 
 
-def _print(cards: Sequence[Scorecard], about: Mapping[str, Any], page: Path, commands: Sequence[str]) -> None:
+def _print(
+    cards: Sequence[Scorecard], about: Mapping[str, Any], page: Path, commands: Sequence[str], profiles: str | None
+) -> None:
     print_scorecard(cards[0], about["source"])
     for sentence in verdict(cards[0]):
         print(sentence)
@@ -264,7 +266,9 @@ def _print(cards: Sequence[Scorecard], about: Mapping[str, Any], page: Path, com
             print()
             print_scorecard(card, about["source"])
             print(verdict(card)[0])
-    print_left_out(about["views_left_out"])
+    print_left_out(about.get("views_left_out", {}))
+    if profiles:
+        print(f"\nProfiles {profiles}")
     print(f"\nReport: {page}\nNext:")
     for command in commands:
         print(f"  {command}")

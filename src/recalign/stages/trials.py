@@ -116,11 +116,11 @@ def read_trials(params: Params, prepared: Path, profiles: Path) -> Trials:
 
 
 def _limits(params: Params, prepared: Path, manifest: str) -> dict[str, int]:
-    """By view, the warm one first, how many test cases are ranked; the warm one alone may not be missing."""
-    counts = read_json(prepared / "summary.json")["counts"]["examples"][c.TEST]
-    made = read_json(prepared / "summary.json")["manifests"][manifest]
-    cold = {view: params.evaluate.cold_cases for view in c.VIEWS[1:] if view in made and counts.get(view)}
-    return {c.WARM: params.evaluate.test_cases, **({} if not params.evaluate.cold_cases else cold)}
+    """By view, the warm one first, how many test cases are ranked; a cold view without cases is not asked for."""
+    summary, most = read_json(prepared / "summary.json"), params.evaluate.cold_cases
+    made, counts = summary["manifests"][manifest], summary["counts"]["views"]
+    cold = [view for view in c.VIEWS if view != c.WARM and view in made and counts[view][c.TEST]]
+    return {c.WARM: params.evaluate.test_cases, **(dict.fromkeys(cold, most) if most else {})}
 
 
 def mean_metrics(ranks: SystemRanks) -> dict[str, float]:
