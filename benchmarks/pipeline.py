@@ -19,10 +19,15 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from recalign.layout import CACHE
-from recalign.params import Params, load_params
+from recalign.params import Params, PrepareParams, load_params
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
 
 FOLDER = CACHE / "benchmark"
 EVENTS_A_USER = 154
@@ -99,12 +104,14 @@ def prepare_examples(params: Params, folder: Path) -> None:
     out = folder / "duckdb"
     out.mkdir()
     with database(folder / "spill", options.memory_limit, params.threads) as connection:
-        room.select_likes(connection, validated / "interactions.parquet", None, options.core)
+        log, items = validated / "interactions.parquet", validated / "items.parquet"
+        room.select_likes(connection, log, items, options, None, params.seed)
         cutoffs = room.split_events(connection, options, clock=True)
-        catalogue = room.read_catalogue(connection, validated / "items.parquet", options.candidates)
-        room.choose_targets(connection, options, cutoffs, len(catalogue))
+        room.select_training(connection, options.core)
+        room.read_catalogue(connection, items, options)
+        room.choose_targets(connection, options, cutoffs)
         room.write_events(connection, out / "events.parquet")
-        room.write_examples(connection, out / "examples.parquet", options.max_history, clock=True)
+        room.write_examples(connection, out / "examples.parquet", clock=True)
 
 
 def prepare_with_pandas(params: Params, folder: Path) -> None:
@@ -114,11 +121,6 @@ def prepare_with_pandas(params: Params, folder: Path) -> None:
     options = params.prepare
     log = pd.read_parquet(_validated(folder) / "interactions.parquet", columns=["user_id", "item_id", "timestamp"])
     likes = log.groupby(["user_id", "item_id"], as_index=False)["timestamp"].min()
-    before = -1
-    while before != len(likes):
-        before = len(likes)
-        likes = likes[likes.groupby("user_id")["item_id"].transform("size") >= options.core]
-        likes = likes[likes.groupby("item_id")["user_id"].transform("size") >= options.core]
     likes["tie"] = [_md5("", user, item) for user, item in zip(likes["user_id"], likes["item_id"], strict=True)]
     likes = likes.sort_values(["user_id", "timestamp", "tie"]).reset_index(drop=True)
     likes["position"] = likes.groupby("user_id").cumcount()
@@ -126,27 +128,58 @@ def prepare_with_pandas(params: Params, folder: Path) -> None:
     shares = [options.profile_share, 1 - options.test_share - options.validation_share, 1 - options.test_share]
     ascending = times.sort_values().to_numpy()
     profile, validation, test = (ascending[math.ceil(len(times) * share) - 1] for share in shares)
-    late = (times >= validation).astype(int) + (times >= test)
-    likes["split"] = late.map({0: "train", 1: "validation", 2: "test"})
-    likes["row"] = likes.index
-    targets = likes[(likes["position"] >= options.min_history) & ((late > 0) | (times >= profile))].copy()
-    targets["draw"] = [
-        _md5("target-", user, item) for user, item in zip(targets["user_id"], targets["item_id"], strict=True)
-    ]
-    targets = targets.sort_values("draw")
-    place = targets.groupby(["user_id", "split"]).cumcount()
-    most = (targets["split"] == "train").map({True: options.train_examples_per_user, False: options.cases_per_user})
-    targets = targets[place < most].sort_values(["user_id", "position"])
-    items = likes["item_id"].to_numpy()
-    starts = targets["row"] - targets["position"].clip(upper=options.max_history)
-    targets["history"] = [items[start:row] for start, row in zip(starts, targets["row"], strict=True)]
-    targets["example_id"] = targets["user_id"].astype(str) + "-" + targets["item_id"].astype(str)
-    targets = targets.rename(columns={"timestamp": "cutoff", "item_id": "target"})
+    likes["split"] = ((times >= validation).astype(int) + (times >= test)).map({0: "train", 1: "validation", 2: "test"})
+    train = likes[likes["split"] == "train"]
+    counts = train.groupby("item_id").size()
+    before = -1
+    while before != len(train):
+        before = len(train)
+        train = train[train.groupby("user_id")["item_id"].transform("size") >= options.core]
+        train = train[train.groupby("item_id")["user_id"].transform("size") >= options.core]
+    likes.loc[(likes["split"] == "train") & ~likes.index.isin(train.index), "split"] = "outside"
+    asked = pd.concat([_train_targets(train, profile, options), _tested_targets(likes, counts, options)])
+    asked["example_id"] = asked["user_id"].astype(str) + "-" + asked["item_id"].astype(str)
+    asked = asked.sort_values(["user_id", "position"])
+    targets = asked.rename(columns={"timestamp": "cutoff", "item_id": "target"})
     out = folder / "pandas"
     out.mkdir()
     likes[["user_id", "item_id", "timestamp", "position", "split"]].to_parquet(out / "events.parquet", index=False)
-    columns = ["example_id", "user_id", "split", "cutoff", "history", "target"]
+    columns = ["example_id", "user_id", "split", "view", "cutoff", "history", "target"]
     targets[columns].to_parquet(out / "examples.parquet", index=False)
+
+
+def _train_targets(train: "DataFrame", profile: Any, options: PrepareParams) -> "DataFrame":
+    """Of each user's likes in the k-core those after the profiles' cutoff, with what of the core came before."""
+    train = train.reset_index(drop=True)
+    likes = train.groupby("user_id").cumcount()
+    asked = train[(likes >= options.min_history) & (train["timestamp"] >= profile)].copy()
+    asked["view"] = None
+    return _few(_with_history(asked, train, likes, options), ["user_id"], options.train_examples_per_user)
+
+
+def _tested_targets(likes: "DataFrame", counts: "Series", options: PrepareParams) -> "DataFrame":
+    """Later likes with their view, which nobody has whose history and target are cold."""
+    asked = likes[likes["split"].isin(["validation", "test"])].copy()
+    known = asked["item_id"].map(counts).fillna(0) >= options.cold_events
+    long = asked["position"] >= options.min_history
+    asked["view"] = np.select([known & long, known, long], ["warm", "user-cold", "item-cold-natural"], "")
+    asked = _with_history(asked[asked["view"] != ""], likes, likes["position"], options)
+    return _few(asked, ["user_id", "split", "view"], options.cases_per_user)
+
+
+def _with_history(asked: "DataFrame", rows: "DataFrame", before: "Series", options: PrepareParams) -> "DataFrame":
+    """The rows of `asked` with the last items before each; rows: the log that it is a part of, user by user."""
+    items, lengths = rows["item_id"].to_numpy(), before.loc[asked.index].clip(upper=options.max_history)
+    starts = asked.index - lengths
+    return asked.assign(history=[items[start:row] for start, row in zip(starts, asked.index, strict=True)])
+
+
+def _few(asked: "DataFrame", groups: list[str], most: int) -> "DataFrame":
+    """At most so many rows of each group, by the hash that preparation takes."""
+    users, items = asked["user_id"], asked["item_id"]
+    asked["draw"] = [_md5("target-", user, item) for user, item in zip(users, items, strict=True)]
+    asked = asked.sort_values("draw")
+    return asked[asked.groupby(groups).cumcount() < most]
 
 
 def _md5(prefix: str, user: int, item: int) -> int:

@@ -1,8 +1,10 @@
 """The audit finds each planted leak and is silent on clean data."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from recalign.errors import RecalignError
 from recalign.evaluation import finding
 from recalign.evaluation.agreement import EqualTargets, permutation_test
 from recalign.evaluation.audit import Audit, audit_cases
-from recalign.evaluation.blind import Lookup, first_place_share
+from recalign.evaluation.blind import Lookup, count_scores, first_place_share
 from recalign.evaluation.case_set import CaseSet, Log, case_set
 from recalign.evaluation.item_order import learn_order
 
@@ -97,6 +99,52 @@ def test_cases_that_cannot_be_audited_are_refused() -> None:
     ):
         with pytest.raises(RecalignError, match=said):
             case_set("cases", [1] * len(candidates), [[9]] * len(candidates), candidates, targets)
+
+
+def drawn_by_popularity(law: Callable[[np.ndarray], np.ndarray], seed: int, name: str) -> tuple[CaseSet, Log]:
+    """Candidates in proportion to an item's events in the log, targets in proportion to `law` of these events."""
+    counts = np.arange(3000) % 30 + 1
+    log = Log("log", np.full(counts.sum(), -1), np.repeat(np.arange(3000), counts))
+    generator = np.random.default_rng(seed)
+    lists, targets = [], []
+    for _ in range(900):
+        target = int(generator.choice(3000, p=law(counts) / law(counts).sum()))
+        chances = np.where(np.arange(3000) == target, 0.0, counts)
+        wrong = generator.choice(3000, 19, replace=False, p=chances / chances.sum())
+        lists.append(np.insert(wrong, generator.integers(20), target).tolist())
+        targets.append(target)
+    users = (np.arange(900) // 3 + 10_000 * seed).tolist()
+    return case_set(name, users, [[9999]] * 900, lists, targets), log
+
+
+@pytest.mark.parametrize(
+    ("law", "told"),
+    [
+        (lambda counts: counts.astype(float), "clean"),
+        (lambda counts: 1.0 / counts, "warning"),
+        (lambda counts: np.where(counts < 5, 20.0, counts), "warning"),
+        (lambda counts: counts.astype(float) ** 3, "warning"),
+        (lambda counts: np.where((counts > 10) & (counts < 16), 3.0 * counts, counts), "warning"),
+    ],
+    ids=["as the candidates", "rarest first", "below a threshold", "most frequent first", "in between"],
+)
+def test_a_rule_on_training_counts_is_found_whatever_its_form(law: Callable[..., Any], told: str) -> None:
+    """From the validation cases, and from other users of the same file alone."""
+    cases, log = drawn_by_popularity(law, 1, "cases")
+    fit, _ = drawn_by_popularity(law, 2, "fit")
+    for scores in (count_scores(cases, fit, log), count_scores(cases, None, log)):
+        assert finding.counts_finding(cases, scores).verdict == told
+
+
+def test_a_rule_on_counts_is_to_be_beaten_where_lists_are_drawn_by_counts_alone() -> None:
+    cases = clean_cases(1, users=30)
+    assert "training count" in audit_cases(cases, by_count=True).scores
+    assert "training count" not in audit_cases(cases).scores
+
+
+def test_where_all_candidates_are_equally_rare_counts_say_nothing() -> None:
+    scores = count_scores(clean_cases(1, users=30), None, Log("log", np.array([1]), np.array([9999])))
+    assert set(scores.ravel().tolist()) == {0.0}
 
 
 # Planted leaks

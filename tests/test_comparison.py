@@ -1,14 +1,17 @@
 """Two runs side by side: what is compared, and the field that forbids it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from recalign.artifacts import folder, write_json
+from recalign.artifacts import folder, read_json, write_json
 from recalign.errors import RecalignError
 from recalign.evaluation.comparison import Run, compare_runs
+from recalign.evaluation.significance import paired_difference
 from recalign.evaluation.system_ranks import SystemRanks, in_case_order, write_system_ranks
 from recalign.params import parse_params
 from recalign.stages.compare import compare, folder_runs
@@ -85,6 +88,54 @@ def test_runs_without_a_common_system_are_refused(tmp_path: Path) -> None:
     second = warm_run(project(tmp_path / "b", {"llm-sdpo": 2}))
     with pytest.raises(RecalignError, match="share no system: popularity, item_knn against llm-sdpo"):
         compare_runs(first, second, 200, 1)
+
+
+def old_project(root: Path, ranks: dict[str, int]) -> Path:
+    """As a version wrote it that knew no views: no such column, a digest a manifest, none of it about histories."""
+    place = project(root, ranks) / "data" / "ranks"
+    table = pq.read_table(place / "ranks.parquet").drop_columns(["view"])
+    pq.write_table(table, place / "ranks.parquet")
+    return root
+
+
+def test_a_run_from_before_digests_covered_histories_is_read_and_never_compared(tmp_path: Path) -> None:
+    """Nobody knows what its histories were: neither with a new run nor with another old one."""
+    new, old = project(tmp_path / "new", {"popularity": 2}), old_project(tmp_path / "old", {"popularity": 2})
+    (view, run), (_, now) = *folder_runs(old).items(), *folder_runs(new).items()
+    assert (view, run.systems["popularity"].ranks.tolist()) == ("unknown", [2] * USERS)
+    for pair in ((run, now), (now, run), (run, run)):
+        with pytest.raises(RecalignError, match=r"old' cannot be compared: histories unknown.*'dvc repro'"):
+            compare_runs(*pair, 200, 1)
+    with pytest.raises(RecalignError, match="histories unknown"):
+        run.systems["popularity"].check_comparable(now.systems["popularity"])
+
+
+def test_two_views_are_never_compared(tmp_path: Path) -> None:
+    warm = ranked("popularity", 2)
+    with pytest.raises(RecalignError, match="view is 'warm' for the one and 'user-cold' for the other"):
+        warm.check_comparable(replace(warm, view="user-cold"))
+    with pytest.raises(RecalignError, match="view is 'warm'"):
+        paired_difference(warm, replace(warm, view="item-cold-hidden"), "mrr", 100, 1)
+
+
+def test_each_view_has_its_own_table_and_natural_new_items_no_verdict(
+    tmp_path: Path, tree: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = parse_params(tree | {"evaluate": tree["evaluate"] | {"resamples": 200}})
+    for name, rank in (("a", 4), ("b", 1)):
+        place = project(tmp_path / name, {"llm-sdpo": rank}) / "data" / "ranks"
+        digests = {"uniform": {"warm": "d1", "user-cold": "d2", "item-cold-natural": "d3"}}
+        views = [replace(ranked("llm-sdpo", rank), view=view) for view in digests["uniform"]]
+        write_system_ranks(place / "ranks.parquet", views)
+        write_json(place / "cases.json", read_json(place / "cases.json") | {"manifests": digests})
+    compare(params, str(tmp_path / "a"), str(tmp_path / "b"))
+    warm, cold, natural = capsys.readouterr().out.split("simulated, test split, ")[1:]
+    assert (warm[:5], cold[:10], natural[:18]) == ("warm,", "user-cold,", "item-cold-natural,")
+    assert "manifest uniform d2" in cold
+    assert "below" in warm
+    assert "below" in cold
+    assert "below" not in natural
+    assert "no verdict: 40 cases of 40 users, fewer than 200 users" in natural
 
 
 def test_a_folder_without_ranks_is_named(tmp_path: Path) -> None:

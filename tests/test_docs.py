@@ -13,7 +13,7 @@ from pages import PAGES, ROOT, blocks, command_lines
 from recalign.cli import _parser, subcommands
 from recalign.evaluation.ranking import LABELS, METRICS
 from recalign.objectives.presets import PRESETS
-from recalign.params import Params
+from recalign.params import Params, load_params
 
 COMMANDS = [
     pytest.param(page, line, id=f"{page.name}: {line}")
@@ -55,6 +55,21 @@ def keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 def test_the_reference_is_what_the_code_says(make_reference, reference):
     """After a change: python docs/make_reference.py."""
     assert reference == make_reference.reference(), "docs/reference.md is stale; run: python docs/make_reference.py"
+
+
+def test_the_readmes_counts_are_those_of_the_budgets_that_its_columns_name():
+    """"120 of 100" under "default": 120 test cases, as the budget of a plain `dvc repro` has them."""
+    params = load_params(ROOT / "params.yaml")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (headings,) = re.findall(r"^\| NDCG@10 with interval; HR@1 \|(.*)\|$", text, re.MULTILINE)
+    (counts,) = re.findall(r"^\| cases of users; digests of data, manifest \|(.*)\|$", text, re.MULTILINE)
+    named = [re.findall(r"`(smoke|demo|few-shot|full)`", cell) for cell in headings.split("|")]
+    budgets = [params.budgets[own[0] if own else params.budget] for own in named]
+    assert [int(cell.split()[0]) for cell in counts.split("|")] == [budget.test_cases for budget in budgets]
+    shown = [int(count) for count in re.findall(r", (\d+) cases of \d+ users, 95 % intervals", text)]
+    assert shown[:1] == [params.evaluate.test_cases]
+    for command in re.findall(r"`dvc exp run ([^`]*)`", text.split("## What it measured")[1].split("\n\n")[1]):
+        assert re.findall(r"budget=(\S+)", command) == ["few-shot"]
 
 
 @pytest.mark.parametrize("command", subcommands())

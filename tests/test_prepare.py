@@ -46,7 +46,7 @@ def test_the_folder_holds_the_columns_of_the_contract_and_a_manifest_that_verifi
     columns = {name: pq.read_schema(out / f"{name}.parquet").names for name in FILES}
     assert columns == {
         "events": ["user_id", "item_id", "timestamp", "position", "split"],
-        "items": ["item_id", "title", "attributes", "popularity", "available_from", "hidden"],
+        "items": ["item_id", "title", "attributes", "train_events", "popularity", "available_from", "hidden"],
         "met": ["user_id", "item_id", "timestamp", "liked"],
         "examples": ["example_id", "user_id", "split", "view", "cutoff", "history", "target"],
         "candidates": ["manifest", "example_id", "user_id", "candidates", "target_index"],

@@ -3,7 +3,7 @@
 import json
 import re
 import xml.etree.ElementTree as ET
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -92,6 +92,28 @@ def test_the_verdict_says_that_the_llm_wins_only_when_the_interval_is_above_zero
     assert verdict(card(sdpo=[1] * 40))[0].startswith("The LLM wins: S-DPO stands above item-kNN")
     mixed = verdict(card(sdpo=[1, 4] * 20))[0]
     assert mixed.startswith("No clear winner: S-DPO is within the error of item-kNN")
+
+
+@pytest.mark.parametrize(
+    ("view", "users", "speaks"),
+    [("item-cold-natural", 199, False), ("item-cold-natural", 200, True), ("item-cold-hidden", 40, True),
+     ("user-cold", 40, True)],
+)  # fmt: skip
+def test_naturally_new_items_give_no_verdict_below_200_users(view: str, users: int, speaks: bool) -> None:
+    systems = [replace(ranked(name, (ranks * 5)[:users]), view=view) for name, ranks in RANKS.items()]
+    said = verdict(build_scorecard(systems, SYSTEMS, 200, 1))
+    if speaks:
+        assert said[0].startswith("The LLM loses")
+    else:
+        assert said == [
+            "On the view item-cold-natural there is no verdict: 199 cases of 199 users, fewer than 200 users."
+        ]
+
+
+def test_a_card_of_two_views_is_refused() -> None:
+    systems = [ranked(*own) for own in RANKS.items()]
+    with pytest.raises(RecalignError, match="view is 'user-cold' for the one and 'warm' for the other"):
+        build_scorecard([replace(systems[0], view="user-cold"), *systems[1:]], SYSTEMS, 200, 1)
 
 
 def test_a_model_that_ranks_as_its_start_is_said_to() -> None:

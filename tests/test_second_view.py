@@ -10,7 +10,7 @@ from scipy.stats import kendalltau
 
 import tiny
 from project import FEW, copy_project, run
-from recalign.data.records import Case, Example, Items
+from recalign.data.records import Case, Example, Items, Met
 from recalign.errors import RecalignError
 from recalign.evaluation.comparison import Run
 from recalign.evaluation.figures import ANSWERS, Provenance, Recorder
@@ -307,6 +307,24 @@ def test_the_places_of_a_search_are_those_of_scoring_every_title(rule: RankingRu
     assert searched.scores[inside] == pytest.approx(scored.scores[inside], abs=1e-3)
     every = rank_catalogue(system, whole_catalogue(trial(), ITEMS), depth)
     assert every.ranks[:3].tolist() == scored.ranks.tolist()
+
+
+@pytest.mark.parametrize("depth", [None, 3, 40])
+def test_language_models_leave_out_all_that_was_met_by_search_and_by_every_score(depth: int | None) -> None:
+    """What a search may return is what scoring every title may: nothing that was met, shown in the history or not."""
+    met = {
+        case.example.user_id: Met(dict.fromkeys(ITEMS.ids[::2]), frozenset(), frozenset({case.example.target}))
+        for case in trial().cases
+    }
+    asked, system = whole_catalogue(trial(), ITEMS, 3, met), recommender()
+    found = catalogue_ranks(system, asked, depth)
+    expected = full_ranks("llm", asked, system.scores(list(asked.requests), None).numpy(), depth)
+    assert (found.ranks.tolist(), found.digest) == (expected.ranks.tolist(), expected.digest)
+    for top, example in zip(found.top, found.example_ids, strict=True):
+        (case,) = [case for case in asked.cases if case.example.example_id == example]
+        gone = met[case.example.user_id].before(case.example)
+        assert len(gone) > len(case.example.history)
+        assert not gone & set(top)
 
 
 @pytest.mark.parametrize("kind", ["logprob", "reward"])

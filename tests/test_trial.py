@@ -1,9 +1,13 @@
 """A trial puts the same frozen cases to any recommender."""
 
+from dataclasses import replace
+from datetime import datetime
+
 import pytest
 import torch
 
-from recalign.data.records import Case, Example, Items
+from recalign.data.records import Case, Example, Items, Met
+from recalign.evaluation.ranking import metric_values
 from recalign.evaluation.significance import paired_difference
 from recalign.recommenders.seam import Request
 from recalign.recommenders.trial import Trial, rank_catalogue, rank_sampled, whole_catalogue
@@ -28,6 +32,15 @@ class Preferring:
         return torch.tensor([[-float(self.order.index(item)) for item in items] for items in lists])
 
 
+class Indifferent:
+    """Scores everything alike."""
+
+    name = "indifferent"
+
+    def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
+        return torch.zeros(len(requests), len(candidates[0] if candidates else ITEMS.ids))
+
+
 def trial(*cases: tuple[tuple[int, ...], tuple[int, ...], int]) -> Trial:
     """A trial of (history, candidates, target), each of a user of its own."""
     made = tuple(
@@ -50,6 +63,40 @@ def test_in_the_catalogue_the_history_is_out_of_the_ranking_and_the_target_stays
     outcome = rank_catalogue(Preferring(1, 2, 3, 4, 5), whole_catalogue(asked, ITEMS))
     assert (outcome.protocol, outcome.manifest) == ("full", "catalogue")
     assert outcome.ranks.tolist() == [2, 3]  # only 3 before it; 1 and 2 before it, though the history names the target
+
+
+def test_the_whole_catalogue_is_ranked_without_all_that_was_met_before_and_what_was_not_there_yet() -> None:
+    """The history shows the item 2 alone; 1 was met, and disliked, long before; 4 comes out after the cutoff."""
+    cutoff, before, after = datetime(2024, 5, 1), datetime(2020, 1, 1), datetime(2024, 5, 2)
+    case = Case(Example("7-5", 7, "test", cutoff, (2,), 5), (3, 5), 1)
+    asked = Trial("uniform", "d", (case,), (Request(7, (2,), cutoff),))
+    met = {7: Met({1: before, 2: before, 3: after, 5: cutoff}, frozenset({1}), frozenset({5}))}
+    late = replace(ITEMS, available_from={4: after, 5: after, 3: before})
+    system = Preferring(1, 2, 4, 3, 5)
+    assert rank_catalogue(system, whole_catalogue(asked, ITEMS)).top == ((1, 4, 3, 5),)
+    assert rank_catalogue(system, whole_catalogue(asked, ITEMS, None, met)).top == ((4, 3, 5),)
+    assert rank_catalogue(system, whole_catalogue(asked, late, None, met)).top == ((3, 5),)
+
+
+def test_the_digest_of_the_whole_catalogue_covers_cases_titles_and_what_is_excluded() -> None:
+    asked = trial(((1,), (2, 3, 4), 4))
+    met = {1: Met({1: None, 2: None}, frozenset(), frozenset({4}))}
+    retitled = replace(ITEMS, titles=ITEMS.titles | {5: "Another"})
+    made = [
+        whole_catalogue(asked, ITEMS), whole_catalogue(asked, ITEMS, None, met), whole_catalogue(asked, retitled),
+        whole_catalogue(replace(asked, digest="other histories"), ITEMS),
+    ]  # fmt: skip
+    assert len({whole.digest for whole in made}) == 4
+    assert whole_catalogue(asked, ITEMS).digest == made[0].digest
+
+
+def test_a_system_without_an_opinion_is_ranked_as_chance_ranks_in_the_whole_catalogue_too() -> None:
+    """Four items are open to each case: the mean of 1 / rank is (1 + 1/2 + 1/3 + 1/4) / 4, whichever is the target."""
+    many = tuple(((5,), (1, 2, 3, 4), 1) for _ in range(4000))
+    outcome = rank_catalogue(Indifferent(), whole_catalogue(trial(*many), ITEMS))
+    assert metric_values("mrr", outcome.ranks).mean() == pytest.approx(25 / 48, abs=0.02)
+    places = [top.index(1) + 1 for top in outcome.top]
+    assert places == outcome.ranks.tolist()
 
 
 def test_many_cases_are_ranked_in_blocks_as_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:

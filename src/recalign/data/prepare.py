@@ -117,8 +117,10 @@ def select_training(connection: "DuckDBPyConnection", core: int) -> None:
 
 
 def read_catalogue(connection: "DuckDBPyConnection", items: Path, params: PrepareParams) -> pa.Table:
-    """Every item in ascending id with a unique title, attributes, popularity (train events), the time since when it can
-    be recommended and the split that it is hidden for. Makes the tables `pools` and `available`.
+    """Every item in ascending id with a unique title, attributes, train events and how many of them the k-core keeps
+    (popularity), the time since when it can be recommended and the split that it is hidden for.
+
+    Makes the tables `pools` and `available`.
 
     Raises RecalignError when training knows too few items for candidate lists.
     """
@@ -132,7 +134,7 @@ def read_catalogue(connection: "DuckDBPyConnection", items: Path, params: Prepar
     table = read_parquet(items).sort_by(c.ITEM)
     if c.AVAILABLE not in table.column_names:
         table = table.append_column(c.AVAILABLE, pa.nulls(len(table), pa.timestamp("us")))
-    pools = connection.sql("select popularity, hidden from pools order by item_id").to_arrow_table()
+    pools = connection.sql("from pools order by item_id").to_arrow_table()
     titles = unique_titles(table.select([c.ITEM, c.TITLE, c.ATTRIBUTES]).to_pylist())
     attributes = [row or [] for row in table[c.ATTRIBUTES].to_pylist()]
     catalogue = pa.table(
@@ -140,6 +142,7 @@ def read_catalogue(connection: "DuckDBPyConnection", items: Path, params: Prepar
             c.ITEM: table[c.ITEM].cast(pa.int64()),
             c.TITLE: pa.array([titles[item] for item in table[c.ITEM].to_pylist()], pa.string()),
             c.ATTRIBUTES: pa.array(attributes, pa.map_(pa.string(), pa.list_(pa.string()))),
+            c.TRAIN_EVENTS: pools[c.TRAIN_EVENTS].cast(pa.int64()),
             c.POPULARITY: pools[c.POPULARITY].cast(pa.int64()),
             c.AVAILABLE: table[c.AVAILABLE].cast(pa.timestamp("us")),
             c.HIDDEN_IN: pools["hidden"].cast(pa.string()),

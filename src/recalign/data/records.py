@@ -19,15 +19,16 @@ from recalign.artifacts import read_parquet
 class Items:
     """The catalogue, in ascending item id.
 
-    titles are unique; attributes map a name ("genre", "year", …) to its values; popularity counts train events.
-    available_from holds the items with a known first day; hidden those that a run keeps from training, with the split
-    that asks for them.
+    titles are unique; attributes map a name ("genre", "year", …) to its values. train_events counts them, popularity
+    what the k-core keeps of them, which is what is trained on. available_from holds the items with a known first day;
+    hidden those that a run keeps from training, with the split that asks for them.
     """
 
     ids: tuple[int, ...]
     titles: dict[int, str]
     attributes: dict[int, dict[str, list[str]]]
     popularity: dict[int, int]
+    train_events: dict[int, int] = field(default_factory=dict)
     available_from: dict[int, datetime] = field(default_factory=dict)
     hidden: dict[int, str] = field(default_factory=dict)
 
@@ -40,13 +41,14 @@ class Items:
             titles={row[c.ITEM]: row[c.TITLE] for row in rows},
             attributes={row[c.ITEM]: {k: list(v) for k, v in row[c.ATTRIBUTES]} for row in rows},
             popularity={row[c.ITEM]: row[c.POPULARITY] for row in rows},
+            train_events={row[c.ITEM]: row[c.TRAIN_EVENTS] for row in rows if c.TRAIN_EVENTS in row},
             available_from={row[c.ITEM]: row[c.AVAILABLE] for row in rows if row.get(c.AVAILABLE)},
             hidden={row[c.ITEM]: row[c.HIDDEN_IN] for row in rows if row.get(c.HIDDEN_IN)},
         )
 
     @property
     def trained(self) -> "Items":
-        """The items with train events, which is what an ID recommender can know; all where nothing is counted."""
+        """The items that are trained on, which is what an ID recommender can know; all where nothing is counted."""
         known = tuple(item for item in self.ids if self.popularity.get(item, 1))
         return self if len(known) == len(self.ids) else replace(self, ids=known, titles=_of(self.titles, known))
 

@@ -55,9 +55,9 @@ def prepare(
         write_met(connection, out / "met.parquet")
         examples = write_examples(connection, out / "examples.parquet", source["clock"])
         lists = write_candidates(connection, out / "candidates.parquet", catalogue, options, params.seed)
-        summary = _summary(params, source, cutoffs, _counts(connection), _digests(catalogue, examples, lists))
+        counts = _counts(connection, source["clock"])
+        summary = _summary(params, source, cutoffs, counts, _digests(catalogue, examples, lists))
         artifacts.write_json(out / "summary.json", summary)
-    counts = summary["counts"]
     log.info(
         "prepared %s: %d users, %d items, %d events; examples %s",
         source["source"],
@@ -68,7 +68,7 @@ def prepare(
     )
 
 
-def _counts(connection: "DuckDBPyConnection") -> dict[str, Any]:
+def _counts(connection: "DuckDBPyConnection", clock: bool) -> dict[str, Any]:
     def by_split(table: str, splits: tuple[str, ...] = (c.TRAIN, c.VALIDATION, c.TEST)) -> dict[str, int]:
         rows = connection.execute(f"select split, count(*) from {table} group by split").fetchall()  # noqa: S608
         return {split: dict(rows).get(split, 0) for split in splits}
@@ -86,7 +86,7 @@ def _counts(connection: "DuckDBPyConnection") -> dict[str, Any]:
         "events": by_split("events", (c.TRAIN, c.OUTSIDE, c.VALIDATION, c.TEST)),
         "examples": by_split("targets"),
         "views": views,
-        "cold_both": one(connection.execute("select count(*) from possible where view is null")),
+        "cold_both": one(connection.execute("select count(*) from possible where view is null")) if clock else 0,
         "pools": dict(connection.execute("select pool, count(*) from pools group by pool order by pool").fetchall()),
     }
 

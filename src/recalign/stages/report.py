@@ -131,10 +131,12 @@ def _audited(card: Scorecard, contest: ProbeContest | None) -> Scorecard:
 
 
 def _audit_metrics(cards: Sequence[Scorecard], contests: Mapping[int, ProbeContest]) -> dict[str, Any]:
-    """The audit of the main table's lists, which the gate reads, and those of the others by view and manifest."""
-    told = {f"{cards[place].view}, {cards[place].manifest}": own.as_dict() for place, own in contests.items()}
-    first, *others = told
-    return {AUDIT: told[first], "other_audits": {name: told[name] for name in others}}
+    """The audit of the main table's lists, which the gate reads, and those of the others by view, then manifest."""
+    first, *rest = contests
+    others: dict[str, dict[str, Any]] = {}
+    for place in rest:
+        others.setdefault(cards[place].view, {})[cards[place].manifest] = contests[place].as_dict()
+    return {AUDIT: contests[first].as_dict(), "other_audits": others}
 
 
 def _warnings(curves: Sequence[Curve], align: Path) -> list[str]:
