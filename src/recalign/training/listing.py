@@ -49,5 +49,6 @@ def read_listing(params: Params, prepared: Path, catalogue: Items) -> Listing | 
         example.example_id: own.items | later_items(catalogue, example)
         for example, own in zip(examples, read_taken(prepared, examples), strict=True)
     }
-    warm = tuple(item for item in catalogue.ids if catalogue.popularity[item] >= params.prepare.cold_events)
+    counts = catalogue.train_events or catalogue.popularity
+    warm = tuple(item for item in catalogue.ids if counts[item] >= params.prepare.cold_events)
     return Listing(warm, params.prepare.candidates, taken, params.seed)
