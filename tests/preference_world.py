@@ -48,6 +48,8 @@ class PreparedLog:
     attributes: bool = True
     clock: bool = True
     shuffle: random.Random | None = field(default=None)
+    disliked: list[Event] = field(default_factory=list)  # met, and never liked
+    met_before: list[Event] = field(default_factory=list)  # met, and liked at another time
 
     def rows(self) -> list[dict[str, Any]]:
         """events.parquet, in the user's order."""
@@ -96,6 +98,7 @@ class PreparedLog:
         with folder(root / "prepared") as partial:
             write_parquet(partial / "events.parquet", events)
             write_parquet(partial / "items.parquet", self._items(train))
+            write_parquet(partial / "met.parquet", self._met(rows))
             write_parquet(partial / "examples.parquet", self._examples(examples))
             write_json(partial / "summary.json", self._summary())
         catalogue = Items.read(root / "prepared").trained
@@ -114,6 +117,22 @@ class PreparedLog:
             ]
         )
         return pa.Table.from_pylist([row | ({} if self.clock else {c.TIMESTAMP: None}) for row in rows], schema)
+
+    def _met(self, rows: list[dict[str, Any]]) -> pa.Table:
+        """met.parquet: what was liked, and `disliked` beside it."""
+        earlier = {event[:2]: event[2] for event in self.met_before}
+        liked = [
+            (row[c.USER], row[c.ITEM], earlier.get((row[c.USER], row[c.ITEM]), row[c.TIMESTAMP]), True) for row in rows
+        ]
+        met = sorted(liked + [(*event, False) for event in self.disliked])
+        return pa.table(
+            {
+                c.USER: pa.array([row[0] for row in met], pa.int64()),
+                c.ITEM: pa.array([row[1] for row in met], pa.int64()),
+                c.TIMESTAMP: pa.array([row[2] if self.clock else None for row in met], pa.timestamp("us")),
+                c.LIKED: pa.array([row[3] for row in met], pa.bool_()),
+            }
+        )
 
     def _items(self, train: list[dict[str, Any]]) -> pa.Table:
         ids = range(1, self.items + 1)

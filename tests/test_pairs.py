@@ -6,14 +6,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from preference_world import CUTOFFS, PreparedLog, random_log
+from preference_world import CUTOFFS, START, Event, PreparedLog, random_log
 from recalign import columns as c
-from recalign.artifacts import read_parquet, verify
+from recalign.artifacts import read_parquet, verify, write_parquet
 from recalign.data.records import Items, read_examples
 from recalign.errors import RecalignError
 from recalign.params import Params, parse_params
+from recalign.preferences.taken import read_taken
 from recalign.recommenders.item_knn import ItemKNN
 from recalign.recommenders.seam import Request
 from recalign.stages.pairs import pairs
@@ -24,7 +26,7 @@ Row = dict[str, Any]
 
 @pytest.fixture
 def params(tree: dict[str, Any]) -> Params:
-    """Mixed negatives of all four kinds, profiles by counting alone."""
+    """Mixed negatives of four kinds, profiles by counting alone."""
     tree["pairs"] |= {"examples": 60, "negatives": 6, "strategy": "mixed", "hard_pool": 5}
     tree["pairs"]["shares"] = {"uniform": 0.25, "popularity": 0.25, "hard": 0.25, "profile": 0.25}
     tree["profiles"] |= {"engine": "counting", "users": 100}
@@ -197,3 +199,94 @@ def test_without_the_item_knn_hard_negatives_stop_with_the_missing_file(params: 
     uniform = with_pairs(params, strategy="uniform")
     pairs(uniform, prepared, tmp_path / "nowhere", tmp_path / "profiles", tmp_path / "pairs")
     assert (tmp_path / "pairs" / "pairs.parquet").is_file()
+
+
+def disliking(log: list[Event], per_user: int = 8) -> list[Event]:
+    """Items that each user of the log disliked in the first days, none of which the user ever likes."""
+    liked = {event[:2] for event in log}
+    return [
+        (user, item, START + timedelta(minutes=item))
+        for user in range(1, 25)
+        for item in [i for i in range(1, 41) if (user, i) not in liked][:per_user]
+    ]
+
+
+@pytest.mark.parametrize("clock", [True, False])
+def test_what_was_met_and_disliked_is_never_drawn_as_unseen(params: Params, tmp_path: Path, clock: bool) -> None:
+    """By no strategy, in training nor in validation."""
+    disliked = disliking(random_log())
+    made = rows(run(params, PreparedLog(random_log(), clock=clock, disliked=disliked), tmp_path))
+    assert {row[c.SPLIT] for row in made} == {c.TRAIN, c.VALIDATION}
+    assert {name for row in made for name in row["strategies"]} == {"uniform", "popularity", "hard", "profile"}
+    met = {event[:2] for event in disliked}
+    assert not {(row[c.USER], item) for row in made for item in row[c.REJECTED]} & met
+
+
+@pytest.mark.parametrize("clock", [True, False])
+def test_pairs_by_dislikes_reject_what_the_user_disliked_before_the_case(
+    params: Params, tmp_path: Path, clock: bool
+) -> None:
+    """All of them: users with enough dislikes come first. What is disliked after a case is no part of it."""
+    log = random_log()
+    early = disliking(log)
+    late = [(user, item, CUTOFFS[c.TEST] + timedelta(days=9)) for user, item, _ in disliking(log, 12)]
+    late = [event for event in late if event[:2] not in {own[:2] for own in early}] if clock else []
+    asked = with_pairs(params, strategy="disliked", examples=30, negatives=4)
+    made = rows(run(asked, PreparedLog(log, clock=clock, disliked=early + late), tmp_path))
+    assert len(made) > 30
+    assert {(row[c.USER], item) for row in made for item in row[c.REJECTED]} <= {event[:2] for event in early}
+    assert {name for row in made for name in row["strategies"]} == {"disliked"}
+
+
+def test_an_item_is_disliked_until_it_is_liked(params: Params, tmp_path: Path) -> None:
+    """Whoever leaves out what is liked one day tells training the future: test events change no byte of the pairs."""
+    log = random_log()
+    early = disliking(log)
+    user, item = early[0][:2]
+    changed = [*log, (user, item, CUTOFFS[c.TEST] + timedelta(days=1))]
+    asked = with_pairs(params, strategy="disliked", examples=30, negatives=4)
+    first = run(asked, PreparedLog(log, disliked=early), tmp_path / "a")
+    second = run(asked, PreparedLog(changed, disliked=early[1:], met_before=early[:1]), tmp_path / "b")
+    assert (user, item) in {(row[c.USER], one) for row in rows(first) for one in row[c.REJECTED]}
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_too_few_dislikes_stop_the_stage_and_mixed_counts_them(
+    params: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One dislike a user where a pair takes four: three of four rejected items would be drawn by uniform."""
+    caplog.set_level("INFO")
+    log = PreparedLog(random_log(), disliked=disliking(random_log(), 1))
+    strict = with_pairs(params, strategy="disliked", negatives=4)
+    said = r"'disliked', but \d+ of \d+ rejected items of the train .* 'uniform' \(7\d%, at most 5%.*pairs\.negatives"
+    with pytest.raises(RecalignError, match=said):
+        run(strict, log, tmp_path / "strict")
+    assert not (tmp_path / "strict" / "pairs").exists()
+    shares = {"disliked": 0.5, "popularity": 0.5}
+    made = rows(run(with_pairs(params, strategy="mixed", shares=shares, negatives=4), log, tmp_path / "mixed"))
+    drawn = Counter(name for row in made for name in row["strategies"])
+    assert set(drawn) == {"disliked", "popularity"}
+    assert "rejected items asked of 'disliked', which had nothing left, were drawn by 'popularity'" in caplog.text
+
+
+def test_dislikes_of_a_log_without_ratings_stop_with_the_reason(params: Params, tmp_path: Path) -> None:
+    with pytest.raises(RecalignError, match=r"everything is liked: .*no ratings, or prepare\.min_rating is null"):
+        run(with_pairs(params, strategy="disliked"), PreparedLog(random_log()), tmp_path)
+
+
+def test_what_is_outside_the_core_is_taken_too(params: Params, tmp_path: Path) -> None:
+    """Likes that the k-core keeps from training were liked all the same."""
+    log = PreparedLog(random_log())
+    log.write(tmp_path)
+    path = tmp_path / "prepared" / "events.parquet"
+    events = read_parquet(path).to_pylist()
+    outside = {(row[c.USER], row[c.ITEM]) for row in events if row[c.SPLIT] == c.TRAIN and row[c.USER] % 2}
+    for row in events:
+        if (row[c.USER], row[c.ITEM]) in outside:
+            row[c.SPLIT] = c.OUTSIDE
+    write_parquet(path, pa.Table.from_pylist(events, schema=read_parquet(path).schema))
+    examples = read_examples(tmp_path / "prepared", c.TRAIN)
+    for example, taken in zip(examples, read_taken(tmp_path / "prepared", examples), strict=True):
+        own = {item for user, item in outside if user == example.user_id}
+        assert own <= taken.items
+        assert taken.disliked == ()

@@ -26,6 +26,7 @@ from recalign.recommenders.ease import EASE, item_weights
 from recalign.recommenders.encoders import EncoderName
 from recalign.recommenders.fitted import load_fitted
 from recalign.recommenders.fitting import fit
+from recalign.recommenders.held_out import HeldOut, held_out
 from recalign.recommenders.item_knn import ItemKNN, Settings, fitter, nth_largest, strongest
 from recalign.recommenders.markov import Markov
 from recalign.recommenders.mcrl import fit_mcrl
@@ -476,6 +477,32 @@ def test_a_train_file_is_ordered_by_its_clock_and_counts_a_repetition_once(tmp_p
         {"user_id": 2, "item_id": 1, "position": 0},
     ]
     assert fit_on_log("popularity", CATALOGUE, path, PARAMS).scores([Request(1, ())], [[9, 4]]).tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize("clock", [True, False])
+def test_settings_are_chosen_among_items_that_the_user_never_met(clock: bool) -> None:
+    """Each of sixty users likes eight of forty items and met eight others; the wrong candidates are of the other 24."""
+    ids = tuple(range(1, 41))
+    catalogue = Items(ids, {i: str(i) for i in ids}, {i: {} for i in ids}, dict.fromkeys(ids, 1))
+    likes = [(user, 1 + (user + 5 * n) % 40, n) for user in range(60) for n in range(8)]
+    events = pa.table({
+        "user_id": [user for user, _, _ in likes],
+        "item_id": [item for _, item, _ in likes],
+        "timestamp": pa.array([datetime(2020, 1, 1 + n) if clock else None for _, _, n in likes], pa.timestamp("us")),
+        "position": [n for _, _, n in likes],
+    })  # fmt: skip
+    met = [(user, 1 + (user + 5 * n + 1) % 40) for user in range(60) for n in range(8)] + [(99, 1), (3, 1000)]
+    table = pa.table({"user_id": [user for user, _ in met], "item_id": [item for _, item in met]})
+    before, cases = held_out(catalogue, events, clock, 1), held_out(catalogue, events, clock, 1, table)
+    known = set(met)
+
+    def met_ones(made: HeldOut) -> int:
+        pairs = zip(made.requests, made.candidates, strict=True)
+        return sum((request.user_id, item) in known for request, items in pairs for item in items)
+
+    assert len(cases.requests) == len(before.requests) > 0
+    assert met_ones(before) > 0
+    assert met_ones(cases) == 0
 
 
 def test_item_knn_tuned_on_lastfms_train_users_hits_half_of_the_cases(shared_data: Path) -> None:

@@ -47,6 +47,6 @@ def test_pairs_come_first_from_users_that_sft_did_not_read(prepared):
     """The first five users' histories are SFT's; their examples stand last, the others keep their order."""
     examples = read_examples(prepared, "train")
     read = {example.user_id for example in longest_histories(examples)[:5]}
-    order = unread_first(examples, 5)
+    order = unread_first(examples, read)
     assert [example.user_id in read for example in order] == [False] * 28 + [True] * 20
     assert [e for e in order if e.user_id not in read] == [e for e in examples if e.user_id not in read]

@@ -16,11 +16,16 @@ from ruamel.yaml import YAML
 
 from recalign import layout
 from recalign.artifacts import write_json
+from recalign.data.records import Items
 from recalign.errors import RecalignError
+from recalign.llm.base import load_language_model
 from recalign.params import parse_params
-from recalign.registry.package import read_settings
+from recalign.preferences.engines import open_engine
+from recalign.preferences.histories import Histories
+from recalign.preferences.statements import closed_statements
+from recalign.registry.package import package_digest, read_settings, settings_of, write_package
 from recalign.registry.promotion import download_package
-from recalign.registry.serving import find_base
+from recalign.registry.serving import Query, Service, find_base
 from recalign.stages.register import register
 from registry_project import TITLES, empty_registry, write_fusion, write_project, write_ranks
 
@@ -180,6 +185,56 @@ def test_a_registered_fusion_answers_with_the_same_explanation(project, tmp_path
     assert answer == again
     assert answer["preference"] == "Likes drama films."
     assert [item["item_id"] for item in answer["items"]] == [2, 3, 5]  # by popularity, which weighs the most
+
+
+@pytest.mark.parametrize("engine", ["statements", "generate", "counting"])
+def test_where_prompts_show_profiles_serving_infers_them_by_the_engine_that_was_measured(project, tmp_path, engine):
+    """The base without the adapter writes them, as in stage profiles, and the ranking reads what the answer shows."""
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8")) | {"budget": "smoke"}
+    tree["prompt"]["profile"] = True
+    tree["profiles"] |= {"engine": engine, "claims": 2, "max_new_tokens": 6}
+    params = parse_params(tree)
+    settings = settings_of(params, "sdpo", project)
+    package = tmp_path / "package"
+    write_package(settings, project, package)
+    service = Service.load(package)
+    answer, other = service.answers([Query(history=[1, 4, 7], k=3), Query(history=[TITLES[1], "A Film Nobody Made"])])
+    catalogue = Items.read(project / layout.PREPARED)
+    infer = open_engine(
+        params.profiles, catalogue, "films", lambda: load_language_model(project / layout.BASE, params.base), None,
+        clock=True,
+    )  # fmt: skip
+    statements = closed_statements(catalogue, catalogue.popularity, "films")
+    measured, _ = infer(Histories("test", None, {0: (1, 4, 7), 1: (2,)}, catalogue.popularity), statements)
+    assert (answer["preference"], answer["inferred_by"]) == (measured.text, engine)
+    assert answer["evidence"] == [TITLES[item - 1] for item in measured.evidence]
+    assert other["inferred_by"] == engine
+    assert answer["preference"] or engine == "generate"
+    ranked = service.recommender.rank_items([1, 4, 7], None, 3, profile=measured.text)
+    assert [item["item_id"] for item in answer["items"]] == [best.item_id for best in ranked]
+    assert answer["items"][0]["score"] == pytest.approx(ranked[0].score, abs=1e-4)
+
+
+def test_a_history_of_unknown_titles_alone_has_no_preference(project, tmp_path):
+    """Nor does it stop the answer."""
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8")) | {"budget": "smoke"}
+    tree["prompt"]["profile"] = True
+    package = tmp_path / "package"
+    write_package(settings_of(parse_params(tree), "sdpo", project), project, package)
+    answer = Service.load(package).answer(Query(history=["A Film Nobody Made"], k=2))
+    assert (answer["preference"], answer["inferred_by"], answer["evidence"]) == ("", "statements", [])
+    assert len(answer["items"]) == 2
+
+
+def test_a_version_of_before_keeps_its_digest(project):
+    """What an engine was is no part of a package whose prompts show no profile."""
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8")) | {"budget": "smoke"}
+    settings = settings_of(parse_params(tree), "sdpo", project)
+    assert settings.profiles is None
+    assert "profiles" not in settings.model_dump(exclude_none=True)
+    tree["profiles"]["claims"] = 1
+    other = settings_of(parse_params(tree), "sdpo", project)
+    assert package_digest(settings, project) == package_digest(other, project)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ Preset = Literal["dpo", "dpo_pairs", "sdpo", "dmpo", "simpo", "alpha_dpo", "beta
 RecommenderName = Literal[
     "popularity", "recent_popularity", "item_knn", "ease", "markov", "sasrec", "gru4rec", "caser", "mcrl", "dreamrec"
 ]
-Strategy = Literal["uniform", "popularity", "hard", "profile"]
+Strategy = Literal["uniform", "popularity", "hard", "profile", "disliked"]
 Metric = Literal["hr_at_1", "hr_at_5", "ndcg_at_10", "mrr"]
 Share = Field(ge=0.0, le=1.0)
 
@@ -178,7 +178,7 @@ class ProfilesParams(Section):
 class PairsParams(Section):
     examples: int = Field(gt=0)
     negatives: int = Field(gt=0)
-    strategy: Literal["uniform", "popularity", "hard", "profile", "mixed"]
+    strategy: Literal["uniform", "popularity", "hard", "profile", "disliked", "mixed"]
     popularity_alpha: float = Field(ge=0.0)
     hard_pool: int = Field(ge=1)
     shares: dict[Strategy, float]

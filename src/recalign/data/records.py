@@ -1,7 +1,7 @@
 """What the rooms hand to one another: the catalogue, and the examples of a split."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -50,6 +50,12 @@ class Items:
     def trained(self) -> "Items":
         """The items that are trained on, which is what an ID recommender can know; all where nothing is counted."""
         known = tuple(item for item in self.ids if self.popularity.get(item, 1))
+        return self if len(known) == len(self.ids) else replace(self, ids=known, titles=_of(self.titles, known))
+
+    @property
+    def shown(self) -> "Items":
+        """The items that the run does not hide."""
+        known = tuple(item for item in self.ids if item not in self.hidden)
         return self if len(known) == len(self.ids) else replace(self, ids=known, titles=_of(self.titles, known))
 
 
@@ -134,12 +140,11 @@ def longest_histories(examples: Iterable[Example], seed: int = 0) -> list[Exampl
     return [longest[user] for user in sorted(longest, key=lambda user: hashed_order(seed, user))]
 
 
-def unread_first(examples: Sequence[Example], sequences: int, seed: int = 0) -> list[Example]:
-    """The examples of users beyond the first `sequences` before those of the first, each part in its order.
+def unread_first(examples: Iterable[Example], read: Set[int]) -> list[Example]:
+    """The examples of users that SFT does not read before those of the users that it reads, each part in its order.
 
-    SFT has learned the first users' histories by heart: what a reference remembers, pairs cannot teach.
+    SFT has learned its users' histories by heart: what a reference remembers, pairs cannot teach.
     """
-    read = {example.user_id for example in longest_histories(examples, seed)[:sequences]}
     return sorted(examples, key=lambda example: example.user_id in read)
 
 

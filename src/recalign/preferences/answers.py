@@ -19,7 +19,7 @@ Question = TypeVar("Question")
 
 
 def answer_all(
-    store: Path,
+    store: Path | None,
     questions: Sequence[Question],
     keys: Sequence[str],
     ask: Callable[[list[Question]], list[str]],
@@ -28,17 +28,22 @@ def answer_all(
 ) -> list[str]:
     """The answer to each question, read from `store` where its key is there, else asked for `batch` at a time.
 
+    Without a store (a service, which answers who knows whom) nothing is kept, and nothing is said in the log.
+
     keys: one a question, equal only for questions with equal answers; ask: from questions to as many answers.
     """
+    if store is None:
+        answers = (ask([*questions[start : start + batch]]) for start in range(0, len(questions), batch))
+        return [answer for part in answers for answer in part]
     known = _read(store)
     missing = {key: question for key, question in zip(keys, questions, strict=True) if key not in known}
     log.info("%s: %d read, %d inferred", what, len(set(keys)) - len(missing), len(missing))
     pending = list(missing.items())
     batches = [pending[start : start + batch] for start in range(0, len(pending), batch)]
     for part in track(batches, len(batches), what, "batches"):
-        answers = dict(zip((key for key, _ in part), ask([question for _, question in part]), strict=True))
-        write_parquet(store / f"part-{digest_of(sorted(answers))[:32]}.parquet", _table(answers))
-        known |= answers
+        own = dict(zip((key for key, _ in part), ask([question for _, question in part]), strict=True))
+        write_parquet(store / f"part-{digest_of(sorted(own))[:32]}.parquet", _table(own))
+        known |= own
     return [known[key] for key in keys]
 
 

@@ -1,23 +1,40 @@
 """Preference examples: the item a user took after a history (chosen) beside K items they did not take (rejected)."""
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from recalign import columns as c
 from recalign.data.records import Example, Items
 from recalign.errors import RecalignError
-from recalign.params import PairsParams
-from recalign.preferences.negatives import STRATEGIES, Negative, Pool, draw_negatives, hard_items, strategy_shares
+from recalign.params import PairsParams, Strategy
+from recalign.preferences.negatives import (
+    FALLBACK,
+    STRATEGIES,
+    Negative,
+    Pool,
+    draw_negatives,
+    hard_items,
+    strategy_shares,
+)
 from recalign.preferences.profiles import Profile
+from recalign.preferences.selection import MOST_WITHOUT
+from recalign.preferences.taken import Taken
 from recalign.recommenders.seam import Recommender
 
 log = logging.getLogger(__name__)
 
+REMEDIES: dict[Strategy, str] = {  # what gives a strategy more to draw
+    "uniform": "lower pairs.negatives",
+    "popularity": "lower pairs.negatives",
+    "hard": "raise pairs.hard_pool above pairs.negatives",
+    "profile": "lower pairs.examples or pairs.negatives, or raise profiles.claims",
+    "disliked": "lower pairs.examples or pairs.negatives (users must have rated so many items below prepare.min_rating "
+    "before a case)",
+}
 SCHEMA = pa.schema(
     [
         (c.EXAMPLE, pa.string()),
@@ -46,34 +63,10 @@ class Pair:
     profile: str | None
 
 
-def taken_items(events: pa.Table, examples: Sequence[Example]) -> list[set[int]]:
-    """For each example, the items that may not be rejected: its history, its target and the user's train events.
-
-    Events of later splits are not consulted. Without a clock users are split, not times, and a user's own split holds
-    their whole set, which has no later part: there the events of the example's split count.
-    """
-    consulted = sorted({_consulted(example) for example in examples})
-    users = pa.array({example.user_id for example in examples}, pa.int64())
-    known = events.filter(
-        pc.and_(pc.is_in(events[c.SPLIT], pa.array(consulted, pa.string())), pc.is_in(events[c.USER], users))
-    )
-    owned: dict[tuple[str, int], set[int]] = defaultdict(set)
-    for split, user, item in zip(*(known[name].to_pylist() for name in (c.SPLIT, c.USER, c.ITEM)), strict=True):
-        owned[split, user].add(item)
-    return [
-        owned[_consulted(example), example.user_id].union(example.history, (example.target,)) for example in examples
-    ]
-
-
-def _consulted(example: Example) -> str:
-    """The split whose events of the user are looked at."""
-    return example.split if example.cutoff is None else c.TRAIN
-
-
 def build_pairs(
     examples: Sequence[Example],
     items: Items,
-    events: pa.Table,
+    taken: Sequence[Taken],
     params: PairsParams,
     seed: int,
     *,
@@ -83,29 +76,29 @@ def build_pairs(
 ) -> list[Pair]:
     """Make a pair of every example, in the order given; examples with nothing to reject are left out, with a warning.
 
-    events: data/prepared/events.parquet. item_knn (fitted on train) serves `hard`; profiles and plausible, by (split,
-    user), serve the profile column and the `profile` strategy.
-    Raises RecalignError when the params draw `hard` negatives and there is no item_knn, or have bad shares.
+    taken: of each example, as `read_taken` reads it. item_knn (fitted on train) serves `hard`; profiles and plausible,
+    by (split, user), serve the profile column and the `profile` strategy.
+    Raises RecalignError when the params draw `hard` negatives and there is no item_knn, or have bad shares, or when
+    more than MOST_WITHOUT of the rejected items could not be drawn as asked.
     """
-    taken = taken_items(events, examples)
     pool = Pool.of(items, params.popularity_alpha)
     pairs = []
-    for example, excluded, hard in zip(
-        examples, taken, _hard_lists(examples, taken, items, params, item_knn), strict=True
-    ):
+    counts: Counter[tuple[Strategy, Strategy]] = Counter()
+    for example, own, hard in zip(examples, taken, _hard_lists(examples, taken, items, params, item_knn), strict=True):
         owner = (example.split, example.user_id)
         claimed = (plausible or {}).get(owner, {})
-        negatives = draw_negatives(example, excluded, pool, params, seed, hard=hard, plausible=claimed)
+        negatives = draw_negatives(example, own, pool, params, seed, hard=hard, plausible=claimed)
+        counts.update((negative.asked, negative.strategy) for negative in negatives)
         profile = (profiles or {}).get(owner)
         if negatives:
             pairs.append(_pair(example, negatives, profile.text if profile and profile.text else None))
-    _report(pairs, len(examples), params)
+    _report(pairs, len(examples), params, counts)
     return pairs
 
 
 def _hard_lists(
     examples: Sequence[Example],
-    taken: Sequence[set[int]],
+    taken: Sequence[Taken],
     items: Items,
     params: PairsParams,
     item_knn: Recommender | None,
@@ -130,13 +123,33 @@ def _pair(example: Example, negatives: Sequence[Negative], profile: str | None) 
     )
 
 
-def _report(pairs: Sequence[Pair], examples: int, params: PairsParams) -> None:
+def _report(
+    pairs: Sequence[Pair], examples: int, params: PairsParams, counts: Mapping[tuple[Strategy, Strategy], int]
+) -> None:
     drawn = Counter(strategy for pair in pairs for strategy in pair.strategies)
     log.info("rejected items by strategy: %s", ", ".join(f"{name} {n}" for name, n in sorted(drawn.items())) or "none")
+    for (asked, strategy), n in sorted(counts.items()):
+        if asked != strategy:
+            log.info("%d rejected items asked of '%s', which had nothing left, were drawn by '%s'", n, asked, strategy)
+    _check_fallback(params, counts, pairs[0].split if pairs else c.TRAIN)
     if empty := examples - len(pairs):
         log.warning("%d of %d examples left out: their users took every item of the catalogue", empty, examples)
     if ragged := sum(len(pair.rejected) < params.negatives for pair in pairs):
         log.info("%d pairs have fewer than %d rejected items: the catalogue has no more", ragged, params.negatives)
+
+
+def _check_fallback(params: PairsParams, counts: Mapping[tuple[Strategy, Strategy], int], split: str) -> None:
+    """Stop where too many items were drawn by a strategy that the params do not have: `mixed` has several."""
+    shares = dict(zip(STRATEGIES, strategy_shares(params), strict=True))
+    other = sum(n for (_, strategy), n in counts.items() if not shares[strategy])
+    total = sum(counts.values())
+    if other > MOST_WITHOUT * total:
+        wanted = [name for name in STRATEGIES if shares[name] > 0]
+        raise RecalignError(
+            f"pairs.strategy is '{params.strategy}', but {other} of {total} rejected items of the {split} pairs had to "
+            f"be drawn by '{FALLBACK}' ({other / total:.0%}, at most {MOST_WITHOUT:.0%} may); "
+            f"{'; '.join(REMEDIES[name] for name in wanted)}; or set pairs.strategy to mixed with a share of {FALLBACK}"
+        )
 
 
 def pairs_table(pairs: Sequence[Pair]) -> pa.Table:

@@ -1,6 +1,6 @@
 """A profile: what is inferred that a user likes, with the claims it rests on and the items that support them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from recalign import columns as c
 from recalign.artifacts import read_parquet
+from recalign.errors import RecalignError
 from recalign.preferences.statements import Statement, supporting, taste_sentence
 
 ENGINE = "engine"
@@ -123,5 +124,20 @@ def read_profiles(folder: Path, engine: str) -> dict[tuple[str, int], Profile]:
 
 
 def profile_texts(folder: Path, engine: str, split: str) -> dict[int, str]:
-    """User → text of one engine's profile for a split: what prompts show of the user."""
+    """User → text of one engine's profile for a split: what prompts show of the user.
+
+    Raises RecalignError where the folder holds profiles, and none by this engine: prompts would show none in silence.
+    """
+    there = set(read_parquet(folder / "profiles.parquet", [ENGINE])[ENGINE].to_pylist())
+    if there and engine not in there:
+        raise RecalignError(
+            f"{folder / 'profiles.parquet'} holds profiles by {', '.join(sorted(there))} and none by {engine!r}, which "
+            f"the prompts of this system show; set profiles.engine to {engine} and run 'dvc repro profiles'"
+        )
     return {user: profile.text for (of, user), profile in read_profiles(folder, engine).items() if of == split}
+
+
+def read_told(folder: Path, engine: str) -> Callable[[str, int], bool]:
+    """Whether one engine's profile has something to say of a user in a split."""
+    told = {owner for owner, profile in read_profiles(folder, engine).items() if profile.text}
+    return lambda split, user: (split, user) in told

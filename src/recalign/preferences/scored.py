@@ -49,6 +49,7 @@ class StatementScorer:
         self._language_model = language_model
         self._items = items
         self._noun = f"{noun[:1].upper()}{noun[1:]}"
+        self._worth: dict[str, dict[Statement, float]] = {}
         self.engine = Engine(
             "statements", language_model.digest, digest_of([PROMPT, noun, HISTORY, SHORTLIST, NEUTRAL])
         )
@@ -59,30 +60,46 @@ class StatementScorer:
         histories: Mapping[int, Sequence[int]],
         limit: int,
         *,
-        store: Path,
+        store: Path | None,
         batch: int,
     ) -> dict[int, list[tuple[Statement, float]]]:
         """Each user's `limit` best statements of the shortlist with their scores in nats, best first.
 
-        store: folder of log-probs computed before; batch: prompts in one forward pass.
+        store: folder of log-probs computed before, None to keep none but those of the random histories in memory;
+        batch: prompts in one forward pass.
         """
         asked = {user: chosen for user, history in histories.items() if (chosen := shortlist(statements, history))}
-        neutral = [self._question(history, statements) for history in self._random_histories()]
-        own = [self._question(histories[user], chosen) for user, chosen in asked.items()]
-        answers = self._answers(neutral + own if own else [], store, batch)
-        columns = zip(*answers[:NEUTRAL], strict=True)
-        worth = {s: statistics.fmean(column) for s, column in zip(statements, columns, strict=False)}
         claims: dict[int, list[tuple[Statement, float]]] = {user: [] for user in histories}
-        for (user, chosen), logprobs in zip(asked.items(), answers[NEUTRAL:], strict=True):
+        if not asked:
+            return claims
+        own = [self._question(histories[user], chosen) for user, chosen in asked.items()]
+        if store is None:
+            worth = self._kept_worth(statements, batch)
+            answers = self._answers(own, store, batch)
+        else:
+            neutral = self._neutral(statements)
+            answers = self._answers(neutral + own, store, batch)
+            worth, answers = _means(statements, answers[: len(neutral)]), answers[len(neutral) :]
+        for (user, chosen), logprobs in zip(asked.items(), answers, strict=True):
             scored = [(s, logprob - worth[s]) for s, logprob in zip(chosen, logprobs, strict=True)]
             scored.sort(key=lambda pair: (-pair[1], pair[0].attribute, pair[0].value))
             claims[user] = scored[:limit]
         return claims
 
+    def _kept_worth(self, statements: Sequence[Statement], batch: int) -> dict[Statement, float]:
+        """What statements are worth in themselves, asked once: a service puts the same ones to every history."""
+        key = digest_of([[s.attribute, s.value, s.phrase] for s in statements])
+        if key not in self._worth:
+            self._worth = {key: _means(statements, self._answers(self._neutral(statements), None, batch))}
+        return self._worth[key]
+
+    def _neutral(self, statements: Sequence[Statement]) -> list[Question]:
+        return [self._question(history, statements) for history in self._random_histories()]
+
     def _random_histories(self) -> list[list[int]]:
+        ids = self._items.trained.ids  # what histories are made of, and none that is hidden
         return [
-            sorted(self._items.ids, key=lambda item: hashed_order("neutral", number, item))[:HISTORY]
-            for number in range(NEUTRAL)
+            sorted(ids, key=lambda item: hashed_order("neutral", number, item))[:HISTORY] for number in range(NEUTRAL)
         ]
 
     def _question(self, history: Sequence[int], statements: Sequence[Statement]) -> Question:
@@ -93,7 +110,7 @@ class StatementScorer:
             [encode(f" {s.phrase}.", add_special_tokens=False, split_special_tokens=True) for s in statements],
         )
 
-    def _answers(self, questions: Sequence[Question], store: Path, batch: int) -> list[list[float]]:
+    def _answers(self, questions: Sequence[Question], store: Path | None, batch: int) -> list[list[float]]:
         keys = [digest_of([self._language_model.digest, q.prompt, q.responses]) for q in questions]
         return [json.loads(text) for text in answer_all(store, questions, keys, self._ask, batch, "profiles")]
 
@@ -104,6 +121,11 @@ class StatementScorer:
             )
         sums = scored.sums.double().cpu().tolist()
         return [json.dumps(row[: len(q.responses)]) for q, row in zip(questions, sums, strict=True)]
+
+
+def _means(statements: Sequence[Statement], answers: Sequence[Sequence[float]]) -> dict[Statement, float]:
+    columns = zip(*answers, strict=True)
+    return {statement: statistics.fmean(column) for statement, column in zip(statements, columns, strict=True)}
 
 
 def shortlist(statements: Sequence[Statement], history: Sequence[int]) -> list[Statement]:

@@ -43,8 +43,8 @@ class TextWriter:
         self._header = f"{noun[:1].upper()}{noun[1:]} that one person liked{order}:"
         self._instruction = INSTRUCTION.format(noun=noun)
 
-    def texts(self, histories: Mapping[int, Sequence[int]], *, store: Path, batch: int) -> dict[int, str]:
-        """Each user's sentence, cleaned. store: answers kept from earlier runs."""
+    def texts(self, histories: Mapping[int, Sequence[int]], *, store: Path | None, batch: int) -> dict[int, str]:
+        """Each user's sentence, cleaned. store: answers kept from earlier runs, None to keep none."""
         prompts = {user: self._prompt(history) for user, history in histories.items()}
         keys = [digest_of([self.engine.model_digest, self.engine.prompt_digest, text]) for text in prompts.values()]
         answers = answer_all(store, list(prompts.values()), keys, self._answers, batch, "profiles")

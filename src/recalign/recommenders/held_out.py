@@ -3,6 +3,7 @@
 Cases are made as preparation makes them: history → target among uniform wrong items, at most ten a user.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,8 +45,11 @@ class HeldOut:
         return float(metric_values(METRIC, target_ranks(scores, self.target_index, lots)).mean())
 
 
-def held_out(catalogue: Items, events: pa.Table, clock: bool, seed: int) -> HeldOut:
-    """Split a train log (user_id, item_id, timestamp, position); no request where it is too small to be split."""
+def held_out(catalogue: Items, events: pa.Table, clock: bool, seed: int, met: pa.Table | None = None) -> HeldOut:
+    """Split a train log (user_id, item_id, timestamp, position); no request where it is too small to be split.
+
+    met: (user_id, item_id) of what users met in training's time, liked or not, which is never a wrong item either.
+    """
     order = [(c.USER, "ascending"), (c.POSITION, "ascending")]
     events = events.sort_by(order)
     users, items = events[c.USER].to_numpy(), events[c.ITEM].to_numpy()
@@ -58,14 +62,28 @@ def held_out(catalogue: Items, events: pa.Table, clock: bool, seed: int) -> Held
     examples = []
     most_seen = len(catalogue.ids) - CANDIDATES + 1
     starts = np.flatnonzero(np.diff(users, prepend=users[:1] - 1))
+    seen = _seen(catalogue, users, items, met)
+    all_seen = Counter(seen[0].tolist())
     for start, end in zip(starts, [*starts[1:], len(users)], strict=True):
-        if held[start:end].any() and end - start <= most_seen:
+        if held[start:end].any() and all_seen[int(users[start])] <= most_seen:
             make = _of_newest if clock else _of_set
             examples += make(int(users[start]), items[start:end].tolist(), held[start:end])
     examples.sort(key=lambda example: hashed_order(seed, example[0].user_id, example[1]))
     examples = examples[:CASES]
-    lists, places = _lists(catalogue, users, items, examples, seed)
+    lists, places = _lists(catalogue, *seen, examples, seed)
     return HeldOut(events.filter(pa.array(~held)), [request for request, _ in examples], lists, places)
+
+
+def _seen(
+    catalogue: Items, users: NDArray[np.int64], items: NDArray[np.int64], met: pa.Table | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What each user liked in train or met in its time, of the catalogue: users and items [pairs], each pair once."""
+    if met is not None:
+        known = np.isin(met[c.ITEM].to_numpy(), catalogue.ids) & np.isin(met[c.USER].to_numpy(), users)
+        users = np.concatenate([users, met[c.USER].to_numpy()[known]])
+        items = np.concatenate([items, met[c.ITEM].to_numpy()[known]])
+    pairs = np.unique(np.stack([users, items]), axis=1)
+    return pairs[0], pairs[1]
 
 
 def _of_newest(user: int, items: list[int], held: NDArray[np.bool_]) -> list[tuple[Request, int]]:
@@ -93,7 +111,7 @@ def _lists(
     examples: list[tuple[Request, int]],
     seed: int,
 ) -> tuple[list[list[int]], NDArray[np.int64]]:
-    """Uniform candidate lists of the examples, none of whose wrong items is in the user's train log."""
+    """Uniform candidate lists of the examples, none of whose wrong items the user has seen (users, items)."""
     if not examples:
         return [], np.zeros(0, dtype=np.int64)
     asked = [request.user_id or 0 for request, _ in examples]

@@ -183,7 +183,13 @@ class MCRL:
 
 
 def fit_mcrl(
-    catalogue: Items, events: pa.Table, clock: bool, seed: int, params: RecommendersParams, threads: int
+    catalogue: Items,
+    events: pa.Table,
+    clock: bool,
+    seed: int,
+    params: RecommendersParams,
+    threads: int,
+    met: pa.Table | None = None,
 ) -> tuple[MCRL, dict[str, Any]]:
     """Train a backbone as `fit_next_item` does, from the same random numbers, with the further terms of params.mcrl.
 
@@ -199,5 +205,5 @@ def fit_mcrl(
         return DecisionLosses(heads, params.mcrl, heads_seed)
 
     training = Training.of(params.mcrl.backbone, catalogue, clock, seed, params.next_item)
-    backbone, losses, report = training.fit(events, held_out(catalogue, events, clock, seed), make_losses)
+    backbone, losses, report = training.fit(events, held_out(catalogue, events, clock, seed, met), make_losses)
     return MCRL(backbone, losses.heads), report

@@ -28,7 +28,13 @@ SPREAD = 1.0  # standard deviation of embeddings at the start of joint training:
 
 
 def fit_dreamrec(
-    catalogue: Items, events: pa.Table, clock: bool, seed: int, params: RecommendersParams, threads: int
+    catalogue: Items,
+    events: pa.Table,
+    clock: bool,
+    seed: int,
+    params: RecommendersParams,
+    threads: int,
+    met: pa.Table | None = None,
 ) -> tuple[DreamRec, dict[str, Any]]:
     """Train DreamRec on train events (user_id, item_id, timestamp, position); also its curve of held-out NDCG@10.
 
@@ -37,7 +43,7 @@ def fit_dreamrec(
     """
     torch.set_num_threads(threads)
     learner = Learner(catalogue, clock, seed, params)
-    cases = held_out(catalogue, events, clock, seed)
+    cases = held_out(catalogue, events, clock, seed, met)
     part, whole, chosen = None, None, {}
     if params.dreamrec.embeddings == "pretrained":
         part, whole, chosen["sasrec_epochs"] = learner.pretrained(events, cases)

@@ -162,6 +162,7 @@ def fit_next_item(
     seed: int,
     params: NextItemParams,
     threads: int,
+    met: pa.Table | None = None,
 ) -> tuple[Sequential, dict[str, Any]]:
     """Train an encoder on train events (user_id, item_id, timestamp, position); also its curve of held-out NDCG@10.
 
@@ -169,7 +170,7 @@ def fit_next_item(
     events, seed and params give the same weights on one machine.
     """
     torch.set_num_threads(threads)
-    training, cases = Training.of(name, catalogue, clock, seed, params), held_out(catalogue, events, clock, seed)
+    training, cases = Training.of(name, catalogue, clock, seed, params), held_out(catalogue, events, clock, seed, met)
     model, _, report = training.fit(events, cases, lambda encoder: None)
     return model, report
 

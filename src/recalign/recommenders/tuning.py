@@ -34,30 +34,34 @@ Fitter = Callable[[Items, pa.Table], Callable[[Any], Any]]  # (catalogue, events
 
 
 def tuned_item_knn(
-    catalogue: Items, events: pa.Table, clock: bool, seed: int
+    catalogue: Items, events: pa.Table, clock: bool, seed: int, met: pa.Table | None = None
 ) -> tuple[item_knn.ItemKNN, dict[str, Any]]:
     """As `tuned`. Without a clock, order is never looked at."""
     start = item_knn.Settings(distance=10.0, recency=10.0) if clock else item_knn.Settings()
     grid = GRID if clock else {name: GRID[name] for name in GRID if name not in ("distance", "recency")}
-    return tuned("item-kNN", item_knn.fitter, start, grid, catalogue, events, clock, seed)
+    return tuned("item-kNN", item_knn.fitter, start, grid, catalogue, events, clock, seed, met)
 
 
-def tuned_ease(catalogue: Items, events: pa.Table, clock: bool, seed: int) -> tuple[ease.EASE, dict[str, Any]]:
+def tuned_ease(
+    catalogue: Items, events: pa.Table, clock: bool, seed: int, met: pa.Table | None = None
+) -> tuple[ease.EASE, dict[str, Any]]:
     """As `tuned`; raises TooLargeError for a catalogue that is too large to be inverted."""
-    return tuned("EASE", ease.fitter, ease.Settings(), EASE_GRID, catalogue, events, clock, seed)
+    return tuned("EASE", ease.fitter, ease.Settings(), EASE_GRID, catalogue, events, clock, seed, met)
 
 
-def tuned_markov(catalogue: Items, events: pa.Table, clock: bool, seed: int) -> tuple[markov.Markov, dict[str, Any]]:
+def tuned_markov(
+    catalogue: Items, events: pa.Table, clock: bool, seed: int, met: pa.Table | None = None
+) -> tuple[markov.Markov, dict[str, Any]]:
     """As `tuned`; raises RecalignError without a clock."""
-    return tuned("Markov", markov.fitter, markov.Settings(), MARKOV_GRID, catalogue, events, clock, seed)
+    return tuned("Markov", markov.fitter, markov.Settings(), MARKOV_GRID, catalogue, events, clock, seed, met)
 
 
 def tuned_recent_popularity(
-    catalogue: Items, events: pa.Table, clock: bool, seed: int
+    catalogue: Items, events: pa.Table, clock: bool, seed: int, met: pa.Table | None = None
 ) -> tuple[recent_popularity.RecentPopularity, dict[str, Any]]:
     """As `tuned`; raises RecalignError without a clock."""
     start = recent_popularity.Settings()
-    return tuned("recent popularity", recent_popularity.fitter, start, RECENT_GRID, catalogue, events, clock, seed)
+    return tuned("recent popularity", recent_popularity.fitter, start, RECENT_GRID, catalogue, events, clock, seed, met)
 
 
 def tuned(
@@ -69,13 +73,15 @@ def tuned(
     events: pa.Table,
     clock: bool,
     seed: int,
+    met: pa.Table | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Choose settings (a dataclass) on a split of the train events, then fit on all of them; also what was tried.
 
-    events: user_id, item_id, timestamp, position of train. A log too small to split keeps `start`.
+    events: user_id, item_id, timestamp, position of train; met: as in `held_out`. A log too small to split keeps
+    `start`.
     """
     fit = fitter(catalogue, events)
-    cases = held_out(catalogue, events, clock, seed)
+    cases = held_out(catalogue, events, clock, seed, met)
     if not cases.requests or not len(cases.events):
         log.info("%s keeps its default settings: train is too small to split", spoken)
         return fit(start), {"chosen": asdict(start), "metric": METRIC, "tried": []}

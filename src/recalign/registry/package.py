@@ -16,7 +16,7 @@ from recalign.evaluation.ranking_rule import Kind, RankingRule
 from recalign.evaluation.scorecard import FUSION, TUNED, adapter_of, system_of
 from recalign.layout import ALIGN, BASE, BASELINES, PREPARED, RANKS, SFT
 from recalign.llm.adapters import adapter_digest, check_adapter
-from recalign.params import BaseParams, Params, PromptParams
+from recalign.params import BaseParams, Params, ProfilesParams, PromptParams
 from recalign.recommenders.fusion import FITTED, FittedFusion, read_fusion
 
 ADAPTER, REFERENCE, SETTINGS, RECOMMENDERS = "adapter", "reference", "settings.json", "recommenders"
@@ -35,8 +35,9 @@ class Identity(BaseModel):
 class Settings(BaseModel):
     """All that fixes a system's answers beside its weights and catalogue.
 
-    profile_engine: what inferred the profiles that prompts showed while it was measured; fusion: its parts and their
-    weights, None for a language model that ranks alone. ranked_by and prior_weight are the language model's;
+    profile_engine: what inferred the profiles that prompts showed while it was measured; profiles: that engine's
+    settings, None where prompts show no profile (and in a version of before there was such a field); fusion: its parts
+    and their weights, None for a language model that ranks alone. ranked_by and prior_weight are the language model's;
     catalogue_ranked_by: what ranks the whole catalogue, None (a version of before there was such a field): the same.
     """
 
@@ -53,6 +54,7 @@ class Settings(BaseModel):
     base: BaseParams
     identity: Identity
     profile_engine: str
+    profiles: ProfilesParams | None = None
     fusion: FittedFusion | None = None
 
     @property
@@ -116,6 +118,7 @@ def settings_of(params: Params, objective: str, root: Path) -> Settings:
         base=params.base,
         identity=Identity(**read_json(root / BASE / "base.json")),
         profile_engine=params.profiles.engine,
+        profiles=params.profiles if params.prompt.profile else None,
         fusion=fusion,
     )
 
@@ -135,7 +138,8 @@ def package_digest(settings: Settings, root: Path) -> str:
     if settings.ranked_by == "reward":
         check_adapter(root / SFT, identity)
     reference = adapter_digest(root / SFT) if settings.ranked_by == "reward" else None
-    said = settings.model_dump(exclude=None if settings.fusion else {"fusion"})  # adapters keep the digests they had
+    without = {name for name in ("fusion", "profiles") if getattr(settings, name) is None}
+    said = settings.model_dump(exclude=without)  # adapters keep the digests they had
     return digest_of([adapter_digest(adapter_folder(settings.language_model, root)), reference, said])
 
 

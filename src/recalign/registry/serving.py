@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from recalign.artifacts import read_json, verify_once
 from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.layout import BASE
-from recalign.llm.base import IDENTITY, fetch_base, load_language_model
-from recalign.preferences.counting import strongest_lifts
-from recalign.preferences.profiles import COUNTING
-from recalign.preferences.statements import Statement, closed_statements, supporting, taste_sentence
+from recalign.llm.base import IDENTITY, LanguageModel, fetch_base, load_language_model
+from recalign.params import ProfilesParams
+from recalign.preferences.engines import Inference, open_engine
+from recalign.preferences.histories import Histories
+from recalign.preferences.profiles import COUNTING, Engine, Profile, make_profile
+from recalign.preferences.statements import Statement, closed_statements
 from recalign.prompts import PromptBuilder, safe_title
 from recalign.recommenders.fitted import load_fitted
 from recalign.recommenders.fused import FusedRecommender
@@ -27,7 +29,8 @@ from recalign.registry.package import ADAPTER, RECOMMENDERS, REFERENCE, Identity
 
 log = logging.getLogger(__name__)
 BASE_VARIABLE = "RECALIGN_BASE"
-CLAIMS = 3  # statements of the inferred preference
+CLAIMS = 3  # statements of the preference that is counted
+SERVED = "served"  # stands for the split of a profile that is inferred for a query
 
 Registered = LanguageModelRecommender | FusedRecommender
 
@@ -95,16 +98,23 @@ class Service:
     recommender: Registered
     statements: Sequence[Statement]
     ids: dict[str, int]  # case-folded title -> item
+    engine: str  # what infers preferences: what was measured where prompts show profiles, else counting
+    infer: Inference
 
     @classmethod
     def of(cls, settings: Settings, recommender: Registered) -> "Service":
         """Answer with a loaded recommender, from its catalogue."""
         catalogue = recommender.catalogue
+        asked = recommender if isinstance(recommender, LanguageModelRecommender) else recommender.language_model
+        model = asked.language_model if asked else None
+        measured = _measured(settings, model)
         return cls(
             settings,
             recommender,
             closed_statements(catalogue, catalogue.popularity, settings.noun),
             {safe_title(catalogue.titles[item]).casefold(): item for item in reversed(catalogue.ids)},
+            measured.engine,
+            _open(measured, settings, catalogue, model),
         )
 
     @classmethod
@@ -121,29 +131,40 @@ class Service:
         """For each query the ranked items with their scores, and the preference that the history shows.
 
         Titles are matched case aside; unknown ones in the history are read as they stand and listed under `unknown`.
-        Scores are comparable within one answer only. The preference is inferred by counting (the smoothed lift of each
-        attribute): it explains, and enters the prompt only where the system was trained with profiles. The queries
-        share forward passes. Raises RecalignError for an unknown id or candidate, or a title without visible text.
+        Scores are comparable within one answer only. Where the system was measured with profiles in its prompts, the
+        preference is inferred by the very engine (`inferred_by` names it) and enters the prompt; elsewhere it is
+        counted (the smoothed lift of each attribute), explains, and is not read by what ranks. The queries share
+        forward passes. Raises RecalignError for an unknown id or candidate, a title without visible text, or an
+        endpoint that fails.
         """
         read = [self._read(query) for query in queries]
-        ranked = self.recommender.rank_many([asked for asked, _ in read])
-        return [self._shown(asked, claims, best) for (asked, claims), best in zip(read, ranked, strict=True)]
+        profiles = self._profiles([_known(asked.history) for asked in read])
+        if self.settings.prompt.profile:
+            read = [replace(asked, profile=own.text) for asked, own in zip(read, profiles, strict=True)]
+        ranked = self.recommender.rank_many(read)
+        return [self._shown(*answer) for answer in zip(read, profiles, ranked, strict=True)]
 
-    def _read(self, query: Query) -> tuple[Asked, list[Statement]]:
+    def _read(self, query: Query) -> Asked:
         history = [self._item(entry, "history") for entry in query.history]
         wanted = None if query.candidates is None else [self._candidate(entry) for entry in query.candidates]
-        claims = [statement for statement, _ in strongest_lifts(self.statements, _known(history), CLAIMS)]
-        profile = _preference(claims) if self.settings.prompt.profile else None
-        return Asked(history, wanted, query.k, profile), claims
+        return Asked(history, wanted, query.k)
 
-    def _shown(self, asked: Asked, claims: Sequence[Statement], ranked: Sequence[Scored]) -> dict[str, Any]:
-        titles, known = self.recommender.catalogue.titles, _known(asked.history)
-        support = {item for claim in claims for item in supporting(claim, known)}
+    def _profiles(self, histories: Sequence[Sequence[int]]) -> list[Profile]:
+        """What each history shows of a taste; a history without an item of the catalogue shows nothing."""
+        known = {place: tuple(history) for place, history in enumerate(histories) if history}
+        popularity = self.recommender.catalogue.popularity
+        made = self.infer(Histories(SERVED, None, known, popularity), self.statements) if known else []
+        by_place = {profile.user_id: profile for profile in made}
+        nothing = Engine(self.engine)
+        return [by_place.get(place) or make_profile(nothing, SERVED, place, (), []) for place in range(len(histories))]
+
+    def _shown(self, asked: Asked, profile: Profile, ranked: Sequence[Scored]) -> dict[str, Any]:
+        titles = self.recommender.catalogue.titles
         return {
             "items": [{"item_id": s.item_id, "title": titles[s.item_id], "score": s.score} for s in ranked],
-            "preference": _preference(claims),
-            "inferred_by": COUNTING,
-            "evidence": [titles[item] for item in known if item in support],
+            "preference": profile.text,
+            "inferred_by": profile.engine,
+            "evidence": [titles[item] for item in profile.evidence],
             "unknown": [entry for entry in asked.history if isinstance(entry, str)],
         }
 
@@ -171,8 +192,34 @@ def _known(history: Sequence[int | str]) -> list[int]:
     return [item for item in history if isinstance(item, int)]
 
 
-def _preference(claims: Sequence[Statement]) -> str:
-    return taste_sentence([claim.phrase for claim in claims])
+def _measured(settings: Settings, model: LanguageModel | None) -> ProfilesParams:
+    """The engine that the system was measured with where its prompts show profiles; counting where they show none.
+
+    Nor does anything read one where a fusion gives its language model no weight, so that there is no `model`.
+    """
+    read = settings.prompt.profile and model is not None
+    if read and settings.profiles:
+        return settings.profiles
+    engine = settings.profile_engine if read else COUNTING
+    others = {"users": 1, "claims": CLAIMS, "max_new_tokens": 48, "url": "", "endpoint_model": None, "batch": 8}
+    return ProfilesParams.model_validate({"engine": engine} | others)
+
+
+def _open(measured: ProfilesParams, settings: Settings, catalogue: Items, model: LanguageModel | None) -> Inference:
+    """What infers the preference of a query: the base under the model that ranks, with its adapter switched off."""
+    def the_model() -> LanguageModel:
+        assert model is not None, f"{measured.engine} asks a model where there is none"
+        return model
+
+    infer = open_engine(measured, catalogue, settings.noun, the_model, None, clock=settings.clock)
+    if model is None or not hasattr(model.model, "disable_adapter"):
+        return infer
+
+    def without_adapter(histories: Histories, statements: Sequence[Statement]) -> list[Profile]:
+        with model.model.disable_adapter():
+            return infer(histories, statements)
+
+    return without_adapter
 
 
 def _sha256(folder: Path) -> str | None:

@@ -1,9 +1,11 @@
 """baselines: fit one ID recommender on train events, tuned there, and show it on validation."""
 
 import logging
+from datetime import datetime
 from pathlib import Path
 from typing import get_args
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from recalign import artifacts
@@ -38,7 +40,7 @@ def baselines(params: Params, system: RecommenderName, prepared: Path = PREPARED
     events = artifacts.read_parquet(prepared / "events.parquet")
     train = events.filter(pc.equal(events[c.SPLIT], c.TRAIN))
     try:
-        recommender, tuning = fit(system, catalogue, train, clock, params)
+        recommender, tuning = fit(system, catalogue, train, clock, params, _met_in_training(prepared, clock))
     except TooLargeError as error:
         with artifacts.folder(out / system) as folder:
             artifacts.write_json(folder / REFUSED, {"why": str(error)})
@@ -48,6 +50,16 @@ def baselines(params: Params, system: RecommenderName, prepared: Path = PREPARED
         recommender.save(folder)
         artifacts.write_json(folder / "tuning.json", tuning)
     log.info("%s on validation (%s candidates): %s", system, MANIFEST, _figures(recommender, prepared))
+
+
+def _met_in_training(prepared: Path, clock: bool) -> pa.Table:
+    """What users met before validation begins; without a clock everything, since users are split and not times."""
+    met = artifacts.read_parquet(prepared / "met.parquet", [c.USER, c.ITEM, c.TIMESTAMP])
+    if clock:
+        ends = datetime.fromisoformat(artifacts.read_json(prepared / "summary.json")["cutoffs"][c.VALIDATION])
+        ends = ends.replace(tzinfo=None)
+        met = met.filter(pc.less(met[c.TIMESTAMP], pa.scalar(ends, met[c.TIMESTAMP].type)))
+    return met.select([c.USER, c.ITEM])
 
 
 def _figures(recommender: Recommender, prepared: Path) -> str:

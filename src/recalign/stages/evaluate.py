@@ -17,6 +17,7 @@ from recalign.evaluation.system_ranks import write_system_ranks
 from recalign.layout import ALIGN, BASE, BASELINES, CACHE, INTERACTIONS, OTHER, PREPARED, PROFILES, RANKS, SFT
 from recalign.params import Params
 from recalign.preferences.profiles import profile_texts
+from recalign.preferences.shares import case_shares, shares_sentence
 from recalign.recommenders.fitted import refusals
 from recalign.recommenders.trial import Trial
 from recalign.stages.id_recommenders import fitted_fusion, fuse, id_recommenders, measure_id_recommender
@@ -47,9 +48,11 @@ def evaluate(
     """Rank the test cases with every system and write `out`: ranks.parquet and what explains it in JSON.
 
     Reads the folders of the earlier stages as docs/contracts.md draws them; `store` keeps log-probs between runs.
-    Raises RecalignError when an input is missing or an adapter belongs to another base.
+    Raises RecalignError when an input is missing, an adapter belongs to another base, or prompts show profiles and too
+    many of those that could be made are missing.
     """
     trials = read_trials(params, prepared, profiles)
+    shares = _profile_shares(params, prepared, profiles, trials)
     elsewhere = transferred(params, other, base, prepared)
     adapters = language_models(params, sft, align) | {name: own.folder for name, own in elsewhere.items()}
     measured: dict[str, Measured] = {}
@@ -74,7 +77,7 @@ def evaluate(
         write_system_ranks(partial / "ranks.parquet", [ranks for system in measured.values() for ranks in system.ranks])
         write_json(partial / "systems.json", {name: system.about for name, system in measured.items()})
         about = _about_cases(trials, prepared) | {"not_fitted": refusals(params.recommenders.systems, baselines)}
-        write_json(partial / "cases.json", about)
+        write_json(partial / "cases.json", about | shares)
         if fitted:
             fitted.write(partial)
         if params.evaluate.generation_cases:
@@ -112,6 +115,16 @@ def _about_cases(trials: Trials, prepared: Path) -> dict[str, Any]:
         "machine": machine(),
         "manifests": _digests((*trials.sampled, *trials.full, *trials.whole)),
     }
+
+
+def _profile_shares(params: Params, prepared: Path, profiles: Path, trials: Trials) -> dict[str, Any]:
+    """How many test cases of each view show a profile, for cases.json; nothing where prompts show none."""
+    if not params.prompt.profile:
+        return {}
+    prompts = {trial.view: [(own.user_id or 0, own.profile) for own in trial.requests] for trial in trials.uniform}
+    shares = case_shares(params, prepared, profiles, c.TEST, prompts)
+    log.info("evaluate: profiles %s", shares_sentence(params.profiles.engine, shares))
+    return {"profiles": shares}
 
 
 def _left_out(trials: Trials, summary: Mapping[str, Any]) -> dict[str, str]:

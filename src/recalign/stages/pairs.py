@@ -3,16 +3,21 @@
 import logging
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from recalign import columns as c
 from recalign.artifacts import folder, read_json, read_parquet, write_parquet
-from recalign.data.records import Items, read_examples, unread_first
+from recalign.data.records import Items
+from recalign.errors import RecalignError
 from recalign.layout import BASELINES, PAIRS, PREPARED, PROFILES
 from recalign.params import Params
-from recalign.preferences.histories import read_histories
+from recalign.preferences.histories import read_known
 from recalign.preferences.negatives import STRATEGIES, strategy_shares
 from recalign.preferences.pairs import Pair, build_pairs, pairs_table
-from recalign.preferences.profiles import Profile, read_profiles
+from recalign.preferences.profiles import Profile, read_profiles, read_told
+from recalign.preferences.selection import pair_examples
 from recalign.preferences.statements import closed_statements, plausible_items
+from recalign.preferences.taken import read_taken
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +31,12 @@ def pairs(
 ) -> None:
     """Write `out`/pairs.parquet: params.pairs.examples training pairs, then validation_cases validation pairs.
 
-    Training pairs come from users whose histories SFT does not read, as long as there are such users.
-    Raises RecalignError when an input is missing or pairs.shares do not sum to 1.
+    Training pairs come from users whose histories SFT does not read, as long as there are such users; `pair_examples`
+    says who comes first where profiles or dislikes are asked for.
+    Raises RecalignError when an input is missing, pairs.shares do not sum to 1, or too many pairs would do without the
+    profile or the kind of rejected items that params ask for.
     """
     items = Items.read(prepared)
-    events = read_parquet(prepared / "events.parquet")
     shares = dict(zip(STRATEGIES, strategy_shares(params.pairs), strict=True))
     item_knn = None
     if shares["hard"] > 0:
@@ -39,13 +45,16 @@ def pairs(
 
         item_knn = on_catalogue(ItemKNN.load(baselines / "item_knn", items.trained), items.trained, items)
     known = read_profiles(profiles, params.profiles.engine)
+    told = read_told(profiles, params.profiles.engine)
     plausible = _plausible(params, prepared, items, known) if shares["profile"] > 0 else {}
+    if params.pairs.strategy == "disliked":
+        _check_dislikes(prepared)
     built: list[Pair] = []
-    train = unread_first(read_examples(prepared, c.TRAIN, seed=params.seed), params.sft.examples, params.seed)
-    validation = read_examples(prepared, c.VALIDATION, params.evaluate.validation_cases, seed=params.seed)
-    for examples in (train[: params.pairs.examples], validation):
+    for split in (c.TRAIN, c.VALIDATION):
+        examples = pair_examples(params, prepared, split, told)
+        taken = read_taken(prepared, examples)
         built += build_pairs(
-            examples, items, events, params.pairs, params.seed, item_knn=item_knn, profiles=known, plausible=plausible
+            examples, items, taken, params.pairs, params.seed, item_knn=item_knn, profiles=known, plausible=plausible
         )
     with folder(out) as partial:
         write_parquet(partial / "pairs.parquet", pairs_table(built))
@@ -54,14 +63,22 @@ def pairs(
     log.info("pairs: %d train, %d validation; %d carry a profile", counts[c.TRAIN], counts[c.VALIDATION], shown)
 
 
+def _check_dislikes(prepared: Path) -> None:
+    if pc.all(read_parquet(prepared / "met.parquet", [c.LIKED])[c.LIKED]).as_py():
+        raise RecalignError(
+            f"pairs.strategy is 'disliked', but in {prepared / 'met.parquet'} everything is liked: the log has no "
+            "ratings, or prepare.min_rating is null; set prepare.min_rating, or pairs.strategy to uniform"
+        )
+
+
 def _plausible(
     params: Params, prepared: Path, items: Items, profiles: dict[tuple[str, int], Profile]
 ) -> dict[tuple[str, int], dict[int, int]]:
     noun = read_json(prepared / "summary.json")["noun"]
     plausible = {}
     for split in (c.TRAIN, c.VALIDATION):
-        counts = read_histories(prepared, split, 0, params.seed).counts
-        statements = {(s.attribute, s.value): s for s in closed_statements(items, counts, noun)}
+        counts = read_known(prepared, split, params.seed).counts
+        statements = {(s.attribute, s.value): s for s in closed_statements(items.shown, counts, noun)}
         for (owner_split, user), profile in profiles.items():
             if owner_split == split:
                 claimed = [statements[claim.attribute, claim.value] for claim in profile.claims]

@@ -1,7 +1,7 @@
 """Stage profiles: what each user likes, inferred from the history before the split's cutoff."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -10,16 +10,17 @@ from recalign.artifacts import folder, read_json, write_json, write_parquet
 from recalign.data.records import Items
 from recalign.data.simulator import read_tastes
 from recalign.layout import BASE, CACHE, INTERACTIONS, PREPARED, PROFILES
+from recalign.llm.base import LanguageModel, load_language_model
 from recalign.params import Params
-from recalign.preferences.counting import strongest_lifts
-from recalign.preferences.histories import Histories, read_histories
-from recalign.preferences.profiles import COUNTING, Engine, Profile, make_profile, profiles_table
-from recalign.preferences.statements import Statement, closed_statements, stated_in
+from recalign.preferences.engines import can_tell, count, open_engine
+from recalign.preferences.histories import Known, read_known
+from recalign.preferences.profiles import COUNTING, Profile, profiles_table
+from recalign.preferences.selection import profile_users
+from recalign.preferences.statements import Statement, closed_statements
 from recalign.preferences.truth import score_profiles, truth_lines
 
 log = logging.getLogger(__name__)
 SPLITS = (c.TRAIN, c.VALIDATION, c.TEST)
-Inference = Callable[[Histories, Sequence[Statement]], list[Profile]]
 
 
 def profiles(
@@ -30,31 +31,33 @@ def profiles(
     out: Path = PROFILES,
     store: Path = CACHE / "profiles",
 ) -> None:
-    """Write `out`/profiles.parquet: params.profiles.users users a split, by params.profiles.engine and by counting.
+    """Write `out`/profiles.parquet: whoever prompts or pairs need, by params.profiles.engine and by counting.
 
-    Where `interactions` holds planted tastes (truth.parquet), truth.json beside it scores both against them. `store`
-    keeps the model's answers, so that a rerun or a killed run infers only what is missing.
-    Raises RecalignError when an input is missing or the endpoint fails.
+    Those are all users that appear where prompts show profiles or pairs draw by them, and params.profiles.users a split
+    in any case. Where `interactions` holds planted tastes (truth.parquet), truth.json beside it scores both engines
+    against them. `store` keeps the model's answers, so that a rerun or a killed run infers only what is missing.
+    Raises RecalignError when an input is missing, too few users can have a profile, or the endpoint fails.
     """
     items = Items.read(prepared)
-    noun = read_json(prepared / "summary.json")["noun"]
-    infer = _inference(params, items, noun, prepared, base, store)
+    summary = read_json(prepared / "summary.json")
+    known = {split: read_known(prepared, split, params.seed) for split in SPLITS}
+    statements = {split: closed_statements(items.shown, own.counts, summary["noun"]) for split, own in known.items()}
+    chosen = _users(params, prepared, known, statements)
+
+    def load_model() -> LanguageModel:
+        return load_language_model(base, params.base, threads=params.threads)
+
+    infer = open_engine(params.profiles, items, summary["noun"], load_model, store, clock=summary["clock"])
     made: list[Profile] = []
-    cutoffs: dict[str, datetime] = {}
     for split in SPLITS:
-        histories = read_histories(prepared, split, params.profiles.users, params.seed)
-        statements = closed_statements(items, histories.counts, noun)
-        made += _counted(histories, statements, params.profiles.claims)
-        made += infer(histories, statements)
-        if histories.cutoff is not None:
-            cutoffs[split] = histories.cutoff
+        histories = known[split].histories(chosen[split])
+        made += count(histories, statements[split], params.profiles.claims)
+        if params.profiles.engine != COUNTING:
+            made += infer(histories, statements[split])
+    cutoffs = {split: own.cutoff for split, own in known.items() if own.cutoff is not None}
     with folder(out) as partial:
         write_parquet(partial / "profiles.parquet", profiles_table(made))
-        truth = interactions / "truth.parquet"
-        if truth.is_file() and cutoffs:
-            scores = score_profiles(made, read_tastes(truth), cutoffs)
-            write_json(partial / "truth.json", scores)
-            log.info("claims against the planted tastes:\n%s", "\n".join(truth_lines(scores)))
+        _write_truth(made, interactions / "truth.parquet", cutoffs, partial)
     own = [profile for profile in made if profile.engine == params.profiles.engine]
     log.info(
         "profiles: %d users by %s, %d of them with something to say, %d claims",
@@ -65,75 +68,32 @@ def profiles(
     )
 
 
-def _inference(params: Params, items: Items, noun: str, prepared: Path, base: Path, store: Path) -> Inference:
-    """How the engine in params makes profiles; nothing beside counting for the engine `counting`."""
-    engine = params.profiles.engine
-    clock = read_json(prepared / "summary.json")["clock"]
-    match engine:
-        case "counting":
-            return lambda histories, statements: []
-        case "statements":
-            return _by_statements(params, items, noun, base, store / engine)
-        case "generate" | "endpoint":
-            return _by_texts(params, items, noun, clock, base, store / engine)
+def _users(
+    params: Params, prepared: Path, known: Mapping[str, Known], statements: Mapping[str, Sequence[Statement]]
+) -> dict[str, list[int]]:
+    """Whose profile is made, by split: the users that are needed, and the first of the split in any case."""
+    answers: dict[tuple[str, int], bool] = {}
+
+    def told(split: str, user: int) -> bool:
+        if (split, user) not in answers:
+            history = known[split].history(user)
+            answers[split, user] = can_tell(params.profiles.engine, statements[split], history)
+        return answers[split, user]
+
+    needed = profile_users(params, prepared, told)
+    chosen = {
+        split: list(dict.fromkeys([*own.present[: params.profiles.users], *needed[split]]))
+        for split, own in known.items()
+    }
+    if any(needed.values()):
+        counts = ", ".join(f"{split} {len(own)}" for split, own in chosen.items())
+        log.info("profiles: prompts or pairs read them, so whoever appears there gets one: %s users", counts)
+    return chosen
 
 
-def _by_statements(params: Params, items: Items, noun: str, base: Path, store: Path) -> Inference:
-    from recalign.llm.base import load_language_model
-    from recalign.preferences.scored import StatementScorer
-
-    if not any(items.attributes.values()):
-        log.warning(
-            "the catalogue has no attributes, so profiles.engine 'statements' has nothing to state and every profile "
-            "is empty; set profiles.engine to generate or endpoint for free text"
-        )
-        return lambda histories, statements: [
-            make_profile(Engine("statements"), histories.split, user, history, [])
-            for user, history in histories.of.items()
-        ]
-    model = load_language_model(base, params.base, threads=params.threads)
-    scorer = StatementScorer(model, items, noun)
-
-    def infer(histories: Histories, statements: Sequence[Statement]) -> list[Profile]:
-        options = params.profiles
-        claims = scorer.claims(statements, histories.of, options.claims, store=store, batch=options.batch)
-        return [
-            make_profile(scorer.engine, histories.split, user, history, claims[user])
-            for user, history in histories.of.items()
-        ]
-
-    return infer
-
-
-def _by_texts(params: Params, items: Items, noun: str, clock: bool, base: Path, store: Path) -> Inference:
-    from recalign.llm.base import load_language_model
-    from recalign.preferences.texts import local_writer, remote_writer
-
-    if params.profiles.engine == "endpoint":
-        writer = remote_writer(params.profiles, items, noun, clock=clock)
-    else:
-        model = load_language_model(base, params.base, threads=params.threads)
-        writer = local_writer(model, params.profiles, items, noun, clock=clock)
-
-    def infer(histories: Histories, statements: Sequence[Statement]) -> list[Profile]:
-        texts = writer.texts(histories.of, store=store, batch=params.profiles.batch)
-        return [
-            make_profile(
-                writer.engine,
-                histories.split,
-                user,
-                history,
-                [(statement, None) for statement in stated_in(texts[user], statements)],
-                texts[user],
-            )
-            for user, history in histories.of.items()
-        ]
-
-    return infer
-
-
-def _counted(histories: Histories, statements: Sequence[Statement], limit: int) -> list[Profile]:
-    return [
-        make_profile(Engine(COUNTING), histories.split, user, history, strongest_lifts(statements, history, limit))
-        for user, history in histories.of.items()
-    ]
+def _write_truth(made: Sequence[Profile], truth: Path, cutoffs: Mapping[str, datetime], out: Path) -> None:
+    if not truth.is_file() or not cutoffs:
+        return
+    scores = score_profiles(made, read_tastes(truth), cutoffs)
+    write_json(out / "truth.json", scores)
+    log.info("claims against the planted tastes:\n%s", "\n".join(truth_lines(scores)))

@@ -1,14 +1,18 @@
 """Where the report's figures come from: lineage, parameters, and the commands that make them again."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from recalign.artifacts import file_digest, folder_digest, read_json
+from recalign import columns as c
+from recalign.artifacts import file_digest, folder_digest, read_json, read_parquet
 from recalign.evaluation.scorecard import TRANSFERRED
 from recalign.evaluation.system_ranks import UNKNOWN
 from recalign.git import git_revision
 from recalign.params import Params
+from recalign.preferences.shares import shares_sentence, training_shares
 
 
 def lineage(
@@ -33,7 +37,8 @@ def lineage(
             for name, own in about["manifests"].items()
             for view, digest in ({UNKNOWN: own} if isinstance(own, str) else own).items()
         },
-        "pairs": f"digest {folder_digest(pairs)[:16]}",
+        "pairs": f"digest {folder_digest(pairs)[:16]}{_rejected(params, pairs)}",
+        **({"profiles": told} if (told := profiles_line(params, about, sft, pairs)) else {}),
         "base model": f"{model['id']}, revision {model['revision']}, sha256 {model['sha256'][:16]}",
         **{f"adapter {name}": _adapter(path) for name, path in adapters.items()},
         **{f"adapter {name}": f"weights {own['adapter_digest'][:16]}" for name, own in elsewhere.items()},
@@ -42,6 +47,28 @@ def lineage(
         "machine": about["machine"],
         "made by": "dvc repro",
     }
+
+
+def profiles_line(params: Params, about: Mapping[str, Any], sft: Path, pairs: Path) -> str:
+    """How many prompts and pairs show a profile, in one line; empty where prompts show none."""
+    if not params.prompt.profile:
+        return ""
+    rows = read_parquet(pairs / "pairs.parquet", [c.SPLIT, c.PROFILE]).to_pylist()
+    kinds = {
+        "SFT prompts": read_json(sft / "training.json").get("profiles", {}).get(c.TRAIN),
+        "training pairs": training_shares(row[c.PROFILE] for row in rows if row[c.SPLIT] == c.TRAIN),
+        **{f"{view} test cases": own for view, own in about.get("profiles", {}).items()},
+    }
+    return shares_sentence(params.profiles.engine, {kind: own for kind, own in kinds.items() if own})
+
+
+def _rejected(params: Params, pairs: Path) -> str:
+    """How many items each strategy drew, where pairs.strategy is another than the default."""
+    if params.pairs.strategy == "uniform":
+        return ""
+    strategies = read_parquet(pairs / "pairs.parquet", ["strategies"])["strategies"].to_pylist()
+    drawn = Counter(chain.from_iterable(strategies))
+    return f"; rejected items by {', '.join(f'{name} {count}' for name, count in sorted(drawn.items()))}"
 
 
 def _adapter(path: Path) -> str:

@@ -121,7 +121,7 @@ def report(
     _write_plots(out / "plots", cards[0], curves, drawings)
     write_text(out / "report.html", report_page(evidence))
     print_stages({"baselines": params.recommenders.systems, "align": params.align.objectives})
-    _print(cards, about, out / "report.html", evidence.next_commands)
+    _print(cards, about, out / "report.html", evidence.next_commands, evidence.lineage.get("profiles"))
 
 
 def _audited(card: Scorecard, contest: ProbeContest | None) -> Scorecard:
@@ -263,7 +263,9 @@ def _standalone(drawing: Drawing) -> str:
     return drawing.svg.replace("<svg", '<svg style="color: #777"', 1)
 
 
-def _print(cards: Sequence[Scorecard], about: Mapping[str, Any], page: Path, commands: Sequence[str]) -> None:
+def _print(
+    cards: Sequence[Scorecard], about: Mapping[str, Any], page: Path, commands: Sequence[str], profiles: str | None
+) -> None:
     print_scorecard(cards[0], about["source"])
     for sentence in verdict(cards[0]):
         print(sentence)
@@ -273,6 +275,8 @@ def _print(cards: Sequence[Scorecard], about: Mapping[str, Any], page: Path, com
             print_scorecard(card, about["source"])
             print(verdict(card)[0])
     print_left_out(about.get("views_left_out", {}))
+    if profiles:
+        print(f"\nProfiles {profiles}")
     print(f"\nReport: {page}\nNext:")
     for command in commands:
         print(f"  {command}")

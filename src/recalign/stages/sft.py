@@ -1,15 +1,18 @@
 """Stage sft: supervised fine-tuning of a new LoRA adapter on histories."""
 
+import logging
 from pathlib import Path
+from typing import Any
 
 from recalign import columns as c
 from recalign import layout
 from recalign.artifacts import digest_of, read_json
-from recalign.data.records import Example, Items, longest_histories, read_examples
-from recalign.errors import RecalignError
+from recalign.data.records import Items
 from recalign.llm.base import load_language_model
 from recalign.params import Params
-from recalign.preferences.profiles import profile_texts
+from recalign.preferences.profiles import profile_texts, read_told
+from recalign.preferences.selection import nobody, sft_examples
+from recalign.preferences.shares import shares_sentence, training_shares
 from recalign.prompts import PromptBuilder
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints
@@ -18,6 +21,8 @@ from recalign.training.listing import read_listing
 from recalign.training.loop import train
 from recalign.training.results import learned_from, write_training
 from recalign.training.sft import LanguageModelling
+
+log = logging.getLogger(__name__)
 
 
 @processes.joined()
@@ -32,18 +37,16 @@ def sft(
 ) -> None:
     """Train an adapter on the titles of training histories and their targets; keep the step with the best validation.
 
-    Raises RecalignError where there are no training or validation examples, or a loss is not finite.
+    Raises RecalignError where there are no training or validation examples, where prompts show profiles and too few
+    users have one, or where a loss is not finite.
     """
     items, summary = Items.read(prepared), read_json(prepared / "summary.json")
     lm = load_language_model(
         base, params.base, new_adapter=params.lora, trainable=True, seed=params.seed, threads=params.threads
     )
     builder = PromptBuilder(lm.tokenizer, items, params.prompt, summary["noun"], clock=summary["clock"])
-    train_on = _examples(prepared, c.TRAIN, None, params.seed)
-    if params.prompt.form == "history":  # a sequence teaches all its titles: one a user holds what there is
-        train_on = longest_histories(train_on, params.seed)
-    train_on = train_on[: params.sft.examples]
-    validate_on = _examples(prepared, c.VALIDATION, params.evaluate.validation_cases, params.seed)
+    told = read_told(profiles, params.profiles.engine) if params.prompt.profile else nobody
+    train_on, validate_on = (sft_examples(params, prepared, split, told) for split in (c.TRAIN, c.VALIDATION))
     listing = read_listing(params, prepared, items)
     texts = {split: _profile_texts(params, profiles, split) for split in (c.TRAIN, c.VALIDATION)}
     learned = text_examples(train_on, builder, profiles=texts[c.TRAIN], listing=listing, whole_history=True)
@@ -57,7 +60,7 @@ def sft(
     result = train(
         lm.model, task, learned, params.sft, epochs=params.sft.epochs, seed=params.seed, checkpoints=checkpoints
     )
-    facts = {
+    facts: dict[str, Any] = {
         "stage": "sft",
         "base": lm.identity,
         "inputs": inputs,
@@ -66,19 +69,15 @@ def sft(
         "examples": len(learned),
         "params": {"sft": params.sft.model_dump(), "lora": params.lora.model_dump(), "seed": params.seed},
     }
+    if params.prompt.profile:
+        read = {c.TRAIN: train_on, c.VALIDATION: validate_on}
+        facts["profiles"] = {
+            split: training_shares(texts[split].get(example.user_id) for example in own) for split, own in read.items()
+        }
+        log.info("sft: profiles %s", shares_sentence(params.profiles.engine, facts["profiles"]))
     if processes.first():
         write_training(lm, result, facts, out)
         checkpoints.remove()
-
-
-def _examples(prepared: Path, split: str, limit: int | None, seed: int) -> list[Example]:
-    examples = read_examples(prepared, split, limit, seed=seed)
-    if not examples:
-        raise RecalignError(
-            f"{prepared / 'examples.parquet'} has no {split} examples; lower prepare.core or prepare.min_history, "
-            "or bring a longer log"
-        )
-    return examples
 
 
 def _profile_texts(params: Params, profiles: Path, split: str) -> dict[int, str]:

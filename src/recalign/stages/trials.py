@@ -13,6 +13,7 @@ from recalign.evaluation.ranking import METRICS, Floats, metric_values
 from recalign.evaluation.system_ranks import SystemRanks
 from recalign.params import Params
 from recalign.preferences.profiles import profile_texts
+from recalign.preferences.selection import profiled_views
 from recalign.recommenders.trial import Trial, read_trial, whole_catalogue
 
 UNIFORM, POPULARITY = "uniform", "popularity"
@@ -87,9 +88,13 @@ def read_trials(params: Params, prepared: Path, profiles: Path) -> Trials:
         for split in (c.VALIDATION, c.TEST)
     }
 
+    profiled = profiled_views(prepared)
+
     def tests(manifest: str) -> tuple[Trial, ...]:
         return tuple(
-            read_trial(prepared, c.TEST, manifest, limit, params.seed, shown[c.TEST], view=view)
+            read_trial(
+                prepared, c.TEST, manifest, limit, params.seed, shown[c.TEST] if view in profiled else None, view=view
+            )
             for view, limit in _limits(params, prepared, manifest).items()
         )
 

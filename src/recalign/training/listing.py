@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recalign import columns as c
-from recalign.artifacts import read_parquet
 from recalign.data.records import Items, hashed_order, read_examples
 from recalign.params import Params
-from recalign.preferences.pairs import taken_items
+from recalign.preferences.taken import later_items, read_taken
 
 
 @dataclass(frozen=True)
 class Listing:
     """Draws the items that a prompt lists, as many as an evaluated case has.
 
-    catalogue: all item ids; count: items listed; taken: example id → items that must not be listed as wrong ones;
-    seed: of the run. The draw depends on the seed and the example's id only.
+    catalogue: ids of the items that may be listed, those with `prepare.cold_events` train events, as in an evaluated
+    case; count: items listed; taken: example id → items that must not be listed as wrong ones; seed: of the run. The
+    draw depends on the seed and the example's id only.
     """
 
     catalogue: tuple[int, ...]
@@ -40,11 +40,15 @@ class Listing:
 def read_listing(params: Params, prepared: Path, catalogue: Items) -> Listing | None:
     """The listing of training and validation examples; None where prompts list no candidates.
 
-    As for pairs, what a user took in training is never listed as a wrong item, and no later event is consulted.
+    As for pairs, what a user has met is never listed as a wrong item, and no later event is consulted.
     """
     if params.prompt.form == "history":
         return None
     examples = [e for split in (c.TRAIN, c.VALIDATION) for e in read_examples(prepared, split, seed=params.seed)]
-    taken = taken_items(read_parquet(prepared / "events.parquet"), examples)
-    by_example = {example.example_id: items for example, items in zip(examples, taken, strict=True)}
-    return Listing(catalogue.ids, params.prepare.candidates, by_example, params.seed)
+    taken = {
+        example.example_id: own.items | later_items(catalogue, example)
+        for example, own in zip(examples, read_taken(prepared, examples), strict=True)
+    }
+    counts = catalogue.train_events or catalogue.popularity
+    warm = tuple(item for item in catalogue.ids if counts[item] >= params.prepare.cold_events)
+    return Listing(warm, params.prepare.candidates, taken, params.seed)
