@@ -18,6 +18,7 @@ from recalign.layout import ALIGN, BASE, BASELINES, PREPARED, RANKS, SFT
 from recalign.llm.adapters import adapter_digest
 from recalign.params import BaseParams, Params, PromptParams
 from recalign.recommenders.fusion import FITTED, FittedFusion, read_fusion
+from recalign.recommenders.language_model import Setting
 
 ADAPTER, REFERENCE, SETTINGS, RECOMMENDERS = "adapter", "reference", "settings.json", "recommenders"
 
@@ -38,6 +39,7 @@ class Settings(BaseModel):
     profile_engine: what inferred the profiles that prompts showed while it was measured; fusion: its parts and their
     weights, None for a language model that ranks alone. ranked_by and prior_weight are the language model's;
     catalogue_ranked_by: what ranks the whole catalogue, None (a version of before there was such a field): the same.
+    seed, threads: of the run that measured it; a version of before there were such fields has None for the latter.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +56,15 @@ class Settings(BaseModel):
     identity: Identity
     profile_engine: str
     fusion: FittedFusion | None = None
+    seed: int = 0
+    threads: int | None = None
+
+    @property
+    def setting(self) -> Setting:
+        """What opens its language model."""
+        return Setting(
+            self.base, self.prompt, self.noun, self.clock, self.seed, self.threads, self.rule, self.catalogue_rule
+        )
 
     @property
     def rule(self) -> RankingRule:
@@ -117,6 +128,8 @@ def settings_of(params: Params, objective: str, root: Path) -> Settings:
         identity=Identity(**read_json(root / BASE / "base.json")),
         profile_engine=params.profiles.engine,
         fusion=fusion,
+        seed=params.seed,
+        threads=params.threads,
     )
 
 
@@ -128,7 +141,8 @@ def adapter_folder(system: str, root: Path) -> Path:
 def package_digest(settings: Settings, root: Path) -> str:
     """One value for a system and all that fixes its answers: equal digests, one version."""
     reference = adapter_digest(root / SFT) if settings.ranked_by == "reward" else None
-    said = settings.model_dump(exclude=None if settings.fusion else {"fusion"})  # adapters keep the digests they had
+    # adapters keep the digests they had, and another number of threads makes no other version
+    said = settings.model_dump(exclude={"seed", "threads"} | (set() if settings.fusion else {"fusion"}))
     return digest_of([adapter_digest(adapter_folder(settings.language_model, root)), reference, said])
 
 
