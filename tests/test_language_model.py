@@ -24,6 +24,7 @@ from recalign.llm.scoring import naive_logprobs
 from recalign.params import PromptParams
 from recalign.prompts import PromptBuilder
 from recalign.recommenders import language_model as under_test
+from recalign.recommenders import logprob_store
 from recalign.recommenders.language_model import Asked, LanguageModelRecommender
 from recalign.recommenders.seam import Request
 
@@ -325,3 +326,10 @@ def test_a_choice_among_candidates_does_not_rank_the_whole_catalogue_and_a_named
     assert catalogue_rule("auto", less) == catalogue_rule("auto", reward) == RankingRule()
     assert catalogue_rule("logprob_less_prior", less) == less
     assert catalogue_rule("reward", reward) == reward
+
+
+def test_stored_log_probs_of_another_scorer_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = logprob_store.store_key("model", [[1]], [[[2]]])
+    assert logprob_store.store_key("model", [[1]], [[[2]]]) == before
+    monkeypatch.setattr(logprob_store, "SCORER", logprob_store.SCORER + 1)
+    assert logprob_store.store_key("model", [[1]], [[[2]]]) != before

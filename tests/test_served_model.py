@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -16,11 +17,15 @@ from ruamel.yaml import YAML
 
 from recalign import layout
 from recalign.artifacts import write_json
+from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.params import parse_params
-from recalign.registry.package import read_settings
+from recalign.recommenders import language_model as under_test
+from recalign.registry.package import package_digest, read_settings
 from recalign.registry.promotion import download_package
-from recalign.registry.serving import find_base
+from recalign.registry.serving import Service, find_base
+from recalign.stages.adapters import open_adapter
+from recalign.stages.language_models import open_language_model
 from recalign.stages.register import register
 from registry_project import TITLES, empty_registry, write_fusion, write_project, write_ranks
 from rounding import rounding
@@ -192,6 +197,34 @@ def test_a_registered_fusion_answers_with_the_same_explanation(project, tmp_path
     assert alike(answer, again)
     assert answer["preference"] == "Likes drama films."
     assert [item["item_id"] for item in answer["items"]] == [2, 3, 5]  # by popularity, which weighs the most
+
+
+def test_evaluation_ranking_and_serving_open_the_model_with_the_same_seed_and_threads(project, monkeypatch):
+    """Threads order sums: what is served by another number of them differs from what was measured."""
+    seen = []
+    real = under_test.load_language_model
+
+    def load(base, params, *, adapter, seed, threads):
+        seen.append((adapter is not None, params, seed, threads))
+        return real(base, params, adapter=adapter, seed=seed, threads=threads)
+
+    monkeypatch.setattr(under_test, "load_language_model", load)
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = parse_params(tree | {"budget": "smoke"})
+    catalogue = Items.read(layout.PREPARED)
+    sdpo = layout.ALIGN / "sdpo"
+    trials = SimpleNamespace(catalogue=catalogue)
+    open_language_model("llm-sdpo", sdpo, params, layout.BASE, layout.PREPARED, trials, None)
+    open_adapter(params, str(sdpo), catalogue)
+    Service.load(download_package(CHAMPION))
+    assert seen == [(True, params.base, params.seed, params.threads)] * 3
+
+
+def test_a_package_of_before_keeps_its_digest(project):
+    """Neither field of the opener makes another version of the same adapter."""
+    settings = read_settings(download_package(CHAMPION))
+    other = settings.model_copy(update={"seed": 7, "threads": 3})
+    assert package_digest(other, project) == package_digest(settings, project)
 
 
 @pytest.mark.slow
