@@ -24,6 +24,7 @@ from recalign.llm.scoring import naive_logprobs
 from recalign.params import PromptParams
 from recalign.prompts import PromptBuilder
 from recalign.recommenders import language_model as under_test
+from recalign.recommenders import logprob_store
 from recalign.recommenders.language_model import Asked, LanguageModelRecommender
 from recalign.recommenders.seam import Request
 
@@ -350,3 +351,8 @@ def test_a_model_whose_weights_are_not_finite_answers_nothing_but_its_name(
         with pytest.raises(RecalignError, match="'llm-broken' gives log-probs that are not finite"):
             ask()
     assert list(tmp_path.iterdir()) == []
+def test_stored_log_probs_of_another_scorer_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = logprob_store.store_key("model", [[1]], [[[2]]])
+    assert logprob_store.store_key("model", [[1]], [[[2]]]) == before
+    monkeypatch.setattr(logprob_store, "SCORER", logprob_store.SCORER + 1)
+    assert logprob_store.store_key("model", [[1]], [[[2]]]) != before

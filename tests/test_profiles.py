@@ -421,3 +421,17 @@ def test_planted_tastes_are_scored_beside_the_profiles(params: Params, tmp_path:
     assert set(scores) == {"counting"}
     assert scores["counting"][c.TEST]["users"] == params.profiles.users
     assert 0 < scores["counting"][c.TEST]["precision"] < 1
+
+
+def test_answers_scored_by_another_scorer_are_not_read(tmp_path, monkeypatch):
+    """The keys of stored statements hold the scorer's version."""
+    from recalign.preferences import scored as module
+
+    asked: list[list[str]] = []
+    monkeypatch.setattr(module, "answer_all", lambda store, questions, keys, *_: asked.append(list(keys)) or [])
+    scorer = module.StatementScorer.__new__(module.StatementScorer)
+    scorer._language_model = type("Model", (), {"digest": "model"})()
+    for version in (module.SCORER, module.SCORER, module.SCORER + 1):
+        monkeypatch.setattr(module, "SCORER", version)
+        scorer._answers([module.Question([1], [[2]])], tmp_path, 1)
+    assert asked[0] == asked[1] != asked[2]

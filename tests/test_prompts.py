@@ -3,6 +3,8 @@
 import logging
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 import tiny
 from recalign.errors import RecalignError
@@ -151,3 +153,76 @@ def test_bos_stands_first_only_where_the_tokenizer_puts_it():
     ids = PromptBuilder(tokenizer, tiny.items(TITLES), PARAMS, "films").prompt([1])
     assert ids.count(tokenizer.bos_token_id) == 1
     assert ids[0] == tokenizer.bos_token_id
+
+
+def words(*more: str, unknown: str | None = "[UNK]") -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words, of which it knows those of the prompt and `more`; blanks are nothing to it."""
+    known = ["[UNK]", "Films", "that", "one", "person", "liked", ",", "in", "order", "of", "time", ":", "One", "these",
+             "comes", "next", "Next", *more]  # fmt: skip
+    model = models.WordLevel({word: place for place, word in enumerate(known)}, unk_token="[UNK]")
+    own = Tokenizer(model)
+    own.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=own, unk_token=unknown)
+
+
+class Blanks:
+    """A tokenizer that reads every blank as the same piece, as SentencePiece models with its normaliser do."""
+
+    def __init__(self) -> None:
+        self._own = tiny.tokenizer()
+
+    def encode(self, text: str, **options) -> list[int]:
+        return self._own.encode(text.replace("\n", " "), **options)
+
+    def __getattr__(self, name: str):
+        return getattr(self._own, name)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "message"),
+    [
+        (words("Alien"), r"the tokenizer TokenizersBackend of the base model has no token for a newline.*base\.model"),
+        (Blanks(), r"the tokenizer Blanks of .* reads a newline like another blank.*base\.model"),
+    ],
+    ids=["none", "like a blank"],
+)
+def test_a_tokenizer_whose_newline_cannot_end_a_title_is_refused_by_name(tokenizer, message):
+    with pytest.raises(RecalignError, match=message):
+        PromptBuilder(tokenizer, tiny.items(["Alien"]), PARAMS, "films")
+
+
+class Newline:
+    """A tokenizer of whole words with a newline of its own, which it gives to a word as well where it is told to."""
+
+    name_or_path = "words"
+
+    def __init__(self, *known: str, like_newline: str = "") -> None:
+        self._own, self._like = words(*known), like_newline
+
+    def encode(self, text: str, **options) -> list[int]:
+        if text.isspace():
+            return [999] if text == "\n" else []
+        options.pop("split_special_tokens", None)
+        ids = self._own.encode(text, **options)
+        return [999 if word == self._like else token for word, token in zip(text.split(), ids, strict=False)] or ids
+
+    def decode(self, ids: list[int]) -> str:
+        return "\n" if ids == [999] else self._own.decode(ids)
+
+    def __getattr__(self, name: str):
+        return getattr(self._own, name)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "titles", "message"),
+    [
+        (Newline("Alien"), ["Alien", "東京物語"],
+         r"item 2: title '東京物語' has no tokens in the tokenizer Newline of words"),
+        (Newline("Alien", "Heat", like_newline="Heat"), ["Alien", "Heat"],
+         r"item 2: title 'Heat' holds the token that the tokenizer Newline of words ends a line with"),
+    ],
+    ids=["no tokens", "the newline's"],
+)  # fmt: skip
+def test_a_title_that_the_tokenizer_cannot_tell_is_refused_by_name(tokenizer, titles, message):
+    with pytest.raises(RecalignError, match=message):
+        PromptBuilder(tokenizer, tiny.items(titles), PARAMS, "films")

@@ -40,6 +40,7 @@ from recalign.recommenders.train_log import fit_on_log, read_train_log
 from recalign.recommenders.tuning import GRID, tuned_item_knn
 from recalign.stages.baselines import baselines
 from recalign.stages.prepare import prepare
+from rounding import rounding
 from validated_log import random_log, small_params, write_log
 
 CATALOGUE = Items((1, 2, 3, 4, 9), {i: f"Item {i}" for i in (1, 2, 3, 4, 9)}, {}, {})
@@ -99,9 +100,12 @@ def test_scores_of_candidates_are_those_of_the_whole_catalogue(recommender: Reco
 def test_a_request_scores_the_same_alone_and_in_a_batch(recommender: Recommender) -> None:
     together = recommender.scores(REQUESTS, None)
     alone = torch.cat([recommender.scores([request], None) for request in REQUESTS])
-    # in float32 a batch of another shape rounds otherwise
+    # in float32 a batch of another shape adds up in another order; sums of 8 terms (the width) or fewer, through two
+    # blocks of five sums each, and through the denoiser's three of 24 terms at each step of the sampler
     if recommender.name in (*get_args(EncoderName), "mcrl", "dreamrec"):
-        assert torch.allclose(together, alone, rtol=1e-6, atol=1e-6)
+        steps = QUICK_PARAMS.recommenders.dreamrec.sampler_steps if recommender.name == "dreamrec" else 0
+        allowed = rounding(2 * 5 * 8 + steps * 3 * 24, size=float(together.abs().max().clamp(min=1.0)))
+        assert torch.allclose(together, alone, rtol=0, atol=allowed)
     else:
         assert torch.equal(together, alone)
 

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 
 import tiny
 from recalign.errors import RecalignError
-from recalign.llm import scoring
+from recalign.llm import ways
 from recalign.llm.scoring import naive_logprobs, response_logprobs, why_not_shared
 
 LORA_WEIGHTS = 0.1
@@ -93,10 +93,8 @@ def test_the_window_is_shorter_than_the_prompt_and_matters(family):
             layer.sliding_window = None
     free.config.sliding_window = None
     with torch.no_grad():
-        difference = (
-            response_logprobs(windowed, prompts, responses).sums - response_logprobs(free, prompts, responses).sums
-        )
-    assert difference[0].abs().max() > 1e-2
+        seen, unlimited = (ways.shared_logprobs(model, prompts, responses).sums for model in (windowed, free))
+    assert (seen - unlimited)[0].abs().max() > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -109,8 +107,7 @@ def test_the_window_is_shorter_than_the_prompt_and_matters(family):
         ("mamba", "MambaForCausalLM does not take a registered attention function"),
     ],
 )
-def test_families_that_cannot_share_are_scored_naively_and_the_log_says_why(family, reason, caplog, monkeypatch):
-    monkeypatch.setattr(scoring, "_said", set())
+def test_families_that_cannot_share_are_scored_in_batches_and_the_log_says_why(family, reason, caplog):
     model = tiny.model(family)
     prompts, responses = tiny.scoring_case()
     with torch.no_grad(), caplog.at_level(logging.INFO, logger="recalign"):
@@ -118,8 +115,8 @@ def test_families_that_cannot_share_are_scored_naively_and_the_log_says_why(fami
         response_logprobs(model, prompts, responses)
     one_by_one = naive_logprobs(model, prompts[:1], [responses[0][2:3]])
     torch.testing.assert_close(result.sums[0, 2], one_by_one.sums[0, 0], rtol=1e-5, atol=1e-4)
-    said = [record.message for record in caplog.records if record.name == "recalign.llm.scoring"]
-    assert said == [f"scoring each response on its own: {reason}"]
+    said = [record.message for record in caplog.records if record.name == "recalign.llm.check"]
+    assert said == [f"scoring in padded batches: {reason}"]
 
 
 def test_the_decoder_sees_each_prompt_once_and_no_last_token_and_the_head_only_needed_rows():
@@ -233,7 +230,7 @@ def test_the_gradient_of_gathered_log_probs_is_that_of_log_softmax():
     tokens = torch.tensor([[[5, 1], [6, 0]], [[5, 1], [0, 4]]])
 
     def gathered(values):
-        return scoring._TokenLogprobs.apply(values, rows, tokens)
+        return ways._TokenLogprobs.apply(values, rows, tokens)
 
     assert torch.equal(gathered(logits), torch.log_softmax(logits, dim=-1)[rows, tokens])
     assert torch.autograd.gradcheck(gathered, (logits,))

@@ -30,6 +30,7 @@ from recalign.training.loop import Measured, batches, evaluation_steps, learning
 from recalign.training.micro_batches import micro_batches
 from recalign.training.preference import PreferenceTraining
 from recalign.training.sft import LanguageModelling
+from rounding import rounding
 from training_world import LONG, World, make_params, make_world, shared_params, write_pairs
 
 
@@ -264,6 +265,7 @@ def preference_examples(count: int = 9) -> list[PreferenceExample]:
     return made
 
 
+ATTENDED = 80  # terms of the sums in fp32 (attention) on the way to a gradient, which parts may order otherwise
 WHOLE = {"dr_dpo": {}, "beta_dpo": {}, "alpha_dpo": {}, "sdpo": {}, "dmpo": {"like": "beta_dpo", "negatives": "mean"}}
 
 
@@ -297,9 +299,9 @@ def test_a_batch_cut_into_parts_has_the_loss_and_the_gradient_of_the_whole(name)
     assert passes == 1
     for budget, parts in ((1, 9), (60, 3)):
         loss, cut, state, passes = preference_step(name, budget)
-        assert loss == pytest.approx(whole, rel=1e-6)
-        assert float((cut - gradient).norm() / gradient.norm()) < 1e-6
-        assert state == pytest.approx(statistics, rel=1e-5)
+        assert loss == pytest.approx(whole, rel=rounding(ATTENDED))
+        assert float((cut - gradient).norm() / gradient.norm()) < rounding(ATTENDED)
+        assert state == pytest.approx(statistics, rel=rounding(2 * ATTENDED))
         assert passes == (parts if name == "sdpo" else 2 * parts)
 
 
@@ -313,7 +315,7 @@ def test_sft_cut_into_parts_has_the_gradient_of_the_whole():
             measured.loss.backward()
         gradients.append(model.get_input_embeddings().weight.grad)
     for other in gradients[1:]:
-        assert float((other - gradients[0]).norm() / gradients[0].norm()) < 1e-6
+        assert float((other - gradients[0]).norm() / gradients[0].norm()) < rounding(ATTENDED)
 
 
 def test_no_part_reads_more_tokens_than_the_budget_but_a_single_example():

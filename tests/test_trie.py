@@ -254,3 +254,17 @@ def test_searches_at_once_compute_no_more_than_their_share_of_a_pass() -> None:
     assert largest <= under_test.NODES_AT_ONCE
     assert sum(found.nodes for found in together) < len(prompts) * len(trie.inner)
     assert len(branches) == 0
+
+
+@pytest.mark.parametrize(("name", "value"), [("WIDTH", 64), ("SEARCHED", 0), ("SEARCHED", 2), ("MANY", 1), ("KEPT", 1)])
+def test_no_item_is_found_twice_where_a_sequence_goes_on_from_another(name: str, value: int, monkeypatch) -> None:
+    """Without an end of their own, "Alien" is offered on the way to "Aliens" and must not be offered again below it."""
+    monkeypatch.setattr(under_test, name, value)
+    model = tiny.model()
+    titles = {1: [100], 2: [100, 101], 3: [100, 101, 102], 4: [100, 101, 102, 103], 5: [100, 104], 6: [105]}
+    titles[7] = titles[2]
+    scores = slow(model, titles)
+    found = search(Branches(model, [PROMPT]), Trie(titles), 10)
+    items = [item for item, _ in found.items]
+    assert sorted(items) == [1, 2, 3, 4, 5, 6, 7]
+    assert [score for _, score in found.items] == pytest.approx(sorted(scores, reverse=True), abs=1e-4)

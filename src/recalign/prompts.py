@@ -92,13 +92,14 @@ class PromptBuilder:
     ) -> None:
         """noun: what items are called, in the plural ("films"); clock: False where histories are sets without an order.
 
-        Raises RecalignError naming the item whose title is empty once it is cleaned.
+        Raises RecalignError naming the tokenizer whose newline cannot end a title, or the item whose title is empty
+        once it is cleaned or in the tokenizer's ids.
         """
         self._tokenizer = tokenizer
         self._params = params
         self._special = set(tokenizer.all_special_ids)
         self._bos = _leading_special_ids(tokenizer)
-        self._newline = tokenizer.encode("\n", add_special_tokens=False)
+        self._newline = _newline(tokenizer)
         order = ", in order of time" if clock else ""
         self._header = self.encode(f"{noun[:1].upper()}{noun[1:]} that one person liked{order}:") + self._newline
         self._candidates = self.encode("One of these comes next:") + self._newline
@@ -160,13 +161,32 @@ class PromptBuilder:
         return self._opening(profile) + self._lines(first), self._lines([*recent[len(first) :], target])
 
     def title_ids(self, text: str) -> list[int]:
-        """Ids of any title, cleaned and cut, without the newline. Raises RecalignError for one that is empty then."""
+        """Ids of any title, cleaned and cut, without the newline.
+
+        Raises RecalignError for a title that is empty then, has no ids, or holds the newline's.
+        """
         safe = safe_title(text)
         if not safe:
             raise RecalignError(f"title {text!r} is empty once control characters and chat tokens are removed; name it")
         ids = self.encode(safe)
+        if not ids:
+            raise RecalignError(
+                f"title {text!r} has no tokens in {_named(self._tokenizer)}, which knows none of its characters; "
+                "choose a base.model that reads this script, or leave the item out"
+            )
+        if self._newline[-1] in ids:
+            raise RecalignError(
+                f"title {text!r} holds the token that {_named(self._tokenizer)} ends a line with, so where it ends "
+                "cannot be told; choose another base.model"
+            )
         self._cut += len(ids) > self._params.max_title_tokens
         return ids[: self._params.max_title_tokens]
+
+    def _title_of(self, item: int, title: str) -> list[int]:
+        try:
+            return self.title_ids(title)
+        except RecalignError as error:
+            raise RecalignError(f"item {item}: {error}") from None
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, none of them special: "<|im_end|>" is spelled out, not obeyed."""
@@ -190,13 +210,34 @@ class PromptBuilder:
                 f"item {empty} has no title to put into a prompt (found {items.titles[empty]!r}); "
                 "give it one in the items file, or leave the item out"
             )
-        encoded = {item: self.title_ids(items.titles[item]) for item in items.ids}
+        encoded = {item: self._title_of(item, items.titles[item]) for item in items.ids}
         if self._cut:
             log.info("%d of %d titles cut to %d tokens", self._cut, len(encoded), self._params.max_title_tokens)
         twins = len(encoded) - len({tuple(ids) for ids in encoded.values()})
         if twins:
             log.warning("%d titles read like another item's once cleaned and cut; they will always tie", twins)
         return encoded
+
+
+def _newline(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The ids of a line's end. Raises RecalignError where there are none, or where other blanks have the same."""
+    ids: list[int] = tokenizer.encode("\n", add_special_tokens=False)
+    if not ids or tokenizer.unk_token_id in ids:
+        raise RecalignError(
+            f"{_named(tokenizer)} has no token for a newline, which ends every title; choose another base.model"
+        )
+    alike = [blank for blank in (" ", "  ", "\t") if tokenizer.encode(blank, add_special_tokens=False)[-1:] == ids[-1:]]
+    if alike or "\n" not in tokenizer.decode(ids):
+        raise RecalignError(
+            f"{_named(tokenizer)} reads a newline like another blank, so where a title ends cannot be told; "
+            "choose another base.model"
+        )
+    return ids
+
+
+def _named(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The tokenizer in words."""
+    return f"the tokenizer {type(tokenizer).__name__} of {tokenizer.name_or_path or 'the base model'}"
 
 
 def _leading_special_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:

@@ -13,8 +13,10 @@ from recalign.artifacts import digest_of, file_digest, folder, read_json, write_
 from recalign.errors import RecalignError
 from recalign.llm import downloads, tiny_random
 from recalign.llm.adapters import adapter_digest, add_adapter, check_adapter, load_adapter
+from recalign.llm.check import verdict_of
 from recalign.llm.model_files import check_model_files
 from recalign.llm.quantisation import choose_device, choose_dtype, quantisation_config, same_in_both_modes
+from recalign.llm.twin import silence
 from recalign.params import BaseParams, LoraParams
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,7 @@ class LanguageModel:
 
     model: transformers or PEFT; dtype: "fp32" or "bf16", of activations and plain weights; quantisation: what really
     runs, "none" where 4 or 8 bits cannot; identity: base.json (id, revision, sha256); digest: of base, adapter,
-    quantisation and dtype, the key of everything computed with this model as it was loaded.
+    quantisation, dtype and the way of scoring, the key of everything computed with this model as it was loaded.
     """
 
     model: Any
@@ -93,8 +95,10 @@ def load_language_model(
 
     trainable: the adapter gets gradients and the model is in train mode, else in eval mode; the base is always frozen.
     seed: draws a new adapter; threads: of torch on the CPU. The same folder, adapter and params give the same
-    log-probs in both modes (dropout aside), so a policy equals its reference at step 0.
-    Raises RecalignError when the base is missing or the adapter was trained on another one.
+    log-probs in both modes (dropout of LoRA aside: that of the base is 0), so a policy equals its reference at step 0.
+    How the base can be scored is checked here, and the log says it.
+    Raises RecalignError when the base is missing, cannot be scored, computes something else in training, or when the
+    adapter was trained on another one.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
@@ -118,8 +122,15 @@ def load_language_model(
     )
     # no prepare_model_for_kbit_training: it recasts norms and head to fp32, which a frozen reference would not share
     model.requires_grad_(False)
+    silence(model)
     if quantiser:
         same_in_both_modes(model, device)
+    verdict = verdict_of(model)  # of the bare base, so that a policy is scored the way its reference was
+    if trainable and verdict.wavers:
+        raise RecalignError(
+            f"base.model {identity['id']!r} cannot be trained to a preference: {verdict.wavers}, so its policy would "
+            "not be its reference; choose another base.model"
+        )
     if adapter is not None:
         model = load_adapter(model, adapter, trainable=trainable, base=identity["id"])
     elif new_adapter is not None:
@@ -127,7 +138,7 @@ def load_language_model(
     model.train(trainable)
     quantisation = params.quantisation if quantiser else "none"
     name = "bf16" if dtype == torch.bfloat16 else "fp32"
-    digest = digest_of([identity["sha256"], trained, quantisation, name])
+    digest = digest_of([identity["sha256"], trained, quantisation, name, verdict.way])
     log.info("%s on %s: weights %s, compute %s", identity["id"], device, name if not quantiser else quantisation, name)
     tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False, local_files_only=True)
     return LanguageModel(model, tokenizer, device, name, quantisation, identity, digest)

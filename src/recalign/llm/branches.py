@@ -7,8 +7,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from recalign.llm.head import full_precision
-from recalign.llm.packing import Grown
-from recalign.llm.scoring import use_shared_attention
+from recalign.llm.packing import Grown, packed_row
+from recalign.llm.ways import use_shared_attention
 
 PROMPT_END = -1  # the place from which a first token of the first prompt grows; that of the next one is −2, and so on
 
@@ -85,11 +85,11 @@ class Branches:
         start = len(self._rows) - len(tokens)
         new = {row: [place - start for place in self._cached[row] if place >= start] for row in rows}
         grown = Grown.of([new[row] for row in rows], [self._cached[row] for row in rows], seen, self._positions)
-        with torch.inference_mode(), full_precision():
+        with torch.inference_mode(), full_precision(), packed_row():
             logits = self._model(
                 input_ids=torch.tensor([list(tokens)], device=self._device),
                 position_ids=torch.tensor([self._positions[start:]], device=self._device),
-                attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self._device),  # as in `scoring`
+                attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self._device),  # as in `ways`
                 past_key_values=self._cache,
                 layout=grown.to(self._device),
                 logits_to_keep=0 if keep is None else torch.tensor(keep, device=self._device),

@@ -6,6 +6,9 @@ attention function lets a branch see the tokens of its own prompt and itself onl
 of each block.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +18,26 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from recalign.errors import RecalignError
+
 SHARED_ATTENTION = "shared_prefix"
 PROMPT = -1  # the branch number of a prompt's own tokens
 PADDING = -2
+_in_packed_row: ContextVar[bool] = ContextVar("in_packed_row", default=False)
+
+
+class LayoutLost(RecalignError):
+    """A model passes on no layout to its attention, so that tokens of a packed row would see the whole of it."""
+
+
+@contextmanager
+def packed_row() -> Iterator[None]:
+    """Inside, the model reads a packed row: attention without a layout is an error."""
+    token = _in_packed_row.set(True)
+    try:
+        yield
+    finally:
+        _in_packed_row.reset(token)
 
 
 @dataclass(frozen=True)
@@ -221,8 +241,11 @@ def shared_prefix_attention(
 
     With a `layout` each prompt's block is an attention problem of its own, and all of them run as one padded batch, on
     top of a cache too (`Grown`); without one (generation, naive scoring) it is the library's SDPA.
-    Raises ValueError where the model asks for a soft-cap, attention sinks or a position bias.
+    Raises LayoutLost where a packed row's layout did not reach it, ValueError where the model asks for a soft-cap,
+    attention sinks or a position bias.
     """
+    if layout is None and _in_packed_row.get():
+        raise LayoutLost(f"{type(module).__name__} is called without the layout of the row, which its layer drops")
     if layout is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout,

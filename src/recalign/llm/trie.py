@@ -259,7 +259,9 @@ class _Search:
         nodes = []
         while self.promising():
             nodes.append(heapq.heappop(self.frontier).node)
-        left = [held for held in self.trie.below(nodes) if self.terms[held] > -math.inf]
+        # what ends at an open node itself was offered when its parent was computed
+        children = [child for node in nodes for child in self.trie.children[node]]
+        left = [held for held in self.trie.below(children) if self.terms[held] > -math.inf]
         rest = Trie({held: self.trie.tokens(held) for held in left})
         for held, logprob in zip(rest.items, item_logprobs(self.branches, rest, self.prompt), strict=True):
             self.offer(held, float(logprob))

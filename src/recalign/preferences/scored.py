@@ -13,8 +13,9 @@ import torch
 
 from recalign.artifacts import digest_of
 from recalign.data.records import Items, hashed_order
+from recalign.errors import RecalignError
 from recalign.llm.base import LanguageModel
-from recalign.llm.scoring import response_logprobs
+from recalign.llm.scoring import SCORER, response_logprobs
 from recalign.preferences.answers import answer_all
 from recalign.preferences.counting import strongest_lifts
 from recalign.preferences.profiles import Engine
@@ -105,13 +106,18 @@ class StatementScorer:
     def _question(self, history: Sequence[int], statements: Sequence[Statement]) -> Question:
         titles = "; ".join(safe_title(self._items.titles[item])[:TITLE_CHARACTERS] for item in history[-HISTORY:])
         encode = self._language_model.tokenizer.encode
-        return Question(
-            encode(PROMPT.format(noun=self._noun, titles=titles), split_special_tokens=True),
-            [encode(f" {s.phrase}.", add_special_tokens=False, split_special_tokens=True) for s in statements],
-        )
+        prompt = encode(PROMPT.format(noun=self._noun, titles=titles), split_special_tokens=True)
+        responses = [encode(f" {s.phrase}.", add_special_tokens=False, split_special_tokens=True) for s in statements]
+        empty = [s.phrase for s, ids in zip(statements, responses, strict=True) if not ids]
+        if empty or not prompt:
+            raise RecalignError(
+                f"the tokenizer of base.model has no tokens for the statement {empty[0] if empty else self._noun!r}; "
+                "choose a base.model that reads this script, or profiles.engine: counting"
+            )
+        return Question(prompt, responses)
 
     def _answers(self, questions: Sequence[Question], store: Path | None, batch: int) -> list[list[float]]:
-        keys = [digest_of([self._language_model.digest, q.prompt, q.responses]) for q in questions]
+        keys = [digest_of([self._language_model.digest, SCORER, q.prompt, q.responses]) for q in questions]
         return [json.loads(text) for text in answer_all(store, questions, keys, self._ask, batch, "profiles")]
 
     def _ask(self, questions: list[Question]) -> list[str]:

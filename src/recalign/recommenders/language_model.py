@@ -16,10 +16,11 @@ from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking import Floats, order_of_equals
 from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, ranking_scores
-from recalign.llm.base import LanguageModel
+from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.branches import Branches
 from recalign.llm.scoring import response_logprobs, why_not_shared
 from recalign.llm.trie import Found, Trie, Wanted, best_items, item_logprobs
+from recalign.params import BaseParams, PromptParams
 from recalign.progress import track
 from recalign.prompts import PromptBuilder
 from recalign.recommenders.logprob_store import read_stored, store_key, write_stored
@@ -50,6 +51,52 @@ class Asked:
     def unranked(self) -> frozenset[int | str]:
         """What the whole catalogue is ranked without."""
         return frozenset(self.history) if self.excluded is None else frozenset(self.excluded)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that fixes a language-model recommender's scores beside its weights and catalogue.
+
+    noun, clock: as prompts need them; seed: draws nothing where an adapter is loaded; threads: of torch on the CPU,
+    None leaves them; ranked_by, over_catalogue, as in `LanguageModelRecommender`.
+    """
+
+    base: BaseParams
+    prompt: PromptParams
+    noun: str
+    clock: bool
+    seed: int
+    threads: int | None
+    ranked_by: RankingRule | None = None
+    over_catalogue: RankingRule | None = None
+
+
+def open_recommender(
+    name: str,
+    base: Path,
+    adapter: Path | None,
+    setting: Setting,
+    catalogue: Items,
+    *,
+    reference: Path | None = None,
+    batch: int = 4,
+    store: Path | None = None,
+) -> "LanguageModelRecommender":
+    """The base in a folder under an adapter's folder (None: the untrained base), as a recommender.
+
+    The one way to it for evaluation, ranking and serving: what is served computes as what was measured. reference: the
+    adapter that the rule "reward" needs too. Raises RecalignError as `load_language_model` and `PromptBuilder` do.
+    """
+
+    def load(folder: Path | None) -> LanguageModel:
+        return load_language_model(base, setting.base, adapter=folder, seed=setting.seed, threads=setting.threads)
+
+    own, other = load(adapter), load(reference) if reference else None
+    builder = PromptBuilder(own.tokenizer, catalogue, setting.prompt, setting.noun, clock=setting.clock)
+    return LanguageModelRecommender(
+        own, builder, catalogue, name, setting.ranked_by, over_catalogue=setting.over_catalogue, reference=other,
+        batch=batch, store=store,
+    )  # fmt: skip
 
 
 class LanguageModelRecommender:

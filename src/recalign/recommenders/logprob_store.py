@@ -1,7 +1,7 @@
 """Log-probs that were computed before: a killed or repeated evaluation scores only what is new.
 
-A file is named by the digest of the model and of every token id that was scored, so an entry can not be stale; the
-folder is a cache and may be deleted at any time.
+A file is named by the scorer's version and the digest of the model and of every token id that was scored, so an entry
+can not be stale; the folder is a cache and may be deleted at any time.
 """
 
 import hashlib
@@ -15,13 +15,14 @@ from numpy.typing import ArrayLike
 
 from recalign.artifacts import read_parquet, write_parquet
 from recalign.evaluation.ranking import Floats
+from recalign.llm.scoring import SCORER
 
 log = logging.getLogger(__name__)
 
 
 def store_key(model_digest: str, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> str:
-    """sha256 (hex) over the model's digest and all token ids: equal keys, equal log-probs on one machine."""
-    running = hashlib.sha256(model_digest.encode())
+    """sha256 (hex) over scorer, model and all token ids: equal keys, equal log-probs on one machine."""
+    running = hashlib.sha256(f"{SCORER} {model_digest}".encode())
     for prompt, group in zip(prompts, responses, strict=True):
         running.update(repr((list(prompt), [list(response) for response in group])).encode())
     return running.hexdigest()

@@ -18,6 +18,7 @@ from recalign.layout import ALIGN, BASE, BASELINES, PREPARED, RANKS, SFT
 from recalign.llm.adapters import adapter_digest, check_adapter
 from recalign.params import BaseParams, Params, ProfilesParams, PromptParams
 from recalign.recommenders.fusion import FITTED, FittedFusion, read_fusion
+from recalign.recommenders.language_model import Setting
 
 ADAPTER, REFERENCE, SETTINGS, RECOMMENDERS = "adapter", "reference", "settings.json", "recommenders"
 
@@ -39,6 +40,7 @@ class Settings(BaseModel):
     settings, None where prompts show no profile (and in a version of before there was such a field); fusion: its parts
     and their weights, None for a language model that ranks alone. ranked_by and prior_weight are the language model's;
     catalogue_ranked_by: what ranks the whole catalogue, None (a version of before there was such a field): the same.
+    seed, threads: of the run that measured it; a version of before there were such fields has None for the latter.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +58,15 @@ class Settings(BaseModel):
     profile_engine: str
     profiles: ProfilesParams | None = None
     fusion: FittedFusion | None = None
+    seed: int = 0
+    threads: int | None = None
+
+    @property
+    def setting(self) -> Setting:
+        """What opens its language model."""
+        return Setting(
+            self.base, self.prompt, self.noun, self.clock, self.seed, self.threads, self.rule, self.catalogue_rule
+        )
 
     @property
     def rule(self) -> RankingRule:
@@ -120,6 +131,8 @@ def settings_of(params: Params, objective: str, root: Path) -> Settings:
         profile_engine=params.profiles.engine,
         profiles=params.profiles if params.prompt.profile else None,
         fusion=fusion,
+        seed=params.seed,
+        threads=params.threads,
     )
 
 
@@ -138,8 +151,9 @@ def package_digest(settings: Settings, root: Path) -> str:
     if settings.ranked_by == "reward":
         check_adapter(root / SFT, identity)
     reference = adapter_digest(root / SFT) if settings.ranked_by == "reward" else None
+    # adapters keep the digests they had, and another number of threads makes no other version
     without = {name for name in ("fusion", "profiles") if getattr(settings, name) is None}
-    said = settings.model_dump(exclude=without)  # adapters keep the digests they had
+    said = settings.model_dump(exclude=without | {"seed", "threads"})
     return digest_of([adapter_digest(adapter_folder(settings.language_model, root)), reference, said])
 
 

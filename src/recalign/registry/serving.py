@@ -13,16 +13,16 @@ from recalign.artifacts import read_json, verify_once
 from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.layout import BASE
-from recalign.llm.base import IDENTITY, LanguageModel, fetch_base, load_language_model
+from recalign.llm.base import IDENTITY, LanguageModel, fetch_base
 from recalign.params import ProfilesParams
 from recalign.preferences.engines import Inference, open_engine
 from recalign.preferences.histories import Histories
 from recalign.preferences.profiles import COUNTING, Engine, Profile, make_profile
 from recalign.preferences.statements import Statement, closed_statements
-from recalign.prompts import PromptBuilder, safe_title
+from recalign.prompts import safe_title
 from recalign.recommenders.fitted import load_fitted
 from recalign.recommenders.fused import FusedRecommender
-from recalign.recommenders.language_model import Asked, LanguageModelRecommender
+from recalign.recommenders.language_model import Asked, LanguageModelRecommender, open_recommender
 from recalign.recommenders.seam import Scored
 from recalign.recommenders.transplanted import on_catalogue
 from recalign.registry.package import ADAPTER, RECOMMENDERS, REFERENCE, Identity, Settings, read_settings
@@ -71,14 +71,10 @@ def load_recommender(
     """
     verify_once(package)
     settings = read_settings(package)
-    model = load_language_model(base, settings.base, adapter=package / ADAPTER)
-    reference = None
-    if settings.ranked_by == "reward":
-        reference = load_language_model(base, settings.base, adapter=package / REFERENCE)
-    builder = PromptBuilder(model.tokenizer, catalogue, settings.prompt, settings.noun, clock=settings.clock)
-    language_model = LanguageModelRecommender(
-        model, builder, catalogue, settings.language_model, settings.rule, over_catalogue=settings.catalogue_rule,
-        reference=reference, batch=batch, store=store,
+    reference = package / REFERENCE if settings.ranked_by == "reward" else None
+    language_model = open_recommender(
+        settings.language_model, base, package / ADAPTER, settings.setting, catalogue, reference=reference,
+        batch=batch, store=store,
     )  # fmt: skip
     if settings.fusion is None:
         return language_model

@@ -9,10 +9,9 @@ from recalign.errors import RecalignError
 from recalign.evaluation.scorecard import system_of
 from recalign.layout import BASE, CACHE, OTHER, RANKS, SFT
 from recalign.llm.adapters import check_adapter
-from recalign.llm.base import IDENTITY, load_language_model
+from recalign.llm.base import IDENTITY
 from recalign.params import Params
-from recalign.prompts import PromptBuilder
-from recalign.recommenders.language_model import LanguageModelRecommender
+from recalign.recommenders.language_model import open_recommender
 from recalign.registry.package import SETTINGS, Settings, read_settings, settings_of
 from recalign.registry.serving import Registered, find_base, load_recommender
 
@@ -36,15 +35,10 @@ def open_adapter(params: Params, adapter: str, catalogue: Items) -> tuple[Settin
     check_adapter(folder, read_json(BASE / IDENTITY))
     _check_known(params, folder)
     settings = settings_of(params, folder.resolve().name, Path())
-    model = load_language_model(BASE, params.base, adapter=folder, threads=params.threads)
-    reference = None
-    if settings.ranked_by == "reward":
-        reference = load_language_model(BASE, params.base, adapter=SFT)
-    builder = PromptBuilder(model.tokenizer, catalogue, settings.prompt, settings.noun, clock=settings.clock)
-    recommender = LanguageModelRecommender(
-        model, builder, catalogue, settings.system, settings.rule, over_catalogue=settings.catalogue_rule,
-        reference=reference, batch=batch, store=STORE,
-    )  # fmt: skip
+    reference = SFT if settings.ranked_by == "reward" else None
+    recommender = open_recommender(
+        settings.system, BASE, folder, settings.setting, catalogue, reference=reference, batch=batch, store=STORE
+    )
     return settings, recommender
 
 

@@ -77,18 +77,14 @@ def open_language_model(
     rule: RankingRule | None = None, reference: Path | None = None,
 ) -> "LanguageModelRecommender":  # fmt: skip
     """The base under an adapter as a recommender; reference: the adapter that the rule "reward" needs too."""
-    from recalign.llm.base import LanguageModel, load_language_model
-    from recalign.prompts import PromptBuilder
-    from recalign.recommenders.language_model import LanguageModelRecommender
+    from recalign.recommenders.language_model import Setting, open_recommender
 
-    def load(folder: Path | None) -> LanguageModel:
-        return load_language_model(base, params.base, adapter=folder, seed=params.seed, threads=params.threads)
-
-    own, other = load(adapter), load(reference) if reference else None
     summary = read_json(prepared / "summary.json")
-    builder = PromptBuilder(own.tokenizer, trials.catalogue, params.prompt, summary["noun"], clock=summary["clock"])
-    return LanguageModelRecommender(
-        own, builder, trials.catalogue, name, rule, reference=other, batch=params.evaluate.batch, store=store
+    setting = Setting(
+        params.base, params.prompt, summary["noun"], summary["clock"], params.seed, params.threads, ranked_by=rule
+    )
+    return open_recommender(
+        name, base, adapter, setting, trials.catalogue, reference=reference, batch=params.evaluate.batch, store=store
     )
 
 

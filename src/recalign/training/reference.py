@@ -1,7 +1,7 @@
 """The store of reference log-probs: what the SFT adapter gives to every response of the pairs, computed once.
 
 A log-prob is keyed by all that it depends on: the model (base, adapter, quantisation, compute type), the scorer's
-version and the token ids; whether a prompt is shared or scored alone follows from base and version. So every objective
+version and the token ids; whether a prompt is shared or scored alone is part of the model's digest. So every objective
 and β reads the same store, and a changed strategy, more pairs or more negatives cost only what is new.
 """
 
@@ -16,13 +16,12 @@ import torch
 from recalign import columns as c
 from recalign.artifacts import digest_of, read_parquet
 from recalign.errors import RecalignError
-from recalign.llm.scoring import response_logprobs, tokens_at_once
+from recalign.llm.scoring import SCORER, response_logprobs, tokens_at_once
 from recalign.progress import track
 from recalign.training.examples import PreferenceExample
 from recalign.training.micro_batches import micro_batches
 
 log = logging.getLogger(__name__)
-SCORER = 2  # raised when the scorer's layout or arithmetic changes, so that old log-probs are not read
 SCHEMA = pa.schema([(c.KEY, pa.string()), (c.SUM, pa.float64()), (c.LENGTH, pa.int64())])
 
 
