@@ -58,7 +58,10 @@ class TableParams(Section):
     timestamp: str | None
     rating: str | None
     attributes: tuple[str, ...]
+    available_from: str | None = None
     noun: str
+    columns: tuple[str, ...] | None = None
+    items_columns: tuple[str, ...] | None = None
 
 
 class ValidateParams(Section):
