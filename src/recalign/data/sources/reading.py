@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from recalign import columns as c
 from recalign.data.database import ROW_GROUP, one, write_rows
-from recalign.data.sources.ids import SPACES, TITLE_MARKERS, canonical, listed, number_ids, unmarked
+from recalign.data.sources.ids import MARKERS, SPACES, TITLE_MARKERS, canonical, listed, number_ids, unmarked
 from recalign.errors import RecalignError
 
 if TYPE_CHECKING:
@@ -60,11 +60,15 @@ class SourceFacts:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A text column read as a type, in SQL: its text (null where empty), value (null where unreadable) and rule."""
+    """A text column read as a type, in SQL: its text (null where empty), value (null where unreadable) and rule.
+
+    In `value`, "{text}" stands for the text, which `typed` computes once. missing: texts that mean that there is none.
+    """
 
     text: str
     value: str
     rule: str
+    missing: tuple[str, ...] = ()
 
 
 def quoted(name: str) -> str:
@@ -79,12 +83,9 @@ def literal(text: str) -> str:
 
 def filled(column: str) -> str:
     """SQL: a column's text without spaces around it, null where nothing is left."""
-    return f"nullif(trim({quoted(column)}, {literal(SPACES)}), '')"
-
-
-def value_text(column: str) -> str:
-    """SQL: as `filled`, and null where it is a marker of a missing value, such as NA."""
-    return unmarked(filled(column))
+    name = quoted(column)
+    first, last = f"({name} < '!' or {name} >= chr(128))", f"({name}[-1] < '!' or {name}[-1] >= chr(128))"
+    return f"nullif(case when {first} or {last} then trim({name}, {literal(SPACES)}) else {name} end, '')"
 
 
 def title_text(column: str) -> str:
@@ -92,22 +93,30 @@ def title_text(column: str) -> str:
     return unmarked(filled(column), TITLE_MARKERS)
 
 
+def typed(relation: str, parsed: dict[str, Parsed]) -> str:
+    """SQL: a relation and for each name the columns "text NAME" and "value NAME", each computed once."""
+    texts = ", ".join(f'{p.text} as "text {name}"' for name, p in parsed.items())
+    named = {f'"text {name}"': p.missing for name, p in parsed.items() if p.missing}
+    kept = [f"{unmarked(text, missing)} as {text}" for text, missing in named.items()]
+    known = f"* replace ({', '.join(kept)})" if kept else "*"
+    values = ", ".join(p.value.replace("{text}", f'"text {name}"') + f' as "value {name}"' for name, p in parsed.items())
+    return f"(select *, {values} from (select {known} from (select *, {texts} from {relation})))"
+
+
 def any_id(column: str) -> Parsed:
     """An id of any kind, 12.0 being 12; markers of a missing value are none."""
-    text = value_text(column)
-    return Parsed(text, canonical(text), f"{column} is a number whose last digits are lost")
+    return Parsed(filled(column), canonical("{text}"), f"{column} is a number whose last digits are lost", MARKERS)
 
 
 def integer_id(column: str) -> Parsed:
     """An id that has to be an integer."""
-    text = filled(column)
-    return Parsed(text, f"case when regexp_full_match({text}, '{INTEGER}') then {text} end", f"{column} is no integer")
+    value = f"case when regexp_full_match({{text}}, '{INTEGER}') then {{text}} end"
+    return Parsed(filled(column), value, f"{column} is no integer")
 
 
 def number(column: str) -> Parsed:
     """A decimal number."""
-    text = filled(column)
-    return Parsed(text, f"try_cast({text} as double)", f"{column} is no number")
+    return Parsed(filled(column), "try_cast({text} as double)", f"{column} is no number")
 
 
 def opinion(text: str) -> str:
@@ -117,10 +126,10 @@ def opinion(text: str) -> str:
 
 def rating(column: str) -> Parsed:
     """A rating: a number, also with a decimal comma (4,5), or words for yes and no (1 and 0)."""
-    text = value_text(column)
-    comma = f"case when regexp_full_match({text}, '-?[0-9]+,[0-9]{{1,2}}') then replace({text}, ',', '.') end"
-    value = f"coalesce(try_cast({text} as double), try_cast({comma} as double), {opinion(text)})"
-    return Parsed(text, value, f"{column} is no number")
+    comma = "case when regexp_full_match({text}, '-?[0-9]+,[0-9]{1,2}') then replace({text}, ',', '.') end"
+    word = opinion("{text}")
+    value = f"coalesce(try_cast({{text}} as double), try_cast({comma} as double), {word})"
+    return Parsed(filled(column), value, f"{column} is no number", MARKERS)
 
 
 def attributes(columns: dict[str, str]) -> str:
@@ -136,34 +145,38 @@ def attributes(columns: dict[str, str]) -> str:
 
 def row_json(relation: str) -> str:
     """SQL: a raw row as JSON, without where it comes from."""
-    return f"""json_merge_patch(to_json({relation}), '{{"{FILE}": null, "{LINE}": null}}')::varchar"""
+    return f"""json_merge_patch(to_json({relation}), '{{"{FILE}": null, "{LINE}": null, "recalign rule": null, "recalign value": null}}')::varchar"""
 
 
 def type_rows(connection: "DuckDBPyConnection", table: str, relation: str, parsed: dict[str, Parsed | str]) -> None:
-    """Make the view `relation` of raw_<table>: names from Parsed columns or plain SQL expressions, then file and line.
+    """Make the table `relation` of raw_<table>: names from Parsed columns or plain SQL expressions, then file and line.
 
     A row with a column that cannot be read goes to `malformed` under the first such column's rule.
     Raises RecalignError when that is every row.
     """
-    checks = {f"{p.text} is not null and {p.value} is null": p for p in parsed.values() if isinstance(p, Parsed)}
-    moved = 0
-    if checks:
-        rule = " ".join(f"when {fails} then {literal(p.rule)}" for fails, p in checks.items())
-        value = " ".join(f"when {fails} then {p.text}" for fails, p in checks.items())
-        moved = one(
-            connection.execute(
-                f"""insert into malformed
-                    select '{table}', {row_json("bad")}, case {rule} end, case {value} end, "{FILE}", "{LINE}"
-                    from raw_{table} as bad where {" or ".join(f"({fails})" for fails in checks)}"""
-            )
-        )
-    # mostly there are none, and a view that does not look at every column is read much faster
-    good = " and ".join(f"not ({fails})" for fails in checks) if moved else "true"
-    names = ", ".join(f"{p.value if isinstance(p, Parsed) else p} as {quoted(name)}" for name, p in parsed.items())
+    read = {name: p for name, p in parsed.items() if isinstance(p, Parsed)}
+    rows = typed(f"raw_{table}", read) if read else f"raw_{table}"
+    fails = {f'"text {name}" is not null and "value {name}" is null': name for name in read}
+    cases = " ".join(f"when {fail} then {literal(name)}" for fail, name in fails.items())
+    failed = f"case {cases} end" if cases else "null"
+    values = {name: f'"value {name}"' if isinstance(p, Parsed) else p for name, p in parsed.items()}
+    names = ", ".join(f"{value} as {quoted(name)}" for name, value in values.items())
     connection.execute(
-        f"""create or replace view {relation} as
-            select {names}, "{FILE}" as file, "{LINE}" as line from raw_{table} where {good}"""
+        f"""create or replace table {relation} as
+            select {names}, "{FILE}" as file, "{LINE}" as line, {failed} as failed from {rows}"""
     )
+    if one(connection.execute(f"select count(failed) from {relation}")):
+        rule = " ".join(f"when {literal(name)} then {literal(p.rule)}" for name, p in read.items())
+        value = " ".join(f'when {literal(name)} then "text {name}"' for name in read)
+        drop = ", ".join(f'"text {name}", "value {name}"' for name in read)
+        connection.execute(
+            f"""insert into malformed
+                select '{table}', {row_json("bad")}, "recalign rule", "recalign value", "{FILE}", "{LINE}"
+                from (select * exclude ({drop}, failed), case failed {rule} end as "recalign rule",
+                          case failed {value} end as "recalign value"
+                      from (select *, {failed} as failed from {rows}) where failed is not null) as bad"""
+        )
+        connection.execute(f"delete from {relation} where failed is not null")
     if not connection.execute(f"select 1 from {relation} limit 1").fetchone():
         why = connection.execute("select rule, value, file, line from malformed order by line").fetchone()
         rule, value, file, line = why or ("it has no rows", "", table, 0)

@@ -155,7 +155,7 @@ def load_columns(
 
 def _set_headers_aside(connection: "DuckDBPyConnection", table: TableParams) -> None:
     """Move header lines among the rows, of files that were joined, to `malformed`."""
-    again = " and ".join(f"{reading.filled(name)} = {reading.literal(name)}" for name in (table.user, table.item))
+    again = " and ".join(f"{reading.quoted(name)} = {reading.literal(name)}" for name in (table.user, table.item))
     moved = one(
         connection.execute(
             f"""insert into malformed
@@ -170,10 +170,13 @@ def _set_headers_aside(connection: "DuckDBPyConnection", table: TableParams) -> 
 
 def _items_of_events(connection: "DuckDBPyConnection", table: TableParams) -> None:
     """Make raw_items of the interactions: an item's first row that has a title describes it."""
-    item, title = reading.any_id(table.item).value, reading.title_text(table.title)
+    ids = reading.typed("raw_interactions", {"item": reading.any_id(table.item)})
+    title = reading.title_text(table.title)
     connection.execute(
-        f"""create or replace table raw_items as select * from raw_interactions where {item} is not null
-            qualify row_number() over (partition by {item} order by {title} is null, "{LINE}") = 1 order by "{LINE}" """
+        f"""create or replace table raw_items as
+            select * exclude ("text item", "value item") from {ids} where "value item" is not null
+            qualify row_number() over (partition by "value item" order by {title} is null, "{LINE}") = 1
+            order by "{LINE}" """
     )
 
 
@@ -182,14 +185,13 @@ def _least_like(connection: "DuckDBPyConnection", column: str, params: Params) -
 
     Says where zeros seem to mean "not rated".
     """
-    text = reading.value_text(column)
-    value = reading.rating(column).value
-    words, zeros, positive, whole, highest, count = connection.execute(
-        f"""select count(*) filter ({reading.opinion(text)} is not null), count(*) filter (value = 0),
-                coalesce(min(value) filter (value > 0), 0), coalesce(bool_and(value = floor(value)), false),
-                coalesce(max(value), 0), count(value)
-            from (select {value} as value, * from raw_interactions)"""
-    ).fetchone() or (0, 0, 0.0, False, 0.0, 0)
+    word = reading.opinion('"text r"')
+    [(words, zeros, positive, whole, highest, count)] = connection.execute(
+        f"""select count(*) filter ({word} is not null), count(*) filter ("value r" = 0),
+                coalesce(min("value r") filter ("value r" > 0), 0),
+                coalesce(bool_and("value r" = floor("value r")), false), coalesce(max("value r"), 0), count("value r")
+            from {reading.typed("raw_interactions", {"r": reading.rating(column)})}"""
+    ).fetchall()
     if words:
         log.info("%s holds words: yes is 1 and no is 0; a like is what is 1 (prepare.min_rating)", column)
         return 1.0

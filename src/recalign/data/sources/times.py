@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from recalign.data.sources.reading import Parsed, literal, value_text
+from recalign.data.sources.ids import MARKERS
+from recalign.data.sources.reading import FILE, LINE, Parsed, filled, typed
 from recalign.errors import RecalignError
 
 if TYPE_CHECKING:
@@ -19,33 +20,36 @@ FORMS = (
     (17, "YYYYMMDDHHMMSSmmm", "%Y%m%d%H%M%S%g"),
 )
 LATER = 1_990_000_000  # seconds to 2033: a log that seems to be of that year counts YYYYMMDDHH
+NUMBER = '"value n"'  # SQL: a column's number, in reading.typed(…, {"n": …})
 MIXED = 0.01  # share of values in another unit above which the file is refused as a whole
 
 
 def column_time(connection: "DuckDBPyConnection", table: str, column: str, key: str) -> Parsed:
     """How a column's times are written: digits of a date, a unit since 1970, or ISO 8601; most values decide.
 
-    A value of another unit goes to `malformed`. Raises RecalignError, naming the first row, where more than one value
+    Raises RecalignError, naming the first row, where more than one value
     in a hundred has another unit, and for years alone or Excel's days.
     """
-    text = value_text(column)
-    numeric, typical, count = connection.execute(
-        f"""select avg((number is not null)::int), median(abs(number)), count(*)
-            from (select try_cast({text} as double) as number, {text} as text from {table}) where text is not null"""
-    ).fetchone() or (None, None, 0)
-    if not numeric or numeric < 0.5:
+    number = Parsed(filled(column), "try_cast({text} as double)", "", MARKERS)
+    others = ", ".join(f"count(*) filter ({_within(NUMBER, unit)})" for unit in UNITS)
+    [(count, numeric, typical, *of_unit)] = connection.execute(
+        f"""select count("text n"), count("value n"), median(abs("value n")), {others}
+            from {typed(table, {"n": number})}"""
+    ).fetchall()
+    if not count or numeric < 0.5 * count:
         return iso_time(column)
     _refuse_days_and_years(column, key, typical)
     for digits, name, form in FORMS:
         if len(f"{typical:.0f}") == digits and (digits != 10 or typical >= LATER):
             parsed = spelled(column, name, form)
-            fits = connection.execute(f"select count(*) from {table} where {parsed.value} is not null").fetchone()
-            if fits and fits[0] > 0.9 * count:
+            found = connection.execute(f"""select count("value n") from {typed(table, {"n": parsed})}""").fetchone()
+            if found and found[0] > 0.9 * count:
                 return parsed
     unit = unit_of(typical)
-    parsed = epoch(column, unit)
-    _refuse_mixture(connection, table, column, key, unit, count)
-    return parsed
+    for other, times in zip(UNITS, of_unit, strict=True):
+        if other != unit and times > MIXED * count:
+            _refuse_mixture(connection, table, column, key, (unit, other), (times, count))
+    return epoch(column, unit)
 
 
 def unit_of(number: float) -> str:
@@ -54,30 +58,25 @@ def unit_of(number: float) -> str:
 
 
 def epoch(column: str, unit: str = "seconds") -> Parsed:
-    """A time counted from 1970 in UTC; a count that is of our days in another unit only is not read."""
-    text = value_text(column)
-    number = f"try_cast({text} as double)"
-    micros = f"try_cast({number} * {10**6 // UNITS[unit]} as bigint)" if UNITS[unit] <= 10**6 else (
-        f"try_cast({number} / {UNITS[unit] // 10**6} as bigint)"
-    )  # fmt: skip
+    """A time counted from 1970 in UTC."""
+    scale = f"* {10**6 // UNITS[unit]}" if UNITS[unit] <= 10**6 else f"/ {UNITS[unit] // 10**6}"
+    micros = f"try_cast(try_cast({{text}} as double) {scale} as bigint)"
     # beyond these bounds, years away from any log, DuckDB cannot make a timestamp and would stop the whole query
-    value = f"case when abs({micros}) < 9e17 and not ({_of_another_unit(number, unit)}) then make_timestamp({micros}) end"
-    return Parsed(text, value, f"{column} is no time in {unit} since 1970")
+    value = f"case when abs({micros}) < 9e17 then make_timestamp({micros}) end"
+    return Parsed(filled(column), value, f"{column} is no time in {unit} since 1970", MARKERS)
 
 
 def spelled(column: str, name: str, form: str) -> Parsed:
     """A time in UTC whose digits spell it, such as 202101051230."""
-    text = value_text(column)
-    whole = f"regexp_extract({text}, '^([0-9]+)(\\.0*)?$', 1)"
+    whole = "regexp_extract({text}, '^([0-9]+)(\\.0*)?$', 1)"
     value = f"case when length({whole}) = {len(name)} then try_strptime({whole}, '{form}') end"
-    return Parsed(text, value, f"{column} is no time as {name}")
+    return Parsed(filled(column), value, f"{column} is no time as {name}", MARKERS)
 
 
 def iso_time(column: str) -> Parsed:
     """A time in ISO 8601; one without an offset is UTC."""
-    text = value_text(column)
-    value = f"timezone('UTC', try_cast({text} as timestamptz))"
-    return Parsed(text, f"case when isfinite({value}) then {value} end", f"{column} is no ISO 8601 time")
+    value = "timezone('UTC', try_cast({text} as timestamptz))"
+    return Parsed(filled(column), f"case when isfinite({value}) then {value} end", f"{column} is no ISO 8601 time", MARKERS)
 
 
 def looks_like_time(text: str) -> str:
@@ -92,9 +91,9 @@ def looks_like_time(text: str) -> str:
     return f"case when {number} is null then {iso} else ({counts} or {dates}) and {number} = floor({number}) end"
 
 
-def _of_another_unit(number: str, unit: str) -> str:
-    others = (per for other, per in UNITS.items() if other != unit)
-    return " or ".join(f"abs({number}) between {EARLIEST * per} and {LATEST * per}" for per in others)
+def _within(number: str, unit: str) -> str:
+    """SQL: whether a count in this unit is a time of our days."""
+    return f"abs({number}) between {EARLIEST * UNITS[unit]} and {LATEST * UNITS[unit]}"
 
 
 def _refuse_days_and_years(column: str, key: str, typical: float) -> None:
@@ -110,17 +109,14 @@ def _refuse_days_and_years(column: str, key: str, typical: float) -> None:
 
 
 def _refuse_mixture(
-    connection: "DuckDBPyConnection", table: str, column: str, key: str, unit: str, count: int
+    connection: "DuckDBPyConnection", table: str, column: str, key: str, units: tuple[str, str], counts: tuple[int, int]
 ) -> None:
-    number = f"try_cast({value_text(column)} as double)"
-    of_another = f"from {table} where {_of_another_unit(number, unit)}"
-    others = (connection.execute(f"select count(*) {of_another}").fetchone() or (0,))[0]
-    if others <= MIXED * count:
-        return
-    first, file, line = connection.execute(
-        f'select {value_text(column)}, "{FILE}", "{LINE}" {of_another} order by "{LINE}" limit 1'
-    ).fetchone() or ("", "", 0)
+    number = Parsed(filled(column), "try_cast({text} as double)", "", MARKERS)
+    [(first, file, line)] = connection.execute(
+        f"""select "text n", "{FILE}", "{LINE}" from {typed(table, {"n": number})}
+            where {_within(NUMBER, units[1])} order by "{LINE}" limit 1"""
+    ).fetchall()
     raise RecalignError(
-        f"{file}: column '{column}' ({key}) mixes units: most times are {unit}, {others:,} of {count:,} are "
-        f"{unit_of(float(first))}, first in line {line} ({literal(first)}); write all in one unit"
+        f"{file}: column '{column}' ({key}) mixes units: most times are {units[0]}, but {counts[0]:,} of {counts[1]:,} "
+        f"are {units[1]}, first in line {line} ({first}); write all in one unit"
     )
