@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 
 from recalign import columns as c
 from recalign.data.records import Items
+from recalign.data.sources import containers, files
 from recalign.errors import RecalignError
 
 CASE = "case"
+LARGEST = 2**63 - 1  # an id is a signed 64-bit integer here: these files' ids are not renumbered
 FIELDS = "case, user_id, history, candidates, target"
 
 
@@ -42,15 +45,10 @@ def read_catalogue(path: Path) -> Items:
     empty title, text that is not UTF-8, no row.
     """
     titles: dict[int, str] = {}
-    rows = csv.DictReader(_lines(path, "--items"))
-    for column in (c.ITEM, c.TITLE):
-        if column not in (rows.fieldnames or []):
-            found = ", ".join(rows.fieldnames or []) or "none"
-            raise RecalignError(f"{path} has no column '{column}' (it has {found}); --items needs item_id,title")
-    for row in rows:
-        number, raw = rows.line_num, row[c.ITEM]
+    for number, row in _rows(path, "--items", (c.ITEM, c.TITLE), "--items needs item_id,title"):
+        raw = row[c.ITEM]
         if not _is_whole(raw):
-            _refuse(path, number, f"{c.ITEM} is {raw!r}; a whole number is needed")
+            _refuse(path, number, f"{c.ITEM} is {raw!r}; {_wanted(raw)}")
         if int(raw) in titles:
             _refuse(path, number, f"{c.ITEM} {raw} stands twice; keep one title an id")
         if not (row[c.TITLE] or "").strip():
@@ -100,23 +98,20 @@ def read_file_log(path: Path, option: str) -> tuple[NDArray[np.int64], NDArray[n
     The order of time is that of the column timestamp (numbers or ISO 8601), equal times in the order of the file.
     Raises RecalignError for a missing file, column or number.
     """
-    rows = csv.DictReader(_lines(path, option))
-    found = rows.fieldnames or []
-    for column in (c.USER, c.ITEM):
-        if column not in found:
-            raise RecalignError(f"{path} has no column '{column}' (it has {', '.join(found) or 'none'}); add it")
     events: list[tuple[int, int]] = []
     times: list[str] = []
-    for row in rows:
+    clock = False
+    for number, row in _rows(path, option, (c.USER, c.ITEM), "add it"):
         for column in (c.USER, c.ITEM):
             if not _is_whole(row[column]):
-                _refuse(path, rows.line_num, f"{column} is {row[column]!r}; a whole number is needed")
+                _refuse(path, number, f"{column} is {row[column]!r}; {_wanted(row[column])}")
         events.append((int(row[c.USER]), int(row[c.ITEM])))
+        clock = clock or c.TIMESTAMP in row
         times.append(row.get(c.TIMESTAMP) or "")
     if not events:
         raise RecalignError(f"{path} holds no row; {option} needs a row an interaction")
     listed = np.array(events, dtype=np.int64)
-    if c.TIMESTAMP in found:
+    if clock:
         listed = listed[np.argsort(_moments(path, times), kind="stable")]
     return listed[:, 0], listed[:, 1]
 
@@ -131,13 +126,41 @@ def _moments(path: Path, times: list[str]) -> NDArray[Any]:
     raise RecalignError(f"{path}: column '{c.TIMESTAMP}' must hold numbers, or ISO 8601 without a zone, in every row")
 
 
-def _lines(path: Path, option: str) -> Iterator[str]:
+def _rows(path: Path, option: str, needed: tuple[str, ...], fix: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV with their line numbers; what a quote or a comma has torn apart is refused."""
+    reader = csv.reader(_lines(path, option), strict=True)
+    before = 0
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError):
-        raise RecalignError(f"{path} is not a file; {option} names one") from None
+        header = [name.strip() for name in next(reader, [])]
+        for column in needed:
+            if column not in header:
+                raise RecalignError(f"{path} has no column '{column}' (it has {', '.join(header) or 'none'}); {fix}")
+        before = reader.line_num
+        for values in reader:
+            number, before = before + 1, reader.line_num
+            if not values:
+                continue
+            if len(values) != len(header):
+                _refuse(path, number, f"{len(values)} values for {len(header)} columns; put a value with a comma in quotes")
+            if files.drawn_in(values, ","):
+                _refuse(path, number, 'a " that is not closed there draws the next lines in; write "" within quotes')
+            yield number, dict(zip(header, values, strict=True))
+    except csv.Error as error:
+        _refuse(path, before + 1, f'a " that is not closed, or closed too early ({error}); write "" within quotes')
+
+
+def _lines(path: Path, option: str) -> Iterator[str]:
+    if not path.is_file():
+        raise RecalignError(f"{path} is not a file; {option} names one")
+    with tempfile.TemporaryDirectory() as place:
+        content = containers.plain(path, Path(place), "plain").read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RecalignError(f"{path} is not UTF-8 (byte {error.start}); convert it, as with iconv -t utf-8") from None
+        line = content[: error.start].count(b"\n") + 1
+        sample = content[max(0, error.start - 2000) : error.start + 20_000]
+        before = not content[: error.start].isascii()
+        containers.not_utf8(path, line, content[error.start], sample, rest_is_utf8=before)
     return io.StringIO(text, newline="")  # ends lines at newlines only, not at the other separators of str.splitlines
 
 
@@ -174,7 +197,9 @@ def _field(path: Path, number: int, fields: Mapping[str, Any], name: str, wanted
         "a list of item ids": isinstance(value, list) and all(map(_is_id, value)),
     }[wanted]
     if not fits:
-        _refuse(path, number, f"{name} is {json.dumps(value)[:60]}; {wanted} is needed")
+        beyond = any(isinstance(v, int) and abs(v) > LARGEST for v in (value if isinstance(value, list) else [value]))
+        also = " (ids up to 2^63 - 1 are read; number larger ones anew)" if beyond else ""
+        _refuse(path, number, f"{name} is {json.dumps(value)[:60]}; {wanted} is needed{also}")
     return value
 
 
@@ -195,11 +220,18 @@ def _check(path: Path, number: int, case: FileCase, catalogue: Items | None) -> 
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _is_whole(text: str | None) -> bool:
-    return bool(text) and (text or "").strip().lstrip("-").isdecimal()
+    return bool(text) and (text or "").strip().lstrip("-").isdecimal() and abs(int(text or "")) <= LARGEST
+
+
+def _wanted(text: str | None) -> str:
+    """What an id that cannot be taken should be."""
+    if text and text.strip().lstrip("-").isdecimal():
+        return "ids up to 2^63 - 1 are read; number larger ones anew"
+    return "a whole number is needed"
 
 
 def _refuse(path: Path, number: int, what: str) -> NoReturn:
