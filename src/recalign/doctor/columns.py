@@ -44,7 +44,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 RATING_ENDS = ("rating", "ratings", "score", "stars", "recommended")
-NO_RATING = ("avg", "average", "mean", "count", "num", "number", "total", "content", "age")  # starts of an item's own figures
+NO_RATING = ("avg", "average", "mean", "count", "num", "number", "total", "content", "age")  # an item's own figures
 RECBOLE = re.compile(r":(token|token_seq|float|float_seq)$")  # the type that RecBole's files write behind a name
 ATTRIBUTES = (
     "genre", "genres", "category", "categories", "maincategory", "year", "director", "author", "authors", "artist",
@@ -94,7 +94,7 @@ def describe(connection: "DuckDBPyConnection", table: str, names: Sequence[str])
 
 
 def _described(connection: "DuckDBPyConnection", table: str, name: str) -> Column:
-    read = typed(f"(select {quoted(name)} from {table} limit {LOOKED_AT})", {"n": rating(name)})
+    read = typed(f"(select {quoted(name)} from {table} limit {LOOKED_AT})", {"n": rating(name)})  # noqa: S608
     text, number = '"text n"', '"value n"'
     query = f"""
         select count(*), count({text}), count(distinct {text}), count({number}), min({number}), max({number}),
@@ -107,9 +107,9 @@ def _described(connection: "DuckDBPyConnection", table: str, name: str) -> Colum
     ).fetchall()
     if not full:
         return Column(name, rows, 0.0, 0, 0.0, 0.0, None, None)
-    bounds = (low, high) if numbers == full else (None, None)
     unrated = zeros if zeros_mean_unrated(zeros, numbers, positive or 0, high or 0, whole=bool(even)) else 0
-    return Column(name, rows, full / rows, distinct, whole / full, times / full, *bounds, bool(words), unrated)
+    low, high = (low, high) if numbers == full else (None, None)
+    return Column(name, rows, full / rows, distinct, whole / full, times / full, low, high, bool(words), unrated)
 
 
 def by_name(role: str, columns: Sequence[Column]) -> Column | None:

@@ -141,7 +141,7 @@ def _rows(path: Path, option: str, needed: tuple[str, ...], fix: str) -> Iterato
             if not values:
                 continue
             if len(values) != len(header):
-                _refuse(path, number, f"{len(values)} values for {len(header)} columns; put a value with a comma in quotes")
+                _refuse(path, number, f"{len(values)} values for {len(header)} columns; quote a value with a comma")
             if files.drawn_in(values, ","):
                 _refuse(path, number, 'a " that is not closed there draws the next lines in; write "" within quotes')
             yield number, dict(zip(header, values, strict=True))

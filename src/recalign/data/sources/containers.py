@@ -66,10 +66,10 @@ def _arrow(codec: str) -> Callable[[Path], IO[bytes]]:
     return opened
 
 
-PACKED: tuple[tuple[bytes, str, Callable[[Path], IO[bytes]]], ...] = (
-    (b"\x1f\x8b", "gzip", lambda path: gzip.open(path)),
-    (b"BZh", "bzip2", lambda path: bz2.open(path)),
-    (b"\xfd7zXZ\0", "xz", lambda path: lzma.open(path)),
+PACKED: tuple[tuple[bytes, str, Callable[[Path], Any]], ...] = (
+    (b"\x1f\x8b", "gzip", gzip.open),
+    (b"BZh", "bzip2", bz2.open),
+    (b"\xfd7zXZ\0", "xz", lzma.open),
     (b"\x28\xb5\x2f\xfd", "zstd", _arrow("zstd")),
     (b"\x04\x22\x4d\x18", "lz4", _arrow("lz4")),
 )
@@ -148,7 +148,7 @@ def _member(current: Path, path: Path) -> IO[bytes]:
     real = [name for name in names if not name.startswith(JUNK) and not Path(name).name.startswith(JUNK)]
     if len(real) != 1:
         shown = ", ".join(sorted(real)[:5]) or "nothing"
-        raise RecalignError(f"{path} is a zip of {len(real)} files ({shown}); unpack it and name the file that is meant")
+        raise RecalignError(f"{path} is a zip of {len(real)} files ({shown}); unpack it and name the one that is meant")
     return archive.open(real[0])
 
 
@@ -175,7 +175,7 @@ def _transcode(path: Path, current: Path, encoding: str, target: Path) -> None:
                 sink.write(decoder.decode(piece).encode("utf-8"))
             sink.write(decoder.decode(b"", True).encode("utf-8"))
     except UnicodeError:
-        raise RecalignError(f"{path} begins as {encoding.upper()} and goes on as something else; export it again") from None
+        raise RecalignError(f"{path} begins as {encoding.upper()} and goes on otherwise; export it again") from None
 
 
 def _refuse_others(path: Path, head: bytes) -> None:
@@ -188,7 +188,7 @@ def _refuse_others(path: Path, head: bytes) -> None:
     if re.match(rb"(?i)<(!doctype|html|\?xml)", text):
         raise RecalignError(f"{path} is a web page or XML, not a table; was a login page downloaded in its place?")
     if not head.startswith(PARQUET) and b"\0" in head:
-        raise RecalignError(f"{path} is no text (byte {head.index(0)} is zero) and no Parquet; give a CSV or Parquet file")
+        raise RecalignError(f"{path} is no text (byte {head.index(0)} is zero) and no Parquet; give CSV or Parquet")
 
 
 def not_utf8(path: Path, line: int, byte: int, sample: bytes, *, rest_is_utf8: bool) -> NoReturn:
@@ -198,11 +198,12 @@ def not_utf8(path: Path, line: int, byte: int, sample: bytes, *, rest_is_utf8: b
     """
     found = f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8"
     if rest_is_utf8:
-        raise RecalignError(f"{found}, but the text before it is; correct that line (a conversion would spoil the rest)")
+        raise RecalignError(f"{found}, but the text before it is; correct that line (converting would spoil the rest)")
     latin = _latin(sample)
     if latin is None:
         raise RecalignError(f"{found}; convert the file from the encoding it was written in ('iconv -l' lists them)")
-    raise RecalignError(f"{found}; convert the file, for example with 'iconv -f {latin} -t utf-8 {path.name} > fixed.csv'")
+    command = f"iconv -f {latin} -t utf-8 {path.name} > fixed.csv"
+    raise RecalignError(f"{found}; convert the file, for example with '{command}'")
 
 
 def _latin(sample: bytes) -> str | None:

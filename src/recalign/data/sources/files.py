@@ -1,7 +1,7 @@
 """Raw files on disk: found, made plain (containers.py), and read into DuckDB with the file and line of every row.
 
-Every line of a file is a row, a part of one, blank, or among the lines that cannot be read; the reader counts, and stops
-where the numbers differ.
+Every line of a file is a row, a part of one, blank, or among the lines that cannot be read: the reader counts, and
+stops where the numbers differ.
 """
 
 import csv
@@ -45,8 +45,8 @@ class Raw:
 class Scan:
     """What one pass over a file's bytes tells: its sha256 (hex), lines, the numbers (from 1) of those that are blank.
 
-    encoding: as it has to be read; quotes, backslashes: whether there is any ", and any \\"; newlines: whether its lines
-    end in one way, which DuckDB needs.
+    encoding: as it has to be read; quotes, backslashes: whether there is any ", and any \\"; newlines: whether its
+    lines end in one way, which DuckDB needs.
     """
 
     sha256: str
@@ -176,7 +176,8 @@ def find(raw: Path, name: str, spill: Path, how_to_get: str) -> Path:
         except zipfile.BadZipFile:
             raise RecalignError(f"{archive} is not a zip archive (a broken download?); {how_to_get}") from None
         _refuse_several([f"{archive}: {member.filename}" for member in members], name)
-        archives |= {archive: member for member in members}
+        if members:
+            archives[archive] = members[0]
     _refuse_several([str(path) for path in folders], name)
     if folders:
         return folders[0]
@@ -190,7 +191,7 @@ def find(raw: Path, name: str, spill: Path, how_to_get: str) -> Path:
 
 def _refuse_several(places: Sequence[str], name: str) -> None:
     if len(places) > 1:
-        raise RecalignError(f"{name} is there {len(places)} times ({', '.join(places[:3])}); keep the one that is meant")
+        raise RecalignError(f"{name} is there {len(places)} times ({', '.join(places[:3])}); keep the right one")
 
 
 def read_header(raw: Raw, names: Sequence[str] | None = None, key: str = "table.columns") -> tuple[list[str], str]:
@@ -226,8 +227,8 @@ def require_names(path: Path, found: Sequence[str], key: str) -> None:
     if looks_like_data(found):
         shown = ", ".join(found[:8])
         raise RecalignError(
-            f"{path}: its first line ({shown}) is data, it names no columns; name them in {key} of params.yaml, in their "
-            f"order ({key}: [user_id, item_id, …]), or add a first line with names"
+            f"{path}: its first line ({shown}) is data, it names no columns; name them in {key} of params.yaml, in "
+            f"their order ({key}: [user_id, item_id, …]), or add a first line with names"
         )
 
 
@@ -268,7 +269,7 @@ def read_text_table(
     quote: str = '"',
     encoding: str = "utf-8",
 ) -> str:
-    """Read a delimited file into raw_<table>: its columns as text, then its origin (reading.FILE, LINE); returns its sha256.
+    """Read a delimited file into raw_<table>: texts, and their origin (reading.FILE, LINE); returns its sha256.
 
     quote '"': as most files do, by "" or by \\", or not at all where no value needs it: whichever reads every line.
     Lines that do not have these columns go to the table `malformed`. `line` is exact but for line breaks in quotes.
@@ -363,7 +364,7 @@ def _parse(source: _TextFile, dialect: Dialect) -> Parse:
 
 
 def _held_lines(source: _TextFile) -> tuple[int, int, int, int]:
-    """Line breaks in values, blank lines among them, lines that a quote drew into a value, and the first such row's line."""
+    """Line breaks in values, blank lines among them, lines that a quote drew in, and the line of the first such row."""
     names = [quoted(column) for column in source.columns]
     broken = " or ".join(f"contains({name}, chr(10))" for name in names)
     found = source.connection.execute(

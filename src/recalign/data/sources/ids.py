@@ -6,6 +6,7 @@ any other text has a number of its sha256 from 2^52 to 2^53, which JSON and floa
 
 import hashlib
 import logging
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,9 +31,8 @@ def number_of(raw_id: str) -> int:
 
     Example: number_of("17") == 17; number_of("B07919Q1") is the same on every machine, whatever other ids there are.
     """
-    if raw_id.removeprefix("-").isascii() and raw_id.removeprefix("-").isdecimal() and str(int(raw_id)) == raw_id:
-        if abs(int(raw_id)) < KEPT:
-            return int(raw_id)
+    if re.fullmatch(SMALL, raw_id) and abs(int(raw_id)) < KEPT:
+        return int(raw_id)
     return KEPT + int(hashlib.sha256(raw_id.encode()).hexdigest()[:DIGITS], 16)
 
 
@@ -77,7 +77,7 @@ def number_ids(connection: "DuckDBPyConnection", kind: str, raw_ids: str) -> boo
     if not hashed:
         return False
     log.info(
-        "%s: %d of %d ids are no integers below 2^52 (%r, for one); each has a number of its own text (raw_id keeps it)",
+        "%s: %d of %d ids are no integers below 2^52 (%r, for one); each has a number of its text (raw_id keeps it)",
         kind, hashed, ids, example,
     )  # fmt: skip
     connection.execute(f"update {kind}_ids set number = {_hashed('raw_id')} where number is null")
@@ -99,6 +99,8 @@ def _part_twins(connection: "DuckDBPyConnection", kind: str) -> None:
         if not found:
             return
         again += 1
-        log.warning("%s: %d ids share a number with another (%r, for one); they get another", kind, len(found), found[0])
+        log.warning("%s: %d ids share a number (%r, for one); they get another", kind, len(found), found[0])
         salted = _hashed(f"raw_id || chr(0) || '{again}'")
-        connection.execute(f"update {kind}_ids set number = {salted} where raw_id in (select unnest($found))", {"found": found})
+        connection.execute(
+            f"update {kind}_ids set number = {salted} where raw_id in (select unnest($found))", {"found": found}
+        )

@@ -123,7 +123,9 @@ def _pointer(key: str) -> str:
 
 
 def _keys(connection: "DuckDBPyConnection", table: str) -> list[str]:
-    rows = connection.execute(f"select json_keys(json) from json_{table} where json is not null limit {SAMPLE}").fetchall()
+    rows = connection.execute(
+        f"select json_keys(json) from json_{table} where json is not null limit {SAMPLE}"
+    ).fetchall()
     return list(dict.fromkeys(key for (keys,) in rows for key in keys))
 
 
@@ -138,7 +140,8 @@ def _check_ids(connection: "DuckDBPyConnection", table: str, raw: Raw, column: s
     ).fetchone()
     if found:
         raise RecalignError(
-            f"{raw.path}, row {found[1]}: '{column}' ({key}) is {found[0].lower()}, which is no id; write it as text or integers"
+            f"{raw.path}, row {found[1]}: '{column}' ({key}) is {found[0].lower()}, which is no id; "
+            "write it as text or integers"
         )
 
 

@@ -6,6 +6,7 @@ events_read (user, item: text; rating: double; timestamp; position: bigint; file
 items_read (item, title: text; attributes: map of lists; available_from: timestamp; file, line).
 """
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,9 @@ def typed(relation: str, parsed: dict[str, Parsed]) -> str:
     named = {f'"text {name}"': p.missing for name, p in parsed.items() if p.missing}
     kept = [f"{unmarked(text, missing)} as {text}" for text, missing in named.items()]
     known = f"* replace ({', '.join(kept)})" if kept else "*"
-    values = ", ".join(p.value.replace("{text}", f'"text {name}"') + f' as "value {name}"' for name, p in parsed.items())
+    values = ", ".join(
+        p.value.replace("{text}", f'"text {name}"') + f' as "value {name}"' for name, p in parsed.items()
+    )
     return f"(select *, {values} from (select {known} from (select *, {texts} from {relation})))"
 
 
@@ -145,7 +148,8 @@ def attributes(columns: dict[str, str]) -> str:
 
 def row_json(relation: str) -> str:
     """SQL: a raw row as JSON, without where it comes from."""
-    return f"""json_merge_patch(to_json({relation}), '{{"{FILE}": null, "{LINE}": null, "recalign rule": null, "recalign value": null}}')::varchar"""
+    removed = json.dumps(dict.fromkeys((FILE, LINE, "recalign rule", "recalign value")))
+    return f"json_merge_patch(to_json({relation}), {literal(removed)})::varchar"
 
 
 def type_rows(connection: "DuckDBPyConnection", table: str, relation: str, parsed: dict[str, Parsed | str]) -> None:

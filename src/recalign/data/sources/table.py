@@ -38,7 +38,7 @@ def read(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: Param
     else:
         items_file = _place(raw, table.items, "table.items")
         if items_file.samefile(log_file):
-            raise RecalignError(f"table.items names the log itself ({log_file}); set it to null: titles come from the log")
+            raise RecalignError(f"table.items names the log itself ({log_file}); set it to null")
         digests = _load(connection, "interactions", log_file, table, needed)
         digests |= _load(connection, "items", items_file, table, described)
     reading.type_rows(
@@ -84,7 +84,8 @@ def _place(raw: Path, name: str, key: str) -> Path:
         return path
     if path.is_symlink():
         raise RecalignError(f"{path} is a link to {path.readlink()}, which is not there; copy the file itself")
-    if path.with_name(f"{path.name}.dvc").is_file() or (raw.with_name(f"{raw.name}.dvc").is_file() and not raw.exists()):
+    tracked = path.with_name(f"{path.name}.dvc"), raw.with_name(f"{raw.name}.dvc")
+    if tracked[0].is_file() or (tracked[1].is_file() and not raw.exists()):
         raise RecalignError(f"{path} is missing; fetch it with 'dvc pull'")
     there = [file.name for file in raw.iterdir()] if raw.is_dir() else []
     plain = {file.casefold(): file for file in there}
@@ -197,12 +198,12 @@ def _least_like(connection: "DuckDBPyConnection", column: str, params: Params) -
         return 1.0
     if zeros_mean_unrated(zeros, count, positive, highest, whole=whole) and not (params.prepare.min_rating or 0) > 0:
         log.warning(
-            "%s: %d of %d ratings are 0, which mostly means 'not rated', and count as likes; set prepare.min_rating to 1 "
-            "or more, or leave those cells empty", column, zeros, count,
+            "%s: %d of %d ratings are 0, which mostly means 'not rated', and count as likes; set prepare.min_rating to "
+            "1 or more, or leave those cells empty", column, zeros, count,
         )  # fmt: skip
     return None
 
 
 def zeros_mean_unrated(zeros: int, count: int, positive: float, highest: float, *, whole: bool) -> bool:
-    """Whether zeros beside whole ratings from 1 on (`positive` being the least above 0) are too many for a judgement."""
+    """Whether zeros beside whole ratings from 1 on (`positive`: the least above 0) are too many for a judgement."""
     return whole and positive >= 1 and highest > 1 and zeros > MANY_ZEROS * count

@@ -76,7 +76,8 @@ def spelled(column: str, name: str, form: str) -> Parsed:
 def iso_time(column: str) -> Parsed:
     """A time in ISO 8601; one without an offset is UTC."""
     value = "timezone('UTC', try_cast({text} as timestamptz))"
-    return Parsed(filled(column), f"case when isfinite({value}) then {value} end", f"{column} is no ISO 8601 time", MARKERS)
+    finite = f"case when isfinite({value}) then {value} end"
+    return Parsed(filled(column), finite, f"{column} is no ISO 8601 time", MARKERS)
 
 
 def looks_like_time(text: str) -> str:
