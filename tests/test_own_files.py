@@ -347,7 +347,7 @@ def test_columns_called_file_and_line_are_the_persons_own(read):
     ("time", "found"),
     [
         ("1609855845", datetime(2021, 1, 5, 14, 10, 45)), ("1609855845000", datetime(2021, 1, 5, 14, 10, 45)),
-        ("1609855845000000", datetime(2021, 1, 5, 14, 10, 45)), ("1609855845000000000", datetime(2021, 1, 5, 14, 10, 45)),
+        ("1609855845000000", datetime(2021, 1, 5, 14, 10, 45)), ("1609855845000000000", datetime(2021, 1, 5, 14, 10, 45)),  # noqa: E501
         ("20210105", datetime(2021, 1, 5)), ("2021010514", datetime(2021, 1, 5, 14)),
         ("202101051410", datetime(2021, 1, 5, 14, 10)), ("20210105141045", datetime(2021, 1, 5, 14, 10, 45)),
         ("2021-01-05T15:10:45+01:00", datetime(2021, 1, 5, 14, 10, 45)),
@@ -361,8 +361,8 @@ def test_a_time_is_read_in_the_unit_or_form_it_has(read, form, time, found):
 @pytest.mark.parametrize(
     ("times", "said"),
     [
-        (["1609855845000"] * 3 + ["1609855845"], "mixes units: most times are milliseconds, but 1 of 4 are seconds, first in line 5"),
-        (["1609855845"] * 3 + ["1609855845000000"], "most times are seconds, but 1 of 4 are microseconds, first in line 5"),
+        (["1609855845000"] * 3 + ["1609855845"], "mixes units: most times are milliseconds, but 1 of 4 are seconds, first in line 5"),  # noqa: E501
+        (["1609855845"] * 3 + ["1609855845000000"], "most times are seconds, but 1 of 4 are microseconds, first in line 5"),  # noqa: E501
         (["2019", "2020", "2021", "2021"], "holds years alone"),
         (["44200.5"] * 4, "counts days .* as Excel stores dates"),
     ],
