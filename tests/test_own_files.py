@@ -253,7 +253,8 @@ def zipped(*names: str) -> bytes:
 @pytest.mark.parametrize(
     "content",
     [
-        gzip.compress(CSV), bz2.compress(CSV), zipped("log.csv"), zipped("log.csv", "__MACOSX/._log.csv"), b"\xef\xbb\xbf" + CSV,
+        gzip.compress(CSV), bz2.compress(CSV), zipped("log.csv"), zipped("log.csv", "__MACOSX/._log.csv"),
+        b"\xef\xbb\xbf" + CSV,
         CSV.decode().replace(",", "\t").encode("utf-16"), codecs.BOM_UTF16_BE + CSV.decode().encode("utf-16-be"),
         CSV.decode().encode("utf-16-le"), gzip.compress(CSV.decode().encode("utf-16")),
         b'[{"user_id": 1, "item_id": 2, "title": "Caf\xc3\xa9"},\n {"user_id": 3, "item_id": 4, "title": "Bar"}]',
