@@ -306,7 +306,7 @@ def test_what_is_no_table_is_called_by_its_own_name(read, content, said):
     [
         ("parts", r"raw/parts is a folder \(a\.csv\); join its files"),
         ("../log.csv", r"table\.interactions is \.\./log\.csv, outside of raw"),
-        ("link.csv", "raw/link.csv is a link to gone.csv, which is not there"),
+        ("link.csv", r"raw/link\.csv is a link to gone\.csv, which is not there"),
         ("Log.csv", r"raw/Log\.csv is missing; .*\('log\.csv' is there\)"),
         ("big.csv", "raw/big.csv is missing; fetch it with 'dvc pull'"),
     ],
@@ -318,7 +318,7 @@ def test_the_file_that_is_named_is_the_one_that_is_read_or_none(read, name, said
     Path("raw/link.csv").symlink_to("gone.csv")
     with pytest.raises(RecalignError, match=said):
         read(name)
-    with pytest.raises(RecalignError, match="table.items names the log itself"):
+    with pytest.raises(RecalignError, match=r"table\.items names the log itself"):
         read("log.csv", items="log.csv")
 
 
