@@ -274,7 +274,7 @@ def test_a_file_is_what_its_bytes_are_whatever_its_name(read, content):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer, not the file itself; fetch it"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer, not the file itself; fetch it"),  # noqa: E501
         (b"outs:\n- md5: 0\n", "is a DVC pointer"),
         (zipped("a.csv", "b.csv"), r"is a zip of 2 files \(a\.csv, b\.csv\); unpack it"),
         (zipped("xl/workbook.xml"), "is an Excel workbook; save the sheet as 'CSV UTF-8'"),
