@@ -52,7 +52,7 @@ copy (
         i + 1 as item_id,
         concat('Item ', i + 1) as title,
         map {{'genre': [concat('genre ', i % 20)]}} as attributes,
-        (i + 1)::varchar as raw_id,
+        null::timestamp as available_from, (i + 1)::varchar as raw_id,
         'generated' as file,
         i + 1 as line
     from range({items}) as numbers(i)

@@ -20,7 +20,7 @@ from recalign.stages.simulate import simulate
 Rows = list[dict[str, Any]]
 COLUMNS = {
     "interactions": ["user_id", "item_id", "rating", "timestamp", "position", "file", "line"],
-    "items": ["item_id", "title", "attributes", "raw_id", "file", "line"],
+    "items": ["item_id", "title", "attributes", "available_from", "raw_id", "file", "line"],
     "users": ["user_id", "raw_id"],
     "malformed": ["table", "row", "rule", "value", "file", "line"],
 }
@@ -149,7 +149,7 @@ TABLE_ITEMS = "sku,name,kind\nb,Bolt,metal|small\na,Anchor,\n"
     ],
 )
 def test_your_own_table_in_csv(tree: dict[str, Any], times: list[str], read: datetime) -> None:
-    """Columns by their own names, text ids numbered in sorted order, any usual way to write a time."""
+    """Columns by their own names, text ids with numbers of their own text, any usual way to write a time."""
     log = f"who;sku;at\nzoe;b;{times[0]}\nann;a;{times[1]}\n"
     raw = folder({"log.csv": log, "things.csv": TABLE_ITEMS})
     tables = ingested(
@@ -157,10 +157,11 @@ def test_your_own_table_in_csv(tree: dict[str, Any], times: list[str], read: dat
         timestamp="at", attributes=["kind"], noun="parts",
     )  # fmt: skip
     events = [(r["user_id"], r["item_id"], r["timestamp"]) for r in tables["interactions"]]
-    assert events == [(2, 2, read), (1, 1, read)]
-    assert tables["users"] == [{"user_id": 1, "raw_id": "ann"}, {"user_id": 2, "raw_id": "zoe"}]
+    ann, zoe, a, b = 5797818779817140, 7265675419065215, 8067632497205691, 5596782643905429
+    assert events == [(zoe, b, read), (ann, a, read)]
+    assert tables["users"] == [{"user_id": ann, "raw_id": "ann"}, {"user_id": zoe, "raw_id": "zoe"}]
     assert [(r["item_id"], r["raw_id"], r["title"], dict(r["attributes"])) for r in tables["items"]] == [
-        (1, "a", "Anchor", {}), (2, "b", "Bolt", {"kind": ["metal", "small"]}),
+        (b, "b", "Bolt", {"kind": ["metal", "small"]}), (a, "a", "Anchor", {}),
     ]  # fmt: skip
 
 
@@ -227,7 +228,7 @@ GOOD = {"interactions.csv": "user_id,item_id,timestamp\n1,1,2024-01-01\n", "item
             "table", GOOD | {"interactions.csv": "user_id,item_id,at,at\n1,1,2,3\n"},
             r"raw/interactions\.csv has two columns 'at'; rename one",
         ),
-        ("table", GOOD | {"interactions.parquet": "no"}, r"is not a readable Parquet file"),
+        ("table", GOOD | {"interactions.parquet": "PAR1 no"}, r"is not a readable Parquet file"),
     ],
 )  # fmt: skip
 def test_a_bad_file_ends_in_one_line_and_writes_nothing(

@@ -60,7 +60,8 @@ def write_ingested(
     catalogue = list(TITLES.items()) if items is None else items
     events = [{**row, "file": "log.csv", "line": line} for line, row in enumerate(events, 2)]
     described = [
-        {"item_id": item, "title": title, "attributes": [], "raw_id": str(item), "file": "items.csv", "line": line}
+        {"item_id": item, "title": title, "attributes": [], "available_from": None, "raw_id": str(item),
+         "file": "items.csv", "line": line}
         for line, (item, title) in enumerate(catalogue, 2)
     ]
     pq.write_table(pa.Table.from_pylist(events, INTERACTIONS), folder / "interactions.parquet")

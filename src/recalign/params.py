@@ -63,7 +63,10 @@ class TableParams(Section):
     rating: str | None
     min_rating: float | None = None  # params.yaml files from before it have no such key
     attributes: tuple[str, ...]
+    available_from: str | None = None
     noun: str
+    columns: tuple[str, ...] | None = None
+    items_columns: tuple[str, ...] | None = None
 
 
 class ValidateParams(Section):

@@ -35,6 +35,11 @@ def database(spill: Path, memory_limit: str, threads: int) -> Iterator["DuckDBPy
         shutil.rmtree(spill, ignore_errors=True)
 
 
+def scratch(connection: "DuckDBPyConnection") -> Path:
+    """The folder that a database of `database` spills to: swept with it."""
+    return Path(one(connection.execute("select current_setting('temp_directory')")))
+
+
 def statement(name: str) -> str:
     """The text of sql/<name>.sql."""
     return (files("recalign.data") / "sql" / f"{name}.sql").read_text("utf-8")

@@ -47,8 +47,12 @@ def read_train_log(path: Path, catalogue: Items) -> tuple[pa.Table, bool]:
     for column in (c.USER, c.ITEM):
         if column not in present:
             raise RecalignError(f"{path} has no column '{column}' (it has {', '.join(present)}); add it")
-        if not pa.types.is_integer(table[column].type) or table[column].null_count:
-            raise RecalignError(f"{path}: column '{column}' must hold whole numbers in every row; renumber the ids")
+        ids = _whole(table[column])
+        if ids is None:
+            raise RecalignError(
+                f"{path}: column '{column}' must hold whole numbers up to 2^63 - 1 in every row; renumber the ids"
+            )
+        table = table.set_column(present.index(column), column, ids)
     columns_of(catalogue, table[c.ITEM].to_numpy())
     clock = c.TIMESTAMP in present
     times = table[c.TIMESTAMP] if clock else pa.nulls(len(table), pa.timestamp("us"))
@@ -60,6 +64,16 @@ def read_train_log(path: Path, catalogue: Items) -> tuple[pa.Table, bool]:
     firsts = pa.table({c.USER: table[c.USER], c.ITEM: table[c.ITEM], c.TIMESTAMP: times})
     firsts = firsts.group_by([c.USER, c.ITEM]).aggregate([(c.TIMESTAMP, "min")])
     return _in_order(firsts.rename_columns([c.USER, c.ITEM, c.TIMESTAMP])), clock
+
+
+def _whole(ids: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Ids as int64, 12.0 being 12; None where one is missing, is no integer, or is a float that is not exact."""
+    if ids.null_count:
+        return None
+    if pa.types.is_floating(ids.type):
+        exact = pc.all(pc.and_(pc.equal(ids, pc.floor(ids)), pc.less_equal(pc.abs(ids), 2**53))).as_py()
+        return ids.cast(pa.int64()) if exact else None
+    return ids if pa.types.is_integer(ids.type) else None
 
 
 def _in_order(events: pa.Table) -> pa.Table:

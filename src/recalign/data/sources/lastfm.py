@@ -28,10 +28,10 @@ def read(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: Param
     fetch = f"copy a folder with train_interactions.csv and items.csv: 'cp -r lastfm {raw}'"
     digests = {}
     for table, (name, needed) in FILES.items():
-        path = files.find(raw, name, spill, fetch)
-        header, delimiter = files.read_header(path)
-        files.require_columns(path, header, dict.fromkeys(needed, "of this source's layout"))
-        digests[path.name] = files.read_text_table(connection, table, path, header, delimiter=delimiter, header=True)
+        file = files.open_raw(connection, files.find(raw, name, spill, fetch), table)
+        header, delimiter = files.read_header(file)
+        files.require_columns(file.path, header, dict.fromkeys(needed, "of this source's layout"))
+        digests[name] = files.read_text_table(connection, table, file, header, delimiter=delimiter, header=True)
     nothing = {"rating": "null", "timestamp": "null", "position": "null"}
     reading.type_rows(
         connection, "interactions", "events_read",
@@ -39,6 +39,9 @@ def read(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: Param
     )  # fmt: skip
     reading.type_rows(
         connection, "items", "items_read",
-        {"item": reading.integer_id("item_id"), "title": "trim(title)", "attributes": reading.attributes({})},
+        {
+            "item": reading.integer_id("item_id"), "title": "trim(title)", "attributes": reading.attributes({}),
+            "available_from": "null",
+        },
     )  # fmt: skip
     return reading.SourceFacts("artists", False, None, TERMS, digests)

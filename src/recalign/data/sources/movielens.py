@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recalign.data.sources import files, reading
+from recalign.data.sources import files, reading, times
 from recalign.params import Params
 
 if TYPE_CHECKING:
@@ -57,8 +57,9 @@ def _how_to_get(raw: Path, name: str) -> str:
 
 def _read(connection: "DuckDBPyConnection", table: str, path: Path, columns: list[str], delimiter: str) -> str:
     return files.read_text_table(
-        connection, table, path, columns, delimiter=delimiter, header=False, quote="", encoding="latin-1"
-    )
+        connection, table, files.open_raw(connection, path, table), columns,
+        delimiter=delimiter, header=False, quote="", encoding="latin-1",
+    )  # fmt: skip
 
 
 def _facts(connection: "DuckDBPyConnection", genres: str, digests: dict[str, str]) -> reading.SourceFacts:
@@ -66,7 +67,7 @@ def _facts(connection: "DuckDBPyConnection", genres: str, digests: dict[str, str
         connection, "interactions", "events_read",
         {
             "user": reading.integer_id("user"), "item": reading.integer_id("item"), "rating": reading.number("rating"),
-            "timestamp": reading.epoch("time"), "position": "null::bigint",
+            "timestamp": times.epoch("time"), "position": "null::bigint",
         },
     )  # fmt: skip
     described = {"genre": genres, "year": r"regexp_extract(title, '\((\d{4})\)(\s*\(V\))?\s*$', 1)"}
@@ -74,7 +75,7 @@ def _facts(connection: "DuckDBPyConnection", genres: str, digests: dict[str, str
         connection, "items", "items_read",
         {
             "item": reading.integer_id("item"), "title": _readable_title("title"),
-            "attributes": reading.attributes(described),
+            "attributes": reading.attributes(described), "available_from": "null",
         },
     )  # fmt: skip
     return reading.SourceFacts(NOUN, True, MIN_RATING, TERMS, digests)

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from recalign import columns as c
 from recalign.artifacts import file_digest, write_parquet
-from recalign.data.sources import files, reading
+from recalign.data.sources import files, reading, times
 from recalign.params import Params
 
 if TYPE_CHECKING:
@@ -26,26 +26,29 @@ def read(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: Param
     }
     digests = {}
     for table, (name, needed) in tables.items():
-        path = files.find(raw, name, spill, HOW_TO_GET)
-        header, delimiter = files.read_header(path)
-        files.require_columns(path, header, dict.fromkeys(needed, "as 'recalign simulate' writes it"))
-        digests[path.name] = files.read_text_table(connection, table, path, header, delimiter=delimiter, header=True)
+        file = files.open_raw(connection, files.find(raw, name, spill, HOW_TO_GET), table)
+        header, delimiter = files.read_header(file)
+        files.require_columns(file.path, header, dict.fromkeys(needed, "as 'recalign simulate' writes it"))
+        digests[name] = files.read_text_table(connection, table, file, header, delimiter=delimiter, header=True)
     connection.execute(
-        """create or replace table raw_interactions as
-            select *, row_number() over (partition by user_id order by line) as position
-            from raw_interactions order by line"""
+        f"""create or replace table raw_interactions as
+            select *, row_number() over (partition by user_id order by "{reading.LINE}") as position
+            from raw_interactions order by "{reading.LINE}" """
     )
     reading.type_rows(
         connection, "interactions", "events_read",
         {
             "user": reading.integer_id("user_id"), "item": reading.integer_id("item_id"), "rating": "null",
-            "timestamp": reading.iso_time("timestamp"), "position": "position",
+            "timestamp": times.iso_time("timestamp"), "position": "position",
         },
     )  # fmt: skip
     described = {"genre": "genres", "director": "director", "year": '"year"'}
     reading.type_rows(
         connection, "items", "items_read",
-        {"item": reading.integer_id("item_id"), "title": "title", "attributes": reading.attributes(described)},
+        {
+            "item": reading.integer_id("item_id"), "title": "title", "attributes": reading.attributes(described),
+            "available_from": "null",
+        },
     )  # fmt: skip
     tastes = files.find(raw, "tastes.json", spill, HOW_TO_GET)
     return reading.SourceFacts("movies", True, None, TERMS, {**digests, tastes.name: file_digest(tastes)})
