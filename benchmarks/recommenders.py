@@ -3,7 +3,8 @@
     python benchmarks/recommenders.py --prepared data/prepared --out scoreboard.md --json scoreboard.json
 
 Reads what `dvc repro prepare` made; fits every recommender on train events with params.yaml's settings, on one thread,
-and puts all test cases to it: the 20 candidates of the uniform manifest, and the whole catalogue less the history.
+and puts all test cases to it: the 20 candidates of the uniform manifest, and the whole catalogue minus what the user
+met before.
 Intervals are 95 %, clustered by user; each system is compared with the best one (NDCG@10) on the same cases, and p is
 Holm's over all comparisons of both protocols. Seconds are CPU seconds of the process, so that other work on the machine
 does not count; those of fitting include the choice of settings. Coverage and lift are those of the five best items.

@@ -14,7 +14,9 @@ import pyarrow as pa
 import pytest
 
 from browser import measure
-from recalign.artifacts import folder, write_json, write_parquet, write_text
+from recalign.artifacts import folder, read_json, read_parquet, write_json, write_parquet, write_text
+from recalign.columns import VIEWS
+from recalign.data.records import read_examples, read_met
 from recalign.data.simulator import Taste
 from recalign.errors import RecalignError
 from recalign.evaluation.curves import read_curve
@@ -404,3 +406,34 @@ def test_what_the_lists_give_away_stands_in_metrics_table_and_page(
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "What the candidate lists give away" in page
     assert "Leak: " in page
+
+
+def check_views(project: Path) -> None:
+    """Of a run: each view has the same cases for all systems, a table, records and an audit, or a reason why not."""
+    metrics, about = (read_json(project / name) for name in ("reports/metrics.json", "data/ranks/cases.json"))
+    rows = read_parquet(project / "data/ranks/ranks.parquet").to_pylist()
+    asked: dict[tuple[str, str, str], set[str]] = {}
+    for row in rows:
+        asked.setdefault((row["view"], row["manifest"], row["system"]), set()).add(row["example_id"])
+    shown = set(about["views"])
+    assert shown | set(about["views_left_out"]) == set(VIEWS)
+    assert set(metrics["views"]) == shown - {"warm"} == set(metrics["other_audits"]) - {"warm"}
+    for view in shown:
+        cases = [own for (of, manifest, _), own in asked.items() if (of, manifest) == (view, "uniform")]
+        assert all(own == cases[0] for own in cases), view
+        assert len(cases[0]) == about["views"][view]["cases"]
+    systems = {system for _, _, system in asked}
+    assert all(set(own["systems"]) == systems for own in metrics["views"].values())
+    figures = read_json(project / "reports/scorecard.json")["figures"]
+    assert {figure["view"] for figure in figures} == shown
+    met = read_met(project / "data/prepared", {row["user_id"] for row in rows})
+    examples = [own for view in shown for own in read_examples(project / "data/prepared", "test", view=view)]
+    gone = {own.example_id: met[own.user_id].before(own) for own in examples if own.user_id in met}
+    assert not any(gone[row["example_id"]] & set(row["top"]) for row in rows if row["protocol"] == "full")
+
+
+def test_a_run_shows_each_view_or_says_why_not(smoke: Path) -> None:
+    check_views(smoke)
+    screen = (smoke / "repro.log").read_text(encoding="utf-8")
+    assert re.search(r"test split, user-cold, sampled-20, manifest uniform \w+, 20 cases of \d+ users", screen)
+    assert "item-cold-hidden: left out, since prepare.hidden_items is 0" in screen
