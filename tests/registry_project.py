@@ -27,7 +27,7 @@ from recalign.registry.tracking import connect
 GENRES = ("crime", "drama", "comedy")
 WORDS = ("House", "Secret", "Last", "Winter", "Return", "King", "Story", "Fall", "Legend", "Heart", "River", "Fire")
 TITLES = [f"The {word} of Night" for word in WORDS]
-USERS = 8
+USERS = 10  # the fewest that registry.min_users allows
 
 
 @functools.cache
@@ -130,7 +130,7 @@ def write_fusion(params: Params, root: Path, weight: float = 0.5) -> None:
             "popularity": Part(weight=1.0, digest=folder_digest(root / layout.BASELINES / "popularity")),
             "llm-sdpo": Part(weight=weight, digest=digest),
         },
-        language_model="llm-sdpo", manifest="uniform", manifest_digest="first", cases=8, recommender_cases=16,
+        language_model="llm-sdpo", manifest="uniform", manifest_digest="first", cases=8, recommender_cases=20,
     ).write(root / layout.RANKS)  # fmt: skip
 
 

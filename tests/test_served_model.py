@@ -22,7 +22,7 @@ from recalign.registry.package import read_settings
 from recalign.registry.promotion import download_package
 from recalign.registry.serving import find_base
 from recalign.stages.register import register
-from registry_project import TITLES, empty_registry, write_fusion, write_project, write_ranks
+from registry_project import TITLES, USERS, empty_registry, write_fusion, write_project, write_ranks
 
 ROOT = Path(__file__).parent.parent
 CHAMPION = "models:/recalign@champion"
@@ -33,7 +33,7 @@ def project(tmp_path_factory) -> Path:
     """A project whose S-DPO adapter is champion."""
     root = tmp_path_factory.mktemp("served") / "project"
     tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params = parse_params(tree | {"budget": "smoke"})
+    params = parse_params(tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS}})
     write_project(params, ROOT / "params.yaml", root)
     shutil.copy(empty_registry(), root / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
@@ -171,7 +171,7 @@ def test_a_registered_fusion_answers_with_the_same_explanation(project, tmp_path
     shutil.copy(empty_registry(), own / "mlflow.db")
     monkeypatch.chdir(own)
     tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params = parse_params(tree | {"budget": "smoke"})
+    params = parse_params(tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS}})
     write_ranks(own, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
     write_fusion(params, own, weight=0.01)
     register(params, "fusion", root=own)

@@ -296,6 +296,8 @@ class RegistryParams(Section):
     model: str
     system: Literal["adapter", "fusion"]
     metric: Metric
+    error: float = Field(gt=0.0, lt=0.5)
+    min_users: int = Field(ge=10)
     margin: float = Field(ge=0.0)
 
 
