@@ -76,12 +76,24 @@ def write_prepared(root: Path, *, digest: str = "first", days: int = 0) -> None:
         "attributes": pa.array(genres, pa.map_(pa.string(), pa.list_(pa.string()))),
         "popularity": [20 - i for i in ids],
     })  # fmt: skip
+    write_interactions(root, {number: str(number) for number in ids})
     with folder(root / layout.PREPARED) as partial:
         write_parquet(partial / "items.parquet", items)
         write_parquet(partial / "examples.parquet", pa.Table.from_pylist(examples))
         write_parquet(partial / "candidates.parquet", pa.Table.from_pylist(candidates))
         write_json(partial / "summary.json", {"source": "simulated", "noun": "films", "clock": True,
                                               "data_digest": digest, "manifests": {"uniform": digest}})  # fmt: skip
+
+
+def write_interactions(root: Path, raw_ids: Mapping[int, str]) -> None:
+    """data/interactions: what the log itself calls the films, by the number that stages count with; and ten users."""
+    with folder(root / layout.INTERACTIONS) as partial:
+        write_parquet(partial / "items.parquet", _raw("item_id", raw_ids))
+        write_parquet(partial / "users.parquet", _raw("user_id", {user: f"U{user}" for user in range(1, USERS + 1)}))
+
+
+def _raw(column: str, raw_ids: Mapping[int, str]) -> pa.Table:
+    return pa.table({column: list(raw_ids), "raw_id": list(raw_ids.values())})
 
 
 def _example(user: int, turn: int, days: int) -> dict[str, object]:

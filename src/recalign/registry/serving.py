@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,18 @@ from recalign.recommenders.language_model import Asked, LanguageModelRecommender
 from recalign.recommenders.seam import Scored
 from recalign.recommenders.transplanted import on_catalogue
 from recalign.registry.package import ADAPTER, RECOMMENDERS, REFERENCE, Identity, Settings, read_settings
+from recalign.registry.raw_ids import RawIds
 
 log = logging.getLogger(__name__)
 BASE_VARIABLE = "RECALIGN_BASE"
+NUMERIC = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")  # no title is guessed behind such a text: it was meant as an id
 CLAIMS = 3  # statements of the inferred preference
 
 Registered = LanguageModelRecommender | FusedRecommender
 
 
 class Query(BaseModel):
-    """One request: what a person liked, oldest first, as titles or item ids; what to rank, and how many to return."""
+    """One request: what a person liked, oldest first, as titles or the log's own item ids; what to rank; how many."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -90,24 +93,27 @@ class Service:
     settings: Settings
     recommender: Registered
     statements: Sequence[Statement]
-    ids: dict[str, int]  # case-folded title -> item
+    titled: Mapping[str, int]  # case-folded title -> item
+    raw: RawIds
 
     @classmethod
-    def of(cls, settings: Settings, recommender: Registered) -> "Service":
-        """Answer with a loaded recommender, from its catalogue."""
+    def of(cls, settings: Settings, recommender: Registered, raw: RawIds) -> "Service":
+        """Answer with a loaded recommender, from its catalogue, whose items the log knows by `raw`."""
         catalogue = recommender.catalogue
         return cls(
             settings,
             recommender,
             closed_statements(catalogue, catalogue.popularity, settings.noun),
             {safe_title(catalogue.titles[item]).casefold(): item for item in reversed(catalogue.ids)},
+            raw,
         )
 
     @classmethod
     def load(cls, package: Path) -> "Service":
         """Load a package with its own catalogue and the base it belongs to."""
         base = find_base(read_settings(package))
-        return cls.of(read_settings(package), load_recommender(package, base, Items.read(package)))
+        recommender = load_recommender(package, base, Items.read(package))
+        return cls.of(read_settings(package), recommender, RawIds.of_package(package))
 
     def answer(self, query: Query) -> dict[str, Any]:
         """What `answers` gives to one query."""
@@ -116,27 +122,40 @@ class Service:
     def answers(self, queries: Sequence[Query]) -> list[dict[str, Any]]:
         """For each query the ranked items with their scores, and the preference that the history shows.
 
-        Titles are matched case aside; unknown ones in the history are read as they stand and listed under `unknown`.
+        Items are given by the ids of the person's own log. Titles are matched case aside; unknown ones in the history
+        (and codes that are no id) are read as they are and listed under `unknown`.
         Scores are comparable within one answer only. The preference is inferred by counting (the smoothed lift of each
         attribute): it explains, and enters the prompt only where the system was trained with profiles. The queries
-        share forward passes. Raises RecalignError for an unknown id or candidate, or a title without visible text.
+        share forward passes. Raises RecalignError for an unknown number or candidate, for a text that is the id of one
+        item and the title of another, and for a title without visible text.
         """
-        read = [self._read(query) for query in queries]
+        return self._answered([self._read(query) for query in queries])
+
+    def answer_known(self, history: Sequence[int | str], k: int) -> dict[str, Any]:
+        """The answer to a history of the catalogue's own numbers, and of texts as they are."""
+        return self._answered([self._asked(list(history), None, k)])[0]
+
+    def _answered(self, read: Sequence[tuple[Asked, list[Statement]]]) -> list[dict[str, Any]]:
         ranked = self.recommender.rank_many([asked for asked, _ in read])
         return [self._shown(asked, claims, best) for (asked, claims), best in zip(read, ranked, strict=True)]
 
     def _read(self, query: Query) -> tuple[Asked, list[Statement]]:
         history = [self._item(entry, "history") for entry in query.history]
         wanted = None if query.candidates is None else [self._candidate(entry) for entry in query.candidates]
+        return self._asked(history, wanted, query.k)
+
+    def _asked(self, history: list[int | str], wanted: list[int] | None, k: int) -> tuple[Asked, list[Statement]]:
         claims = [statement for statement, _ in strongest_lifts(self.statements, _known(history), CLAIMS)]
         profile = _preference(claims) if self.settings.prompt.profile else None
-        return Asked(history, wanted, query.k, profile), claims
+        return Asked(history, wanted, k, profile), claims
 
     def _shown(self, asked: Asked, claims: Sequence[Statement], ranked: Sequence[Scored]) -> dict[str, Any]:
         titles, known = self.recommender.catalogue.titles, _known(asked.history)
         support = {item for claim in claims for item in supporting(claim, known)}
         return {
-            "items": [{"item_id": s.item_id, "title": titles[s.item_id], "score": s.score} for s in ranked],
+            "items": [
+                {"item_id": self.raw.shown(s.item_id), "title": titles[s.item_id], "score": s.score} for s in ranked
+            ],
             "preference": _preference(claims),
             "inferred_by": COUNTING,
             "evidence": [titles[item] for item in known if item in support],
@@ -144,23 +163,37 @@ class Service:
         }
 
     def _item(self, entry: int | str, field: str) -> int | str:
-        if isinstance(entry, str):
-            return self.ids.get(safe_title(entry).casefold(), entry)
-        if entry not in self.recommender.catalogue.titles:
+        """The item of an id or a title; a text that is neither stands for itself, unless it is a number."""
+        titles = self.recommender.catalogue.titles
+        number = self.raw.number(entry)
+        by_id = number if number in titles else None
+        by_title = self.titled.get(safe_title(entry).casefold()) if isinstance(entry, str) else None
+        if by_id is not None and by_title is not None and by_id != by_title:
             raise RecalignError(
-                f"{field} has item {entry}, which is not in the catalogue of {len(self.ids)} {self.settings.noun}; "
-                "give an id of it, or a title"
+                f"{field} has {entry!r}, which is the id of {titles[by_id]!r} and the title of item "
+                f"{self.raw.shown(by_title)!r}; give the id of the one you mean, as a number where it is one"
             )
-        return entry
+        found = by_id if by_id is not None else by_title
+        if found is not None:
+            return found
+        if isinstance(entry, str) and not NUMERIC.fullmatch(entry.strip()):
+            return entry
+        raise RecalignError(
+            f"{field} has item {entry!r}, which is not in {self._catalogue}, as an id or as a title; give an id "
+            f"such as {self.raw.shown(self.recommender.catalogue.ids[0])!r}, or a title"
+        )
 
     def _candidate(self, entry: int | str) -> int:
         item = self._item(entry, "candidates")
         if isinstance(item, str):
             raise RecalignError(
-                f"candidates has {item!r}, which is not in the catalogue of {len(self.ids)} {self.settings.noun}; "
-                "only items of the catalogue can be ranked"
+                f"candidates has {item!r}, which is not in {self._catalogue}; only items of the catalogue can be ranked"
             )
         return item
+
+    @property
+    def _catalogue(self) -> str:
+        return f"the catalogue of {len(self.recommender.catalogue.ids)} {self.settings.noun}"
 
 
 def _known(history: Sequence[int | str]) -> list[int]:
