@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import socket
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
+from ruamel.yaml import YAML
 
 from recalign import layout
 from recalign.artifacts import file_digest, read_parquet, write_json, write_parquet
@@ -19,7 +22,7 @@ from recalign.recommenders.trial import rank_sampled, read_trial
 from recalign.registry.package import read_settings
 from recalign.registry.promotion import aliased, champions, current, download_adapter, promote, rollback
 from recalign.registry.serving import load_recommender
-from recalign.registry.tracking import connect, tracking_uri
+from recalign.registry.tracking import FIRST_CALL, connect, experiment, tracking_uri
 from recalign.stages.compare import compare
 from recalign.stages.rank import rank as rank_lists
 from recalign.stages.register import register
@@ -40,8 +43,6 @@ NAME = "recalign"
 @pytest.fixture(scope="module")
 def params() -> Params:
     """The repository's params at budget smoke; this small project's users are enough."""
-    from ruamel.yaml import YAML
-
     tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     return parse_params(tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS}})
 
@@ -385,6 +386,40 @@ def test_a_registry_that_does_not_answer_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RecalignError, match=r"MLFLOW_TRACKING_URI is http://127\.0\.0\.1:9, which does not answer"):
         connect(tmp_path)
+
+
+def test_a_registry_that_hangs_is_given_up_soon_and_its_password_is_not_printed(monkeypatch, tmp_path):
+    """A server that takes the call and never answers; here a second a try in place of nine."""
+    monkeypatch.setitem(FIRST_CALL, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://anna:s3cret@127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(RecalignError, match="which does not answer within 30 s") as caught:
+            connect(tmp_path)
+    assert time.monotonic() - started < 30
+    assert "s3cret" not in str(caught.value)
+    assert "anna" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["team/recalign", "films: prod", "o'neill", "../../x", "a..b", "", ".hidden", "a\nb"])
+def test_a_model_name_that_mlflow_or_a_folder_cannot_have_is_refused_with_the_params(name):
+    """So before any training, by the doctor too."""
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    with pytest.raises(RecalignError, match=r"registry\.model.*use letters, digits, spaces"):
+        parse_params(tree | {"registry": tree["registry"] | {"model": name}})
+
+
+def test_a_deleted_experiment_and_an_unwritable_folder_are_named_before_a_run_begins(project):
+    """One line with the fix, and no failed run is left."""
+    client = connect(project)
+    client.delete_experiment(client.create_experiment("deleted"))
+    with pytest.raises(RecalignError, match="experiment 'deleted' was deleted in MLflow; 'mlflow experiments"):
+        experiment(client, "deleted")
+    (project / "file").write_text("no folder", encoding="utf-8")
+    for place in (project / "file" / "artifacts", Path("/proc/server-only/artifacts")):
+        made = client.create_experiment(f"odd {place.name}{len(str(place))}", artifact_location=str(place))
+        with pytest.raises(RecalignError, match=f"belong in {place}, which this machine cannot write"):
+            experiment(client, client.get_experiment(made).name)
 
 
 def test_registered_versions_are_compared_with_each_other_and_with_a_project(params, project, capsys):
