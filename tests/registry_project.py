@@ -27,7 +27,7 @@ from recalign.registry.tracking import connect
 GENRES = ("crime", "drama", "comedy")
 WORDS = ("House", "Secret", "Last", "Winter", "Return", "King", "Story", "Fall", "Legend", "Heart", "River", "Fire")
 TITLES = [f"The {word} of Night" for word in WORDS]
-USERS = 8
+USERS = 10  # the fewest that registry.min_users allows
 
 
 @functools.cache
@@ -76,6 +76,7 @@ def write_prepared(root: Path, *, digest: str = "first", days: int = 0) -> None:
         "attributes": pa.array(genres, pa.map_(pa.string(), pa.list_(pa.string()))),
         "popularity": [20 - i for i in ids],
     })  # fmt: skip
+    write_interactions(root, {number: str(number) for number in ids})
     with folder(root / layout.PREPARED) as partial:
         write_parquet(partial / "items.parquet", items)
         write_parquet(partial / "examples.parquet", pa.Table.from_pylist(examples))
@@ -84,6 +85,17 @@ def write_prepared(root: Path, *, digest: str = "first", days: int = 0) -> None:
             "source": "simulated", "noun": "films", "clock": True, "data_digest": digest,
             "manifests": {"uniform": {"warm": digest}},
         })  # fmt: skip
+
+
+def write_interactions(root: Path, raw_ids: Mapping[int, str]) -> None:
+    """data/interactions: what the log itself calls the films, by the number that stages count with; and ten users."""
+    with folder(root / layout.INTERACTIONS) as partial:
+        write_parquet(partial / "items.parquet", _raw("item_id", raw_ids))
+        write_parquet(partial / "users.parquet", _raw("user_id", {user: f"U{user}" for user in range(1, USERS + 1)}))
+
+
+def _raw(column: str, raw_ids: Mapping[int, str]) -> pa.Table:
+    return pa.table({column: list(raw_ids), "raw_id": list(raw_ids.values())})
 
 
 def _example(user: int, turn: int, days: int) -> dict[str, object]:
@@ -133,7 +145,7 @@ def write_fusion(params: Params, root: Path, weight: float = 0.5) -> None:
             "popularity": Part(weight=1.0, digest=folder_digest(root / layout.BASELINES / "popularity")),
             "llm-sdpo": Part(weight=weight, digest=digest),
         },
-        language_model="llm-sdpo", manifest="uniform", manifest_digest="first", cases=8, recommender_cases=16,
+        language_model="llm-sdpo", manifest="uniform", manifest_digest="first", cases=8, recommender_cases=20,
     ).write(root / layout.RANKS)  # fmt: skip
 
 

@@ -54,7 +54,7 @@ stages:
   all:
     cmd: cp -r {made}/data {made}/reports .
     deps: [data/raw/table]
-    outs: [data/models, data/prepared, data/ranks]
+    outs: [data/interactions, data/models, data/prepared, data/ranks]
     metrics:
       - reports/metrics.json:
           cache: false
@@ -444,7 +444,7 @@ def test_the_simulated_log_grows_by_seven_days_and_keeps_its_params_comments(pro
 def test_align_registers_and_retraining_ends_in_a_branch_with_a_version(project, tmp_path, monkeypatch):
     """A second retraining continues from the first one's branch, and finds nothing new."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    set_params(project, source="table", budget="smoke", schedule={"retries": 0})
+    set_params(project, source="table", budget="smoke", schedule={"retries": 0}, registry={"min_users": 10})
     write_project(load_params(), project / "params.yaml", tmp_path / "made")
     shutil.copy(empty_registry(), project / "mlflow.db")
     (project / ".gitignore").write_text("/mlflow.db*\n/mlartifacts/\n/data/cache/\n", encoding="utf-8")
@@ -465,7 +465,7 @@ def test_align_registers_and_retraining_ends_in_a_branch_with_a_version(project,
 @pytest.mark.slow
 def test_the_readmes_three_commands_run_a_deployment_and_report_its_end(tmp_path):
     """A server, `python flows/serve.py`, `prefect deployment run align/sdpo --watch`: exit 0, or 1 with the reason."""
-    project = copy_project(tmp_path / "project", schedule__retries=0, budget="smoke")
+    project = copy_project(tmp_path / "project", schedule__retries=0, budget="smoke", registry__min_users=10)
     write_project(load_params(project / "params.yaml"), project / "params.yaml", tmp_path / "made")
     (project / "dvc.yaml").write_text(READY_MADE.format(made=tmp_path / "made").replace("raw/table", "raw/simulated"))
     git(project, "rm", "-r", "--quiet", "data/models", "dvc.lock")  # the one stage owns both here

@@ -2,11 +2,15 @@
 
 import json
 import shutil
+import socket
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
 
 from recalign import layout
 from recalign.artifacts import file_digest, read_parquet, write_json, write_parquet
@@ -19,11 +23,12 @@ from recalign.recommenders.trial import rank_sampled, read_trial
 from recalign.registry.package import read_settings
 from recalign.registry.promotion import aliased, champions, current, download_adapter, promote, rollback
 from recalign.registry.serving import load_recommender
-from recalign.registry.tracking import connect, tracking_uri
+from recalign.registry.tracking import FIRST_CALL, connect, experiment, tracking_uri
 from recalign.stages.compare import compare
 from recalign.stages.rank import rank as rank_lists
 from recalign.stages.register import register
 from registry_project import (
+    USERS,
     empty_registry,
     write_adapter,
     write_fusion,
@@ -38,11 +43,9 @@ NAME = "recalign"
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    """The repository's params at budget smoke."""
-    from ruamel.yaml import YAML
-
+    """The repository's params at budget smoke; this small project's users are enough."""
     tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    return parse_params(tree | {"budget": "smoke"})
+    return parse_params(tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS}})
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def new_adapter(params: Params, root: Path, seed: int) -> None:
 def test_the_first_adapter_that_beats_popularity_is_champion_with_all_that_explains_it(params, project):
     """Params, metrics, report, verdict and lineage are in the run; the base's weights are nowhere."""
     outcome = register(params)
-    assert outcome.startswith("recalign: version 1 (sdpo) is champion: NDCG@10 less that of popularity is +0.500")
+    assert outcome.startswith("recalign: version 1 (sdpo) is champion: NDCG@10 minus that of popularity is +0.500")
     client = connect(project)
     version = client.get_model_version(NAME, "1")
     run = client.get_run(version.run_id)
@@ -105,7 +108,7 @@ def test_an_adapter_that_a_leak_probe_equals_stays_challenger_and_is_told_why(pa
     write_json(path, {"audit": {"unbeaten": {"llm-sdpo": "NDCG@10 less the probe's is not above zero"}}})
     outcome = register(params)
     assert "version 1 (sdpo) stays challenger" in outcome
-    assert outcome.endswith("the lower end is above zero; NDCG@10 less the probe's is not above zero")
+    assert outcome.endswith("on 20 cases of 10 users; NDCG@10 less the probe's is not above zero")
     assert aliased(connect(project), NAME, "champion") is None
     write_json(path, {})
     new_adapter(params, project, seed=9)
@@ -133,14 +136,133 @@ def test_a_challenger_meets_the_champion_on_the_newest_manifest(params, project)
     write_prepared(project, digest="second", days=3)
     write_ranks(project, {"popularity": [6], "llm-sdpo": [6]}, digest="second", days=3)
     outcome = register(params)
-    assert outcome.startswith("recalign: version 2 (sdpo) stays challenger: NDCG@10 less that of version 1 is −")
+    assert outcome.startswith("recalign: version 2 (sdpo) stays challenger: NDCG@10 minus that of version 1 is −")
     client = connect(project)
     assert (aliased(client, NAME, "champion"), aliased(client, NAME, "challenger")) == ("1", "2")
     first, second = (client.get_model_version(NAME, version).run_id for version in "12")
     verdict = json.loads(Path(client.download_artifacts(second, "gate.json")).read_text())
     assert (verdict["manifest_digest"], verdict["bar"], verdict["decision"]) == ("second", "version 1", "challenger")
-    kept = read_parquet(Path(client.download_artifacts(first, "ranks/second.parquet")))
-    assert kept["rank"].to_pylist() == registered_ranks(params, project).ranks.tolist()
+    assert registered_ranks(params, project).ranks.tolist() in kept_ranks(client, first)
+
+
+def kept_ranks(client: MlflowClient, run: str) -> list[list[int]]:
+    """The ranks of every file that a run keeps for comparisons."""
+    files = [file.path for file in client.list_artifacts(run, "ranks")]
+    return [read_parquet(Path(client.download_artifacts(run, file)))["rank"].to_pylist() for file in files]
+
+
+def test_a_champion_is_scored_again_where_only_its_cases_histories_changed(params, project, caplog):
+    """The same manifest digest, candidates and examples, another history: ranks of before are not those of now."""
+    caplog.set_level("INFO")
+    register(params)
+    examples = read_parquet(project / layout.PREPARED / "examples.parquet").to_pylist()
+    others = [row | {"history": [row["history"][0]]} for row in examples]
+    write_parquet(project / layout.PREPARED / "examples.parquet", pa.Table.from_pylist(others))
+    new_adapter(params, project, seed=3)
+    write_ranks(project, {"popularity": [6], "llm-sdpo": [6]})
+    register(params)
+    assert "version 1: scored again on the newest cases" in caplog.text
+    client = connect(project)
+    assert registered_ranks(params, project).ranks.tolist() in kept_ranks(
+        client, client.get_model_version(NAME, "1").run_id
+    )
+    caplog.clear()
+    new_adapter(params, project, seed=4)
+    register(params)
+    assert "version 1: ranks on these very cases" in caplog.text
+
+
+def test_tries_against_a_champion_share_one_budget_that_reruns_do_not_renew(params, project):
+    """Another adapter is the next try, the same again none; what wins starts anew; a roll-back goes on where it was."""
+    tries = []
+
+    def tried(seed: int, rank: int) -> str:
+        new_adapter(params, project, seed)
+        write_ranks(project, {"popularity": [5], "llm-sdpo": [rank]})
+        outcome = register(params)
+        client = connect(project)
+        newest = max(client.search_model_versions(f"name = '{NAME}'"), key=lambda version: int(version.version))
+        tries.append((newest.tags["gate_bar"], newest.tags["gate_try"], newest.tags["gate"]))
+        return outcome
+
+    tried(2, 3)
+    tried(3, 4)
+    assert tried(3, 4).endswith("is version 2 already; nothing was moved")
+    client = connect(project)
+    client.delete_model_version(NAME, "2")  # its try stays spent
+    tried(4, 4)
+    tried(5, 1)
+    tried(6, 2)
+    rollback(params, "complaints")
+    tried(7, 4)
+    assert tries == [
+        ("popularity", "1", "champion"),
+        ("version 1", "1", "challenger"),
+        ("version 1", "1", "challenger"),
+        ("version 1", "2", "challenger"),
+        ("version 1", "3", "champion"),
+        ("version 4", "1", "challenger"),
+        ("version 1", "4", "challenger"),
+    ]
+    promote(params, "3", "a person's choice")
+    tried(8, 4)
+    assert tries[-1][:2] == ("version 3", "5")
+
+
+def test_a_run_of_too_few_users_spends_no_try_and_makes_no_champion(params, project):
+    """The sentence names the parameter and what to do."""
+    strict = params.model_copy(update={"registry": params.registry.model_copy(update={"min_users": 30})})
+    outcome = register(strict)
+    assert "version 1 (sdpo) stays challenger" in outcome
+    assert "10 users are too few to decide: registry.min_users is 30; evaluate more cases" in outcome
+    client = connect(project)
+    assert client.get_model_version(NAME, "1").tags["gate_try"] == "0"
+    assert "gate_tries" not in client.get_registered_model(NAME).tags
+
+
+def test_losses_within_the_margin_do_not_add_up_over_champions(params, project):
+    """Rank 1, then 2, then 3: each within 0.4 of the one before, the third 0.5 below the first; tries go on."""
+    lenient = params.model_copy(update={"registry": params.registry.model_copy(update={"margin": 0.4})})
+    outcomes = []
+    for seed, rank in ((2, 1), (3, 2), (4, 3)):
+        new_adapter(params, project, seed)
+        write_ranks(project, {"popularity": [5], "llm-sdpo": [rank]})
+        outcomes.append(register(lenient))
+    assert "version 2 (sdpo) is champion" in outcomes[1]
+    assert "version 3 (sdpo) stays challenger" in outcomes[2]
+    assert "the lower end for try 2" in outcomes[2]
+    assert outcomes[2].endswith("against version 1, the last champion that won outright, is −0.500, not above −0.4")
+
+
+def test_a_champion_that_was_deleted_by_hand_leaves_the_one_before_as_the_bar(params, project, caplog):
+    """Not popularity, and no refused challenger as stand-in."""
+    for seed, rank in ((2, 3), (3, 2)):
+        new_adapter(params, project, seed)
+        write_ranks(project, {"popularity": [5], "llm-sdpo": [rank]})
+        register(params)
+    connect(project).delete_model_version(NAME, "2")
+    found = current(params)
+    assert (found.version, found.alias) == ("1", "champion")
+    assert "no version has the alias champion; the champion before, version 1, counts" in caplog.text
+    new_adapter(params, project, seed=4)
+    write_ranks(project, {"popularity": [5], "llm-sdpo": [4]})
+    assert "stays challenger: NDCG@10 minus that of version 1" in register(params)
+
+
+def test_a_run_with_hidden_items_is_not_registered(params, project):
+    """It is evaluation: its model was kept from items that people like."""
+    path = project / layout.PREPARED / "summary.json"
+    write_json(path, json.loads(path.read_text()) | {"hidden_items": 0.1})
+    with pytest.raises(RecalignError, match=r"prepare\.hidden_items was 0\.1 in this run: .*; set it to 0\.0 and run"):
+        register(params)
+    assert connect(project).search_registered_models() == []
+
+
+def test_ranks_of_other_cases_than_the_projects_are_not_registered(params, project):
+    """data/prepared was made anew, and not evaluated since."""
+    write_prepared(project, digest="second", days=3)
+    with pytest.raises(RecalignError, match=r"was made on other cases than those in data/prepared; run 'dvc repro'"):
+        register(params)
 
 
 def registered_ranks(params: Params, project: Path) -> SystemRanks:
@@ -267,6 +389,40 @@ def test_a_registry_that_does_not_answer_is_one_line(monkeypatch, tmp_path):
         connect(tmp_path)
 
 
+def test_a_registry_that_hangs_is_given_up_soon_and_its_password_is_not_printed(monkeypatch, tmp_path):
+    """A server that takes the call and never answers; here a second a try in place of nine."""
+    monkeypatch.setitem(FIRST_CALL, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://anna:s3cret@127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(RecalignError, match="which does not answer within 30 s") as caught:
+            connect(tmp_path)
+    assert time.monotonic() - started < 30
+    assert "s3cret" not in str(caught.value)
+    assert "anna" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["team/recalign", "films: prod", "o'neill", "../../x", "a..b", "", ".hidden", "a\nb"])
+def test_a_model_name_that_mlflow_or_a_folder_cannot_have_is_refused_with_the_params(name):
+    """So before any training, by the doctor too."""
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    with pytest.raises(RecalignError, match=r"registry\.model.*use letters, digits, spaces"):
+        parse_params(tree | {"registry": tree["registry"] | {"model": name}})
+
+
+def test_a_deleted_experiment_and_an_unwritable_folder_are_named_before_a_run_begins(project):
+    """One line with the fix, and no failed run is left."""
+    client = connect(project)
+    client.delete_experiment(client.create_experiment("deleted"))
+    with pytest.raises(RecalignError, match="experiment 'deleted' was deleted in MLflow; 'mlflow experiments"):
+        experiment(client, "deleted")
+    (project / "file").write_text("no folder", encoding="utf-8")
+    for place in (project / "file" / "artifacts", Path("/proc/server-only/artifacts")):
+        made = client.create_experiment(f"odd {place.name}{len(str(place))}", artifact_location=str(place))
+        with pytest.raises(RecalignError, match=f"belong in {place}, which this machine cannot write"):
+            experiment(client, client.get_experiment(made).name)
+
+
 def test_registered_versions_are_compared_with_each_other_and_with_a_project(params, project, capsys):
     """The second adapter ranks every target second, so the first is ahead by 1 - 1 / log2(3) in NDCG@10."""
     register(params)
@@ -275,7 +431,7 @@ def test_registered_versions_are_compared_with_each_other_and_with_a_project(par
     register(params)
     compare(params, "models:/recalign/1", "models:/recalign/2")
     printed = capsys.readouterr().out
-    assert "16 cases of 8 users" in printed
+    assert "20 cases of 10 users" in printed
     assert "+0.369 [+0.369, +0.369]" in printed
     compare(params, "models:/recalign@champion", ".")
     assert "above" in capsys.readouterr().out
@@ -364,7 +520,7 @@ def test_a_champion_fusion_is_scored_anew_on_a_newer_catalogue(params, project):
     write_prepared(project, digest="second", days=3)
     with_a_newer_film(project / layout.PREPARED)
     write_ranks(project, {"popularity": [6], "llm-sdpo": [6]}, digest="second", days=3)
-    assert "version 2 (sdpo) stays challenger: NDCG@10 less that of version 1 is −" in register(params)
+    assert "version 2 (sdpo) stays challenger: NDCG@10 minus that of version 1 is −" in register(params)
 
 
 def with_a_newer_film(prepared: Path) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import httpx
 import pandas as pd
+import pyarrow as pa
 import pytest
 from ruamel.yaml import YAML
 
 from recalign import layout
-from recalign.artifacts import write_json
+from recalign.artifacts import read_parquet, write_json, write_parquet
 from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.llm.base import load_language_model
@@ -27,11 +28,21 @@ from recalign.preferences.statements import closed_statements
 from recalign.recommenders import language_model as under_test
 from recalign.registry.package import package_digest, read_settings, settings_of, write_package
 from recalign.registry.promotion import download_package
+from recalign.registry.raw_ids import RawIds
 from recalign.registry.serving import Query, Service, find_base
 from recalign.stages.adapters import open_adapter
 from recalign.stages.language_models import open_language_model
+from recalign.stages.recommend import recommend
 from recalign.stages.register import register
-from registry_project import TITLES, empty_registry, write_fusion, write_project, write_ranks
+from registry_project import (
+    TITLES,
+    USERS,
+    empty_registry,
+    write_fusion,
+    write_interactions,
+    write_project,
+    write_ranks,
+)
 from rounding import rounding
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +54,7 @@ def project(tmp_path_factory) -> Path:
     """A project whose S-DPO adapter is champion."""
     root = tmp_path_factory.mktemp("served") / "project"
     tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params = parse_params(tree | {"budget": "smoke"})
+    params = parse_params(tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS}})
     write_project(params, ROOT / "params.yaml", root)
     shutil.copy(empty_registry(), root / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
@@ -147,9 +158,95 @@ def test_an_unknown_title_is_read_as_it_stands_and_named(model):
     assert known["items"][0]["score"] != unknown["items"][0]["score"]
 
 
+CODES = {number: f"B0791{number:02}Q" for number in range(1, 11)} | {11: "1984", 12: "007"}
+
+
+@pytest.fixture(scope="module")
+def coded(project, tmp_path_factory) -> Service:
+    """The champion as it is where the log's ids are codes; its eleventh film is called 007, as the twelfth's id is."""
+    package = tmp_path_factory.mktemp("coded") / "package"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(project)
+        shutil.copytree(download_package(CHAMPION), package)
+        items = read_parquet(package / "items.parquet")
+        titles = pa.array([*TITLES[:10], "007", TITLES[11]])
+        write_parquet(package / "items.parquet", items.set_column(1, "title", titles))
+        RawIds(CODES).write(package)
+        return Service.load(package)
+
+
+def test_the_ids_of_the_log_itself_are_taken_and_given(coded):
+    """Codes in and out, also where a number is one, and what the history holds is not recommended."""
+    answer = coded.answer(Query(history=["B079101Q", "B079104Q"], k=20))
+    assert {item["item_id"] for item in answer["items"]} == set(CODES.values()) - {"B079101Q", "B079104Q"}
+    assert answer["unknown"] == []
+    by_title = coded.answer(Query(history=[TITLES[0], TITLES[3]], k=20))
+    assert by_title == answer
+    (best,) = coded.answer(Query(history=[1984], candidates=["B079102Q"], k=1))["items"]
+    assert (best["item_id"], best["title"]) == ("B079102Q", TITLES[1])
+
+
+def test_an_unknown_code_is_named_in_the_answer(coded):
+    """It is read as a title, since it may be one."""
+    assert coded.answer(Query(history=["B079101Q", "B0ZZZZZQ"]))["unknown"] == ["B0ZZZZZQ"]
+
+
+@pytest.mark.parametrize("entry", [4, "4", "12.0", "+7", 2**70, "99999"])
+def test_a_number_that_is_no_id_is_refused_and_not_read_as_a_title(coded, entry):
+    """Nor as one of the numbers that stages count with."""
+    with pytest.raises(RecalignError, match=r"history has item .* not in the catalogue of 12 films, as an id or as a"):
+        coded.answer(Query(history=["B079101Q", entry]))
+
+
+def test_a_text_that_is_the_id_of_one_and_the_title_of_another_is_refused(coded):
+    """Both are named."""
+    with pytest.raises(RecalignError, match=r"'007', which is the id of 'The Fire of Night' and the title of .*1984"):
+        coded.answer(Query(history=["007"]))
+
+
+def test_ids_as_text_mean_the_ids(model):
+    """Where the log counts its items: "1" is item 1, and "99" is none."""
+    by_text, by_number = ask(model, {"history": ["1", " 4"]}, {"history": [1, 4]})
+    assert by_text == by_number
+
+
+def test_a_version_from_before_ids_were_kept_still_answers(project, tmp_path):
+    """By the numbers, which are all that it knows."""
+    package = shutil.copytree(download_package(CHAMPION), tmp_path / "package")
+    (package / "item_ids.parquet").unlink()
+    service = Service.load(package)
+    assert service.answer(Query(history=[1, "4"])) == service.answer(Query(history=["1", 4]))
+    with pytest.raises(RecalignError, match="history has item '99'"):
+        service.answer(Query(history=["99"]))
+
+
+def test_recommend_takes_and_prints_the_logs_own_ids(project, tmp_path, monkeypatch, capsys):
+    """User "U3" is not user 3, and the items are printed by their codes."""
+    own = shutil.copytree(project, tmp_path / "own")
+    monkeypatch.chdir(own)
+    write_interactions(own, CODES)
+    events = [{"user_id": 3, "item_id": item, "position": place} for place, item in enumerate((1, 4, 7))]
+    write_parquet(own / layout.PREPARED / "events.parquet", pa.Table.from_pylist(events))
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = parse_params(tree | {"budget": "smoke"})
+    recommend(params, user="U3", k=9)
+    printed = capsys.readouterr().out
+    assert "Liked: The House of Night, The Winter of Night, The Story of Night" in printed
+    assert "B079102Q" in printed
+    assert "B079101Q" not in printed
+    for unknown in ("3", "U", "u3"):
+        with pytest.raises(RecalignError, match=f"--user is {unknown}, whom the prepared log does not hold; .* U3 "):
+            recommend(params, user=unknown)
+
+
 @pytest.mark.parametrize(
     ("query", "said"),
     [
+        ({"history": [1], "top_k": 3}, "top_k: no such field; allowed are history, candidates, k"),
+        ({"history": [1], "top_k": None, "histroy": [2]}, "top_k, histroy: no such field"),
+        ({"k": 3}, "row 0: history: Field required"),
+        ({"history": ["99"]}, "row 0: history has item '99', which is not in the catalogue of 12 films"),
         ({"history": []}, "row 0: history: List should have at least 1 item"),
         ({"history": [99]}, "row 0: history has item 99, which is not in the catalogue of 12 films"),
         ({"history": ["\u200b"]}, "row 0: title .* is empty"),
@@ -192,7 +289,7 @@ def test_a_registered_fusion_answers_with_the_same_explanation(project, tmp_path
     shutil.copy(empty_registry(), own / "mlflow.db")
     monkeypatch.chdir(own)
     tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params = parse_params(tree | {"budget": "smoke"})
+    params = parse_params(tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS}})
     write_ranks(own, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
     write_fusion(params, own, weight=0.01)
     register(params, "fusion", root=own)
@@ -296,6 +393,11 @@ def test_mlflow_serves_it_over_http(project):
         bad = _post(port, {"dataframe_records": [{"history": [99]}]})
         assert bad[0] == 400
         assert "history has item 99" in bad[1]["message"]
+        for body in ({"inputs": {"history": [[1, 4]], "k": [3]}}, {"instances": [{"history": [1, 4], "k": 3}]}):
+            assert len(_post(port, body)[1]["predictions"][0]["items"]) == 3
+        unknown = _post(port, {"dataframe_records": [{"history": [1], "top_k": 3}]})
+        assert unknown[0] == 400
+        assert "top_k: no such field; allowed are history, candidates, k" in unknown[1]["message"]
     finally:
         os.killpg(server.pid, 15)
         server.wait(30)

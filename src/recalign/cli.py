@@ -190,7 +190,7 @@ def _add_registry(commands: Commands) -> None:
 def _add_recommend(commands: Commands) -> None:
     recommend = commands.add_parser("recommend", help="rank the catalogue for a user or for some titles")
     whom = recommend.add_mutually_exclusive_group(required=True)
-    whom.add_argument("--user", type=int, help="user id of the log")
+    whom.add_argument("--user", help="user id, as the log writes it")
     whom.add_argument("--titles", nargs="+", metavar="TITLE", help="liked titles, oldest first")
     recommend.add_argument("--adapter", help="adapter folder or models:/ URI (default: champion, else challenger)")
     recommend.add_argument("-k", type=int, default=10, help="how many (default: 10)")

@@ -305,7 +305,17 @@ class RegistryParams(Section):
     model: str
     system: Literal["adapter", "fusion"]
     metric: Metric
+    error: float = Field(gt=0.0, lt=0.5)
+    min_users: int = Field(ge=10)
     margin: float = Field(ge=0.0)
+
+    @field_validator("model")
+    @classmethod
+    def _plain_name(cls, model: str) -> str:
+        """MLflow refuses "/" and ":" only after training, its filters end at a quote, and the name is a folder's."""
+        if not re.fullmatch(r"\w[\w .-]*", model) or ".." in model or model.endswith((".", " ")):
+            raise ValueError("use letters, digits, spaces, '-', '_' and single dots, the first a letter or digit")
+        return model
 
 
 class ScheduleParams(Section):

@@ -90,15 +90,43 @@ def degrees_of_freedom(values: Floats, users: Sequence[int]) -> Floats:
     choice of ours, made by simulated coverage (docs/protocol.md). A few users who differ much from all others, as at
     rare hits, leave few degrees; since the u sum to zero, no less than two where there are three users or more.
     """
+    return cluster_spread(*sums_by_user(np.asarray(values, np.float64), users))[1]
+
+
+def sums_by_user(values: Floats, users: Sequence[int]) -> tuple[Floats, Floats]:
+    """Each user's sum of each column of values [B, M], and his number of cases: [G, M] and [G, 1]."""
     _, cluster = np.unique(np.asarray(users), return_inverse=True)
-    sizes = np.bincount(cluster)[:, None]
-    sums = np.stack([np.bincount(cluster, weights=column) for column in np.asarray(values, np.float64).T], axis=1)
-    influence = sums - sizes * (sums.sum(axis=0) / sizes.sum())
-    squares, count = (influence**2).sum(axis=0), len(sizes)
+    sums: Floats = np.stack([np.bincount(cluster, weights=column) for column in values.T], axis=1, dtype=np.float64)
+    return sums, np.bincount(cluster)[:, None].astype(np.float64)
+
+
+def cluster_spread(sums: Floats, sizes: Floats) -> tuple[Floats, Floats]:
+    """Standard error of each column's mean over cases, and its degrees of freedom (`degrees_of_freedom`): both [M].
+
+    sums and sizes are those of `sums_by_user`; sizes may be [G, M], where columns are samples of their own. The error
+    is that of a ratio of two sums over users (linearised), the variance over G − 1. With one user it is 0 and says
+    nothing.
+    """
+    influence = sums - sizes * (sums.sum(axis=0) / sizes.sum(axis=0))
+    squares, count = (influence**2).sum(axis=0), len(sums)
     excess = (influence**4).sum(axis=0) - squares**2 / count
     known = excess > 0.0
     degrees: Floats = np.where(known, 2.0 * squares**2 / np.where(known, excess, 1.0), np.inf)
-    return np.minimum(degrees, max(1.0, count - 1.0))
+    error: Floats = np.sqrt(squares * count / max(1, count - 1)) / sizes.sum(axis=0)
+    return error, np.minimum(degrees, max(1.0, count - 1.0))
+
+
+def lower_bounds(sums: Floats, sizes: Floats, chance: float) -> Floats:
+    """What each column's mean over cases lies above, but for this chance: [M], one-sided, for users as they are drawn.
+
+    mean − t · error, with Student's t at `chance` for the degrees of freedom of `cluster_spread`; arguments as there.
+    Unlike a percentile of resamples it holds at chances far below one in the number of resamples.
+    """
+    from scipy.special import stdtrit
+
+    error, degrees = cluster_spread(sums, sizes)
+    bound: Floats = sums.sum(axis=0) / sizes.sum(axis=0) + stdtrit(degrees, chance) * error
+    return bound
 
 
 def resampled_means(values: Floats, users: Sequence[int], resamples: int, seed: int) -> Floats:
@@ -108,11 +136,9 @@ def resampled_means(values: Floats, users: Sequence[int], resamples: int, seed: 
     lost = np.isnan(values).any(axis=1)
     if lost.any():
         raise RecalignError(f"value {int(lost.argmax())} is NaN; an interval needs a number for each case")
-    _, cluster = np.unique(np.asarray(users), return_inverse=True)
-    sums = np.stack([np.bincount(cluster, weights=column) for column in values.T], axis=1)
-    sizes: Floats = np.bincount(cluster).astype(np.float64)
+    sums, sizes = sums_by_user(values, users)
     blocks = user_draws(len(sizes), resamples, seed)
-    return np.concatenate([(drawn @ sums) / (drawn @ sizes)[:, None] for drawn in blocks])
+    return np.concatenate([(drawn @ sums) / (drawn @ sizes) for drawn in blocks])
 
 
 def user_draws(count: int, resamples: int, seed: int) -> Iterator[Any]:
@@ -164,6 +190,14 @@ def paired_difference(first: SystemRanks, second: SystemRanks, metric: str, resa
     Raises RecalignError naming the field (protocol, manifest, digest, example_id, user_id) in which their cases differ.
     """
     return paired_gains([(first, second)], metric, resamples, seed)[0].interval
+
+
+def paired_lower_bound(first: SystemRanks, second: SystemRanks, metric: str, chance: float) -> float:
+    """What the metric of `first` minus that of `second` lies above, but for this chance (`lower_bounds`); errors as
+    those of `paired_difference`."""
+    first.check_comparable(second)
+    gains = metric_values(metric, first.ranks) - metric_values(metric, second.ranks)
+    return float(lower_bounds(*sums_by_user(gains[:, None], first.user_ids), chance)[0])
 
 
 def paired_gains(

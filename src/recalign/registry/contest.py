@@ -1,4 +1,4 @@
-"""The ranks that the gate compares: the challenger's, popularity's, and the champion's on the very same cases."""
+"""The ranks that the gate compares: the challenger's, popularity's, and those of champions on the very same cases."""
 
 import logging
 import tempfile
@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from recalign import columns as c
-from recalign.artifacts import read_json
+from recalign.artifacts import digest_of, read_json
 from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.evaluation.probe_contest import AUDIT, UNBEATEN
@@ -16,7 +16,7 @@ from recalign.evaluation.system_ranks import SAMPLED, SystemRanks, read_system_r
 from recalign.layout import PREPARED, PROFILES, RANKS, REPORTS
 from recalign.params import Params
 from recalign.preferences.profiles import profile_texts
-from recalign.recommenders.trial import rank_sampled, read_trial
+from recalign.recommenders.trial import Trial, rank_sampled, read_trial
 from recalign.registry.log import log_ranks, ranks_file
 from recalign.registry.package import Settings, read_settings
 from recalign.registry.promotion import download_package, run_of
@@ -47,47 +47,59 @@ def unbeaten_probe(root: Path, system: str) -> str:
     return str(metrics[AUDIT][UNBEATEN].get(system, ""))
 
 
-def champion_ranks(
-    client: MlflowClient, params: Params, version: str, challenger: SystemRanks, root: Path, home: Path
-) -> SystemRanks:
-    """The champion's ranks on the challenger's cases: those kept with its run, else scored anew and kept there."""
-    run_id = run_of(client, params.registry.model, version)
-    kept = _kept_ranks(client, run_id, challenger)
+def read_cases(params: Params, settings: Settings, root: Path) -> Trial:
+    """The test cases of the project at `root` as a system of these settings meets them, profiles and all."""
+    texts = profile_texts(root / PROFILES, settings.profile_engine, c.TEST) if settings.prompt.profile else {}
+    return read_trial(root / PREPARED, c.TEST, MANIFEST, params.evaluate.test_cases, params.seed, texts)
+
+
+def cases_digest(trial: Trial, catalogue: Items) -> str:
+    """One value for all that a system is shown of its cases: histories, times, profiles, candidates, targets, titles.
+
+    A manifest's own digest is part of it. Equal values: ranks of before are those of now.
+    """
+    rows = [
+        [*key, request.history, request.cutoff, request.profile, case.candidates, case.target_index]
+        for key, request, case in zip(trial.keys, trial.requests, trial.cases, strict=True)
+    ]
+    titles = [[item, catalogue.titles[item]] for item in catalogue.ids]
+    return digest_of([trial.digest, sorted(rows, key=lambda row: str(row[0])), titles])
+
+
+def check_ranked(trial: Trial, ranks: SystemRanks) -> None:
+    """Raise RecalignError where ranks are of other cases than the project's present ones."""
+    if trial.digest != ranks.digest or tuple(sorted(key[0] for key in trial.keys)) != ranks.example_ids:
+        raise RecalignError(
+            f"{RANKS / 'ranks.parquet'} was made on other cases than those in {PREPARED}; run 'dvc repro' to evaluate"
+        )
+
+
+def version_ranks(client: MlflowClient, params: Params, version: str, root: Path, home: Path) -> SystemRanks:
+    """A registered version's ranks on the project's present cases: scored anew, and kept with its run.
+
+    What is kept is taken only where every byte of the cases that it was shown is the same.
+    """
+    name = params.registry.model
+    run_id, package = run_of(client, name, version), download_package(f"models:/{name}/{version}", home)
+    settings, catalogue = read_settings(package), Items.read(root / PREPARED)
+    trial = read_cases(params, settings, root)
+    digest = cases_digest(trial, catalogue)
+    kept = _kept_ranks(client, run_id, digest, trial)
     if kept is not None:
-        log.info("champion version %s: ranks on manifest %s are known", version, challenger.digest[:12])
+        log.info("version %s: ranks on these very cases (%s) are known", version, digest[:12])
         return kept
-    log.info("champion version %s: scored anew on manifest %s", version, challenger.digest[:12])
-    ranks = _scored_anew(params, download_package(f"models:/{params.registry.model}/{version}", home), root)
-    log_ranks(client, run_id, ranks)
+    log.info("version %s: scored again on the newest cases (%s)", version, digest[:12])
+    recommender = load_recommender(package, find_base(settings, root), catalogue, batch=params.evaluate.batch)
+    ranks = rank_sampled(recommender, trial)
+    log_ranks(client, run_id, ranks, digest)
     return ranks
 
 
-def _kept_ranks(client: MlflowClient, run_id: str, challenger: SystemRanks) -> SystemRanks | None:
-    """Ranks kept with a run, where they are of the same cases; a budget may have changed how many there are."""
+def _kept_ranks(client: MlflowClient, run_id: str, digest: str, trial: Trial) -> SystemRanks | None:
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            path = client.download_artifacts(run_id, ranks_file(challenger.digest), temporary)
+            path = client.download_artifacts(run_id, ranks_file(digest), temporary)
         except (MlflowException, OSError):
             return None
-        (kept,) = read_system_ranks(Path(path), {MANIFEST: challenger.digest})
-    same = (kept.view, kept.example_ids) == (challenger.view, challenger.example_ids)
-    return kept if same else None
-
-
-def _scored_anew(params: Params, package: Path, root: Path) -> SystemRanks:
-    settings = read_settings(package)
-    prepared = root / PREPARED
-    trial = read_trial(
-        prepared, c.TEST, MANIFEST, params.evaluate.test_cases, params.seed, _profile_texts(settings, root / PROFILES)
-    )
-    recommender = load_recommender(
-        package, find_base(settings, root), Items.read(prepared), batch=params.evaluate.batch
-    )
-    return rank_sampled(recommender, trial)
-
-
-def _profile_texts(settings: Settings, profiles: Path) -> dict[int, str]:
-    """What the champion's prompts show of each user: the present profiles of the engine that it was measured with."""
-    if not settings.prompt.profile:
-        return {}
-    return profile_texts(profiles, settings.profile_engine, c.TEST)
+        (kept,) = read_system_ranks(Path(path), {MANIFEST: trial.digest})
+    return kept if kept.view == trial.view else None

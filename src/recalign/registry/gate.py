@@ -1,31 +1,59 @@
-"""The gate: may a new adapter become the champion? A paired interval on the same cases decides, nothing else."""
+"""The gate: may a new adapter become the champion? A paired lower bound on the same cases decides, nothing else.
+
+Every try against a champion costs a part of one error budget, so that many tries do not make a champion by luck.
+"""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from recalign.evaluation.ranking import LABELS
-from recalign.evaluation.significance import Interval, paired_difference
+from recalign.evaluation.significance import Interval, paired_difference, paired_lower_bound
 from recalign.evaluation.system_ranks import SystemRanks
 from recalign.params import Params
 
 BAR = "popularity"  # what the first champion must beat
+DECAY = 1.6  # of the shares of the budget: the first try then errs about as rarely as one 95 % interval (2.2 %)
+
+
+@dataclass(frozen=True)
+class Opponent:
+    """What a challenger must beat: "popularity" or "version 3", and its ranks."""
+
+    name: str
+    ranks: SystemRanks
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The challenger's metric minus an opponent's: with its 95 % bounds, and the lower bound that decides this try."""
+
+    bar: str
+    interval: Interval
+    bound: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """What gate.json holds of it."""
+        return {"bar": self.bar, **self.interval.as_dict(), "bound": round(self.bound, 6)}
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What was compared, on which cases, and what followed.
 
-    gain: the challenger's metric less the bar's, with its 95 % bounds; margin: how far below zero the lower bound may
-    lie (exclusive); bar_system: "popularity", or the present champion as "version 3"; barred: why it may not be
+    gain: over the bar ("popularity", or the present champion as "version 3"); anchor: over the last champion that won
+    outright, None where that is the bar. margin: how far below zero the bounds may lie (exclusive). attempt: which try
+    against this bar it is, 0 where none was spent; chance: what this try may err with. barred: why it may not be
     champion whatever it gained, "" where it may.
     """
 
     accepted: bool
     challenger: str
-    bar: str
     metric: str
-    gain: Interval
+    gain: Gain
+    anchor: Gain | None
     margin: float
+    attempt: int
+    chance: float
     protocol: str
     manifest: str
     manifest_digest: str
@@ -34,41 +62,108 @@ class Verdict:
     barred: str = ""
 
     @property
+    def bar(self) -> str:
+        """What the present bar is called."""
+        return self.gain.bar
+
+    @property
+    def outright(self) -> bool:
+        """Whether it is above every opponent, not only within the margin of one."""
+        return self.accepted and all(gain.bound > 0.0 for gain in self._gains)
+
+    @property
     def reason(self) -> str:
         """The verdict in one sentence."""
-        interval = f"{self.gain.value:+.3f} [{self.gain.low:+.3f}, {self.gain.high:+.3f}]".replace("-", "−")
+        gain = self.gain.interval
+        of = f"{LABELS[self.metric]} minus that of {self.bar} is {_signed(gain.value)} [{_signed(gain.low)}, "
+        of += f"{_signed(gain.high)}] on {self.cases} cases of {self.users} users"
+        if self.barred:
+            return f"{of}; {self.barred}"
+        worst = min(self._gains, key=lambda gain: gain.bound)
         bound = "zero" if self.margin == 0 else f"−{self.margin:g}"
-        says = "above" if self.gain.low > -self.margin else "not above"
-        reason = (
-            f"{LABELS[self.metric]} less that of {self.bar} is {interval} on {self.cases} cases of {self.users} users; "
-            f"the lower end is {says} {bound}"
+        says = "above" if worst.bound > -self.margin else "not above"
+        against = "" if worst is self.gain else f" against {worst.bar}, the last champion that won outright,"
+        return (
+            f"{of}; the lower end for try {self.attempt} (which may err with {self.chance:.2%}){against} is "
+            f"{_signed(worst.bound)}, {says} {bound}"
         )
-        return f"{reason}; {self.barred}" if self.barred else reason
+
+    @property
+    def _gains(self) -> list[Gain]:
+        return [self.gain] if self.anchor is None else [self.gain, self.anchor]
 
     def as_dict(self) -> dict[str, Any]:
         """What gate.json holds."""
-        decision = "champion" if self.accepted else "challenger"
-        return {**asdict(self), "gain": self.gain.as_dict(), "decision": decision, "reason": self.reason}
+        return {
+            **asdict(self),
+            "bar": self.bar,
+            "gain": self.gain.as_dict(),
+            "anchor": None if self.anchor is None else self.anchor.as_dict(),
+            "decision": "champion" if self.accepted else "challenger",
+            "outright": self.outright,
+            "reason": self.reason,
+        }
+
+
+def share_of_error(error: float, attempt: int) -> float:
+    """What the try of this number (from 1) against one champion may err with: error · t^−1.6 / ζ(1.6).
+
+    The shares of all tries, however many come, add up to `error`. So the chance that any of them passes a model that is
+    no better is at most `error` whatever the dependence between tries, as cases that overlap and models that resemble
+    each other make it (alpha-spending: Foster and Stine 2008, J. R. Stat. Soc. B 70(2); for the familywise error: Tian
+    and Ramdas 2021, Stat. Methods Med. Res. 30(4)). Rules that spend more, such as LORD or a group-sequential boundary,
+    need independent tries or one and the same model. The decay is ours: slower than their t^−2, it leaves the later
+    tries of a year more (benchmarks/gate.py).
+    """
+    from scipy.special import zeta
+
+    return float(error * attempt**-DECAY / zeta(DECAY))
+
+
+def few_users(params: Params, ranks: SystemRanks) -> str:
+    """Why these cases cannot decide: they are of too few users; "" where they can."""
+    users, needed = len(set(ranks.user_ids)), params.registry.min_users
+    if users >= needed:
+        return ""
+    return (
+        f"{users} users are too few to decide: registry.min_users is {needed}; evaluate more cases "
+        "(evaluate.test_cases) or a larger log"
+    )
 
 
 def judge(
-    params: Params, challenger: SystemRanks, bar: SystemRanks, bar_name: str, *, first: bool, barred: str = ""
+    params: Params,
+    challenger: SystemRanks,
+    champion: Opponent,
+    *,
+    first: bool,
+    attempt: int,
+    anchor: Opponent | None = None,
+    barred: str = "",
 ) -> Verdict:
     """Compare ranks on the same cases by registry.metric.
 
-    The first champion must beat popularity outright; a later one the present champion, within registry.margin. `barred`
-    refuses either, with the reason.
+    The first champion must beat popularity outright; a later one the present champion and the anchor, both within
+    registry.margin, in this `attempt`'s share of registry.error. `barred` refuses either, with the reason.
     Raises RecalignError naming the field in which the cases differ.
     """
     metric, margin = params.registry.metric, 0.0 if first else params.registry.margin
-    gain = paired_difference(challenger, bar, metric, params.evaluate.resamples, params.seed)
+    chance = share_of_error(params.registry.error, max(1, attempt))
+
+    def gain(opponent: Opponent) -> Gain:
+        interval = paired_difference(challenger, opponent.ranks, metric, params.evaluate.resamples, params.seed)
+        return Gain(opponent.name, interval, paired_lower_bound(challenger, opponent.ranks, metric, chance))
+
+    gains = [gain(opponent) for opponent in (champion, anchor) if opponent is not None]
     return Verdict(
-        accepted=gain.low > -margin and not barred,
+        accepted=all(gain.bound > -margin for gain in gains) and not barred,
         challenger=challenger.system,
-        bar=bar_name,
         metric=metric,
-        gain=gain,
+        gain=gains[0],
+        anchor=gains[1] if len(gains) > 1 else None,
         margin=margin,
+        attempt=attempt,
+        chance=chance,
         protocol=challenger.protocol,
         manifest=challenger.manifest,
         manifest_digest=challenger.digest,
@@ -76,3 +171,7 @@ def judge(
         users=len(set(challenger.user_ids)),
         barred=barred,
     )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")

@@ -44,11 +44,13 @@ def log_version(
     settings: Settings,
     digest: str,
     ranks: SystemRanks,
+    cases: str,
     root: Path,
 ) -> str:
     """Log a run and register its model; the new version.
 
-    The run holds params, metrics, report, dvc.lock, lineage and the system's ranks; the model the package.
+    cases: digest of the cases that were ranked (`contest.cases_digest`). The run holds params, metrics, report,
+    dvc.lock, lineage and the system's ranks; the model the package.
     """
     import mlflow
 
@@ -60,7 +62,8 @@ def log_version(
         for path in EVIDENCE:
             if (root / path).is_file():
                 mlflow.log_artifact(str(root / path))
-        log_ranks(client, run.info.run_id, ranks)
+        for of in (ranks.digest, cases):  # for comparisons by manifest, and for the gate by whole cases
+            log_ranks(client, run.info.run_id, ranks, of)
         uri = _log_model(settings, root)
         return str(mlflow.register_model(uri, name, tags={DIGEST: digest, "objective": objective}).version)
 
@@ -82,13 +85,13 @@ def _log_model(settings: Settings, root: Path) -> str:
 
 
 def ranks_file(digest: str) -> str:
-    """Where a run keeps the ranks on a candidate manifest."""
+    """Where a run keeps the ranks under the digest of a candidate manifest, or of whole cases."""
     return f"ranks/{digest[:16]}.parquet"
 
 
-def log_ranks(client: MlflowClient, run_id: str, ranks: SystemRanks) -> None:
-    """Keep ranks with a run, under the digest of their manifest, for comparisons to come."""
-    path = Path(ranks_file(ranks.digest))
+def log_ranks(client: MlflowClient, run_id: str, ranks: SystemRanks, digest: str) -> None:
+    """Keep ranks with a run, under a digest of what was ranked, for comparisons to come."""
+    path = Path(ranks_file(digest))
     with tempfile.TemporaryDirectory() as temporary:
         write_system_ranks(Path(temporary) / path.name, [ranks])
         client.log_artifact(run_id, os.fspath(Path(temporary) / path.name), str(path.parent))

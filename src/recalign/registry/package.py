@@ -1,7 +1,7 @@
 """What is registered of a system: adapter, rule, catalogue and the identity of its base; never the base's weights.
 
-A package is a folder: settings.json, items.parquet, adapter/, reference/ where the rule is the implicit reward, and
-recommenders/<name>/ for each ID recommender of a fusion.
+A package is a folder: settings.json, items.parquet, item_ids.parquet (their ids in the person's own log), adapter/,
+reference/ where the rule is the implicit reward, and recommenders/<name>/ for each ID recommender of a fusion.
 """
 
 import shutil
@@ -11,14 +11,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from recalign.artifacts import digest_of, folder, folder_digest, read_json, verify_once, write_json
+from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking_rule import Kind, RankingRule
 from recalign.evaluation.scorecard import FUSION, TUNED, adapter_of, system_of
-from recalign.layout import ALIGN, BASE, BASELINES, PREPARED, RANKS, SFT
+from recalign.layout import ALIGN, BASE, BASELINES, INTERACTIONS, PREPARED, RANKS, SFT
 from recalign.llm.adapters import adapter_digest, check_adapter
 from recalign.params import BaseParams, Params, ProfilesParams, PromptParams
 from recalign.recommenders.fusion import FITTED, FittedFusion, read_fusion
 from recalign.recommenders.language_model import Setting
+from recalign.registry.raw_ids import RawIds
 
 ADAPTER, REFERENCE, SETTINGS, RECOMMENDERS = "adapter", "reference", "settings.json", "recommenders"
 
@@ -166,6 +168,7 @@ def write_package(settings: Settings, root: Path, out: Path) -> None:
         for name in settings.fusion.recommenders if settings.fusion else ():
             shutil.copytree(root / BASELINES / name, partial / RECOMMENDERS / name)
         shutil.copyfile(root / PREPARED / "items.parquet", partial / "items.parquet")
+        RawIds.of_items(root / INTERACTIONS).within(set(Items.read(partial).ids)).write(partial)
         write_json(partial / SETTINGS, settings.model_dump())
 
 

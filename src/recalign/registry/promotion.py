@@ -23,6 +23,8 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous_champion"
 CHAMPIONS = "champions"  # tag of the registered model: JSON list of versions, the present champion last
 REASON = "moved_because"  # tag of a version
 GATE = "gate"  # tag of a version: the decision, champion or challenger
+WITHIN = "gate_within_margin"  # tag of a champion that did not win outright: its bar, or BY_HAND once a person chose it
+BY_HAND = "by hand"
 KEPT = 20  # champions remembered
 
 
@@ -53,25 +55,51 @@ def current(params: Params, home: Path = Path()) -> Current:
     Raises RecalignError where nothing is registered.
     """
     client, name = connect(home), params.registry.model
-    for alias in (CHAMPION, CHALLENGER):
-        if version := aliased(client, name, alias):
-            if alias == CHALLENGER:
-                log.info("%s has no champion yet; the challenger, version %s, stands in", name, version)
-            return Current(version, alias)
+    if past := champions(client, name):
+        return Current(past[-1], CHAMPION)
+    if version := aliased(client, name, CHALLENGER):
+        log.info("%s has no champion yet; the challenger, version %s, stands in", name, version)
+        return Current(version, CHALLENGER)
     raise RecalignError(f"registry.model {name!r} has no champion and no challenger; run 'recalign register' first")
 
 
 def champions(client: MlflowClient, name: str) -> list[str]:
     """The champions so far, the present one last. One that was made in MLflow's own UI is taken in here.
 
-    Versions that were deleted since are left out; empty where there is no champion.
+    Versions that were deleted since are left out. Where the present one was, the champion before it counts, which is
+    said in the log; empty where there never was a champion, or none is left.
     """
-    model, now = registered_model(client, name), aliased(client, name, CHAMPION)
-    if model is None or now is None:
+    model = registered_model(client, name)
+    if model is None:
         return []
     existing = {str(version.version) for version in client.search_model_versions(f"name = '{name}'")}
     past = [version for version in json.loads(model.tags.get(CHAMPIONS, "[]")) if version in existing]
-    return past if past and past[-1] == now else [*past, now]
+    now = aliased(client, name, CHAMPION)
+    if now is None and past:
+        log.warning(
+            "%s: no version has the alias %s; the champion before, version %s, counts ('recalign promote' chooses)",
+            name, CHAMPION, past[-1],
+        )  # fmt: skip
+    if now is None or past[-1:] == [now]:
+        return past
+    return [*past, now]
+
+
+def bars(client: MlflowClient, name: str) -> list[str]:
+    """The versions that a challenger must beat: the champion, and where that is another one the anchor; or none.
+
+    The anchor is the last champion that won outright or that a person made. Each later one came within registry.margin
+    of it, so that losses do not add up from one champion to the next.
+    """
+    past = champions(client, name)
+    firm = (v for v in reversed(past) if client.get_model_version(name, v).tags.get(WITHIN, BY_HAND) == BY_HAND)
+    return list(dict.fromkeys([past[-1], next(firm, past[0])])) if past else []
+
+
+def won_outright(client: MlflowClient, name: str, version: str) -> bool:
+    """Whether the gate made a version champion because it was better, not only within the margin."""
+    tags = client.get_model_version(name, version).tags
+    return tags.get(GATE) == CHAMPION and WITHIN not in tags
 
 
 def crown(client: MlflowClient, name: str, version: str, reason: str) -> None:
@@ -93,9 +121,12 @@ def settle(client: MlflowClient, name: str, version: str, verdict: Verdict) -> N
     client.log_dict(run_of(client, name, version), verdict.as_dict(), "gate.json")
     client.set_registered_model_alias(name, CHALLENGER, version)
     if verdict.accepted:
+        if not verdict.outright:
+            client.set_model_version_tag(name, version, WITHIN, verdict.bar)
         crown(client, name, version, f"gate: {verdict.reason}")
     decision = CHAMPION if verdict.accepted else CHALLENGER
-    for tag, value in (("reason", verdict.reason), ("manifest", verdict.manifest_digest), ("bar", verdict.bar)):
+    said = {"reason": verdict.reason, "manifest": verdict.manifest_digest, "bar": verdict.bar, "try": verdict.attempt}
+    for tag, value in said.items():
         client.set_model_version_tag(name, version, f"{GATE}_{tag}", value)
     client.set_model_version_tag(name, version, GATE, decision)  # last: a version without it is judged again
 
@@ -119,6 +150,8 @@ def promote(params: Params, version: str, reason: str, home: Path = Path()) -> N
     if wanted == before:
         raise RecalignError(f"version {wanted} of {name} is the champion already; nothing was moved")
     crown(client, name, wanted, _stated(reason))
+    if WITHIN in client.get_model_version(name, wanted).tags:
+        client.set_model_version_tag(name, wanted, WITHIN, BY_HAND)
     log.info("%s: version %s is champion (before: %s), because %s", name, wanted, before or "none", reason)
 
 

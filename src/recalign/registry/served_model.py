@@ -1,7 +1,8 @@
 """The MLflow model ("models from code"): MLflow copies this file beside the package and runs it where the model serves.
 
-Input: columns history (a list of titles or item ids, oldest first), and, if wanted, candidates (likewise) and k.
-Output: a ranking a row, as `Service.answer` describes it.
+Input: columns history (a list of titles, or of item ids as your log writes them, oldest first), and, if wanted,
+candidates (likewise) and k. Another column is refused by its name, which is why the signature has no inputs: MLflow
+would drop it without an answer. Output: a ranking a row, as `Service.answer` describes it.
 """
 
 import math
@@ -19,17 +20,9 @@ if TYPE_CHECKING:
 
 PACKAGE = "package"  # name of the artifact that holds what `registry.package` wrote
 
+FIELDS = ("history", "candidates", "k")
 OUTPUTS = ("items", "preference", "inferred_by", "evidence", "unknown")
-SIGNATURE = ModelSignature(  # lists that mix titles and ids have no type in MLflow; `Query` checks them
-    inputs=Schema(
-        [
-            ColSpec(AnyType(), "history"),
-            ColSpec(AnyType(), "candidates", required=False),
-            ColSpec(AnyType(), "k", required=False),
-        ]
-    ),
-    outputs=Schema([ColSpec(AnyType(), name) for name in OUTPUTS]),
-)
+SIGNATURE = ModelSignature(outputs=Schema([ColSpec(AnyType(), name) for name in OUTPUTS]))
 
 
 class ServedModel(PythonModel):
@@ -46,14 +39,14 @@ class ServedModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """One ranking a row, all of them together. What a caller can mend is answered as HTTP 400 with one line."""
+        """One ranking a row, all of them together. What a caller can fix is answered as HTTP 400 with one line."""
         from pydantic import ValidationError
 
         from recalign.errors import RecalignError
         from recalign.registry.serving import Query
 
         queries = []
-        for number, row in enumerate(model_input.to_dict("records")):
+        for number, row in enumerate(_rows(model_input)):
             try:
                 queries.append(Query(**_given(row)))
             except ValidationError as error:
@@ -72,6 +65,26 @@ class ServedModel(PythonModel):
             return self.service.answer(query)
         except RecalignError as error:
             raise _refused(number, str(error)) from None
+
+
+def _rows(model_input: Any) -> list[dict[str, Any]]:
+    """The rows of what MLflow hands over: a frame, or what its keys `inputs` and `instances` hold."""
+    try:
+        frame = model_input if isinstance(model_input, pd.DataFrame) else pd.DataFrame(_listed(model_input))
+    except (TypeError, ValueError) as error:
+        raise _refused(0, f"{error}; send dataframe_records, a list of objects with {', '.join(FIELDS)}") from None
+    unknown = [str(name) for name in frame.columns if name not in FIELDS]
+    if unknown:
+        raise _refused(0, f"{', '.join(unknown)}: no such field; allowed are {', '.join(FIELDS)}")
+    rows: list[dict[str, Any]] = frame.to_dict("records")
+    return rows
+
+
+def _listed(model_input: Any) -> Any:
+    """A mapping of columns as lists of rows, whatever arrays they came as."""
+    if not isinstance(model_input, dict):
+        return list(model_input)
+    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in model_input.items()}
 
 
 def _given(row: dict[str, Any]) -> dict[str, Any]:

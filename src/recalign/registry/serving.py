@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ from recalign.recommenders.language_model import Asked, LanguageModelRecommender
 from recalign.recommenders.seam import Scored
 from recalign.recommenders.transplanted import on_catalogue
 from recalign.registry.package import ADAPTER, RECOMMENDERS, REFERENCE, Identity, Settings, read_settings
+from recalign.registry.raw_ids import RawIds
 
 log = logging.getLogger(__name__)
 BASE_VARIABLE = "RECALIGN_BASE"
+NUMERIC = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")  # no title is guessed behind such a text: it was meant as an id
 CLAIMS = 3  # statements of the preference that is counted
 SERVED = "served"  # stands for the split of a profile that is inferred for a query
 
@@ -36,7 +39,7 @@ Registered = LanguageModelRecommender | FusedRecommender
 
 
 class Query(BaseModel):
-    """One request: what a person liked, oldest first, as titles or item ids; what to rank, and how many to return."""
+    """One request: what a person liked, oldest first, as titles or the log's own item ids; what to rank; how many."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -93,13 +96,14 @@ class Service:
     settings: Settings
     recommender: Registered
     statements: Sequence[Statement]
-    ids: dict[str, int]  # case-folded title -> item
+    titled: Mapping[str, int]  # case-folded title -> item
+    raw: RawIds
     engine: str  # what infers preferences: what was measured where prompts show profiles, else counting
     infer: Inference
 
     @classmethod
-    def of(cls, settings: Settings, recommender: Registered) -> "Service":
-        """Answer with a loaded recommender, from its catalogue."""
+    def of(cls, settings: Settings, recommender: Registered, raw: RawIds) -> "Service":
+        """Answer with a loaded recommender, from its catalogue, whose items the log knows by `raw`."""
         catalogue = recommender.catalogue
         asked = recommender if isinstance(recommender, LanguageModelRecommender) else recommender.language_model
         model = asked.language_model if asked else None
@@ -109,6 +113,7 @@ class Service:
             recommender,
             closed_statements(catalogue, catalogue.popularity, settings.noun),
             {safe_title(catalogue.titles[item]).casefold(): item for item in reversed(catalogue.ids)},
+            raw,
             measured.engine,
             _open(measured, settings, catalogue, model),
         )
@@ -117,7 +122,8 @@ class Service:
     def load(cls, package: Path) -> "Service":
         """Load a package with its own catalogue and the base it belongs to."""
         base = find_base(read_settings(package))
-        return cls.of(read_settings(package), load_recommender(package, base, Items.read(package)))
+        recommender = load_recommender(package, base, Items.read(package))
+        return cls.of(read_settings(package), recommender, RawIds.of_package(package))
 
     def answer(self, query: Query) -> dict[str, Any]:
         """What `answers` gives to one query."""
@@ -126,18 +132,25 @@ class Service:
     def answers(self, queries: Sequence[Query]) -> list[dict[str, Any]]:
         """For each query the ranked items with their scores, and the preference that the history shows.
 
-        Titles are matched case aside; unknown ones in the history are read as they stand and listed under `unknown`.
-        Scores are comparable within one answer only. Where the system was measured with profiles in its prompts, the
-        preference is inferred by the very engine (`inferred_by` names it) and enters the prompt; elsewhere it is
-        counted (the smoothed lift of each attribute), explains, and is not read by what ranks. The queries share
-        forward passes. Raises RecalignError for an unknown id or candidate, a title without visible text, or an
-        endpoint that fails.
+        Items are given by the ids of the person's own log. Titles are matched case aside; unknown ones in the history
+        (and codes that are no id) are read as they are and listed under `unknown`. Scores are comparable within one
+        answer only. Where the system was measured with profiles in its prompts, the preference is inferred by the very
+        engine (`inferred_by` names it) and enters the prompt; elsewhere it is counted (the smoothed lift of each
+        attribute), explains, and is not read by what ranks. The queries share forward passes. Raises RecalignError for
+        an unknown number or candidate, for a text that is the id of one item and the title of another, for a title
+        without visible text, and for an endpoint that fails.
         """
-        read = [self._read(query) for query in queries]
+        return self._answered([self._read(query) for query in queries])
+
+    def answer_known(self, history: Sequence[int | str], k: int) -> dict[str, Any]:
+        """The answer to a history of the catalogue's own numbers, and of texts as they are."""
+        return self._answered([Asked(list(history), None, k)])[0]
+
+    def _answered(self, read: Sequence[Asked]) -> list[dict[str, Any]]:
         profiles = self._profiles([_known(asked.history) for asked in read])
         if self.settings.prompt.profile:
             read = [replace(asked, profile=own.text) for asked, own in zip(read, profiles, strict=True)]
-        ranked = self.recommender.rank_many(read)
+        ranked = self.recommender.rank_many(list(read))
         return [self._shown(*answer) for answer in zip(read, profiles, ranked, strict=True)]
 
     def _read(self, query: Query) -> Asked:
@@ -157,7 +170,9 @@ class Service:
     def _shown(self, asked: Asked, profile: Profile, ranked: Sequence[Scored]) -> dict[str, Any]:
         titles = self.recommender.catalogue.titles
         return {
-            "items": [{"item_id": s.item_id, "title": titles[s.item_id], "score": s.score} for s in ranked],
+            "items": [
+                {"item_id": self.raw.shown(s.item_id), "title": titles[s.item_id], "score": s.score} for s in ranked
+            ],
             "preference": profile.text,
             "inferred_by": profile.engine,
             "evidence": [titles[item] for item in profile.evidence],
@@ -165,23 +180,37 @@ class Service:
         }
 
     def _item(self, entry: int | str, field: str) -> int | str:
-        if isinstance(entry, str):
-            return self.ids.get(safe_title(entry).casefold(), entry)
-        if entry not in self.recommender.catalogue.titles:
+        """The item of an id or a title; a text that is neither stands for itself, unless it is a number."""
+        titles = self.recommender.catalogue.titles
+        number = self.raw.number(entry)
+        by_id = number if number in titles else None
+        by_title = self.titled.get(safe_title(entry).casefold()) if isinstance(entry, str) else None
+        if by_id is not None and by_title is not None and by_id != by_title:
             raise RecalignError(
-                f"{field} has item {entry}, which is not in the catalogue of {len(self.ids)} {self.settings.noun}; "
-                "give an id of it, or a title"
+                f"{field} has {entry!r}, which is the id of {titles[by_id]!r} and the title of item "
+                f"{self.raw.shown(by_title)!r}; give the id of the one you mean, as a number where it is one"
             )
-        return entry
+        found = by_id if by_id is not None else by_title
+        if found is not None:
+            return found
+        if isinstance(entry, str) and not NUMERIC.fullmatch(entry.strip()):
+            return entry
+        raise RecalignError(
+            f"{field} has item {entry!r}, which is not in {self._catalogue}, as an id or as a title; give an id "
+            f"such as {self.raw.shown(self.recommender.catalogue.ids[0])!r}, or a title"
+        )
 
     def _candidate(self, entry: int | str) -> int:
         item = self._item(entry, "candidates")
         if isinstance(item, str):
             raise RecalignError(
-                f"candidates has {item!r}, which is not in the catalogue of {len(self.ids)} {self.settings.noun}; "
-                "only items of the catalogue can be ranked"
+                f"candidates has {item!r}, which is not in {self._catalogue}; only items of the catalogue can be ranked"
             )
         return item
+
+    @property
+    def _catalogue(self) -> str:
+        return f"the catalogue of {len(self.recommender.catalogue.ids)} {self.settings.noun}"
 
 
 def _known(history: Sequence[int | str]) -> list[int]:

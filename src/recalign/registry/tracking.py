@@ -2,11 +2,17 @@
 
 import logging
 import os
+import re
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment
+from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from recalign.errors import RecalignError
@@ -14,6 +20,12 @@ from recalign.errors import RecalignError
 URI = "MLFLOW_TRACKING_URI"
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 SQLITE = "sqlite:///"
+ANSWER_SECONDS = 30  # for the first answer of a server
+FIRST_CALL = {  # three times nine seconds, and three of waiting
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "9",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
 
 
 def tracking_uri(home: Path) -> str:
@@ -38,20 +50,67 @@ def connect(home: Path) -> MlflowClient:
         os.environ.pop(URI, None)  # MLflow exports it, and the next checkout would take this one's registry for its own
     client = MlflowClient()
     try:
-        client.search_registered_models(max_results=1)
+        with _soon():
+            client.search_registered_models(max_results=1)
     except MlflowException as error:
-        said = " ".join(str(error).split())[:200]
-        raise RecalignError(f"{URI} is {uri}, which does not answer ({said}); start that server or unset it") from None
+        said = redacted(" ".join(str(error).split()))[:200]
+        raise RecalignError(
+            f"{URI} is {redacted(uri)}, which does not answer within {ANSWER_SECONDS} s ({said}); "
+            "start that server or unset it"
+        ) from None
     return client
 
 
+def redacted(text: str) -> str:
+    """A text without the user names and passwords of the addresses in it."""
+    return re.sub(r"(?<=://)[^/\s]*@", "…@", text)
+
+
+@contextmanager
+def _soon() -> Iterator[None]:
+    """Ask a server three times within ANSWER_SECONDS, where MLflow alone would try for minutes; set variables win."""
+    with ExitStack() as stack:
+        for name, value in FIRST_CALL.items():
+            if name not in os.environ:
+                os.environ[name] = value
+                stack.callback(os.environ.pop, name, None)
+        yield
+
+
 def experiment(client: MlflowClient, name: str) -> Experiment:
-    """The experiment `name`, made when it is missing; beside a local database its files lie in mlartifacts/."""
+    """The experiment `name`, made when it is missing; beside a local database its files lie in mlartifacts/.
+
+    Raises RecalignError, before a run is begun, where it was deleted or its files' folder cannot be written.
+    """
     found = client.get_experiment_by_name(name)
     if found is None:
         made = client.create_experiment(name, artifact_location=_artifact_location(client, name))
         found = client.get_experiment(made)
+    if found.lifecycle_stage == LifecycleStage.DELETED:
+        raise RecalignError(
+            f"experiment {name!r} was deleted in MLflow; 'mlflow experiments restore -x {found.experiment_id}' brings "
+            "it back, or choose another registry.model"
+        )
+    _check_writable(found)
     return found
+
+
+def _check_writable(found: Experiment) -> None:
+    """Try the folder of an experiment's files, where it is one of this machine."""
+    location = redacted(found.artifact_location)
+    if "://" in location and not location.startswith("file://"):
+        return  # a server or a store takes the files
+    folder = Path(url2pathname(urlparse(location).path) if location.startswith("file:") else location)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RecalignError(
+            f"the files of experiment {found.name!r} belong in {folder}, which this machine cannot write "
+            f"({error.strerror}); make it writable, or start the MLflow server with --serve-artifacts and choose "
+            "another registry.model, since an experiment keeps its folder"
+        ) from None
 
 
 def _artifact_location(client: MlflowClient, name: str) -> str | None:

@@ -3,14 +3,17 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recalign import columns as c
 from recalign.artifacts import read_json, read_parquet
 from recalign.data.records import Items
 from recalign.errors import RecalignError
-from recalign.layout import ALIGN, PREPARED, RANKS
+from recalign.layout import ALIGN, INTERACTIONS, PREPARED, RANKS
 from recalign.params import Params
+
+if TYPE_CHECKING:
+    from recalign.registry.raw_ids import RawIds
 
 log = logging.getLogger(__name__)
 SHOWN_HISTORY, SHOWN_EVIDENCE = 8, 5  # titles printed
@@ -19,45 +22,50 @@ SHOWN_HISTORY, SHOWN_EVIDENCE = 8, 5  # titles printed
 def recommend(
     params: Params,
     *,
-    user: int | None = None,
+    user: str | None = None,
     titles: Sequence[str] | None = None,
     adapter: str | None = None,
     k: int = 10,
     prepared: Path = PREPARED,
+    interactions: Path = INTERACTIONS,
 ) -> None:
     """Print the k best items of the catalogue for a user's whole history, or for liked titles (oldest first).
 
-    adapter: a folder or models:/ URI; else the champion, else the challenger, else the project's own best adapter.
+    user and the items' ids are those of the log, not the numbers that stages count with. adapter: a folder or models:/
+    URI; else the champion, else the challenger, else the project's own best adapter.
     Raises RecalignError for an unknown user, no history, k below 1, or no adapter to ask.
     """
+    from recalign.registry.raw_ids import RawIds
     from recalign.registry.serving import Query, Service
     from recalign.stages.adapters import open_adapter
 
     if k < 1:
         raise RecalignError(f"-k is {k}; 1 or more is allowed")
     catalogue = Items.read(prepared)
-    history: list[int | str] = [*user_history(prepared, user)] if user is not None else [*(titles or [])]
-    if not history:
+    history = [] if user is None else user_history(prepared, user, RawIds.of_users(interactions))
+    if not history and not titles:
         raise RecalignError("there is no history to start from; give --user ID or --titles TITLE …")
     chosen = adapter or _default_adapter(params)
     settings, recommender = open_adapter(params, chosen, catalogue)
-    answer = Service.of(settings, recommender).answer(Query(history=history, k=k))
-    liked = [catalogue.titles[item] if isinstance(item, int) else item for item in history]
+    service = Service.of(settings, recommender, RawIds.of_items(interactions))
+    answer = service.answer_known(history, k) if history else service.answer(Query(history=list(titles or []), k=k))
+    liked = [catalogue.titles[item] for item in history] or list(titles or [])
     _print(answer, liked, f"{chosen}, {settings.catalogue_sentence}")
 
 
-def user_history(prepared: Path, user: int) -> list[int]:
-    """All liked items of a user, oldest first (position; in a source without a clock its hashed order).
+def user_history(prepared: Path, user: str, raw: "RawIds") -> list[int]:
+    """All liked items of a user, given by the log's own id, oldest first (position; without a clock a hashed order).
 
     Raises RecalignError for a user that the prepared log does not hold.
     """
     rows = read_parquet(prepared / "events.parquet").select([c.USER, c.ITEM, c.POSITION]).to_pylist()
-    events = sorted((row for row in rows if row[c.USER] == user), key=lambda row: row[c.POSITION])
+    number = raw.number(user)
+    events = sorted((row for row in rows if row[c.USER] == number), key=lambda row: row[c.POSITION])
     if not events:
         known = sorted({row[c.USER] for row in rows})
         raise RecalignError(
-            f"--user is {user}, whom the prepared log does not hold; it has {len(known)} users, such as {known[0]} "
-            "(shorter logs than prepare.core are left out)"
+            f"--user is {user}, whom the prepared log does not hold; it has {len(known)} users, such as "
+            f"{raw.shown(known[0])} (shorter logs than prepare.core are left out)"
         )
     return [row[c.ITEM] for row in events]
 

@@ -5,15 +5,25 @@ from pathlib import Path
 
 from recalign import layout
 from recalign.artifacts import read_json
+from recalign.data.records import Items
+from recalign.errors import RecalignError
 from recalign.evaluation.scorecard import FUSION
 from recalign.params import Params
-from recalign.registry.contest import champion_ranks, evaluated_ranks, unbeaten_probe
-from recalign.registry.gate import BAR, judge
+from recalign.registry.contest import (
+    cases_digest,
+    check_ranked,
+    evaluated_ranks,
+    read_cases,
+    unbeaten_probe,
+    version_ranks,
+)
+from recalign.registry.gate import BAR, Opponent, few_users, judge
 from recalign.registry.lineage import check_params_ran
 from recalign.registry.log import find_version, log_version
 from recalign.registry.package import best_objective, package_digest, settings_of
-from recalign.registry.promotion import CHAMPION, aliased, is_judged, settle
+from recalign.registry.promotion import bars, is_judged, settle
 from recalign.registry.tracking import connect
+from recalign.registry.tries import count_try
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +35,18 @@ def register(params: Params, objective: str | None = None, *, root: Path = Path(
 
     root: the project whose outputs are registered; home: the checkout whose registry it is, where that is another one.
     A version becomes `challenger`, and `champion` where the gate accepts it. The same adapter again changes nothing, so
-    that a roll-back is not undone. Raises RecalignError where an output is missing or params.yaml has changed since.
+    that a roll-back is not undone, and is no new try. Raises RecalignError where an output is missing, where
+    params.yaml has changed since, and for a run with hidden items.
     """
     check_params_ran(root)
+    _check_nothing_hidden(root)
     chosen = objective or _candidate(params, root)
     settings = settings_of(params, chosen, root)
-    ranks, barred = evaluated_ranks(root, settings.system), unbeaten_probe(root, settings.system)
-    digest = package_digest(settings, root)
+    ranks = evaluated_ranks(root, settings.system)
+    trial = read_cases(params, settings, root)
+    check_ranked(trial, ranks)
+    barred = unbeaten_probe(root, settings.system) or few_users(params, ranks)
+    digest, cases = package_digest(settings, root), cases_digest(trial, Items.read(root / layout.PREPARED))
     home, name = home or root, params.registry.model
     client = connect(home)  # after all that may be missing: a failed registration leaves no empty registry
     version = find_version(client, name, digest)
@@ -39,16 +54,30 @@ def register(params: Params, objective: str | None = None, *, root: Path = Path(
         this = chosen if chosen == FUSION else f"adapter ({chosen})"
         return _say(f"{name}: this {this} is version {version} already; nothing was moved")
     if version is None:
-        version = log_version(client, params, chosen, settings, digest, ranks, root)
-    champion = aliased(client, name, CHAMPION)
-    if champion is None:
-        verdict = judge(params, ranks, evaluated_ranks(root, BAR), BAR, first=True, barred=barred)
-    else:
-        held = champion_ranks(client, params, champion, ranks, root, home)
-        verdict = judge(params, ranks, held, f"version {champion}", first=False, barred=barred)
+        version = log_version(client, params, chosen, settings, digest, ranks, cases, root)
+    held = bars(client, name)
+    opponents = [Opponent(f"version {bar}", version_ranks(client, params, bar, root, home)) for bar in held]
+    verdict = judge(
+        params,
+        ranks,
+        opponents[0] if held else Opponent(BAR, evaluated_ranks(root, BAR)),
+        first=not held,
+        attempt=0 if barred else count_try(client, name, digest, cases),  # before the ranks are compared
+        anchor=opponents[1] if len(held) > 1 else None,
+        barred=barred,
+    )
     settle(client, name, version, verdict)
     stays = "is champion" if verdict.accepted else "stays challenger"
     return _say(f"{name}: version {version} ({chosen}) {stays}: {verdict.reason}")
+
+
+def _check_nothing_hidden(root: Path) -> None:
+    hidden = read_json(root / layout.PREPARED / "summary.json").get("hidden_items", 0)
+    if hidden:
+        raise RecalignError(
+            f"prepare.hidden_items was {hidden:g} in this run: a model that was kept from items is for evaluation, and "
+            "cannot be registered; set it to 0.0 and run 'dvc repro'"
+        )
 
 
 def _candidate(params: Params, root: Path) -> str:
