@@ -76,7 +76,7 @@ def _check_config(config: dict[str, Any], called: str) -> None:
     if kind != "LORA":
         raise RecalignError(f"{called}: {CONFIG} has peft_type {kind!r}; only 'LORA' adapters can be read")
     known = {field.name for field in dataclasses.fields(peft.LoraConfig)} | {"auto_mapping", "peft_version"}
-    off = (None, False, {}, [], "")  # what a newer PEFT writes of what was not used
+    off: tuple[Any, ...] = (None, False, {}, [], "")  # what a newer PEFT writes of what was not used
     unknown = sorted(key for key, value in config.items() if key not in known and value not in off)
     if unknown:
         writer = config.get("peft_version")

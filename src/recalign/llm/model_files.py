@@ -190,7 +190,7 @@ def _check_every_weight_is_there(folder: Path, called: str) -> None:
     logging.set_verbosity(logging.CRITICAL)  # its own report of the same takes a screen
     logging.disable_progress_bar()
     try:
-        _, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, device_map={"": "meta"}, output_loading_info=True, ignore_mismatched_sizes=True,
             trust_remote_code=False, local_files_only=True, use_safetensors=True,
         )  # fmt: skip
@@ -200,6 +200,7 @@ def _check_every_weight_is_there(folder: Path, called: str) -> None:
         logging.set_verbosity(level)
         if bar:
             logging.enable_progress_bar()
+    found: dict[str, Any] = loaded[1]
     if found["mismatched_keys"]:
         name, held, wanted = min(tuple(map(_shown, entry)) for entry in found["mismatched_keys"])
         raise RecalignError(

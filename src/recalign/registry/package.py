@@ -192,8 +192,8 @@ def _evaluated_fusion(root: Path) -> FittedFusion:
     if not (root / RANKS / FITTED).is_file():
         raise RecalignError(f"{RANKS / FITTED} is missing; set evaluate.fusion to true and run 'dvc repro'")
     fitted = read_fusion(root / RANKS)
-    for name in fitted.recommenders:
-        verify_once(root / BASELINES / name)
+    for part in fitted.recommenders:
+        verify_once(root / BASELINES / part)
     now: dict[str, str] = {name: folder_digest(root / BASELINES / name) for name in fitted.recommenders}
     now[fitted.language_model] = adapter_digest(adapter_folder(fitted.language_model, root))
     for name, digest in now.items():
