@@ -12,9 +12,15 @@ import pytest
 
 from recalign import columns as c
 from recalign.artifacts import read_json
-from recalign.data.records import Example, Items, Met, read_cases, read_met
+from recalign.data.records import Example, Items, Met, read_cases, read_examples, read_met
 from recalign.errors import RecalignError
+from recalign.recommenders.fitted import load_fitted
+from recalign.recommenders.seam import Request
+from recalign.stages.baselines import baselines
+from recalign.stages.pairs import pairs
 from recalign.stages.prepare import prepare
+from recalign.stages.profiles import profiles
+from recalign.training.listing import read_listing
 from test_prepare import prepared
 from validated_log import START, Row, random_log, rows_of, small_params, write_log
 
@@ -214,3 +220,51 @@ def test_the_summary_counts_every_view(tmp_path: Path, tree: dict[str, Any]) -> 
     told = json.loads((out / "summary.json").read_text())["counts"]["views"]
     counted = Counter((row["view"], row["split"]) for row in asked_of(out))
     assert {(view, split): n for view, own in told.items() for split, n in own.items() if n} == counted
+
+
+def ids_in(value: Any) -> set[int]:
+    """Every whole number in a row, however deep."""
+    if isinstance(value, dict):
+        return ids_in(list(value.values()))
+    if isinstance(value, list | tuple):
+        return {number for part in value for number in ids_in(part)}
+    return {value} if isinstance(value, int) and not isinstance(value, bool) else set()
+
+
+def test_no_stage_that_training_reads_ever_names_a_hidden_item(tmp_path: Path, tree: dict[str, Any]) -> None:
+    """Every table and every fitted recommender is walked: numbers of items are far above all other numbers."""
+    far = 1_000_000_000
+    rows: list[Row] = [(user, far + item, *rest) for user, item, *rest in random_log(users=120, items=60, each=20)]
+    tree["profiles"] |= {"engine": "counting", "users": 40}
+    tree["pairs"] |= {"examples": 60, "negatives": 3, "strategy": "mixed"}
+    tree["pairs"]["shares"] |= {"uniform": 0.2, "popularity": 0.3, "hard": 0.3, "profile": 0.2}
+    tree["prompt"]["form"] = "candidates"
+    params = small_params(tree, hidden_items=0.3)
+    years = {far + item: str(1950 + item % 7) for item in range(1, 61)}
+    validated = write_log(tmp_path / "validated", rows, years=years)
+    folders = {name: tmp_path / name for name in ("prepared", "baselines", "profiles", "pairs")}
+    prepare(params, validated, folders["prepared"], tmp_path / "spill")
+    for system in ("popularity", "item_knn", "ease"):
+        baselines(params, system, folders["prepared"], folders["baselines"])
+    profiles(params, folders["prepared"], tmp_path / "base", validated, folders["profiles"], tmp_path / "store")
+    pairs(params, folders["prepared"], folders["baselines"], folders["profiles"], folders["pairs"])
+
+    items = Items.read(folders["prepared"])
+    hidden = set(items.hidden)
+    assert 10 < len(hidden) < 30
+    for path in ("profiles/profiles.parquet", "pairs/pairs.parquet", "prepared/events.parquet"):
+        named = ids_in(rows_of(tmp_path / path))
+        assert any(number > far for number in named)  # it is the items that are walked
+        assert not named & hidden, path
+    assert not hidden & set(items.trained.ids)
+    listing = read_listing(params, folders["prepared"], items)
+    assert listing is not None
+    for example in read_examples(folders["prepared"], c.TRAIN):
+        assert not hidden & {*example.history, *listing.items(example.example_id, example.target)}
+    for system in ("popularity", "item_knn", "ease"):
+        fitted = load_fitted(system, folders["baselines"] / system, items)
+        (scores,) = fitted.scores([Request(1, tuple(items.trained.ids[:3]))], None).tolist()
+        unknown = {score for item, score in zip(items.ids, scores, strict=True) if item in hidden}
+        assert len(unknown) == 1  # all alike, and below whatever is known
+        known = set(items.trained.ids)
+        assert max(unknown) < min(score for item, score in zip(items.ids, scores, strict=True) if item in known)
