@@ -285,3 +285,18 @@ def test_the_commands_to_type_hold_names_with_blanks(capsys: pytest.CaptureFixtu
     Path("log.csv").rename("my log.csv")
     assert main(["doctor", "my log.csv"]) == 0
     assert "cp 'my log.csv' data/raw/table/" in capsys.readouterr().out
+
+
+def test_a_log_without_a_header_is_examined_by_the_columns_that_params_name(tree: dict[str, Any]) -> None:
+    """And the printed block keeps them, so that the run reads what the doctor read."""
+    tree["table"] |= {"columns": ["person", "item", "rating", "time"]}
+    pairs = [(user, n) for user in range(60) for n in range(9)]
+    events = [(user, user % 9 + n, 1 + n % 5, 1_500_000_000 + 90_000 * (user + n)) for user, n in pairs]
+    Path("u.data").write_text("".join("\t".join(map(str, event)) + "\n" for event in events), encoding="utf-8")
+    examined = examine(Path("u.data"), None, parse_params(tree))
+    assert examined.table is not None
+    assert examined.table.columns == ("person", "item", "rating", "time")
+    assert "columns: [person, item, rating, time]" in params_block(examined.table)
+    tree["table"] |= {"columns": None}
+    with pytest.raises(RecalignError, match=r"table\.columns"):
+        examine(Path("u.data"), None, parse_params(tree))

@@ -48,14 +48,18 @@ def examine(path: Path, items: Path | None, params: Params) -> Examined:
         place = Path(temporary)
         with database(place / "look", params.prepare.memory_limit, params.threads) as connection:
             connection.execute(MALFORMED)
-            columns = _columns(connection, "interactions", path)
-            described = _columns(connection, "items", items) if items else columns
+            columns = _columns(connection, "interactions", path, params.table.columns, "table.columns")
+            described = columns
+            if items:
+                described = _columns(connection, "items", items, params.table.items_columns, "table.items_columns")
         findings = [Finding("file", "ok", _summary(path, columns))]
         if items:
             findings.append(Finding("items file", "ok", _summary(items, described)))
         guessed, table = _guess(path, items, columns, described)
         findings += guessed
         if table is not None:
+            given = {"columns": params.table.columns, "items_columns": params.table.items_columns if items else None}
+            table = table.model_copy(update=given)
             own = params.model_copy(update={"source": "table", "table": table})
             trial = try_stages(own, _laid_out(path, items, place / "raw"), place)
             return Examined(findings + trial.findings, table, trial)
@@ -78,9 +82,11 @@ def params_block(table: TableParams) -> str:
     return text.getvalue()
 
 
-def _columns(connection: "DuckDBPyConnection", table: str, path: Path) -> list[Column]:
-    names = load_columns(connection, table, path)
-    return describe(connection, f"raw_{table}", names)
+def _columns(
+    connection: "DuckDBPyConnection", table: str, path: Path, names: Sequence[str] | None, key: str
+) -> list[Column]:
+    """The columns of a file; `names` are those of one without a header line, as the parameter `key` gives them."""
+    return describe(connection, f"raw_{table}", load_columns(connection, table, path, names, key))
 
 
 def _summary(path: Path, columns: Sequence[Column]) -> str:
