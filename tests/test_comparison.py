@@ -93,8 +93,12 @@ def test_runs_without_a_common_system_are_refused(tmp_path: Path) -> None:
 def old_project(root: Path, ranks: dict[str, int]) -> Path:
     """As a version wrote it that knew no views: no such column, a digest a manifest, none of it about histories."""
     place = project(root, ranks) / "data" / "ranks"
+    kept = {name: read_json(place / name) for name in ("cases.json", "systems.json")}
     table = pq.read_table(place / "ranks.parquet").drop_columns(["view"])
-    pq.write_table(table, place / "ranks.parquet")
+    with folder(place) as out:
+        pq.write_table(table, out / "ranks.parquet")
+        for name, value in kept.items():
+            write_json(out / name, value)
     return root
 
 
@@ -126,8 +130,11 @@ def test_each_view_has_its_own_table_and_natural_new_items_no_verdict(
         place = project(tmp_path / name, {"llm-sdpo": rank}) / "data" / "ranks"
         digests = {"uniform": {"warm": "d1", "user-cold": "d2", "item-cold-natural": "d3"}}
         views = [replace(ranked("llm-sdpo", rank), view=view) for view in digests["uniform"]]
-        write_system_ranks(place / "ranks.parquet", views)
-        write_json(place / "cases.json", read_json(place / "cases.json") | {"manifests": digests})
+        about, kinds = read_json(place / "cases.json"), read_json(place / "systems.json")
+        with folder(place) as out:
+            write_system_ranks(out / "ranks.parquet", views)
+            write_json(out / "cases.json", about | {"manifests": digests})
+            write_json(out / "systems.json", kinds)
     compare(params, str(tmp_path / "a"), str(tmp_path / "b"))
     warm, cold, natural = capsys.readouterr().out.split("simulated, test split, ")[1:]
     assert (warm[:5], cold[:10], natural[:18]) == ("warm,", "user-cold,", "item-cold-natural,")

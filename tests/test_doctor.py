@@ -389,7 +389,7 @@ def test_a_short_log_is_told(tmp_path, params):
         ("log.csv", b"user_id,title\n1,caf\xe9\n", "line 2: byte 0xe9 is not UTF-8"),
         ("log.csv", b",user_id,item_id\n0,1,2\n", "column 1 has no name"),
         ("log.csv", b"user_id,user_id\n1,2\n", "has two columns 'user_id'"),
-        ("log.parquet", b"user_id,item_id\n1,2\n", "is not a readable Parquet file"),
+        ("log.parquet", b"PAR1 was cut off by the network", "is not a readable Parquet file"),
         (None, b"", "log.csv is missing"),
     ],
 )

@@ -348,7 +348,7 @@ def test_a_model_whose_weights_are_not_finite_answers_nothing_but_its_name(
         lambda: ranker.rank_items([1, 2], None, 3),
         lambda: ranker.rank_items([1, 2], [3, 4], 3),
     ):
-        with pytest.raises(RecalignError, match="'llm-broken' gives log-probs that are not finite"):
+        with pytest.raises(RecalignError, match="gives log-probs that are not finite"):
             ask()
     assert list(tmp_path.iterdir()) == []
 def test_stored_log_probs_of_another_scorer_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:

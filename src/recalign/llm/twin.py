@@ -6,6 +6,7 @@ vocabulary, and every window cut to 8 tokens, so that a short prompt already rea
 
 import copy
 import logging
+from functools import partial
 from typing import Any
 
 import torch
@@ -160,7 +161,8 @@ def _built(kind: type[PreTrainedModel] | None, own: str, config: Any) -> PreTrai
     transformers_logging.set_verbosity_error()
     try:
         # a model of text and images has its text model's layers; the class of the text alone is built
-        factory: Any = kind._from_config if kind and config.model_type == own else AutoModelForCausalLM.from_config
+        by_name = partial(AutoModelForCausalLM.from_config, trust_remote_code=False)
+        factory: Any = kind._from_config if kind and config.model_type == own else by_name
         with torch.device("meta"):
             size = sum(p.numel() for p in factory(copy.deepcopy(config), dtype=torch.float32).parameters())
         if size > LARGEST:
