@@ -17,18 +17,22 @@ from recalign.artifacts import file_digest, read_parquet, write_json, write_parq
 from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.evaluation.system_ranks import SystemRanks
+from recalign.llm.adapters import adapter_digest
 from recalign.llm.base import load_language_model
 from recalign.params import Params, parse_params
+from recalign.recommenders.made_by import language_model_artifacts
 from recalign.recommenders.trial import rank_sampled, read_trial
 from recalign.registry.package import read_settings
 from recalign.registry.promotion import aliased, champions, current, download_adapter, promote, rollback
 from recalign.registry.serving import load_recommender
 from recalign.registry.tracking import FIRST_CALL, connect, experiment, tracking_uri
+from recalign.stages.adapters import open_adapter
 from recalign.stages.compare import compare
 from recalign.stages.rank import rank as rank_lists
 from recalign.stages.register import register
 from registry_project import (
     USERS,
+    as_evaluated,
     empty_registry,
     write_adapter,
     write_fusion,
@@ -68,8 +72,9 @@ def project(made, tmp_path, monkeypatch) -> Path:
 
 
 def new_adapter(params: Params, root: Path, seed: int) -> None:
-    """Another S-DPO adapter in the place of the present one."""
+    """Another S-DPO adapter in the place of the present one, evaluated with the same ranks."""
     write_adapter(params, root, root / layout.ALIGN / "sdpo", seed=seed)
+    as_evaluated(root)
 
 
 def test_the_first_adapter_that_beats_popularity_is_champion_with_all_that_explains_it(params, project):
@@ -247,6 +252,78 @@ def test_a_champion_that_was_deleted_by_hand_leaves_the_one_before_as_the_bar(pa
     new_adapter(params, project, seed=4)
     write_ranks(project, {"popularity": [5], "llm-sdpo": [4]})
     assert "stays challenger: NDCG@10 minus that of version 1" in register(params)
+
+
+def flip_bytes(file: Path) -> None:
+    """Turn over 200 bytes in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(255 - byte for byte in content[middle : middle + 200])
+    file.write_bytes(content)
+
+
+def put_another(params: Params, folder: Path) -> None:
+    """A whole and sound adapter of the same base that nobody evaluated."""
+    write_adapter(params, folder.parents[3], folder, seed=77)
+
+
+@pytest.mark.parametrize("change", [lambda _, place: flip_bytes(place / "adapter_model.safetensors"), put_another])
+def test_an_adapter_that_did_not_make_the_ranks_is_neither_registered_nor_compared_nor_asked(params, project, change):
+    """Changed bytes and another adapter alike; both digests and the fix are named, and the registry stays empty."""
+    place = project / layout.ALIGN / "sdpo"
+    before = adapter_digest(place)[:12]
+    change(params, place)
+    now = adapter_digest(place)[:12]
+    said = rf"has digest {now}, but the ranks of llm-sdpo were made by {before}: .* run 'dvc repro'"
+    for ask in (lambda: register(params), lambda: register(params, "sdpo"), lambda: compare(params, ".", ".")):
+        with pytest.raises(RecalignError, match=said):
+            ask()
+    with pytest.raises(RecalignError, match=rf"{said}|was changed after it was written"):
+        open_adapter(params, str(layout.ALIGN / "sdpo"), Items.read(layout.PREPARED))
+    write_fusion(params, project)
+    with pytest.raises(RecalignError, match=said):
+        register(params, "fusion")
+    assert connect(project).search_registered_models() == []
+
+
+def test_a_reference_a_base_and_popularity_belong_to_the_ranks_as_the_adapter_does(params, project):
+    """The reward needs the SFT adapter; the first champion is measured by popularity's ranks."""
+    path = project / layout.RANKS / "systems.json"
+    systems = json.loads(path.read_text())
+    made = language_model_artifacts(layout.BASE, layout.ALIGN / "sdpo", layout.SFT)
+    for role in ("reference", "base"):
+        entry = systems["llm-sdpo"] | {"ranked_by": "reward", "artifacts": made | {role: "0" * 64}}
+        write_json(path, systems | {"llm-sdpo": entry})
+        with pytest.raises(RecalignError, match=f"the {role} in .* the ranks of llm-sdpo were made by 000000000000"):
+            register(params)
+    write_json(path, systems)
+    write_fusion(params, project)  # fits popularity
+    write_json(path, systems | {"popularity": systems["popularity"] | {"artifacts": {"recommender": "0" * 64}}})
+    for ask in (lambda: register(params), lambda: compare(params, ".", ".")):
+        with pytest.raises(RecalignError, match="the ranks of popularity were made by 000000000000"):
+            ask()
+
+
+def test_ranks_that_do_not_say_what_made_them_are_evaluated_again_before_they_are_registered(params, project):
+    """Of an earlier version."""
+    path = project / layout.RANKS / "systems.json"
+    systems = json.loads(path.read_text())
+    write_json(path, systems | {"llm-sdpo": {k: v for k, v in systems["llm-sdpo"].items() if k != "artifacts"}})
+    with pytest.raises(RecalignError, match=r"does not say what made the ranks of llm-sdpo .*; run 'dvc repro'"):
+        register(params)
+
+
+def test_a_package_with_another_adapter_is_not_served(params, project, tmp_path):
+    """Even where its manifest was written anew over it."""
+    register(params)
+    package = shutil.copytree(download_adapter("models:/recalign/1").parent, tmp_path / "package")
+    write_adapter(params, project, package / "adapter", seed=77)
+    files = [file for file in package.rglob("*") if file.is_file() and file != package / "manifest.json"]
+    write_json(
+        package / "manifest.json", {"sha256": {str(file.relative_to(package)): file_digest(file) for file in files}}
+    )
+    with pytest.raises(RecalignError, match=f"the adapter in {package} has digest .* of llm-sdpo were made by"):
+        load_recommender(package, layout.BASE, Items.read(layout.PREPARED))
 
 
 def test_a_run_with_hidden_items_is_not_registered(params, project):
@@ -470,7 +547,7 @@ def test_a_version_from_before_digests_covered_histories_is_not_compared_and_the
             compare(params, *pair)
     new_adapter(params, project, seed=3)
     write_ranks(project, {"popularity": [6], "llm-sdpo": [6]})
-    assert "less that of version 1" in register(params)
+    assert "minus that of version 1" in register(params)
     run_id = client.get_model_version(NAME, "1").run_id
     kept = read_parquet(Path(client.download_artifacts(run_id, "ranks/first.parquet")))
     assert set(kept["view"].to_pylist()) == {"warm"}
@@ -538,7 +615,7 @@ def test_a_fusion_that_was_not_fitted_or_whose_part_changed_is_refused(params, p
     write_ranks(project, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
     write_fusion(params, project)
     new_adapter(params, project, seed=5)
-    with pytest.raises(RecalignError, match="the fusion was fitted with another llm-sdpo than the present one"):
+    with pytest.raises(RecalignError, match=r"the llm-sdpo in the project has digest .* ranks of fusion were made by"):
         register(params, "fusion")
     assert connect(project).search_registered_models() == []
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from recalign.artifacts import read_json, verify_once
+from recalign.artifacts import read_json
 from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.layout import BASE
@@ -24,9 +24,16 @@ from recalign.prompts import safe_title
 from recalign.recommenders.fitted import load_fitted
 from recalign.recommenders.fused import FusedRecommender
 from recalign.recommenders.language_model import Asked, LanguageModelRecommender, open_recommender
+from recalign.recommenders.made_by import ADAPTER, REFERENCE
 from recalign.recommenders.seam import Scored
 from recalign.recommenders.transplanted import on_catalogue
-from recalign.registry.package import ADAPTER, RECOMMENDERS, REFERENCE, Identity, Settings, read_settings
+from recalign.registry.package import (
+    RECOMMENDERS,
+    Identity,
+    Settings,
+    check_package,
+    read_settings,
+)
 from recalign.registry.raw_ids import RawIds
 
 log = logging.getLogger(__name__)
@@ -70,9 +77,9 @@ def load_recommender(
 ) -> Registered:
     """The registered system on a catalogue (its own or a newer one), ranking as it did when it was measured.
 
-    Raises RecalignError naming the file that was changed since it was registered.
+    Raises RecalignError naming what was changed since it was registered.
     """
-    verify_once(package)
+    check_package(package, base)
     settings = read_settings(package)
     reference = package / REFERENCE if settings.ranked_by == "reward" else None
     language_model = open_recommender(

@@ -34,7 +34,7 @@ def open_adapter(params: Params, adapter: str, catalogue: Items) -> tuple[Settin
     folder = Path(adapter)
     check_adapter(folder, read_json(BASE / IDENTITY))
     _check_known(params, folder)
-    settings = settings_of(params, folder.resolve().name, Path())
+    settings = settings_of(params, folder.resolve().name, Path(), folder)
     reference = SFT if settings.ranked_by == "reward" else None
     recommender = open_recommender(
         settings.system, BASE, folder, settings.setting, catalogue, reference=reference, batch=batch, store=STORE

@@ -20,7 +20,7 @@ from recalign.registry.contest import (
 from recalign.registry.gate import BAR, Opponent, few_users, judge
 from recalign.registry.lineage import check_params_ran
 from recalign.registry.log import find_version, log_version
-from recalign.registry.package import best_objective, package_digest, settings_of
+from recalign.registry.package import best_objective, check_ranks, package_digest, settings_of
 from recalign.registry.promotion import bars, is_judged, settle
 from recalign.registry.tracking import connect
 from recalign.registry.tries import count_try
@@ -43,6 +43,7 @@ def register(params: Params, objective: str | None = None, *, root: Path = Path(
     chosen = objective or _candidate(params, root)
     settings = settings_of(params, chosen, root)
     ranks = evaluated_ranks(root, settings.system)
+    check_ranks(root, [BAR])  # whose ranks the first champion must beat
     trial = read_cases(params, settings, root)
     check_ranked(trial, ranks)
     barred = unbeaten_probe(root, settings.system) or few_users(params, ranks)
