@@ -3,7 +3,9 @@
 import json
 import shutil
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,7 +31,7 @@ from recalign.registry.tracking import FIRST_CALL, connect, experiment, tracking
 from recalign.stages.adapters import open_adapter
 from recalign.stages.compare import compare
 from recalign.stages.rank import rank as rank_lists
-from recalign.stages.register import register
+from recalign.stages.register import one_at_a_time, register
 from registry_project import (
     USERS,
     as_evaluated,
@@ -417,6 +419,29 @@ def test_figures_of_other_params_are_not_registered(params, project):
     own = params.sft.learning_rate
     with pytest.raises(RecalignError, match=rf"sft\.learning_rate is {own}, but stage sft ran with 0\.5; run"):
         register(params)
+
+
+def test_two_registrations_at_once_make_one_version(params, project):
+    """The one registers, the other waits and finds it."""
+    start = threading.Barrier(2)
+
+    def registered() -> str:
+        start.wait()
+        return register(params)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = sorted(each.result() for each in [pool.submit(registered) for _ in range(2)])
+    assert first == "recalign: this adapter (sdpo) is version 1 already; nothing was moved"
+    assert second.startswith("recalign: version 1 (sdpo) is champion")
+    assert len(connect(project).search_model_versions(f"name = '{NAME}'")) == 1
+
+
+def test_a_registration_that_waits_in_vain_names_the_one_that_it_waited_for(params, project):
+    """And what to do."""
+    at_once = params.model_copy(update={"schedule": params.schedule.model_copy(update={"wait_minutes": 0.0})})
+    with one_at_a_time(project, params), pytest.raises(RecalignError, match=r"waited 0 minutes for recalign register"):
+        register(at_once)
+    assert "is champion" in register(at_once)
 
 
 def test_what_was_not_evaluated_is_not_registered(params, project):

@@ -1,6 +1,7 @@
 """Register an adapter or the fusion in MLflow, and let the gate judge it; no stage, for its effect lies outside."""
 
 import logging
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from recalign import layout
@@ -8,6 +9,8 @@ from recalign.artifacts import read_json
 from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.evaluation.scorecard import FUSION
+from recalign.evaluation.system_ranks import SystemRanks
+from recalign.locks import held
 from recalign.params import Params
 from recalign.registry.contest import (
     cases_digest,
@@ -20,7 +23,7 @@ from recalign.registry.contest import (
 from recalign.registry.gate import BAR, Opponent, few_users, judge
 from recalign.registry.lineage import check_params_ran
 from recalign.registry.log import find_version, log_version
-from recalign.registry.package import best_objective, check_ranks, package_digest, settings_of
+from recalign.registry.package import Settings, best_objective, check_ranks, package_digest, settings_of
 from recalign.registry.promotion import bars, is_judged, settle
 from recalign.registry.tracking import connect
 from recalign.registry.tries import count_try
@@ -48,7 +51,25 @@ def register(params: Params, objective: str | None = None, *, root: Path = Path(
     check_ranked(trial, ranks)
     barred = unbeaten_probe(root, settings.system) or few_users(params, ranks)
     digest, cases = package_digest(settings, root), cases_digest(trial, Items.read(root / layout.PREPARED))
-    home, name = home or root, params.registry.model
+    home = home or root
+    with one_at_a_time(home, params):
+        return _registered(params, chosen, settings, ranks, barred, digest, cases, root, home)
+
+
+def one_at_a_time(home: Path, params: Params) -> AbstractContextManager[None]:
+    """Wait for another registration of the checkout `home`: of two with one digest, the second one finds the first."""
+    lock = home / layout.CACHE / "register.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    fix = "run it again when that one has ended, or raise schedule.wait_minutes"
+    return held(lock, "recalign register", params.schedule.wait_minutes * 60, fix, on_wait=log.info)
+
+
+def _registered(
+    params: Params, chosen: str, settings: Settings, ranks: SystemRanks, barred: str, digest: str, cases: str,
+    root: Path, home: Path,
+) -> str:  # fmt: skip
+    """Log a version of what was checked, or find the one that is there, and let the gate judge it."""
+    name = params.registry.model
     client = connect(home)  # after all that may be missing: a failed registration leaves no empty registry
     version = find_version(client, name, digest)
     if version is not None and is_judged(client, name, version):
