@@ -1,11 +1,13 @@
 """Registration, promotion and roll-back, against a real MLflow registry in a folder of the test's own."""
 
 import json
+import re
 import shutil
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
 
 from recalign import layout
 from recalign.artifacts import file_digest, read_parquet, write_json, write_parquet
@@ -27,10 +30,11 @@ from recalign.recommenders.trial import rank_sampled, read_trial
 from recalign.registry.package import read_settings
 from recalign.registry.promotion import aliased, champions, current, download_adapter, promote, rollback
 from recalign.registry.serving import load_recommender
-from recalign.registry.tracking import FIRST_CALL, connect, experiment, tracking_uri
+from recalign.registry.tracking import EACH_CALL, connect, experiment, tracking_uri
 from recalign.stages.adapters import open_adapter
 from recalign.stages.compare import compare
 from recalign.stages.rank import rank as rank_lists
+from recalign.stages.recommend import recommend
 from recalign.stages.register import one_at_a_time, register
 from registry_project import (
     USERS,
@@ -493,7 +497,7 @@ def test_a_registry_that_does_not_answer_is_one_line(monkeypatch, tmp_path):
 
 def test_a_registry_that_hangs_is_given_up_soon_and_its_password_is_not_printed(monkeypatch, tmp_path):
     """A server that takes the call and never answers; here a second a try in place of nine."""
-    monkeypatch.setitem(FIRST_CALL, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setitem(EACH_CALL, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://anna:s3cret@127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
@@ -502,6 +506,124 @@ def test_a_registry_that_hangs_is_given_up_soon_and_its_password_is_not_printed(
     assert time.monotonic() - started < 30
     assert "s3cret" not in str(caught.value)
     assert "anna" not in str(caught.value)
+
+
+class AnswersOnce(BaseHTTPRequestHandler):
+    """A registry that answers its first call, and then is away or hangs."""
+
+    def do_GET(self) -> None:
+        body = b"{}"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Not to the test's output."""
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_a_registry_that_stops_answering_after_the_first_call_is_one_line_without_its_password(
+    params, monkeypatch, tmp_path, hangs
+):
+    """Whichever command meets it."""
+    monkeypatch.setitem(EACH_CALL, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    said = r"http://…@127\.0\.0\.1:\d+ stopped answering \(each call has 30 s\)"
+
+    def serve(server: HTTPServer) -> None:
+        server.handle_request()
+        if not hangs:
+            server.server_close()
+
+    for ask in (
+        lambda: current(params, tmp_path),
+        lambda: promote(params, "1", "why", tmp_path),
+        lambda: rollback(params, "why", tmp_path),
+    ):
+        server = HTTPServer(("127.0.0.1", 0), AnswersOnce)
+        threading.Thread(target=serve, args=[server]).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://anna:s3cret@127.0.0.1:{server.server_port}")
+        started = time.monotonic()
+        with pytest.raises(RecalignError, match=said) as caught:
+            ask()
+        assert time.monotonic() - started < 30
+        assert not {"anna", "s3cret"} & set(re.findall(r"\w+", str(caught.value)))
+        server.server_close()
+
+
+def packaged(project: Path) -> Path:
+    """Where the registry keeps the package of its first version."""
+    (settings,) = (project / "mlartifacts").rglob("settings.json")
+    return settings.parent
+
+
+def gone(project: Path) -> None:
+    """Somebody made room."""
+    shutil.rmtree(packaged(project))
+
+
+def not_finite(project: Path) -> None:
+    """Weights that are NaN, registered by a version that did not look."""
+    package = packaged(project)
+    file = package / "adapter" / "adapter_model.safetensors"
+    save_file({name: tensor * float("nan") for name, tensor in load_file(file).items()}, file)
+    write_json(package / "settings.json", json.loads((package / "settings.json").read_text()) | {"artifacts": None})
+    for folder in (package / "adapter", package):
+        (folder / "manifest.json").unlink()
+
+
+def flipped(project: Path) -> None:
+    """A disk's fault."""
+    flip_bytes(packaged(project) / "adapter" / "adapter_model.safetensors")
+
+
+def foreign(project: Path) -> None:
+    """A champion that some other tool made."""
+    client = connect(project)
+    made = client.create_model_version(NAME, (project / "data").as_uri())
+    client.set_registered_model_alias(NAME, "champion", made.version)
+
+
+@pytest.mark.parametrize("damage", [gone, not_finite, flipped, foreign])
+def test_a_champion_that_cannot_be_scored_leaves_the_newcomer_a_challenger_and_says_what_to_do(params, project, damage):
+    """No error after hours of training; the alias stays, no try is spent, and the next registration judges it."""
+    register(params)
+    damage(project)
+    client = connect(project)
+    champion = aliased(client, NAME, "champion")
+    new_adapter(params, project, seed=3)
+    write_prepared(project, digest="second", days=3)
+    write_ranks(project, {"popularity": [6], "llm-sdpo": [1]}, digest="second", days=3)
+    outcome = register(params)
+    version = aliased(client, NAME, "challenger")
+    assert outcome.startswith(
+        f"recalign: version {version} (sdpo) stays challenger: not judged, since version {champion}, which it must "
+        "beat, cannot be scored ("
+    )
+    assert "choose another champion ('recalign rollback --reason …', or 'recalign promote VERSION" in outcome
+    assert "dvc repro" not in outcome.partition(")")[2]
+    tags = client.get_model_version(NAME, version).tags
+    assert (tags["gate"], tags["gate_bar"]) == ("not judged", f"version {champion}")
+    assert aliased(client, NAME, "champion") == champion
+    assert "gate_tries" not in client.get_model_version(NAME, champion).tags
+    with pytest.raises(RecalignError, match=f"models:/recalign/{champion}, which answers where --adapter names no"):
+        recommend(params, titles=["The House of Night"])
+    promote(params, version, "the champion is damaged")
+    new_adapter(params, project, seed=4)
+    assert f"minus that of version {version}" in register(params)
+
+
+def test_a_version_that_was_not_judged_is_judged_once_the_champion_is_back(params, project):
+    """It is the same version, registered once."""
+    register(params)
+    package = packaged(project)
+    aside = package.rename(project / "aside")
+    new_adapter(params, project, seed=3)
+    write_ranks(project, {"popularity": [6], "llm-sdpo": [4]})
+    assert "version 2 (sdpo) stays challenger: not judged" in register(params)
+    assert "version 2 (sdpo) stays challenger: not judged" in register(params)
+    aside.rename(package)
+    assert "version 2 (sdpo) stays challenger: NDCG@10 minus that of version 1" in register(params)
 
 
 @pytest.mark.parametrize("name", ["team/recalign", "films: prod", "o'neill", "../../x", "a..b", "", ".hidden", "a\nb"])

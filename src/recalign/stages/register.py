@@ -13,6 +13,7 @@ from recalign.evaluation.system_ranks import SystemRanks
 from recalign.locks import held
 from recalign.params import Params
 from recalign.registry.contest import (
+    UnscorableError,
     cases_digest,
     check_ranked,
     evaluated_ranks,
@@ -20,12 +21,12 @@ from recalign.registry.contest import (
     unbeaten_probe,
     version_ranks,
 )
-from recalign.registry.gate import BAR, Opponent, few_users, judge
+from recalign.registry.gate import BAR, NotJudged, Opponent, few_users, judge
 from recalign.registry.lineage import check_params_ran
 from recalign.registry.log import find_version, log_version
 from recalign.registry.package import Settings, best_objective, check_ranks, package_digest, settings_of
-from recalign.registry.promotion import bars, is_judged, settle
-from recalign.registry.tracking import connect
+from recalign.registry.promotion import bars, is_judged, leave_unjudged, settle
+from recalign.registry.tracking import connect, reached
 from recalign.registry.tries import count_try
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ def register(params: Params, objective: str | None = None, *, root: Path = Path(
     root: the project whose outputs are registered; home: the checkout whose registry it is, where that is another one.
     A version becomes `challenger`, and `champion` where the gate accepts it. The same adapter again changes nothing, so
     that a roll-back is not undone, and is no new try. Raises RecalignError where an output is missing, where
-    params.yaml has changed since, and for a run with hidden items.
+    params.yaml has changed since, and for a run with hidden items. A champion that cannot be scored is no error: the
+    version is challenger, not judged, and the next call judges it.
     """
     check_params_ran(root)
     _check_nothing_hidden(root)
@@ -52,7 +54,7 @@ def register(params: Params, objective: str | None = None, *, root: Path = Path(
     barred = unbeaten_probe(root, settings.system) or few_users(params, ranks)
     digest, cases = package_digest(settings, root), cases_digest(trial, Items.read(root / layout.PREPARED))
     home = home or root
-    with one_at_a_time(home, params):
+    with one_at_a_time(home, params), reached(home):
         return _registered(params, chosen, settings, ranks, barred, digest, cases, root, home)
 
 
@@ -78,7 +80,14 @@ def _registered(
     if version is None:
         version = log_version(client, params, chosen, settings, digest, ranks, cases, root)
     held = bars(client, name)
-    opponents = [Opponent(f"version {bar}", version_ranks(client, params, bar, root, home)) for bar in held]
+    opponents = []
+    for bar in held:
+        try:
+            opponents.append(Opponent(f"version {bar}", version_ranks(client, params, bar, root, home)))
+        except UnscorableError as error:
+            unjudged = NotJudged(f"version {bar}", str(error))
+            leave_unjudged(client, name, version, unjudged)
+            return _say(f"{name}: version {version} ({chosen}) stays challenger: {unjudged.reason}")
     verdict = judge(
         params,
         ranks,
