@@ -15,7 +15,7 @@ from recalign.params import Params
 if TYPE_CHECKING:
     from recalign.registry.package import Settings
     from recalign.registry.raw_ids import RawIds
-    from recalign.registry.serving import Registered
+    from recalign.registry.serving import AnyRecommender
 
 log = logging.getLogger(__name__)
 SHOWN_HISTORY, SHOWN_EVIDENCE = 8, 5  # titles printed
@@ -50,9 +50,9 @@ def recommend(
     chosen = adapter or _default_adapter(params)
     settings, recommender = open_adapter(params, chosen, catalogue) if adapter else _opened(params, chosen, catalogue)
     service = Service.of(settings, recommender, RawIds.of_items(interactions))
-    answer = service.answer_known(history, k) if history else service.answer(Query(history=list(titles or []), k=k))
-    liked = [catalogue.titles[item] for item in history] or list(titles or [])
-    _print(answer, liked, f"{chosen}, {settings.catalogue_sentence}")
+    liked = list(titles or [])
+    answer = service.answer_known(history, k) if history else service.answer(Query.of({"history": liked, "k": k}))
+    _print(answer, [catalogue.titles[item] for item in history] or liked, f"{chosen}, {settings.catalogue_sentence}")
 
 
 def user_history(prepared: Path, user: str, raw: "RawIds") -> list[int]:
@@ -72,7 +72,7 @@ def user_history(prepared: Path, user: str, raw: "RawIds") -> list[int]:
     return [row[c.ITEM] for row in events]
 
 
-def _opened(params: Params, chosen: str, catalogue: Items) -> "tuple[Settings, Registered]":
+def _opened(params: Params, chosen: str, catalogue: Items) -> "tuple[Settings, AnyRecommender]":
     """What nobody named, opened. Raises RecalignError that names it and what to ask in its place."""
     from recalign.stages.adapters import open_adapter
 
