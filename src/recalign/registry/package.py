@@ -245,8 +245,9 @@ def check_package(package: Path, base: Path) -> None:
     reference = package / REFERENCE if settings.ranked_by == "reward" else None
     now = language_model_artifacts(base, package / ADAPTER, reference)
     check_made_by(settings.language_model, settings.artifacts or {}, now, str(package))
-    parts = {name: settings.fusion.parts[name].digest for name in settings.fusion.recommenders} if settings.fusion else {}
-    for name, digest in parts.items():
+    fusion = settings.fusion
+    digests = {name: fusion.parts[name].digest for name in fusion.recommenders} if fusion else {}
+    for name, digest in digests.items():
         now = recommender_artifacts(package / RECOMMENDERS / name)
         check_made_by(name, {RECOMMENDER: digest}, now, str(package))
 
