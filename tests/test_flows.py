@@ -21,7 +21,7 @@ from project import copy_project, run
 from recalign.errors import RecalignError
 from recalign.locks import held
 from recalign.params import load_params
-from registry_project import empty_registry, write_adapter, write_project
+from registry_project import as_evaluated, empty_registry, write_adapter, write_project
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "flows"))  # as `python flows/serve.py` has it
@@ -455,6 +455,7 @@ def test_align_registers_and_retraining_ends_in_a_branch_with_a_version(project,
     commit(project, "First training")
     (project / "data/raw/table/log.csv").write_text("user_id,item_id\n1,2\n1,3\n", encoding="utf-8")
     write_adapter(load_params(), tmp_path / "made", tmp_path / "made/data/models/align/sdpo", seed=9)
+    as_evaluated(tmp_path / "made")
     assert retrained(project).message.startswith("recalign: version 2 (sdpo) stays challenger")
     (branch,) = git(project, "branch", "--list", "retrain/*", "--format=%(refname:short)").splitlines()
     changed = set(git(project, "diff", "--name-only", "HEAD", branch).splitlines())
