@@ -14,7 +14,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
-from locks import guarded, held, is_left_over, lock_folder, owner, try_lock
+from locks import guarded, lock_folder
+from recalign.locks import held, is_left_over, owner, try_lock
 from recalign.params import ScheduleParams
 from subprocesses import end_with_parent
 

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from locks import guarded, is_left_over, lock_folder, owner, try_lock
+from locks import guarded, lock_folder
 from recalign.errors import RecalignError
 from recalign.layout import CACHE, PARAMS, RAW, REPORTS
+from recalign.locks import is_left_over, owner, try_lock
 from subprocesses import captured
 
 BRANCHES, IN_WORK = "retrain", "retrain-in-work"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from recalign import layout
-from recalign.artifacts import folder, folder_digest, write_json, write_parquet, write_text
+from recalign.artifacts import folder, folder_digest, read_json, write_json, write_parquet, write_text
 from recalign.data.records import Items
 from recalign.evaluation.ranking import METRICS, metric_values
 from recalign.evaluation.system_ranks import SAMPLED, in_case_order, write_system_ranks
@@ -21,6 +21,7 @@ from recalign.llm.adapters import adapter_digest, save_adapter
 from recalign.llm.base import fetch_base, load_language_model
 from recalign.params import Params
 from recalign.recommenders.fusion import FittedFusion, Part
+from recalign.recommenders.made_by import language_model_artifacts, recommender_artifacts
 from recalign.recommenders.popularity import Popularity
 from recalign.registry.tracking import connect
 
@@ -117,7 +118,7 @@ def write_ranks(root: Path, ranks: Mapping[str, Sequence[int]], *, digest: str =
     }
     about = {
         name: {"kind": "llm" if name.startswith("llm") else "id", "ranked_by": "logprob", "prior_weight": 0.0,
-               "catalogue_ranked_by": "logprob",
+               "catalogue_ranked_by": "logprob", "artifacts": made_by(root, name),
                "validation": {m: float(metric_values(m, system.ranks).mean()) for m in METRICS}}
         for name, system in systems.items()
     }  # fmt: skip
@@ -131,6 +132,21 @@ def write_ranks(root: Path, ranks: Mapping[str, Sequence[int]], *, digest: str =
         "systems": {"popularity": {"mrr": {"value": 0.5}}}, "audit": {"verdict": "clean", "unbeaten": {}},
     })  # fmt: skip
     write_text(root / layout.REPORTS / "report.html", "<h1>Report</h1>")
+
+
+def made_by(root: Path, system: str) -> dict[str, str]:
+    """The digests of what lies in the project for a system, as evaluate writes them."""
+    adapter, recommender = root / layout.ALIGN / system.removeprefix("llm-"), root / layout.BASELINES / system
+    if adapter.is_dir():
+        return language_model_artifacts(root / layout.BASE, adapter)
+    return recommender_artifacts(recommender) if recommender.is_dir() else {}
+
+
+def as_evaluated(root: Path) -> None:
+    """Let systems.json name the artifacts that lie in the project now, as if the ranks that it has were theirs."""
+    path = root / layout.RANKS / "systems.json"
+    systems = read_json(path)
+    write_json(path, {name: about | {"artifacts": made_by(root, name)} for name, about in systems.items()})
 
 
 def write_fusion(params: Params, root: Path, weight: float = 0.5) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import random
 import re
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -25,8 +26,10 @@ from recalign.doctor.project import check_project
 from recalign.errors import RecalignError
 from recalign.llm.base import fetch_base
 from recalign.params import Params, parse_params
+from recalign.registry.tracking import connect
 from recalign.stages.ingest import ingest
 from recalign.stages.simulate import simulate
+from registry_project import empty_registry
 
 Table = dict[str, list[Any]]
 
@@ -263,6 +266,31 @@ def test_a_registrys_password_is_not_shown(project, monkeypatch):
     """A database's address may hold one."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@db.example/mlflow")
     assert finding("registry", check_project()).found == "model recalign in db.example/mlflow"
+
+
+def test_a_servers_password_is_not_shown_where_it_does_not_answer(project, monkeypatch):
+    """Nor its user's name; nobody listens on port 9 of this machine."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://anna:s3cret@127.0.0.1:9")
+    told = finding("registry", check_project())
+    assert (told.state, told.mend) == ("fail", "start that server, or unset the variable")
+    assert told.found.startswith("MLFLOW_TRACKING_URI http://…@127.0.0.1:9 does not answer")
+    assert not {"anna", "s3cret"} & set(re.findall(r"\w+", f"{told.found} {told.mend}"))
+
+
+def test_a_deleted_experiment_and_a_folder_of_files_that_cannot_be_written_are_told_before_a_run(project, monkeypatch):
+    """As the registration would meet them, hours later."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert finding("registry", check_project()).found == "model recalign in mlflow.db of the project"
+    shutil.copy(empty_registry(), project / "mlflow.db")
+    client = connect(project)
+    made = client.create_experiment("recalign", artifact_location=str(project / "files"))
+    assert finding("registry", check_project()).found.endswith("its folder of files can be written")
+    client.delete_experiment(made)
+    assert "was deleted in MLflow" in finding("registry", check_project()).found
+    client.restore_experiment(made)
+    shutil.rmtree(project / "files")
+    (project / "files").write_text("no folder", encoding="utf-8")
+    assert "which this machine cannot write" in finding("registry", check_project()).found
 
 
 def test_an_error_becomes_a_finding_with_its_mend():

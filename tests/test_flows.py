@@ -19,8 +19,9 @@ from ruamel.yaml import YAML
 
 from project import copy_project, run
 from recalign.errors import RecalignError
+from recalign.locks import held
 from recalign.params import load_params
-from registry_project import empty_registry, write_adapter, write_project
+from registry_project import as_evaluated, empty_registry, write_adapter, write_project
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "flows"))  # as `python flows/serve.py` has it
@@ -242,7 +243,7 @@ def test_a_schedule_that_no_clock_can_keep_is_not_served(project, schedule, caps
 def test_a_run_waits_for_the_one_at_work_and_says_for_whom_it_waited_in_vain(project):
     """Whoever works, and whichever server it reports to; schedule.wait_minutes bounds the wait."""
     set_params(project, source="table", schedule={"retries": 0, "wait_minutes": 0})
-    with locks.held(locks.lock_folder(project) / "slot.lock", "retrain/weekly", 0, ""):
+    with held(locks.lock_folder(project) / "slot.lock", "retrain/weekly", 0, ""):
         state = align("sdpo", return_state=True)
     assert state.is_failed()
     assert state.message.startswith(f"align/sdpo waited 0 minutes for retrain/weekly (process {os.getpid()} since ")
@@ -264,7 +265,7 @@ def test_serve_tells_a_server_that_went_away_from_other_errors():
 KILLED_RUN = """
 import os, sys
 from pathlib import Path
-from locks import try_lock
+from recalign.locks import try_lock
 try_lock(Path(sys.argv[1]), "align/sdpo")
 os._exit(9)
 """
@@ -291,7 +292,7 @@ def test_a_run_that_was_killed_is_crashed_at_the_next_start_and_a_living_one_is_
         folder = locks.lock_folder(project)
         for run in (killed, ended):
             flow_process(project, KILLED_RUN, folder / f"run-{run.id}.lock")
-        with locks.held(folder / f"run-{living.id}.lock", "align/sdpo", 0, ""):
+        with held(folder / f"run-{living.id}.lock", "align/sdpo", 0, ""):
             (said,) = runs.close_dead_runs(project)
         assert re.fullmatch(rf"align/sdpo \(process \d+\) was killed; its run {killed.id} is now Crashed", said)
         states = [client.read_flow_run(run.id).state for run in (killed, living, ended)]
@@ -454,6 +455,7 @@ def test_align_registers_and_retraining_ends_in_a_branch_with_a_version(project,
     commit(project, "First training")
     (project / "data/raw/table/log.csv").write_text("user_id,item_id\n1,2\n1,3\n", encoding="utf-8")
     write_adapter(load_params(), tmp_path / "made", tmp_path / "made/data/models/align/sdpo", seed=9)
+    as_evaluated(tmp_path / "made")
     assert retrained(project).message.startswith("recalign: version 2 (sdpo) stays challenger")
     (branch,) = git(project, "branch", "--list", "retrain/*", "--format=%(refname:short)").splitlines()
     changed = set(git(project, "diff", "--name-only", "HEAD", branch).splitlines())

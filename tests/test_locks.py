@@ -17,12 +17,13 @@ FLOWS = Path(__file__).parent.parent / "flows"
 sys.path.insert(0, str(FLOWS))  # as `python flows/serve.py` has it
 
 import subprocesses  # noqa: E402
-from locks import held, is_left_over, lock_folder, owner, this_process, try_lock  # noqa: E402
+from locks import lock_folder  # noqa: E402
+from recalign.locks import held, is_left_over, owner, this_process, try_lock  # noqa: E402
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from locks import held
+from recalign.locks import held
 with held(Path(sys.argv[1]), "align/sdpo", 0, ""):
     print("held", flush=True)
     time.sleep(120)

@@ -17,7 +17,9 @@ from ruamel.yaml import YAML
 from project import FEW, copy_project, run, set_params
 from recalign import layout
 from recalign.cli import STAGES
+from recalign.llm.adapters import adapter_digest
 from recalign.params import Params, RecommendersParams
+from recalign.registry.package import check_ranks
 from stage_modules import SOURCE, stage_modules
 
 ROOT = SOURCE.parent
@@ -127,3 +129,16 @@ def test_a_kill_in_the_middle_is_mended_by_the_next_repro(smoke, tmp_path):
     set_params(smoke, sft__weight_decay=0.0)
     run(smoke, "dvc", "repro")
     assert digests(smoke) == before
+
+
+def test_the_ranks_of_every_system_name_the_artifacts_that_made_them(smoke):
+    """So that another adapter or recommender is not judged by them; an oracle has none."""
+    systems = json.loads((smoke / layout.RANKS / "systems.json").read_text(encoding="utf-8"))
+    check_ranks(smoke)
+    roles = {name: set(about["artifacts"]) for name, about in systems.items() if "artifacts" in about}
+    assert roles["popularity"] == {"recommender"}
+    assert roles["llm-base"] == {"base"}
+    assert {"adapter", "base"} <= roles["llm-sdpo"] <= {"adapter", "base", "reference"}
+    assert set(systems) - set(roles) <= {"fusion"}  # whose parts are in fusion.json
+    sdpo = adapter_digest(smoke / layout.ALIGN / "sdpo")
+    assert systems["llm-sdpo"]["artifacts"]["adapter"] == sdpo

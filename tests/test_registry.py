@@ -1,9 +1,13 @@
 """Registration, promotion and roll-back, against a real MLflow registry in a folder of the test's own."""
 
 import json
+import re
 import shutil
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,24 +15,30 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
 
 from recalign import layout
 from recalign.artifacts import file_digest, read_parquet, write_json, write_parquet
 from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.evaluation.system_ranks import SystemRanks
+from recalign.llm.adapters import adapter_digest
 from recalign.llm.base import load_language_model
 from recalign.params import Params, parse_params
+from recalign.recommenders.made_by import language_model_artifacts
 from recalign.recommenders.trial import rank_sampled, read_trial
 from recalign.registry.package import read_settings
 from recalign.registry.promotion import aliased, champions, current, download_adapter, promote, rollback
 from recalign.registry.serving import load_recommender
-from recalign.registry.tracking import FIRST_CALL, connect, experiment, tracking_uri
+from recalign.registry.tracking import EACH_CALL, connect, experiment, tracking_uri
+from recalign.stages.adapters import open_adapter
 from recalign.stages.compare import compare
 from recalign.stages.rank import rank as rank_lists
-from recalign.stages.register import register
+from recalign.stages.recommend import recommend
+from recalign.stages.register import one_at_a_time, register
 from registry_project import (
     USERS,
+    as_evaluated,
     empty_registry,
     write_adapter,
     write_fusion,
@@ -68,8 +78,9 @@ def project(made, tmp_path, monkeypatch) -> Path:
 
 
 def new_adapter(params: Params, root: Path, seed: int) -> None:
-    """Another S-DPO adapter in the place of the present one."""
+    """Another S-DPO adapter in the place of the present one, evaluated with the same ranks."""
     write_adapter(params, root, root / layout.ALIGN / "sdpo", seed=seed)
+    as_evaluated(root)
 
 
 def test_the_first_adapter_that_beats_popularity_is_champion_with_all_that_explains_it(params, project):
@@ -249,6 +260,78 @@ def test_a_champion_that_was_deleted_by_hand_leaves_the_one_before_as_the_bar(pa
     assert "stays challenger: NDCG@10 minus that of version 1" in register(params)
 
 
+def flip_bytes(file: Path) -> None:
+    """Turn over 200 bytes in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(255 - byte for byte in content[middle : middle + 200])
+    file.write_bytes(content)
+
+
+def put_another(params: Params, folder: Path) -> None:
+    """A whole and sound adapter of the same base that nobody evaluated."""
+    write_adapter(params, folder.parents[3], folder, seed=77)
+
+
+@pytest.mark.parametrize("change", [lambda _, place: flip_bytes(place / "adapter_model.safetensors"), put_another])
+def test_an_adapter_that_did_not_make_the_ranks_is_neither_registered_nor_compared_nor_asked(params, project, change):
+    """Changed bytes and another adapter alike; both digests and the fix are named, and the registry stays empty."""
+    place = project / layout.ALIGN / "sdpo"
+    before = adapter_digest(place)[:12]
+    change(params, place)
+    now = adapter_digest(place)[:12]
+    said = rf"has digest {now}, but the ranks of llm-sdpo were made by {before}: .* run 'dvc repro'"
+    for ask in (lambda: register(params), lambda: register(params, "sdpo"), lambda: compare(params, ".", ".")):
+        with pytest.raises(RecalignError, match=said):
+            ask()
+    with pytest.raises(RecalignError, match=rf"{said}|was changed after it was written"):
+        open_adapter(params, str(layout.ALIGN / "sdpo"), Items.read(layout.PREPARED))
+    write_fusion(params, project)
+    with pytest.raises(RecalignError, match=said):
+        register(params, "fusion")
+    assert connect(project).search_registered_models() == []
+
+
+def test_a_reference_a_base_and_popularity_belong_to_the_ranks_as_the_adapter_does(params, project):
+    """The reward needs the SFT adapter; the first champion is measured by popularity's ranks."""
+    path = project / layout.RANKS / "systems.json"
+    systems = json.loads(path.read_text())
+    made = language_model_artifacts(layout.BASE, layout.ALIGN / "sdpo", layout.SFT)
+    for role in ("reference", "base"):
+        entry = systems["llm-sdpo"] | {"ranked_by": "reward", "artifacts": made | {role: "0" * 64}}
+        write_json(path, systems | {"llm-sdpo": entry})
+        with pytest.raises(RecalignError, match=f"the {role} in .* the ranks of llm-sdpo were made by 000000000000"):
+            register(params)
+    write_json(path, systems)
+    write_fusion(params, project)  # fits popularity
+    write_json(path, systems | {"popularity": systems["popularity"] | {"artifacts": {"recommender": "0" * 64}}})
+    for ask in (lambda: register(params), lambda: compare(params, ".", ".")):
+        with pytest.raises(RecalignError, match="the ranks of popularity were made by 000000000000"):
+            ask()
+
+
+def test_ranks_that_do_not_say_what_made_them_are_evaluated_again_before_they_are_registered(params, project):
+    """Of an earlier version."""
+    path = project / layout.RANKS / "systems.json"
+    systems = json.loads(path.read_text())
+    write_json(path, systems | {"llm-sdpo": {k: v for k, v in systems["llm-sdpo"].items() if k != "artifacts"}})
+    with pytest.raises(RecalignError, match=r"does not say what made the ranks of llm-sdpo .*; run 'dvc repro'"):
+        register(params)
+
+
+def test_a_package_with_another_adapter_is_not_served(params, project, tmp_path):
+    """Even where its manifest was written anew over it."""
+    register(params)
+    package = shutil.copytree(download_adapter("models:/recalign/1").parent, tmp_path / "package")
+    write_adapter(params, project, package / "adapter", seed=77)
+    files = [file for file in package.rglob("*") if file.is_file() and file != package / "manifest.json"]
+    write_json(
+        package / "manifest.json", {"sha256": {str(file.relative_to(package)): file_digest(file) for file in files}}
+    )
+    with pytest.raises(RecalignError, match=f"the adapter in {package} has digest .* of llm-sdpo were made by"):
+        load_recommender(package, layout.BASE, Items.read(layout.PREPARED))
+
+
 def test_a_run_with_hidden_items_is_not_registered(params, project):
     """It is evaluation: its model was kept from items that people like."""
     path = project / layout.PREPARED / "summary.json"
@@ -342,6 +425,29 @@ def test_figures_of_other_params_are_not_registered(params, project):
         register(params)
 
 
+def test_two_registrations_at_once_make_one_version(params, project):
+    """The one registers, the other waits and finds it."""
+    start = threading.Barrier(2)
+
+    def registered() -> str:
+        start.wait()
+        return register(params)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = sorted(each.result() for each in [pool.submit(registered) for _ in range(2)])
+    assert first == "recalign: this adapter (sdpo) is version 1 already; nothing was moved"
+    assert second.startswith("recalign: version 1 (sdpo) is champion")
+    assert len(connect(project).search_model_versions(f"name = '{NAME}'")) == 1
+
+
+def test_a_registration_that_waits_in_vain_names_the_one_that_it_waited_for(params, project):
+    """And what to do."""
+    at_once = params.model_copy(update={"schedule": params.schedule.model_copy(update={"wait_minutes": 0.0})})
+    with one_at_a_time(project, params), pytest.raises(RecalignError, match=r"waited 0 minutes for recalign register"):
+        register(at_once)
+    assert "is champion" in register(at_once)
+
+
 def test_what_was_not_evaluated_is_not_registered(params, project):
     """The objective is named, and nothing is logged."""
     with pytest.raises(RecalignError, match="holds no llm-dmpo"):
@@ -391,7 +497,7 @@ def test_a_registry_that_does_not_answer_is_one_line(monkeypatch, tmp_path):
 
 def test_a_registry_that_hangs_is_given_up_soon_and_its_password_is_not_printed(monkeypatch, tmp_path):
     """A server that takes the call and never answers; here a second a try in place of nine."""
-    monkeypatch.setitem(FIRST_CALL, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setitem(EACH_CALL, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://anna:s3cret@127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
@@ -400,6 +506,124 @@ def test_a_registry_that_hangs_is_given_up_soon_and_its_password_is_not_printed(
     assert time.monotonic() - started < 30
     assert "s3cret" not in str(caught.value)
     assert "anna" not in str(caught.value)
+
+
+class AnswersOnce(BaseHTTPRequestHandler):
+    """A registry that answers its first call, and then is away or hangs."""
+
+    def do_GET(self) -> None:
+        body = b"{}"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Not to the test's output."""
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_a_registry_that_stops_answering_after_the_first_call_is_one_line_without_its_password(
+    params, monkeypatch, tmp_path, hangs
+):
+    """Whichever command meets it."""
+    monkeypatch.setitem(EACH_CALL, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    said = r"http://…@127\.0\.0\.1:\d+ stopped answering \(each call has 30 s\)"
+
+    def serve(server: HTTPServer) -> None:
+        server.handle_request()
+        if not hangs:
+            server.server_close()
+
+    for ask in (
+        lambda: current(params, tmp_path),
+        lambda: promote(params, "1", "why", tmp_path),
+        lambda: rollback(params, "why", tmp_path),
+    ):
+        server = HTTPServer(("127.0.0.1", 0), AnswersOnce)
+        threading.Thread(target=serve, args=[server]).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://anna:s3cret@127.0.0.1:{server.server_port}")
+        started = time.monotonic()
+        with pytest.raises(RecalignError, match=said) as caught:
+            ask()
+        assert time.monotonic() - started < 30
+        assert not {"anna", "s3cret"} & set(re.findall(r"\w+", str(caught.value)))
+        server.server_close()
+
+
+def packaged(project: Path) -> Path:
+    """Where the registry keeps the package of its first version."""
+    (settings,) = (project / "mlartifacts").rglob("settings.json")
+    return settings.parent
+
+
+def gone(project: Path) -> None:
+    """Somebody made room."""
+    shutil.rmtree(packaged(project))
+
+
+def not_finite(project: Path) -> None:
+    """Weights that are NaN, registered by a version that did not look."""
+    package = packaged(project)
+    file = package / "adapter" / "adapter_model.safetensors"
+    save_file({name: tensor * float("nan") for name, tensor in load_file(file).items()}, file)
+    write_json(package / "settings.json", json.loads((package / "settings.json").read_text()) | {"artifacts": None})
+    for folder in (package / "adapter", package):
+        (folder / "manifest.json").unlink()
+
+
+def flipped(project: Path) -> None:
+    """A disk's fault."""
+    flip_bytes(packaged(project) / "adapter" / "adapter_model.safetensors")
+
+
+def foreign(project: Path) -> None:
+    """A champion that some other tool made."""
+    client = connect(project)
+    made = client.create_model_version(NAME, (project / "data").as_uri())
+    client.set_registered_model_alias(NAME, "champion", made.version)
+
+
+@pytest.mark.parametrize("damage", [gone, not_finite, flipped, foreign])
+def test_a_champion_that_cannot_be_scored_leaves_the_newcomer_a_challenger_and_says_what_to_do(params, project, damage):
+    """No error after hours of training; the alias stays, no try is spent, and the next registration judges it."""
+    register(params)
+    damage(project)
+    client = connect(project)
+    champion = aliased(client, NAME, "champion")
+    new_adapter(params, project, seed=3)
+    write_prepared(project, digest="second", days=3)
+    write_ranks(project, {"popularity": [6], "llm-sdpo": [1]}, digest="second", days=3)
+    outcome = register(params)
+    version = aliased(client, NAME, "challenger")
+    assert outcome.startswith(
+        f"recalign: version {version} (sdpo) stays challenger: not judged, since version {champion}, which it must "
+        "beat, cannot be scored ("
+    )
+    assert "choose another champion ('recalign rollback --reason …', or 'recalign promote VERSION" in outcome
+    assert "dvc repro" not in outcome.partition(")")[2]
+    tags = client.get_model_version(NAME, version).tags
+    assert (tags["gate"], tags["gate_bar"]) == ("not judged", f"version {champion}")
+    assert aliased(client, NAME, "champion") == champion
+    assert "gate_tries" not in client.get_model_version(NAME, champion).tags
+    with pytest.raises(RecalignError, match=f"models:/recalign/{champion}, which answers where --adapter names no"):
+        recommend(params, titles=["The House of Night"])
+    promote(params, version, "the champion is damaged")
+    new_adapter(params, project, seed=4)
+    assert f"minus that of version {version}" in register(params)
+
+
+def test_a_version_that_was_not_judged_is_judged_once_the_champion_is_back(params, project):
+    """It is the same version, registered once."""
+    register(params)
+    package = packaged(project)
+    aside = package.rename(project / "aside")
+    new_adapter(params, project, seed=3)
+    write_ranks(project, {"popularity": [6], "llm-sdpo": [4]})
+    assert "version 2 (sdpo) stays challenger: not judged" in register(params)
+    assert "version 2 (sdpo) stays challenger: not judged" in register(params)
+    aside.rename(package)
+    assert "version 2 (sdpo) stays challenger: NDCG@10 minus that of version 1" in register(params)
 
 
 @pytest.mark.parametrize("name", ["team/recalign", "films: prod", "o'neill", "../../x", "a..b", "", ".hidden", "a\nb"])
@@ -470,7 +694,7 @@ def test_a_version_from_before_digests_covered_histories_is_not_compared_and_the
             compare(params, *pair)
     new_adapter(params, project, seed=3)
     write_ranks(project, {"popularity": [6], "llm-sdpo": [6]})
-    assert "less that of version 1" in register(params)
+    assert "minus that of version 1" in register(params)
     run_id = client.get_model_version(NAME, "1").run_id
     kept = read_parquet(Path(client.download_artifacts(run_id, "ranks/first.parquet")))
     assert set(kept["view"].to_pylist()) == {"warm"}
@@ -538,7 +762,7 @@ def test_a_fusion_that_was_not_fitted_or_whose_part_changed_is_refused(params, p
     write_ranks(project, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
     write_fusion(params, project)
     new_adapter(params, project, seed=5)
-    with pytest.raises(RecalignError, match="the fusion was fitted with another llm-sdpo than the present one"):
+    with pytest.raises(RecalignError, match=r"the llm-sdpo in the project has digest .* ranks of fusion were made by"):
         register(params, "fusion")
     assert connect(project).search_registered_models() == []
 

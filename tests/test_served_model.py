@@ -264,6 +264,77 @@ def test_what_a_caller_can_mend_is_one_line(model, query, said):
     assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
 
 
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ({"history": list(range(1001))}, "history: List should have at most 1000 items"),
+        ({"history": [1], "candidates": ["x"] * 100_000}, "candidates: List should have at most 1000 items"),
+        ({"history": [1], "k": 1001}, "k: Input should be less than or equal to 1000"),
+        ({"history": ["A" * 10_000_000]}, r"history\.0: String should have at most 1000 characters"),
+        ({"history": [10**400]}, "history has item 10000.*…, which is not in the catalogue"),
+        ({"history": [1], "x" * 100_000: 1}, "x…: no such field"),
+    ],
+)
+def test_what_is_too_long_is_refused_at_once_by_its_limit_and_not_echoed(model, query, said):
+    """Ten megabytes took eleven seconds, and came back."""
+    from mlflow.exceptions import MlflowException
+
+    started = time.monotonic()
+    with pytest.raises(MlflowException, match=said) as caught:
+        ask(model, query)
+    assert time.monotonic() - started < 2
+    assert len(caught.value.message) < 600
+    assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
+
+
+def test_a_call_of_too_many_rows_is_refused(model):
+    """With the number that may be asked."""
+    from mlflow.exceptions import MlflowException
+
+    with pytest.raises(MlflowException, match="one call has 1000 rows at most, not 1001"):
+        ask(model, *[{"history": [1]}] * 1001)
+
+
+def test_a_long_title_is_read_by_its_beginning(model):
+    """Its tokens are cut in any case; so is the text, before anything is spent on it."""
+    long, longer = ask(model, {"history": ["Heat " * 150]}, {"history": ["Heat " * 190]})
+    assert [item["item_id"] for item in long["items"]] == [item["item_id"] for item in longer["items"]]
+    builder = model.unwrap_python_model().service.recommender.builder
+    started = time.monotonic()
+    assert builder.title_ids("Heat " * 2_000_000) == builder.title_ids("Heat " * 400)
+    assert time.monotonic() - started < 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("history,k\nHeat,3\n", "row 0: history: Input should be a valid list"),
+        ("history,k\n1,3\n", "row 0: history: Input should be a valid list"),
+        ('history,k\n"[1, 4]",2.5\n', "row 0: history: Input should be a valid list"),
+        ("Heat,3\nAlien,4\n", "row 0: Heat, 3: no such field; allowed are history, candidates, k, as dataframe"),
+        ("history,history\n1,2\n", "no such field"),
+        ("k\n3\n", "row 0: history: Field required"),
+        ("history\n\x00\x01\n", "row 0: history: Input should be a valid list"),
+    ],
+)
+def test_csv_that_is_no_query_is_one_line(model, text, said):
+    """As MLflow reads the body of text/csv; HTTP 400 and no stack trace."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.pyfunc.scoring_server import invocations
+
+    with pytest.raises(MlflowException, match=said) as caught:
+        invocations(text, "text/csv", model, None)
+    assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
+    assert "stack_trace" not in caught.value.serialize_as_json()
+
+
+def test_an_answer_names_model_and_version_and_what_ranked(model):
+    """Lists by their rule, the catalogue by its own; a package that no registry gave has neither name nor version."""
+    (answer,) = ask(model, {"history": [1], "k": 2})
+    told = {name: answer[name] for name in ("model", "version", "system", "ranked_by")}
+    assert told == {"model": "recalign", "version": "1", "system": "llm-sdpo", "ranked_by": "log-prob"}
+
+
 def test_the_base_is_found_by_its_sha256_and_another_one_is_refused(project, monkeypatch, tmp_path):
     """RECALIGN_BASE first, then the project's own, then fetched into a cache."""
     settings = read_settings(download_package(CHAMPION))

@@ -29,6 +29,7 @@ HTML_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9
 BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0\U0001d159")  # letters and symbols by name that show nothing
 FIRST_TITLES = 3  # `sequence`: titles in its prompt; the first ones have too little before them to be learned from
 PROFILE_TOKENS = 96  # a longer profile is cut
+LONGEST_READ = 2000  # characters of a title that are read at all: cleaning and tokenising more takes seconds a megabyte
 
 
 def safe_title(text: str | None) -> str:
@@ -165,6 +166,7 @@ class PromptBuilder:
 
         Raises RecalignError for a title that is empty then, has no ids, or holds the newline's.
         """
+        text = text[:LONGEST_READ]
         safe = safe_title(text)
         if not safe:
             raise RecalignError(f"title {text!r} is empty once control characters and chat tokens are removed; name it")

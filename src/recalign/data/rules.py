@@ -62,7 +62,7 @@ def item_rules() -> tuple[Rule, ...]:
     entities = "titles hold no HTML entities such as &amp; or &#39; (they become the characters that they stand for)"
     unseen = "titles hold no control, direction or zero-width characters and no line breaks (they are taken out)"
     twins = "titles are unique (twins stay, told apart by year or id)"
-    alike = "no two titles differ in case, width or ligatures only (both stay)"
+    alike = "no two titles differ in case, width, ligatures, punctuation or the script of like letters only (both stay)"
     longest = f"titles have at most {LONGEST_TITLE} characters (longer ones are cut there)"
     return (
         row("missing item id", "every item has an id", PRESENT, c.ITEM, c.ITEM),

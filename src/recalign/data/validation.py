@@ -44,6 +44,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LINE_ENDS = "\u2028\u2029"  # of Unicode; all others are control characters
+LATIN_LOOKS = str.maketrans(  # small letters of Cyrillic and Greek that look like Latin ones, or whose capitals do
+    "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442"
+    "\u0443\u0445\u0456\u0458\u0455\u04bb\u0501\u051b\u051d\u04cf"
+    "\u03b1\u03b2\u03b5\u03b6\u03b7\u03b9\u03ba\u03bc\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7",
+    "abekmhopctyxijshdqwlabezhikmnoptyx",
+)
 EXAMPLES = 5  # failing rows that the report shows of a rule
 
 
@@ -268,8 +274,11 @@ def _item_frame(rows: pa.Table) -> "pd.DataFrame":
 
 
 def _folded(title: str) -> str:
-    """How a title looks: without case, width and ligatures."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", title).casefold())
+    """How a title looks: without case, width, ligatures, punctuation and blanks, its letters the Latin ones that they
+    look like; a title of punctuation alone stays."""
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", title).casefold())
+    bare = "".join(character for character in plain if unicodedata.category(character)[0] not in "PZ")
+    return (bare or plain).translate(LATIN_LOOKS)
 
 
 def _twins(

@@ -274,21 +274,33 @@ def _schedule(params: Params) -> Result:
 
 
 def _registry(params: Params) -> Result:
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not uri.startswith(("http://", "https://")):
-        place = uri.rpartition("@")[2] or "mlflow.db of the project"  # a database's password stands before the @
-        return "ok", f"model {params.registry.model} in {place}", ""
-    import httpx
+    """Ask the registry as `register` will, up to a file in the folder of its artifacts; no address shows a password."""
+    uri, name = os.environ.get("MLFLOW_TRACKING_URI", ""), params.registry.model
+    at_server = uri.startswith(("http://", "https://"))
+    if at_server:
+        import httpx
 
-    try:
-        httpx.get(f"{uri.rstrip('/')}/health", timeout=ENDPOINT_SECONDS).raise_for_status()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return (
-            "fail",
-            f"MLFLOW_TRACKING_URI {uri} does not answer ({error})",
-            "start that server, or unset the variable",
-        )
-    return "ok", f"model {params.registry.model} at {uri}", ""
+        try:
+            httpx.get(f"{uri.rstrip('/')}/health", timeout=ENDPOINT_SECONDS).raise_for_status()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            said = f"MLFLOW_TRACKING_URI {_redacted(uri)} does not answer ({_redacted(str(error))})"
+            return "fail", said, "start that server, or unset the variable"
+    place = uri.rpartition("@")[2] or "mlflow.db of the project"  # a database's password stands before the @
+    if not at_server and not (uri.startswith("sqlite:") if uri else Path("mlflow.db").is_file()):
+        return "ok", f"model {name} in {place}", ""  # made at the first registration, or a database of another machine
+    from recalign.registry.tracking import checked_experiment, connect, reached
+
+    client = connect(Path())
+    with reached(Path()):
+        found = checked_experiment(client, name)
+    files = "its folder of files can be written" if found else "its experiment is made at the first registration"
+    return "ok", f"model {name} {'at' if at_server else 'in'} {_redacted(place)}; {files}", ""
+
+
+def _redacted(text: str) -> str:
+    from recalign.registry.tracking import redacted
+
+    return redacted(text)
 
 
 MACHINE: dict[str, Callable[[], Result]] = {

@@ -2,6 +2,8 @@
 
 import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -74,14 +76,20 @@ def check_ranked(trial: Trial, ranks: SystemRanks) -> None:
         )
 
 
+class UnscorableError(RecalignError):
+    """A registered version that cannot rank the present cases: whatever its own fault, the project is not to blame."""
+
+
 def version_ranks(client: MlflowClient, params: Params, version: str, root: Path, home: Path) -> SystemRanks:
     """A registered version's ranks on the project's present cases: scored anew, and kept with its run.
 
-    What is kept is taken only where every byte of the cases that it was shown is the same.
+    What is kept is taken only where every byte of the cases that it was shown is the same. Raises UnscorableError for a
+    version that recalign did not register, whose files or base are gone or damaged, or that gives no finite scores.
     """
-    name = params.registry.model
-    run_id, package = run_of(client, name, version), download_package(f"models:/{name}/{version}", home)
-    settings, catalogue = read_settings(package), Items.read(root / PREPARED)
+    name, catalogue = params.registry.model, Items.read(root / PREPARED)
+    with _blamed():
+        run_id, package = run_of(client, name, version), download_package(f"models:/{name}/{version}", home)
+        settings = read_settings(package)
     trial = read_cases(params, settings, root)
     digest = cases_digest(trial, catalogue)
     kept = _kept_ranks(client, run_id, digest, trial)
@@ -89,10 +97,22 @@ def version_ranks(client: MlflowClient, params: Params, version: str, root: Path
         log.info("version %s: ranks on these very cases (%s) are known", version, digest[:12])
         return kept
     log.info("version %s: scored again on the newest cases (%s)", version, digest[:12])
-    recommender = load_recommender(package, find_base(settings, root), catalogue, batch=params.evaluate.batch)
-    ranks = rank_sampled(recommender, trial)
+    with _blamed():
+        recommender = load_recommender(package, find_base(settings, root), catalogue, batch=params.evaluate.batch)
+        ranks = rank_sampled(recommender, trial)
     log_ranks(client, run_id, ranks, digest)
     return ranks
+
+
+@contextmanager
+def _blamed() -> Iterator[None]:
+    """Turn what goes wrong with a version into one line; a registry that is away is another matter."""
+    try:
+        yield
+    except (MlflowException, MemoryError):
+        raise
+    except Exception as error:  # a foreign model fails in ways of its own
+        raise UnscorableError(" ".join(str(error).split())[:300] or type(error).__name__) from None
 
 
 def _kept_ranks(client: MlflowClient, run_id: str, digest: str, trial: Trial) -> SystemRanks | None:

@@ -105,6 +105,23 @@ class Verdict:
         }
 
 
+@dataclass(frozen=True)
+class NotJudged:
+    """Why nothing was compared: `bar` ("version 3") could not be scored on the present cases. No try is spent."""
+
+    bar: str
+    why: str
+
+    @property
+    def reason(self) -> str:
+        """What happened and what to do, in one sentence."""
+        return (
+            f"not judged, since {self.bar}, which it must beat, cannot be scored ({self.why}); choose another champion "
+            "('recalign rollback --reason …', or 'recalign promote VERSION --reason …'), or bring back what is "
+            "missing, then 'recalign register' judges this one"
+        )
+
+
 def share_of_error(error: float, attempt: int) -> float:
     """What the try of this number (from 1) against one champion may err with: error · t^−1.6 / ζ(1.6).
 

@@ -14,7 +14,7 @@ from recalign.evaluation.system_ranks import read_system_ranks
 from recalign.layout import REPORTS
 from recalign.registry import promotion
 from recalign.registry.log import ranks_file
-from recalign.registry.tracking import connect
+from recalign.registry.tracking import answering_soon, connect, redacted
 
 SCORECARD = REPORTS / "scorecard.json"
 SCHEME = "models:/"
@@ -28,11 +28,13 @@ def version_run(uri: str, manifest: str, home: Path) -> Run:
     name, version = _parsed(uri)
     client = connect(home)
     try:
-        if "@" in uri:
-            version = str(client.get_model_version_by_alias(name, version).version)
-        run_id = promotion.run_of(client, name, version)
-    except MlflowException:
-        raise RecalignError(f"{uri} is not in the registry; 'recalign register' adds a version") from None
+        with answering_soon():
+            if "@" in uri:
+                version = str(client.get_model_version_by_alias(name, version).version)
+            run_id = promotion.run_of(client, name, version)
+    except MlflowException as error:
+        said = redacted(" ".join(str(error).split()))[:200]
+        raise RecalignError(f"{uri} is not in the registry ({said}); 'recalign register' adds a version") from None
     with tempfile.TemporaryDirectory() as temporary:
         about = read_json(_download(client, run_id, SCORECARD.name, temporary, uri))["about"]
         told = about["manifests"][manifest]

@@ -5,24 +5,36 @@ reference/ where the rule is the implicit reward, and recommenders/<name>/ for e
 """
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from recalign.artifacts import digest_of, folder, folder_digest, read_json, verify_once, write_json
+from recalign.artifacts import MANIFEST, digest_of, folder, folder_digest, read_json, verify_once, write_json
 from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking_rule import Kind, RankingRule
 from recalign.evaluation.scorecard import FUSION, TUNED, adapter_of, system_of
 from recalign.layout import ALIGN, BASE, BASELINES, INTERACTIONS, PREPARED, RANKS, SFT
-from recalign.llm.adapters import adapter_digest, check_adapter
+from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter
+from recalign.llm.base import IDENTITY
 from recalign.params import BaseParams, Params, ProfilesParams, PromptParams
 from recalign.recommenders.fusion import FITTED, FittedFusion, read_fusion
 from recalign.recommenders.language_model import Setting
+from recalign.recommenders.made_by import (
+    ADAPTER,
+    ARTIFACTS,
+    RECOMMENDER,
+    REFERENCE,
+    check_made_by,
+    language_model_artifacts,
+    recommender_artifacts,
+    told_artifacts,
+)
 from recalign.registry.raw_ids import RawIds
 
-ADAPTER, REFERENCE, SETTINGS, RECOMMENDERS = "adapter", "reference", "settings.json", "recommenders"
+SETTINGS, RECOMMENDERS = "settings.json", "recommenders"  # beside folders named ADAPTER and REFERENCE
 
 
 class Identity(BaseModel):
@@ -43,6 +55,7 @@ class Settings(BaseModel):
     and their weights, None for a language model that ranks alone. ranked_by and prior_weight are the language model's;
     catalogue_ranked_by: what ranks the whole catalogue, None (a version of before there was such a field): the same.
     seed, threads: of the run that measured it; a version of before there were such fields has None for the latter.
+    artifacts: digests of what made its language model's ranks, by role; None in a version of before there were such.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +75,7 @@ class Settings(BaseModel):
     fusion: FittedFusion | None = None
     seed: int = 0
     threads: int | None = None
+    artifacts: dict[str, str] | None = None
 
     @property
     def setting(self) -> Setting:
@@ -110,14 +124,16 @@ def best_objective(params: Params, systems: dict[str, Any]) -> str:
     return max(params.align.objectives, key=lambda objective: systems[system_of(objective)]["validation"][metric])
 
 
-def settings_of(params: Params, objective: str, root: Path) -> Settings:
+def settings_of(params: Params, objective: str, root: Path, folder: Path | None = None) -> Settings:
     """The settings of an objective's system, or of the fusion, as it was evaluated in the project at `root`.
 
-    Raises RecalignError where it was not evaluated, or where a part of the fusion has changed since.
+    folder: where its adapter lies, None for the project's own. Raises RecalignError where it was not evaluated, or
+    where what lies there now is not what made its ranks: adapter, reference, base, or a part of the fusion.
     """
     fusion = _evaluated_fusion(root) if objective == FUSION else None
     adapter = adapter_of(fusion.language_model) if fusion else objective
     about = _evaluated(read_json(root / RANKS / "systems.json"), adapter)
+    told = _check_unchanged(system_of(adapter), about, folder or adapter_folder(system_of(adapter), root), root)
     data = read_json(root / PREPARED / "summary.json")
     return Settings(
         system=FUSION if fusion else system_of(objective),
@@ -135,6 +151,7 @@ def settings_of(params: Params, objective: str, root: Path) -> Settings:
         fusion=fusion,
         seed=params.seed,
         threads=params.threads,
+        artifacts=told,
     )
 
 
@@ -155,7 +172,7 @@ def package_digest(settings: Settings, root: Path) -> str:
     reference = adapter_digest(root / SFT) if settings.ranked_by == "reward" else None
     # adapters keep the digests they had, and another number of threads makes no other version
     without = {name for name in ("fusion", "profiles") if getattr(settings, name) is None}
-    said = settings.model_dump(exclude=without | {"seed", "threads"})
+    said = settings.model_dump(exclude=without | {"seed", "threads", "artifacts"})
     return digest_of([adapter_digest(adapter_folder(settings.language_model, root)), reference, said])
 
 
@@ -187,6 +204,54 @@ def _evaluated(systems: dict[str, Any], objective: str) -> dict[str, Any]:
     return about
 
 
+def _check_unchanged(system: str, about: dict[str, Any], folder: Path, root: Path) -> dict[str, str]:
+    """The digests of what made a language model's ranks, which must be those of what is there now."""
+    told = told_artifacts(system, about)
+    reference = root / SFT if about["ranked_by"] == "reward" else None
+    check_made_by(system, told, language_model_artifacts(root / BASE, folder, reference), str(folder))
+    return dict(told)
+
+
+def check_ranks(root: Path, systems: Collection[str] | None = None) -> None:
+    """Refuse ranks of the project at `root` (of some systems, or all) that were made by others than lie there now.
+
+    What is gone, and what an earlier version evaluated, passes. Raises RecalignError naming both digests.
+    """
+    for name, about in read_json(root / RANKS / "systems.json").items():
+        if systems is None or name in systems:
+            for place, now in _present(name, root).items():
+                check_made_by(name, about.get(ARTIFACTS, {}), now, str(place))
+
+
+def _present(system: str, root: Path) -> dict[Path, dict[str, str]]:
+    """Digests by role of what lies in the places of a system's artifacts."""
+    own, base, recommender = adapter_folder(system, root), root / BASE, root / BASELINES / system
+    adapters = {own: ADAPTER, root / SFT: REFERENCE if own != root / SFT else ADAPTER}
+    found = {place: {role: adapter_digest(place)} for place, role in adapters.items() if (place / CONFIG).is_file()}
+    if (recommender / MANIFEST).is_file():
+        found[recommender] = recommender_artifacts(recommender)
+    if (base / IDENTITY).is_file():
+        found[base] = language_model_artifacts(base, None)
+    return found
+
+
+def check_package(package: Path, base: Path) -> None:
+    """Refuse a package, or a base under it, that is not what the ranks it was judged by were made with.
+
+    Raises RecalignError naming the file that was changed, or both digests.
+    """
+    verify_once(package)
+    settings = read_settings(package)
+    reference = package / REFERENCE if settings.ranked_by == "reward" else None
+    now = language_model_artifacts(base, package / ADAPTER, reference)
+    check_made_by(settings.language_model, settings.artifacts or {}, now, str(package))
+    fusion = settings.fusion
+    digests = {name: fusion.parts[name].digest for name in fusion.recommenders} if fusion else {}
+    for name, digest in digests.items():
+        now = recommender_artifacts(package / RECOMMENDERS / name)
+        check_made_by(name, {RECOMMENDER: digest}, now, str(package))
+
+
 def _evaluated_fusion(root: Path) -> FittedFusion:
     """The fusion as stage evaluate fitted it, its parts still the same."""
     if not (root / RANKS / FITTED).is_file():
@@ -197,6 +262,5 @@ def _evaluated_fusion(root: Path) -> FittedFusion:
     now: dict[str, str] = {name: folder_digest(root / BASELINES / name) for name in fitted.recommenders}
     now[fitted.language_model] = adapter_digest(adapter_folder(fitted.language_model, root))
     for name, digest in now.items():
-        if fitted.parts[name].digest != digest:
-            raise RecalignError(f"the fusion was fitted with another {name} than the present one; run 'dvc repro'")
+        check_made_by(FUSION, {name: fitted.parts[name].digest}, {name: digest}, "the project")
     return fitted

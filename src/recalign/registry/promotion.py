@@ -15,17 +15,22 @@ from mlflow.exceptions import MlflowException
 
 from recalign.errors import RecalignError
 from recalign.params import Params
-from recalign.registry.gate import Verdict
-from recalign.registry.tracking import connect
+from recalign.registry.gate import NotJudged, Verdict
+from recalign.registry.tracking import answering_soon, connect, reached, redacted
 
 log = logging.getLogger(__name__)
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous_champion"
 CHAMPIONS = "champions"  # tag of the registered model: JSON list of versions, the present champion last
 REASON = "moved_because"  # tag of a version
-GATE = "gate"  # tag of a version: the decision, champion or challenger
+GATE = "gate"  # tag of a version: the decision, champion or challenger, or that there is none yet
+UNDECIDED = "not judged"
 WITHIN = "gate_within_margin"  # tag of a champion that did not win outright: its bar, or BY_HAND once a person chose it
 BY_HAND = "by hand"
 KEPT = 20  # champions remembered
+
+
+class NothingRegisteredError(RecalignError):
+    """The registry answers, and holds neither a champion nor a challenger."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,15 @@ def current(params: Params, home: Path = Path()) -> Current:
     Raises RecalignError where nothing is registered.
     """
     client, name = connect(home), params.registry.model
-    if past := champions(client, name):
-        return Current(past[-1], CHAMPION)
-    if version := aliased(client, name, CHALLENGER):
-        log.info("%s has no champion yet; the challenger, version %s, stands in", name, version)
-        return Current(version, CHALLENGER)
-    raise RecalignError(f"registry.model {name!r} has no champion and no challenger; run 'recalign register' first")
+    with reached(home):
+        if past := champions(client, name):
+            return Current(past[-1], CHAMPION)
+        if version := aliased(client, name, CHALLENGER):
+            log.info("%s has no champion yet; the challenger, version %s, stands in", name, version)
+            return Current(version, CHALLENGER)
+    raise NothingRegisteredError(
+        f"registry.model {name!r} has no champion and no challenger; run 'recalign register' first"
+    )
 
 
 def champions(client: MlflowClient, name: str) -> list[str]:
@@ -113,7 +121,15 @@ def crown(client: MlflowClient, name: str, version: str, reason: str) -> None:
 
 def is_judged(client: MlflowClient, name: str, version: str) -> bool:
     """Whether the gate has decided on a version; False after a kill between registration and verdict."""
-    return version == aliased(client, name, CHAMPION) or GATE in client.get_model_version(name, version).tags
+    decided = client.get_model_version(name, version).tags.get(GATE, UNDECIDED) != UNDECIDED
+    return decided or version == aliased(client, name, CHAMPION)
+
+
+def leave_unjudged(client: MlflowClient, name: str, version: str, verdict: NotJudged) -> None:
+    """Keep with a version why it was not judged; it becomes challenger, and the champion stays what it is."""
+    client.set_registered_model_alias(name, CHALLENGER, version)
+    for tag, value in {f"{GATE}_reason": verdict.reason, f"{GATE}_bar": verdict.bar, GATE: UNDECIDED}.items():
+        client.set_model_version_tag(name, version, tag, value)
 
 
 def settle(client: MlflowClient, name: str, version: str, verdict: Verdict) -> None:
@@ -145,13 +161,14 @@ def promote(params: Params, version: str, reason: str, home: Path = Path()) -> N
     Raises RecalignError for a version that is not registered, or is the champion already.
     """
     client, name = connect(home), params.registry.model
-    wanted = _existing(client, name, version)
-    before = aliased(client, name, CHAMPION)
-    if wanted == before:
-        raise RecalignError(f"version {wanted} of {name} is the champion already; nothing was moved")
-    crown(client, name, wanted, _stated(reason))
-    if WITHIN in client.get_model_version(name, wanted).tags:
-        client.set_model_version_tag(name, wanted, WITHIN, BY_HAND)
+    with reached(home):
+        wanted = _existing(client, name, version)
+        before = aliased(client, name, CHAMPION)
+        if wanted == before:
+            raise RecalignError(f"version {wanted} of {name} is the champion already; nothing was moved")
+        crown(client, name, wanted, _stated(reason))
+        if WITHIN in client.get_model_version(name, wanted).tags:
+            client.set_model_version_tag(name, wanted, WITHIN, BY_HAND)
     log.info("%s: version %s is champion (before: %s), because %s", name, wanted, before or "none", reason)
 
 
@@ -161,12 +178,13 @@ def rollback(params: Params, reason: str, home: Path = Path()) -> str:
     Raises RecalignError where there is none before it.
     """
     client, name = connect(home), params.registry.model
-    past = champions(client, name)
-    if len(past) < 2:
-        held = f"its only champion is version {past[0]}" if past else "it has no champion"
-        raise RecalignError(f"{name} cannot be rolled back: {held}; 'recalign promote VERSION' chooses any version")
-    _set_champions(client, name, past[:-1])
-    client.set_model_version_tag(name, past[-2], REASON, f"rolled back from version {past[-1]}: {_stated(reason)}")
+    with reached(home):
+        past = champions(client, name)
+        if len(past) < 2:
+            held = f"its only champion is version {past[0]}" if past else "it has no champion"
+            raise RecalignError(f"{name} cannot be rolled back: {held}; 'recalign promote VERSION' chooses any version")
+        _set_champions(client, name, past[:-1])
+        client.set_model_version_tag(name, past[-2], REASON, f"rolled back from version {past[-1]}: {_stated(reason)}")
     log.info("%s: version %s is champion again (before: %s), because %s", name, past[-2], past[-1], reason)
     return past[-2]
 
@@ -184,14 +202,23 @@ def download_package(uri: str, home: Path = Path()) -> Path:
     """All that was registered with a version, as `registry.package` writes it."""
     import mlflow
 
+    from recalign.registry.package import SETTINGS
+
     connect(home)
     try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri)) / "artifacts" / "package"
-    except MlflowException as error:
+        with answering_soon():
+            package = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri)) / "artifacts" / "package"
+    except (MlflowException, OSError) as error:  # OSError: files that were removed, and a store that is away
         raise RecalignError(
-            f"{uri} is not in the registry ({' '.join(error.message.split())}); "
+            f"{uri} is not in the registry, or its files are gone ({redacted(' '.join(str(error).split()))[:200]}); "
             "allowed: models:/NAME@ALIAS and models:/NAME/VERSION of a registered adapter"
         ) from None
+    if not (package / SETTINGS).is_file():
+        raise RecalignError(
+            f"{uri} holds no package ({SETTINGS}), so 'recalign register' did not make it or its files are gone; "
+            "'recalign promote VERSION --reason …' chooses another version"
+        )
+    return package
 
 
 def _set_champions(client: MlflowClient, name: str, past: list[str]) -> None:

@@ -5,23 +5,26 @@ candidates (likewise) and k. Another column is refused by its name, which is why
 would drop it without an answer. Output: a ranking a row, as `Service.answer` describes it.
 """
 
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature, set_model
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types.schema import AnyType, ColSpec, Schema
 
 if TYPE_CHECKING:
     from recalign.registry.serving import Query
 
+log = logging.getLogger(__name__)
+SHOWN = 200  # characters of what came in, in an error
 PACKAGE = "package"  # name of the artifact that holds what `registry.package` wrote
 
 FIELDS = ("history", "candidates", "k")
-OUTPUTS = ("items", "preference", "inferred_by", "evidence", "unknown")
+OUTPUTS = ("model", "version", "system", "ranked_by", "items", "preference", "inferred_by", "evidence", "unknown")
 SIGNATURE = ModelSignature(outputs=Schema([ColSpec(AnyType(), name) for name in OUTPUTS]))
 
 
@@ -40,18 +43,31 @@ class ServedModel(PythonModel):
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         """One ranking a row, all of them together. What a caller can fix is answered as HTTP 400 with one line."""
-        from pydantic import ValidationError
+        try:
+            return self._predicted(model_input)
+        except MlflowException:
+            raise
+        except Exception as error:  # else MLflow would answer with the stack trace; the server's log keeps it
+            log.exception("a request could not be answered")
+            what = " ".join(f"{type(error).__name__}: {error}".split())[:SHOWN]
+            raise MlflowException(
+                f"the request could not be answered ({what}); the server's log has the stack trace",
+                error_code=INTERNAL_ERROR,
+            ) from None
 
+    def _predicted(self, model_input: Any) -> list[dict[str, Any]]:
         from recalign.errors import RecalignError
-        from recalign.registry.serving import Query
+        from recalign.registry.serving import MOST_QUERIES, Query
 
+        rows = _rows(model_input)
+        if len(rows) > MOST_QUERIES:
+            raise _refused(MOST_QUERIES, f"one call has {MOST_QUERIES} rows at most, not {len(rows)}; send several")
         queries = []
-        for number, row in enumerate(_rows(model_input)):
+        for number, row in enumerate(rows):
             try:
-                queries.append(Query(**_given(row)))
-            except ValidationError as error:
-                first = error.errors()[0]
-                raise _refused(number, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+                queries.append(Query.of(_given(row)))
+            except RecalignError as error:
+                raise _refused(number, str(error)) from None
         try:
             return self.service.answers(queries)
         except RecalignError:
@@ -72,10 +88,15 @@ def _rows(model_input: Any) -> list[dict[str, Any]]:
     try:
         frame = model_input if isinstance(model_input, pd.DataFrame) else pd.DataFrame(_listed(model_input))
     except (TypeError, ValueError) as error:
-        raise _refused(0, f"{error}; send dataframe_records, a list of objects with {', '.join(FIELDS)}") from None
+        said = f"{str(error)[:SHOWN]}; send dataframe_records, a list of objects with {', '.join(FIELDS)}"
+        raise _refused(0, said) from None
     unknown = [str(name) for name in frame.columns if name not in FIELDS]
     if unknown:
-        raise _refused(0, f"{', '.join(unknown)}: no such field; allowed are {', '.join(FIELDS)}")
+        names = ", ".join(unknown)
+        names = names if len(names) <= SHOWN else f"{names[:SHOWN]}…"
+        raise _refused(
+            0, f"{names}: no such field; allowed are {', '.join(FIELDS)}, as dataframe_records (a list of objects)"
+        )
     rows: list[dict[str, Any]] = frame.to_dict("records")
     return rows
 

@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
 
-from recalign.artifacts import read_json, verify_once
+from recalign.artifacts import read_json
 from recalign.data.records import Items
 from recalign.errors import RecalignError
 from recalign.layout import BASE
@@ -24,28 +25,64 @@ from recalign.prompts import safe_title
 from recalign.recommenders.fitted import load_fitted
 from recalign.recommenders.fused import FusedRecommender
 from recalign.recommenders.language_model import Asked, LanguageModelRecommender, open_recommender
+from recalign.recommenders.made_by import ADAPTER, REFERENCE
 from recalign.recommenders.seam import Scored
 from recalign.recommenders.transplanted import on_catalogue
-from recalign.registry.package import ADAPTER, RECOMMENDERS, REFERENCE, Identity, Settings, read_settings
+from recalign.registry.package import (
+    RECOMMENDERS,
+    Identity,
+    Settings,
+    check_package,
+    read_settings,
+)
 from recalign.registry.raw_ids import RawIds
 
 log = logging.getLogger(__name__)
 BASE_VARIABLE = "RECALIGN_BASE"
 NUMERIC = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")  # no title is guessed behind such a text: it was meant as an id
+MOST_ITEMS = 1000  # of a history, of candidates, and that are answered
+LONGEST_TITLE = 1000  # characters of a title or id in a query; validated titles have 200 at most
+MOST_QUERIES = 1000  # in one call
+SHOWN = 80  # characters of a query's entry in an error
+REGISTERED_AS = "registered_model_meta"  # MLflow leaves it beside the model that it loads by models:/
 CLAIMS = 3  # statements of the preference that is counted
 SERVED = "served"  # stands for the split of a profile that is inferred for a query
 
-Registered = LanguageModelRecommender | FusedRecommender
+AnyRecommender = LanguageModelRecommender | FusedRecommender
+
+
+Entry = int | Annotated[str, Field(max_length=LONGEST_TITLE)]
 
 
 class Query(BaseModel):
-    """One request: what a person liked, oldest first, as titles or the log's own item ids; what to rank; how many."""
+    """One request: what a person liked, oldest first, as titles or the log's own item ids; what to rank; how many.
+
+    Each field has a limit, for what is asked is tokenised and scored: a body of megabytes would keep a server busy.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    history: list[int | str] = Field(min_length=1)
-    candidates: list[int | str] | None = None
-    k: int = Field(default=10, ge=1)
+    history: list[Entry] = Field(min_length=1, max_length=MOST_ITEMS)
+    candidates: list[Entry] | None = Field(default=None, max_length=MOST_ITEMS)
+    k: int = Field(default=10, ge=1, le=MOST_ITEMS)
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "Query":
+        """A query of what came in. Raises RecalignError naming the first field that is wrong, and its limit."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            every = error.errors(include_input=False, include_url=False)
+            told = next((each for each in every if each["type"] == "string_too_long"), every[0])
+            place = ".".join(map(str, told["loc"][:2]))  # what follows says which type of several
+            raise RecalignError(f"{place}: {told['msg']}") from None
+
+
+class Registered(BaseModel):
+    """The name and version that a model is registered under; None for a package that no registry gave."""
+
+    name: str | None = None
+    version: str | None = None
 
 
 def find_base(settings: Settings, root: Path = Path()) -> Path:
@@ -67,12 +104,12 @@ def find_base(settings: Settings, root: Path = Path()) -> Path:
 
 def load_recommender(
     package: Path, base: Path, catalogue: Items, *, batch: int = 4, store: Path | None = None
-) -> Registered:
+) -> AnyRecommender:
     """The registered system on a catalogue (its own or a newer one), ranking as it did when it was measured.
 
-    Raises RecalignError naming the file that was changed since it was registered.
+    Raises RecalignError naming what was changed since it was registered.
     """
-    verify_once(package)
+    check_package(package, base)
     settings = read_settings(package)
     reference = package / REFERENCE if settings.ranked_by == "reward" else None
     language_model = open_recommender(
@@ -94,15 +131,18 @@ class Service:
     """A registered system that answers queries."""
 
     settings: Settings
-    recommender: Registered
+    recommender: AnyRecommender
     statements: Sequence[Statement]
     titled: Mapping[str, int]  # case-folded title -> item
     raw: RawIds
     engine: str  # what infers preferences: what was measured where prompts show profiles, else counting
     infer: Inference
+    registered: Registered
 
     @classmethod
-    def of(cls, settings: Settings, recommender: Registered, raw: RawIds) -> "Service":
+    def of(
+        cls, settings: Settings, recommender: AnyRecommender, raw: RawIds, registered: Registered | None = None
+    ) -> "Service":
         """Answer with a loaded recommender, from its catalogue, whose items the log knows by `raw`."""
         catalogue = recommender.catalogue
         asked = recommender if isinstance(recommender, LanguageModelRecommender) else recommender.language_model
@@ -116,14 +156,15 @@ class Service:
             raw,
             measured.engine,
             _open(measured, settings, catalogue, model),
+            registered or Registered(),
         )
 
     @classmethod
     def load(cls, package: Path) -> "Service":
         """Load a package with its own catalogue and the base it belongs to."""
-        base = find_base(read_settings(package))
-        recommender = load_recommender(package, base, Items.read(package))
-        return cls.of(read_settings(package), recommender, RawIds.of_package(package))
+        settings = read_settings(package)
+        recommender = load_recommender(package, find_base(settings), Items.read(package))
+        return cls.of(settings, recommender, RawIds.of_package(package), registered_as(package))
 
     def answer(self, query: Query) -> dict[str, Any]:
         """What `answers` gives to one query."""
@@ -131,6 +172,8 @@ class Service:
 
     def answers(self, queries: Sequence[Query]) -> list[dict[str, Any]]:
         """For each query the ranked items with their scores, and the preference that the history shows.
+
+        `model` and `version` say what the registry calls it, `system` and `ranked_by` what ranked.
 
         Items are given by the ids of the person's own log. Titles are matched case aside; unknown ones in the history
         (and codes that are no id) are read as they are and listed under `unknown`. Scores are comparable within one
@@ -169,7 +212,12 @@ class Service:
 
     def _shown(self, asked: Asked, profile: Profile, ranked: Sequence[Scored]) -> dict[str, Any]:
         titles = self.recommender.catalogue.titles
+        by = self.settings.sentence if asked.candidates is not None else self.settings.catalogue_sentence
         return {
+            "model": self.registered.name,
+            "version": self.registered.version,
+            "system": self.settings.system,
+            "ranked_by": by,
             "items": [
                 {"item_id": self.raw.shown(s.item_id), "title": titles[s.item_id], "score": s.score} for s in ranked
             ],
@@ -187,7 +235,7 @@ class Service:
         by_title = self.titled.get(safe_title(entry).casefold()) if isinstance(entry, str) else None
         if by_id is not None and by_title is not None and by_id != by_title:
             raise RecalignError(
-                f"{field} has {entry!r}, which is the id of {titles[by_id]!r} and the title of item "
+                f"{field} has {_brief(entry)}, which is the id of {titles[by_id]!r} and the title of item "
                 f"{self.raw.shown(by_title)!r}; give the id of the one you mean, as a number where it is one"
             )
         found = by_id if by_id is not None else by_title
@@ -196,7 +244,7 @@ class Service:
         if isinstance(entry, str) and not NUMERIC.fullmatch(entry.strip()):
             return entry
         raise RecalignError(
-            f"{field} has item {entry!r}, which is not in {self._catalogue}, as an id or as a title; give an id "
+            f"{field} has item {_brief(entry)}, which is not in {self._catalogue}, as an id or as a title; give an id "
             f"such as {self.raw.shown(self.recommender.catalogue.ids[0])!r}, or a title"
         )
 
@@ -204,13 +252,29 @@ class Service:
         item = self._item(entry, "candidates")
         if isinstance(item, str):
             raise RecalignError(
-                f"candidates has {item!r}, which is not in {self._catalogue}; only items of the catalogue can be ranked"
+                f"candidates has {_brief(item)}, which is not in {self._catalogue}; only items of the catalogue can be "
+                "ranked"
             )
         return item
 
     @property
     def _catalogue(self) -> str:
         return f"the catalogue of {len(self.recommender.catalogue.ids)} {self.settings.noun}"
+
+
+def registered_as(package: Path) -> Registered:
+    """What the registry calls a package, where MLflow loaded it from there."""
+    told = package.parent.parent / REGISTERED_AS
+    if not told.is_file():
+        return Registered()
+    meta = YAML(typ="safe").load(told.read_text(encoding="utf-8"))
+    return Registered(name=str(meta["model_name"]), version=str(meta["model_version"]))
+
+
+def _brief(entry: int | str) -> str:
+    """An entry of a query as an error shows it: never a page of it."""
+    shown = repr(entry)
+    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…"
 
 
 def _known(history: Sequence[int | str]) -> list[int]:

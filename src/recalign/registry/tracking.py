@@ -20,8 +20,8 @@ from recalign.errors import RecalignError
 URI = "MLFLOW_TRACKING_URI"
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 SQLITE = "sqlite:///"
-ANSWER_SECONDS = 30  # for the first answer of a server
-FIRST_CALL = {  # three times nine seconds, and three of waiting
+ANSWER_SECONDS = 30  # for a server to answer a call
+EACH_CALL = {  # three times nine seconds, and three of waiting
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "9",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -50,7 +50,7 @@ def connect(home: Path) -> MlflowClient:
         os.environ.pop(URI, None)  # MLflow exports it, and the next checkout would take this one's registry for its own
     client = MlflowClient()
     try:
-        with _soon():
+        with answering_soon():
             client.search_registered_models(max_results=1)
     except MlflowException as error:
         said = redacted(" ".join(str(error).split()))[:200]
@@ -67,10 +67,27 @@ def redacted(text: str) -> str:
 
 
 @contextmanager
-def _soon() -> Iterator[None]:
+def reached(home: Path) -> Iterator[None]:
+    """Give each call of the block ANSWER_SECONDS, as `connect` does the first one.
+
+    Raises RecalignError, in one line without passwords, where the registry stops answering or refuses.
+    """
+    try:
+        with answering_soon():
+            yield
+    except MlflowException as error:
+        said = redacted(" ".join(str(error).split()))[:200]
+        raise RecalignError(
+            f"the registry at {redacted(tracking_uri(home))} stopped answering (each call has {ANSWER_SECONDS} s) or "
+            f"refused: {said}; once it answers, run this again: what was registered is found and not made twice"
+        ) from None
+
+
+@contextmanager
+def answering_soon() -> Iterator[None]:
     """Ask a server three times within ANSWER_SECONDS, where MLflow alone would try for minutes; set variables win."""
     with ExitStack() as stack:
-        for name, value in FIRST_CALL.items():
+        for name, value in EACH_CALL.items():
             if name not in os.environ:
                 os.environ[name] = value
                 stack.callback(os.environ.pop, name, None)
@@ -82,10 +99,22 @@ def experiment(client: MlflowClient, name: str) -> Experiment:
 
     Raises RecalignError, before a run is begun, where it was deleted or its files' folder cannot be written.
     """
-    found = client.get_experiment_by_name(name)
+    found = checked_experiment(client, name)
     if found is None:
         made = client.create_experiment(name, artifact_location=_artifact_location(client, name))
         found = client.get_experiment(made)
+        _check_writable(found)
+    return found
+
+
+def checked_experiment(client: MlflowClient, name: str) -> Experiment | None:
+    """The experiment `name`, into whose folder something can be written; None where there is none yet.
+
+    Raises RecalignError where it was deleted or its files' folder cannot be written.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return None
     if found.lifecycle_stage == LifecycleStage.DELETED:
         raise RecalignError(
             f"experiment {name!r} was deleted in MLflow; 'mlflow experiments restore -x {found.experiment_id}' brings "

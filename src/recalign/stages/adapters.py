@@ -13,14 +13,14 @@ from recalign.llm.base import IDENTITY
 from recalign.params import Params
 from recalign.recommenders.language_model import open_recommender
 from recalign.registry.package import SETTINGS, Settings, read_settings, settings_of
-from recalign.registry.serving import Registered, find_base, load_recommender
+from recalign.registry.serving import AnyRecommender, find_base, load_recommender
 
 log = logging.getLogger(__name__)
 STORE = CACHE / "logprobs"  # a rule with priors takes every title's once, not at every call
 REGISTRY_SCHEME = "models:/"
 
 
-def open_adapter(params: Params, adapter: str, catalogue: Items) -> tuple[Settings, Registered]:
+def open_adapter(params: Params, adapter: str, catalogue: Items) -> tuple[Settings, AnyRecommender]:
     """Load an adapter on a catalogue: a models:/ URI, a folder from the registry, or one that this project trained.
 
     A folder of this project ranks by the rule that systems.json records for it. Raises RecalignError when there is no
@@ -34,7 +34,7 @@ def open_adapter(params: Params, adapter: str, catalogue: Items) -> tuple[Settin
     folder = Path(adapter)
     check_adapter(folder, read_json(BASE / IDENTITY))
     _check_known(params, folder)
-    settings = settings_of(params, folder.resolve().name, Path())
+    settings = settings_of(params, folder.resolve().name, Path(), folder)
     reference = SFT if settings.ranked_by == "reward" else None
     recommender = open_recommender(
         settings.system, BASE, folder, settings.setting, catalogue, reference=reference, batch=batch, store=STORE

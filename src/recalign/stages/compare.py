@@ -46,11 +46,15 @@ def _runs(name: str, home: Path) -> dict[str, Run]:
 def folder_runs(root: Path) -> dict[str, Run]:
     """The run whose ranks lie in `root`/data/ranks, or in `root` itself, by view, the warm one first.
 
-    Raises RecalignError where there are none.
+    Raises RecalignError where there are none, or where an artifact of `root` is not what made its ranks.
     """
     ranks = next((place for place in (root / RANKS, root) if (place / "ranks.parquet").is_file()), None)
     if ranks is None:
         raise RecalignError(f"{root} holds no {RANKS / 'ranks.parquet'}; run 'dvc repro' there, or name another run")
+    if ranks == root / RANKS:
+        from recalign.registry.package import check_ranks
+
+        check_ranks(root)
     about, kinds = read_json(ranks / "cases.json"), read_json(ranks / "systems.json")
     every = read_system_ranks(ranks / "ranks.parquet", about["manifests"])
     views: dict[str, dict[str, SystemRanks]] = {}

@@ -13,6 +13,7 @@ from recalign.evaluation.system_ranks import SystemRanks
 from recalign.llm.adapters import adapter_digest
 from recalign.params import Params
 from recalign.recommenders.fusion import FittedFusion, Fusion, Part
+from recalign.recommenders.made_by import ARTIFACTS, recommender_artifacts
 from recalign.recommenders.trial import Ranker, rank_catalogue, sampled_ranks, scores_of
 from recalign.stages.trials import UNIFORM, Measured, Trials, kind_of, mean_metrics
 
@@ -71,6 +72,7 @@ def measure_id_recommender(recommender: Ranker, trials: Trials, baselines: Path)
         "seconds_per_1000": per_thousand(sampled, len(trials.main.cases)),
         "megabytes": None if is_oracle else weights_mb(baselines / recommender.name),
         "validation": mean_metrics(sampled_ranks(recommender.name, trials.validation, validation)),
+        ARTIFACTS: {} if is_oracle else recommender_artifacts(baselines / recommender.name),
     }
     return Measured(ranks, about, scores, validation, None if is_oracle else tuning)
 

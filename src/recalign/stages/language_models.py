@@ -20,6 +20,7 @@ from recalign.evaluation.ranking_rule import (
 from recalign.evaluation.scorecard import LLM, TUNED, UNTRAINED, adapter_of, system_of
 from recalign.evaluation.spending import per_thousand, total
 from recalign.params import Params
+from recalign.recommenders.made_by import ADAPTER, ARTIFACTS, REFERENCE, language_model_artifacts
 from recalign.recommenders.trial import Trial, sampled_ranks
 from recalign.stages.trials import Kind, Measured, Trials, kind_of, mean_metrics
 
@@ -33,12 +34,14 @@ log = logging.getLogger(__name__)
 class RawScores:
     """One language model's raw scores on the validation and test cases, and the seconds that they took.
 
-    per_thousand: seconds a thousand test cases, None where scores were stored by an earlier run.
+    per_thousand: seconds a thousand test cases, None where scores were stored by an earlier run; artifacts: digests of
+    what scored.
     """
 
     validation: LogprobScores
     tests: dict[Kind, LogprobScores]
     digest: str
+    artifacts: dict[str, str]
     seconds: float
     per_thousand: float | None
     answers: list[Answer]  # the titles that it generates
@@ -55,6 +58,7 @@ def score_language_model(
 ) -> RawScores:
     """One pass over validation and test; the model leaves the memory before the next one is loaded."""
     started = time.monotonic()
+    artifacts = language_model_artifacts(base, adapter)
     recommender = open_language_model(name, adapter, params, base, prepared, trials, store)
 
     def score(trial: Trial) -> LogprobScores:
@@ -69,7 +73,8 @@ def score_language_model(
     tests |= {kind_of(trial): score(trial) for trial in trials.tested(params) if trial is not trials.main}
     seconds = round(time.monotonic() - started, 1)  # of what is ranked: the second view is no part of a system's cost
     digest = recommender.language_model.digest
-    return RawScores(validation, tests, digest, seconds, took, _answers(recommender, trials.main, params))
+    answers = _answers(recommender, trials.main, params)
+    return RawScores(validation, tests, digest, artifacts, seconds, took, answers)
 
 
 def open_language_model(
@@ -100,6 +105,7 @@ def rank_language_model(name: str, raw: Mapping[str, RawScores], params: Params,
         for kind, told in own.tests.items()
     }
     tuning = ranking_scores(choice.rule, validation)
+    needed = _needed(choice.rule, own, reference)
     chosen = sampled_ranks(name, trials.validation, tuning)
     about = {
         "kind": LLM,
@@ -107,19 +113,19 @@ def rank_language_model(name: str, raw: Mapping[str, RawScores], params: Params,
         "catalogue_ranked_by": catalogue_rule(params.evaluate.score, choice.rule).kind,
         "cases": len(trials.main.cases),
         "seconds": own.seconds,
-        "seconds_per_1000": _per_thousand(choice.rule, own, reference),
+        "seconds_per_1000": total(raw.per_thousand for raw in needed),
         "validation": mean_metrics(chosen),
         "model_digest": own.digest,
+        ARTIFACTS: own.artifacts | ({REFERENCE: needed[1].artifacts[ADAPTER]} if needed[1:] else {}),
     }
     log.info("%s is ranked by %s, chosen on %d validation cases", name, choice.rule.sentence, len(chosen.ranks))
     ranks = [sampled_ranks(name, trial, scores[kind_of(trial)]) for trial in trials.tested(params)]
     return Measured(ranks, about, scores, tuning)
 
 
-def _per_thousand(rule: RankingRule, own: RawScores, reference: RawScores | None) -> float | None:
+def _needed(rule: RankingRule, own: RawScores, reference: RawScores | None) -> list[RawScores]:
     """The reward takes the reference's scores as well."""
-    needed = [own, reference] if rule.kind == "reward" and reference else [own]
-    return total(raw.per_thousand for raw in needed)
+    return [own, reference] if rule.kind == "reward" and reference else [own]
 
 
 def _with_reference(own: LogprobScores, reference: LogprobScores | None) -> LogprobScores:

@@ -13,7 +13,9 @@ from recalign.layout import ALIGN, INTERACTIONS, PREPARED, RANKS
 from recalign.params import Params
 
 if TYPE_CHECKING:
+    from recalign.registry.package import Settings
     from recalign.registry.raw_ids import RawIds
+    from recalign.registry.serving import AnyRecommender
 
 log = logging.getLogger(__name__)
 SHOWN_HISTORY, SHOWN_EVIDENCE = 8, 5  # titles printed
@@ -46,11 +48,11 @@ def recommend(
     if not history and not titles:
         raise RecalignError("there is no history to start from; give --user ID or --titles TITLE …")
     chosen = adapter or _default_adapter(params)
-    settings, recommender = open_adapter(params, chosen, catalogue)
+    settings, recommender = open_adapter(params, chosen, catalogue) if adapter else _opened(params, chosen, catalogue)
     service = Service.of(settings, recommender, RawIds.of_items(interactions))
-    answer = service.answer_known(history, k) if history else service.answer(Query(history=list(titles or []), k=k))
-    liked = [catalogue.titles[item] for item in history] or list(titles or [])
-    _print(answer, liked, f"{chosen}, {settings.catalogue_sentence}")
+    liked = list(titles or [])
+    answer = service.answer_known(history, k) if history else service.answer(Query.of({"history": liked, "k": k}))
+    _print(answer, [catalogue.titles[item] for item in history] or liked, f"{chosen}, {settings.catalogue_sentence}")
 
 
 def user_history(prepared: Path, user: str, raw: "RawIds") -> list[int]:
@@ -70,14 +72,27 @@ def user_history(prepared: Path, user: str, raw: "RawIds") -> list[int]:
     return [row[c.ITEM] for row in events]
 
 
+def _opened(params: Params, chosen: str, catalogue: Items) -> "tuple[Settings, AnyRecommender]":
+    """What nobody named, opened. Raises RecalignError that names it and what to ask in its place."""
+    from recalign.stages.adapters import open_adapter
+
+    try:
+        return open_adapter(params, chosen, catalogue)
+    except RecalignError as error:
+        raise RecalignError(
+            f"{chosen}, which answers where --adapter names nothing, cannot: {error}; 'recalign rollback' or 'recalign "
+            "promote' chooses another champion, and --adapter asks another one"
+        ) from None
+
+
 def _default_adapter(params: Params) -> str:
     """The registry's champion or challenger; where nothing is registered, the best adapter of this project."""
     from recalign.registry.package import best_objective
-    from recalign.registry.promotion import current
+    from recalign.registry.promotion import NothingRegisteredError, current
 
     try:
         live = current(params)
-    except RecalignError:
+    except NothingRegisteredError:
         if not (RANKS / "systems.json").is_file():
             raise
         objective = best_objective(params, read_json(RANKS / "systems.json"))
