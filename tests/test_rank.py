@@ -199,7 +199,7 @@ def test_a_missing_file_names_its_option(items: Path, tmp_path: Path) -> None:
         (b"item_id,title\n1, \n", r":2: title of item 1 is empty"),
         (b"item_id,title\n", r"holds no item"),
         (b"", r"has no column 'item_id' \(it has none\)"),
-        (b"item_id,title\n1,Caf\xe9\n", r"line 2: byte 0xe9 is not UTF-8; convert the file"),
+        (b"item_id,title\n1,Caf\xe9\n", r"is not UTF-8 \(byte 19\); save it as UTF-8"),
     ],
 )
 def test_a_bad_catalogue_is_refused_in_one_line(tmp_path: Path, text: bytes, said: str) -> None:

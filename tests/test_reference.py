@@ -24,6 +24,7 @@ from recalign.training.reference import (
     reference_sums,
     response_key,
 )
+from resealed import resealed
 from training_world import World, all_examples, make_params, make_world, write_pairs
 
 
@@ -123,14 +124,17 @@ def test_a_store_of_another_base_adapter_quantisation_or_precision_is_not_read(w
         other = "fp32" if chosen == torch.bfloat16 else "bf16"
         params = make_params(base=params.base.model_dump() | {"compute": other})
     else:
-        moved = root.root / ("base/model.safetensors" if change == "base" else "sft/adapter_model.safetensors")
-        weights = load_file(moved)
-        save_file({name: weight * 1.01 for name, weight in weights.items()}, moved, metadata={"format": "pt"})
+        place, name = ("base", "model") if change == "base" else ("sft", "adapter_model")
+        moved = root.root / place / f"{name}.safetensors"
+        weights = {name: weight * 1.01 for name, weight in load_file(moved).items()}
+        with resealed(root.root / place) as out:
+            save_file(weights, out / moved.name, metadata={"format": "pt"})
     if change == "base":  # as another model's folder would be: its own digest, and an adapter that was trained on it
         other = read_json(root.root / "base/base.json") | {"sha256": file_digest(moved)}
-        write_json(root.root / "base/base.json", other)
         identity = read_json(root.root / "sft/recalign.json") | {"base": other}
-        write_json(root.root / "sft/recalign.json", identity)
+        for place, name, value in (("base", "base.json", other), ("sft", "recalign.json", identity)):
+            with resealed(root.root / place) as out:
+                write_json(out / name, value)
     before = read_store(root.root / "reference")
     with caplog.at_level("INFO"):
         root.reference(params)

@@ -46,6 +46,7 @@ from registry_project import (
     write_project,
     write_ranks,
 )
+from resealed import resealed
 
 ROOT = Path(__file__).parent.parent
 NAME = "recalign"
@@ -752,7 +753,8 @@ def with_a_newer_film(prepared: Path) -> None:
     items = read_parquet(prepared / "items.parquet")
     row = items.slice(0, 1).to_pylist()[0] | {"item_id": 99, "title": "A Newer Film", "popularity": 0}
     newer = pa.concat_tables([items, pa.Table.from_pylist([row], schema=items.schema)])
-    write_parquet(prepared / "items.parquet", newer)
+    with resealed(prepared) as out:
+        write_parquet(out / "items.parquet", newer)
 
 
 def test_a_fusion_that_was_not_fitted_or_whose_part_changed_is_refused(params, project):

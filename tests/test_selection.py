@@ -21,6 +21,7 @@ from recalign.preferences.shares import Shares, case_shares, shares_sentence
 from recalign.stages.pairs import pairs
 from recalign.stages.profiles import profiles
 from recalign.training.listing import read_listing
+from resealed import resealed
 
 SPLITS = (c.TRAIN, c.VALIDATION, c.TEST)
 Changed = Callable[..., Params]
@@ -149,7 +150,9 @@ def test_without_a_clock_no_target_of_any_view_is_in_a_profile(changed: Changed,
     rows = read_parquet(path).to_pylist()
     for place, row in enumerate(rows):
         row[c.VIEW] = row[c.VIEW] and (c.NATURAL if place % 2 else c.WARM)
-    write_parquet(path, pa.Table.from_pylist(rows, schema=read_parquet(path).schema))
+    table = pa.Table.from_pylist(rows, schema=read_parquet(path).schema)
+    with resealed(path.parent) as out:
+        write_parquet(out / path.name, table)
     targets = {(row[c.USER], row[c.TARGET]) for row in rows}
     for split in SPLITS:
         of = read_histories(tmp_path / "prepared", split, 100, params.seed).of

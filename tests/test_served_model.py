@@ -43,6 +43,7 @@ from registry_project import (
     write_project,
     write_ranks,
 )
+from resealed import resealed
 from rounding import rounding
 
 ROOT = Path(__file__).parent.parent
@@ -171,8 +172,9 @@ def coded(project, tmp_path_factory) -> Service:
         shutil.copytree(download_package(CHAMPION), package)
         items = read_parquet(package / "items.parquet")
         titles = pa.array([*TITLES[:10], "007", TITLES[11]])
-        write_parquet(package / "items.parquet", items.set_column(1, "title", titles))
-        RawIds(CODES).write(package)
+        with resealed(package) as out:
+            write_parquet(out / "items.parquet", items.set_column(1, "title", titles))
+            RawIds(CODES).write(out)
         return Service.load(package)
 
 
@@ -214,7 +216,8 @@ def test_ids_as_text_mean_the_ids(model):
 def test_a_version_from_before_ids_were_kept_still_answers(project, tmp_path):
     """By the numbers, which are all that it knows."""
     package = shutil.copytree(download_package(CHAMPION), tmp_path / "package")
-    (package / "item_ids.parquet").unlink()
+    with resealed(package) as out:
+        (out / "item_ids.parquet").unlink()
     service = Service.load(package)
     assert service.answer(Query(history=[1, "4"])) == service.answer(Query(history=["1", 4]))
     with pytest.raises(RecalignError, match="history has item '99'"):

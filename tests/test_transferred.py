@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from project import run, set_params
 from recalign.artifacts import write_json, write_text
@@ -40,8 +41,10 @@ def project(tmp_path: Path) -> Path:
 
 def put(folder: Path, stage: str = "align@dmpo", base: dict[str, str] = BASE, **data: str) -> None:
     """An adapter as training leaves it."""
-    write_text(folder / "adapter_model.safetensors", "weights are read by their digest alone")
-    write_json(folder / "adapter_config.json", {"r": 16})
+    folder.mkdir(parents=True)
+    weights = {"base_model.model.layer.lora_A.weight": np.ones((2, 3), np.float32)}
+    save_file(weights, folder / "adapter_model.safetensors")
+    write_json(folder / "adapter_config.json", {"r": 16, "peft_type": "LORA"})
     write_json(folder / "recalign.json", {"base": base})
     write_json(folder / "training.json", {"stage": stage, "data": THERE | data})
 

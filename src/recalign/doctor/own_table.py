@@ -19,6 +19,7 @@ from recalign.params import Params, TableParams
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+SELDOM = ("min_rating", "columns", "items_columns", "available_from")  # left out of the printed block where null
 READABLE = 0.9  # share of a column's values that must read as its role wants, else another format is meant
 CODES = ("id", "code", "sku", "asin", "isbn")  # ends of the names of columns whose values are no titles
 MOST_ATTRIBUTES = 4  # columns proposed to describe an item: each lengthens what is inferred from
@@ -70,9 +71,8 @@ def params_block(table: TableParams) -> str:
     """The lines of params.yaml that read this table."""
     from ruamel.yaml import YAML
 
-    values = table.model_dump(mode="json")
-    if table.min_rating is None:
-        del values["min_rating"]
+    seldom = {name for name in SELDOM if getattr(table, name) is None}
+    values = table.model_dump(mode="json", exclude=seldom)
     yaml, text = YAML(), io.StringIO()
     yaml.default_flow_style = None
     yaml.representer.add_representer(
