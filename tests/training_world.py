@@ -77,11 +77,12 @@ def make_world(root: Path) -> World:
         write_parquet(out / "items.parquet", pa.Table.from_pylist([_item(i) for i in ITEMS], schema=_items_schema()))
         write_parquet(out / "examples.parquet", pa.Table.from_pylist(examples))
         events = [{"user_id": e["user_id"], "item_id": e["target"], "split": e["split"]} for e in examples]
-        write_parquet(out / "events.parquet", pa.Table.from_pylist(events))
+        never = pa.nulls(len(events), pa.timestamp("us"))
+        write_parquet(out / "events.parquet", pa.Table.from_pylist(events).append_column("timestamp", never))
         pairs = sorted({(e["user_id"], item) for e in examples for item in [*e["history"], e["target"]]})
-        met = {"user_id": [user for user, _ in pairs], "item_id": [item for _, item in pairs]}
-        never = pa.nulls(len(pairs), pa.timestamp("us"))
-        write_parquet(out / "met.parquet", pa.table({**met, "timestamp": never, "liked": [True] * len(pairs)}))
+        met: dict[str, Any] = {"user_id": [user for user, _ in pairs], "item_id": [item for _, item in pairs]}
+        met |= {"timestamp": pa.nulls(len(pairs), pa.timestamp("us")), "liked": [True] * len(pairs)}
+        write_parquet(out / "met.parquet", pa.table(met))
         facts = {"source": "simulated", "data_digest": "ab" * 32}
         write_json(out / "summary.json", {"noun": "films", "clock": False, **facts})
     write_pairs(root / "pairs", examples, negatives=3)
