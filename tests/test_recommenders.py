@@ -212,7 +212,7 @@ def test_ease_of_two_items_is_the_ridge_regression_of_one_on_the_other() -> None
 
 def test_ease_names_the_bound_on_its_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ease, "MOST_ITEMS", 4)
-    with pytest.raises(RecalignError, match=r"the catalogue has 5 \(at most 4\); take it out of recommenders.systems"):
+    with pytest.raises(RecalignError, match=r"training knows 5 items \(at most 4\)"):
         EASE.fit(CATALOGUE, events_of(LIKES), ease.Settings())
 
 
