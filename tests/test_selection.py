@@ -10,7 +10,7 @@ import pytest
 
 from preference_world import CUTOFFS, Event, PreparedLog, random_log
 from recalign import columns as c
-from recalign.artifacts import read_parquet, write_parquet
+from recalign.artifacts import MANIFEST, read_parquet, write_parquet
 from recalign.data.records import Items, read_examples
 from recalign.errors import RecalignError
 from recalign.params import Params, parse_params
@@ -149,6 +149,7 @@ def test_without_a_clock_no_target_of_any_view_is_in_a_profile(changed: Changed,
     rows = read_parquet(path).to_pylist()
     for place, row in enumerate(rows):
         row[c.VIEW] = row[c.VIEW] and (c.NATURAL if place % 2 else c.WARM)
+    (path.parent / MANIFEST).unlink()  # it lists the cases as they were
     write_parquet(path, pa.Table.from_pylist(rows, schema=read_parquet(path).schema))
     targets = {(row[c.USER], row[c.TARGET]) for row in rows}
     for split in SPLITS:
@@ -206,10 +207,13 @@ def test_no_prompt_lists_a_met_item_as_a_wrong_one(changed: Changed, tmp_path: P
     day = CUTOFFS[c.TRAIN] - timedelta(days=30)
     disliked = [(u, i, day) for u in range(1, 25) for i in range(1, 31) if (u, i) not in liked]
     PreparedLog(log, disliked=disliked).write(tmp_path)
-    listing = read_listing(params, tmp_path / "prepared", Items.read(tmp_path / "prepared"))
+    prepared = tmp_path / "prepared"
+    shown = {split: read_examples(prepared, split, 30, seed=params.seed) for split in (c.TRAIN, c.VALIDATION)}
+    names = {split: [example.example_id for example in examples] for split, examples in shown.items()}
+    listing = read_listing(params, prepared, Items.read(prepared), names)
     assert listing is not None
-    for split in (c.TRAIN, c.VALIDATION):
-        for example in read_examples(tmp_path / "prepared", split, 30, seed=params.seed):
+    for examples in shown.values():
+        for example in examples:
             if example.user_id < 25:
                 others = set(listing.items(example.example_id, example.target)) - {example.target}
                 assert others

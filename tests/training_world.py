@@ -76,10 +76,14 @@ def make_world(root: Path) -> World:
     with folder(root / "prepared") as out:
         write_parquet(out / "items.parquet", pa.Table.from_pylist([_item(i) for i in ITEMS], schema=_items_schema()))
         write_parquet(out / "examples.parquet", pa.Table.from_pylist(examples))
-        events = [{"user_id": e["user_id"], "item_id": e["target"], "split": e["split"]} for e in examples]
+        events = [
+            {"user_id": e["user_id"], "item_id": e["target"], "split": e["split"], "timestamp": None} for e in examples
+        ]
         write_parquet(out / "events.parquet", pa.Table.from_pylist(events))
+        met = [{key: e[key] for key in ("user_id", "item_id", "timestamp")} | {"liked": True} for e in events]
+        write_parquet(out / "met.parquet", pa.Table.from_pylist(met))
         facts = {"source": "simulated", "data_digest": "ab" * 32}
-        write_json(out / "summary.json", {"noun": "films", "clock": False, **facts})
+        write_json(out / "summary.json", {"noun": "films", "clock": False, "cutoffs": {}, **facts})
     write_pairs(root / "pairs", examples, negatives=3)
     return World(root)
 
