@@ -71,13 +71,13 @@ def sft(
         "params": {"sft": params.sft.model_dump(), "lora": params.lora.model_dump(), "seed": params.seed},
     }
     if params.prompt.profile:
-        read = chosen
         facts["profiles"] = {
-            split: training_shares(texts[split].get(example.user_id) for example in own) for split, own in read.items()
+            split: training_shares(texts[split].get(example.user_id) for example in own)
+            for split, own in chosen.items()
         }
         log.info("sft: profiles %s", shares_sentence(params.profiles.engine, facts["profiles"]))
     if processes.first():
-        write_training(lm, result, facts, out)
+        write_training(lm, result, facts, out, cache / "costs")
         checkpoints.remove()
 
 
