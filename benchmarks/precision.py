@@ -24,6 +24,7 @@ from recalign.params import Params, load_params
 from recalign.prompts import PromptBuilder
 from recalign.recommenders.language_model import LanguageModelRecommender
 from recalign.recommenders.trial import rank_sampled, read_trial
+from recalign.run_log import noted_costs
 from recalign.stages.sft import sft
 
 METRIC = "ndcg_at_10"
@@ -74,13 +75,14 @@ def main() -> None:
             untrained = ranks(own, None, name)
             sft(own, out=adapter, cache=Path(place))
             measured[name], facts = ranks(own, adapter, name), read_json(adapter / "training.json")
+            speed = noted_costs(adapter, Path(place) / "costs")["tokens_per_second"]
         before, after = (metric_interval(r, METRIC, 2000, params.seed) for r in (untrained, measured[name]))
         row = {
             "variant": name,
             "untrained": before.as_dict(),
             "trained": after.as_dict(),
             "validation_nats": [facts["start_validation_loss"], facts["best_validation_loss"]],
-            "tokens_per_second": facts["tokens_per_second"],
+            "tokens_per_second": speed,
         }
         if name != "fp32" and "fp32" in measured:
             row["less_fp32"] = paired_difference(measured[name], measured["fp32"], METRIC, 2000, params.seed).as_dict()

@@ -21,7 +21,7 @@ from recalign.data.simulator import days_since_start, load_catalogue, next_item_
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking import draw_lots, metric_values, target_places, target_ranks
 from recalign.params import RecommenderName, load_params
-from recalign.recommenders import ease, markov, recent_popularity
+from recalign.recommenders import ease, markov, recent_popularity, tuning
 from recalign.recommenders.ease import EASE, item_weights
 from recalign.recommenders.encoders import EncoderName
 from recalign.recommenders.fitted import load_fitted
@@ -37,7 +37,7 @@ from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.seam import Recommender, Request, top
 from recalign.recommenders.store import save_state
 from recalign.recommenders.train_log import fit_on_log, read_train_log
-from recalign.recommenders.tuning import GRID, tuned_item_knn
+from recalign.recommenders.tuning import GRID, tuned_item_knn, whole_users
 from recalign.stages.baselines import baselines
 from recalign.stages.prepare import prepare
 from rounding import rounding
@@ -393,6 +393,37 @@ def test_tuning_on_sets_never_gives_weight_to_order() -> None:
 
     assert {(row["distance"], row["recency"]) for row in report["tried"]} == {(None, None)}
     assert {row["damping"] for row in report["tried"]} == set(GRID["damping"])
+
+
+@pytest.mark.parametrize("clock", [True, False])
+def test_a_large_log_is_tuned_on_whole_users_up_to_a_bound_and_then_fitted_on_all(
+    clock: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """720 events of 60 users: 300 are those of 25 users, whatever the order of the rows; the log says so beforehand."""
+    caplog.set_level("INFO")
+    catalogue, events = log_events(clock)
+    shuffled = events.take(np.random.default_rng(1).permutation(len(events)))
+    monkeypatch.setattr(tuning, "KNN_EVENTS", 305)
+    model, report = tuned_item_knn(catalogue, events, clock, seed=1)
+    _, again = tuned_item_knn(catalogue, shuffled, clock, seed=1)
+
+    sample = whole_users(events, 305)
+    assert len(sample) == report["events"] == 300
+    assert set(np.unique(sample[c.USER].to_numpy(), return_counts=True)[1]) == {12}
+    assert report == again
+    assert model.popularity.sum() == 720
+    settings = 38 if clock else 18
+    told = f"item-kNN: 720 train events, 40 items; tuning tries at most {settings} settings on 300 events"
+    assert told in caplog.text
+    assert 1 < len(report["tried"]) <= settings
+
+
+def test_a_log_within_the_bound_is_tuned_on_as_it_is() -> None:
+    catalogue, events = log_events(clock=True)
+    _, report = tuned_item_knn(catalogue, events, True, seed=1)
+    assert "events" not in report
+    assert whole_users(events, 720) is events
+    assert len(whole_users(events, 1)) == 12  # one user at least
 
 
 def test_a_log_too_small_to_split_keeps_the_default_settings() -> None:

@@ -28,6 +28,7 @@ from recalign.evaluation.table import cells, difference
 from recalign.evaluation.verdict import verdict
 from recalign.params import Params, parse_params
 from recalign.preferences.profiles import Claim, Profile, profiles_table
+from recalign.run_log import note_costs
 from recalign.stages.report import report
 
 DIGESTS = {"uniform": "ab" * 32, "popularity": "cd" * 32, "catalogue": "ef" * 32}
@@ -43,7 +44,7 @@ def about(name: str) -> dict[str, Any]:
         entry["catalogue_ranked_by"] = "logprob"
     if name == "oracle":
         entry["kind"] = "oracle"
-    return entry | {"validation": {"ndcg_at_10": VALIDATION[name]}, "cases": 40, "seconds": 1.0}
+    return entry | {"validation": {"ndcg_at_10": VALIDATION[name]}, "cases": 40}
 
 
 def ranked(name: str, ranks: list[int], manifest: str = "uniform") -> SystemRanks:
@@ -192,7 +193,8 @@ def project(tmp_path: Path) -> Path:
     for name in ("sft", "align/sdpo"):
         with folder(tmp_path / name) as out:
             write_text(out / "curve.csv", curve + "0,0,,,,,2\n1,8,1.5,0.1,-0.2,0.6,\n2,16,1.2,0.2,-0.4,0.7,1.4\n")
-            write_json(out / "training.json", {"seconds": 12.4})
+            write_json(out / "training.json", {"best_step": 2})
+        note_costs(tmp_path / name, {"seconds": 12.4}, tmp_path / "costs")
     write_truth(tmp_path)
     return tmp_path
 
@@ -233,7 +235,7 @@ def write_truth(root: Path) -> None:
 
 def make_report(params: Params, project: Path, out: str = "reports") -> Path:
     names = ("ranks", "validated", "profiles", "base", "sft", "align", "prepared", "pairs")
-    report(params, **{name: project / name for name in names}, out=project / out)
+    report(params, **{name: project / name for name in names}, out=project / out, notes=project / "costs")
     return project / out
 
 
@@ -272,7 +274,7 @@ def test_the_page_leads_with_the_verdict_and_carries_what_a_figure_needs(params:
     for told in (
         "simulated, test split, warm, sampled-20, manifest uniform abababababab, 40 cases of 40 users",
         "The full catalogue", "Likes crime films.", "Alien ← came next", "duplicate event", "0.67",
-        "x86_64, 2 CPU cores", "trained in 12 s", "sha256 3434343434343434", "lora.rank: 16",
+        "x86_64, 2 CPU cores", "sha256 3434343434343434", "lora.rank: 16",
     ):  # fmt: skip
         assert told in text, told
     assert text.count('role="img" aria-label="') == 5
@@ -297,6 +299,21 @@ def test_the_sections_tell_slices_fairness_truth_and_cost(params: Params, projec
         "1 of 2 claims are wrong", "24.8", "pairs", "recalign compare . ",
     ):  # fmt: skip
         assert told.lower() in text.lower(), told
+
+
+def test_what_training_and_ranking_took_is_on_the_page_and_in_no_file_that_must_repeat(
+    params: Params, project: Path
+) -> None:
+    """The same ranks after a run that took longer: the page says so, scorecard.json and metrics.json stay."""
+    first = make_report(params, project)
+    note_costs(project / "sft", {"seconds": 987.6}, project / "costs")
+    note_costs(project / "ranks", {"llm-sft": 543.2}, project / "costs")
+    again = make_report(params, project, "again")
+    for name in ("scorecard.json", "metrics.json"):
+        assert (first / name).read_bytes() == (again / name).read_bytes()
+    page = (again / "report.html").read_text(encoding="utf-8")
+    assert "987.6" in page
+    assert "543.2" in page
 
 
 def test_likelihood_displacement_is_warned_of_beside_the_verdict(params: Params, project: Path) -> None:

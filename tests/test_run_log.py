@@ -8,7 +8,7 @@ import pytest
 
 from recalign import artifacts, layout, progress
 from recalign.cli import STAGES
-from recalign.run_log import LEFT, NOTES, noted, print_stages, stage_lines
+from recalign.run_log import LEFT, NOTES, note_costs, noted, noted_costs, print_stages, stage_lines
 
 
 @pytest.fixture
@@ -68,6 +68,17 @@ def test_a_broken_note_is_no_note(project, broken):
     write_pairs(3)
     artifacts.write_text(NOTES / "pairs.json", broken)
     assert [line.seconds for line in stage_lines({})] == [None]
+
+
+def test_costs_are_those_of_the_very_bytes_and_known_ones_stay(project):
+    """Stored log-probs make a second evaluation too fast to be timed; other bytes were never timed."""
+    write_pairs(3)
+    assert noted_costs(layout.PAIRS) == {}
+    note_costs(layout.PAIRS, {"llm-sft": 12.5, "ease": 0.5})
+    note_costs(layout.PAIRS, {"llm-sft": None, "ease": 0.25})
+    assert noted_costs(layout.PAIRS) == {"llm-sft": 12.5, "ease": 0.25}
+    write_pairs(4)
+    assert noted_costs(layout.PAIRS) == {}
 
 
 def test_each_objective_has_a_line_and_yesterdays_have_none(project):

@@ -209,10 +209,13 @@ def test_no_prompt_lists_a_met_item_as_a_wrong_one(changed: Changed, tmp_path: P
     day = CUTOFFS[c.TRAIN] - timedelta(days=30)
     disliked = [(u, i, day) for u in range(1, 25) for i in range(1, 31) if (u, i) not in liked]
     PreparedLog(log, disliked=disliked).write(tmp_path)
-    listing = read_listing(params, tmp_path / "prepared", Items.read(tmp_path / "prepared"))
+    prepared = tmp_path / "prepared"
+    shown = {split: read_examples(prepared, split, 30, seed=params.seed) for split in (c.TRAIN, c.VALIDATION)}
+    names = {split: [example.example_id for example in examples] for split, examples in shown.items()}
+    listing = read_listing(params, prepared, Items.read(prepared), names)
     assert listing is not None
-    for split in (c.TRAIN, c.VALIDATION):
-        for example in read_examples(tmp_path / "prepared", split, 30, seed=params.seed):
+    for examples in shown.values():
+        for example in examples:
             if example.user_id < 25:
                 others = set(listing.items(example.example_id, example.target)) - {example.target}
                 assert others

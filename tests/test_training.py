@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 import tiny
-from recalign.artifacts import file_digest, verify
+from recalign.artifacts import file_digest, folder_digest, verify
 from recalign.errors import RecalignError
 from recalign.llm.packing import pack
 from recalign.objectives import PRESETS, build_objective
@@ -390,6 +390,7 @@ def test_a_killed_run_goes_on_to_the_same_adapter(world, caplog):
     assert "going on after step" in caplog.text
     assert step < 36, "the run was to be killed among its 36 steps"
     assert resumed == whole
+    assert folder_digest(world.root / "killed") == folder_digest(world.root / "whole")  # training.json too
 
 
 def wait_for_step(folder: Path, process: subprocess.Popen[bytes], at_least: int) -> int:

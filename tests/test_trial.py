@@ -1,7 +1,9 @@
 """A trial puts the same frozen cases to any recommender."""
 
+import tracemalloc
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from recalign.errors import RecalignError
 from recalign.evaluation.ranking import metric_values
 from recalign.evaluation.significance import paired_difference
 from recalign.recommenders.seam import Request
+from recalign.recommenders.transplanted import on_catalogue
 from recalign.recommenders.trial import Trial, rank_catalogue, rank_sampled, whole_catalogue
 
 ITEMS = Items(
@@ -103,10 +106,56 @@ def test_a_system_without_an_opinion_is_ranked_as_chance_ranks_in_the_whole_cata
 def test_many_cases_are_ranked_in_blocks_as_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = trial(*[((1,), (2, 3, 4), target) for target in (2, 3, 4, 2, 3)])
     whole = rank_catalogue(Preferring(5, 4, 3, 2, 1), whole_catalogue(asked, ITEMS))
-    monkeypatch.setattr("recalign.recommenders.trial.CASES_AT_ONCE", 2)
+    monkeypatch.setattr("recalign.recommenders.seam.CASES_AT_ONCE", 2)
     blocks = rank_catalogue(Preferring(5, 4, 3, 2, 1), whole_catalogue(asked, ITEMS))
     assert blocks.ranks.tolist() == whole.ranks.tolist() == [4, 3, 2, 4, 3]
     assert paired_difference(whole, blocks, "mrr", 100, 0).value == 0.0
+
+
+def test_a_large_catalogue_is_ranked_in_the_memory_of_a_small_part_of_it() -> None:
+    """200 cases × 60,000 items are 96 MB a matrix of scores, of which several stand side by side; a part is 33 MB."""
+    ids = tuple(range(1, 60_001))
+    many = replace(ITEMS, ids=ids, titles={item: f"Film {item}" for item in ids})
+
+    class Ordered:
+        name = "ordered"
+        most = 0
+
+        def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
+            self.most = max(self.most, len(requests))
+            return torch.arange(len(ids), 0, -1, dtype=torch.float64).repeat(len(requests), 1)
+
+    system, asked = Ordered(), whole_catalogue(trial(*[((2,), (1, 3), 3)] * 200), many)
+    tracemalloc.start()
+    outcome = rank_catalogue(system, asked)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert outcome.ranks.tolist() == [2] * 200  # 1 stands before it; 2 is in the history
+    assert outcome.top[0][:3] == (1, 3, 4)
+    assert system.most * len(ids) <= 2**22
+    assert peak < 300e6
+
+
+def test_a_moved_recommender_scores_a_large_catalogue_in_parts() -> None:
+    """Whatever list is asked for, its own rows of all items are bounded."""
+    own = replace(ITEMS, ids=tuple(range(1, 60_001)), titles={item: f"Film {item}" for item in range(1, 60_001)})
+    most = []
+
+    class Counting:
+        name = "counting"
+
+        def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
+            most.append(len(requests))
+            return torch.arange(60_000, dtype=torch.float64).repeat(len(requests), 1)
+
+        def save(self, path: Path) -> None:
+            raise AssertionError(path)
+
+    asked = [Request(user, (1,)) for user in range(150)]
+    scores = on_catalogue(Counting(), own, ITEMS).scores(asked, [[2, 5]] * 150)
+    assert scores.tolist() == [[1.0, 4.0]] * 150
+    assert sum(most) == 150
+    assert max(most) * 60_000 <= 2**22
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

@@ -84,7 +84,7 @@ def make_world(root: Path) -> World:
         met |= {"timestamp": pa.nulls(len(pairs), pa.timestamp("us")), "liked": [True] * len(pairs)}
         write_parquet(out / "met.parquet", pa.table(met))
         facts = {"source": "simulated", "data_digest": "ab" * 32}
-        write_json(out / "summary.json", {"noun": "films", "clock": False, **facts})
+        write_json(out / "summary.json", {"noun": "films", "clock": False, "cutoffs": {}, **facts})
     write_pairs(root / "pairs", examples, negatives=3)
     return World(root)
 

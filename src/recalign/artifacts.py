@@ -12,13 +12,15 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow.dataset import dataset
 
 from recalign.errors import RecalignError
 
@@ -273,15 +275,22 @@ def write_parquet(path: Path, table: pa.Table) -> None:
         pq.write_table(table, partial, compression="zstd")
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a Parquet file, or some of its columns.
+def read_parquet(
+    path: Path,
+    columns: Sequence[str] | Mapping[str, pc.Expression] | None = None,
+    filters: pc.Expression | None = None,
+) -> pa.Table:
+    """Read a Parquet file, some of its columns (a mapping: what to compute of them), or the rows that pass `filters`.
 
+    What is left out is read and dropped piece by piece; the rows keep their order.
     Raises RecalignError naming the file when it is absent, unreadable, or another than the manifest beside it lists:
     a flipped bit is a wrong value in most places of the format, not an error.
     """
     _verify_as_listed(path)
     try:
-        return pq.read_table(path, columns=None if columns is None else list(columns))
+        if isinstance(columns, Mapping):
+            return dataset(path, format="parquet").to_table(columns=dict(columns), filter=filters)
+        return pq.read_table(path, columns=None if columns is None else list(columns), filters=filters)
     except FileNotFoundError:
         raise RecalignError(f"{path} is missing; run 'dvc repro' to make it") from None
     except (pa.ArrowException, OSError) as error:

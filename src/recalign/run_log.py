@@ -16,6 +16,7 @@ from recalign import layout
 from recalign.artifacts import MANIFEST, folder_digest, write_json
 
 NOTES = layout.CACHE / "stages"
+COSTS = layout.CACHE / "costs"
 # What a stage leaves: its folder, the file whose rows tell how much it did (Parquet, or JSON with "examples"), its noun
 LEFT: dict[str, tuple[Path, str, str]] = {
     "ingest": (layout.INTERACTIONS, "interactions.parquet", "interactions"),
@@ -57,6 +58,24 @@ def noted(stage: str) -> Iterator[None]:
         seconds = round(time.monotonic() - started, 2)
         note = {"digest": folder_digest(place), "seconds": seconds, "peak_mb": round(_peak_mb())}
         write_json(NOTES / f"{stage}.json", note)
+
+
+def note_costs(place: Path, costs: Mapping[str, float | None], notes: Path = COSTS) -> None:
+    """Note what making or asking the folder `place` took, by name, under the digest of its bytes.
+
+    What is None now stays as an earlier making of the same bytes had it.
+    """
+    known = {name: cost for name, cost in costs.items() if cost is not None}
+    write_json(notes / f"{folder_digest(place)}.json", noted_costs(place, notes) | known)
+
+
+def noted_costs(place: Path, notes: Path = COSTS) -> dict[str, float]:
+    """What `note_costs` noted of these very bytes; nothing where they were made elsewhere."""
+    try:
+        costs = json.loads((notes / f"{folder_digest(place)}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # only notes: without them a figure is missing
+        return {}
+    return costs if isinstance(costs, dict) else {}
 
 
 def stage_lines(parts: Mapping[str, Sequence[str]]) -> list[StageLine]:

@@ -1,15 +1,14 @@
 """What the rooms hand to one another: the catalogue, and the examples of a split."""
 
 import hashlib
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from recalign import columns as c
 from recalign.artifacts import read_parquet
@@ -71,6 +70,23 @@ class Example:
     target: int
     view: str | None = None  # of a validation or test case
 
+    @property
+    def length(self) -> int:
+        """Items of the history."""
+        return len(self.history)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """An example without what it holds: enough to choose among many. length: items of its history."""
+
+    example_id: str
+    user_id: int
+    length: int
+
+
+E = TypeVar("E", Example, Outline)
+
 
 @dataclass(frozen=True)
 class Met:
@@ -109,38 +125,60 @@ def hashed_order(*parts: Any) -> str:
     return hashlib.md5("-".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
 
 
+def read_outlines(prepared: Path, split: str, *, seed: int = 0, view: str | None = None) -> list[Outline]:
+    """What there is to choose from: the examples that `read_examples` reads without a limit, in its order."""
+    wanted = {name: pc.field(name) for name in (c.EXAMPLE, c.USER)}
+    wanted["length"] = pc.list_value_length(pc.field(c.HISTORY))
+    table = read_parquet(prepared / "examples.parquet", wanted, _of_view(split, view))
+    rows = zip(*(table[name].to_pylist() for name in wanted), strict=True)
+    outlines = [Outline(name, user, length) for name, user, length in rows]
+    return sorted(outlines, key=lambda outline: hashed_order(seed, outline.example_id))
+
+
+def read_whole(prepared: Path, split: str, outlines: Sequence[Outline], *, view: str | None = None) -> list[Example]:
+    """The examples of a split and view that these outlines stand for, in their order."""
+    return read_named(prepared, split, [outline.example_id for outline in outlines], view=view)
+
+
 def read_examples(
     prepared: Path, split: str, limit: int | None = None, *, seed: int = 0, view: str | None = None
 ) -> list[Example]:
     """The examples of a split in hashed order, so that a few hold many users; `limit` takes the first so many, so a
     larger sample holds a smaller one. Of validation and test the cases of one view, the warm ones by default."""
+    path = prepared / "examples.parquet"
+    names = read_parquet(path, [c.EXAMPLE], _of_view(split, view))[c.EXAMPLE].to_pylist()
+    return read_named(prepared, split, sorted(names, key=lambda name: hashed_order(seed, name))[:limit], view=view)
+
+
+def _of_view(split: str, view: str | None) -> pc.Expression:
     wanted = None if split == c.TRAIN else view or c.WARM
     of_view = pc.field(c.VIEW).is_null() if wanted is None else pc.field(c.VIEW) == wanted
-    filters = (pc.field(c.SPLIT) == split) & of_view
-    names = pq.read_table(prepared / "examples.parquet", columns=[c.EXAMPLE], filters=filters)[c.EXAMPLE].to_pylist()
-    chosen = sorted(names, key=lambda name: hashed_order(seed, name))[:limit]
-    rows = pq.read_table(
-        prepared / "examples.parquet", filters=filters & pc.field(c.EXAMPLE).isin(pa.array(chosen, pa.string()))
-    ).to_pylist()
+    return (pc.field(c.SPLIT) == split) & of_view
+
+
+def read_named(prepared: Path, split: str, names: Sequence[str], *, view: str | None = None) -> list[Example]:
+    """The examples of a split and view with these ids, in their order."""
+    filters = _of_view(split, view) & pc.field(c.EXAMPLE).isin(pa.array(names, pa.string()))
+    rows = read_parquet(prepared / "examples.parquet", filters=filters).to_pylist()
     by_name = {row[c.EXAMPLE]: row for row in rows}
     return [
         Example(name, row[c.USER], split, row[c.CUTOFF], tuple(row[c.HISTORY]), row[c.TARGET], row[c.VIEW])
-        for name in chosen
+        for name in names
         for row in [by_name[name]]
     ]
 
 
-def longest_histories(examples: Iterable[Example], seed: int = 0) -> list[Example]:
+def longest_histories(examples: Iterable[E], seed: int = 0) -> list[E]:
     """Each user's example with the longest history, users in hashed order: a user's others repeat parts of it."""
-    longest: dict[int, Example] = {}
+    longest: dict[int, E] = {}
     for example in examples:
         kept = longest.get(example.user_id)
-        if kept is None or (len(example.history), example.example_id) > (len(kept.history), kept.example_id):
+        if kept is None or (example.length, example.example_id) > (kept.length, kept.example_id):
             longest[example.user_id] = example
     return [longest[user] for user in sorted(longest, key=lambda user: hashed_order(seed, user))]
 
 
-def unread_first(examples: Iterable[Example], read: Set[int]) -> list[Example]:
+def unread_first(examples: Iterable[E], read: Set[int]) -> list[E]:
     """The examples of users that SFT does not read before those of the users that it reads, each part in its order.
 
     SFT has learned its users' histories by heart: what a reference remembers, pairs cannot teach.
@@ -154,9 +192,8 @@ def read_cases(
     """The cases of a split and view under a candidate manifest, in the order of `read_examples`."""
     examples = read_examples(prepared, split, limit, seed=seed, view=view)
     names = pa.array([example.example_id for example in examples], pa.string())
-    wanted = pc.field(c.EXAMPLE).isin(names)
-    filters = (pc.field(c.MANIFEST) == manifest) & wanted
-    rows = pq.read_table(prepared / "candidates.parquet", filters=filters).to_pylist()
+    filters = (pc.field(c.MANIFEST) == manifest) & pc.field(c.EXAMPLE).isin(names)
+    rows = read_parquet(prepared / "candidates.parquet", filters=filters).to_pylist()
     lists = {row[c.EXAMPLE]: row for row in rows}
     found = [(example, lists[example.example_id]) for example in examples if example.example_id in lists]
     return [Case(example, tuple(row[c.CANDIDATES]), row[c.TARGET_INDEX]) for example, row in found]
@@ -166,9 +203,9 @@ def read_met(prepared: Path, users: Iterable[int]) -> dict[int, Met]:
     """What each of these users has met, from met.parquet; a user who met nothing has an empty record."""
     wanted = sorted(set(users))
     of_them = pc.field(c.USER).isin(pa.array(wanted, pa.int64()))
-    rows = pq.read_table(prepared / "met.parquet", filters=of_them).to_pylist()
+    rows = read_parquet(prepared / "met.parquet", filters=of_them).to_pylist()
     filters = of_them & pc.field(c.VIEW).is_valid()
-    asked = pq.read_table(prepared / "examples.parquet", columns=[c.USER, c.TARGET], filters=filters).to_pylist()
+    asked = read_parquet(prepared / "examples.parquet", [c.USER, c.TARGET], filters).to_pylist()
     times: dict[int, dict[int, datetime | None]] = {user: {} for user in wanted}
     targets: dict[int, set[int]] = {user: set() for user in wanted}
     disliked: dict[int, set[int]] = {user: set() for user in wanted}

@@ -128,16 +128,11 @@ class Recorder:
         return found
 
     def costs(self, costs: Iterable[Cost]) -> list[Figure]:
-        """Seconds and megabytes of every system, as far as they are known."""
+        """Megabytes of every system, as far as they are known; seconds are the page's alone: they never repeat."""
         return [
-            self._figure(cost.system, metric, value, denominator=denominator)
+            self._figure(cost.system, "weights, MB", cost.megabytes, denominator="all that is loaded to rank")
             for cost in costs
-            for metric, value, denominator in (
-                ("fitting, s", cost.fitting, "one run of training"),
-                ("ranking, s", cost.per_thousand, "1,000 cases"),
-                ("weights, MB", cost.megabytes, "all that is loaded to rank"),
-            )
-            if value is not None
+            if cost.megabytes is not None
         ]
 
     def _difference(self, pair: Comparison) -> Figure:

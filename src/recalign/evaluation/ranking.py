@@ -68,7 +68,9 @@ def target_ranks(scores: ArrayLike, target_index: ArrayLike, lots: ArrayLike) ->
     return np.where(own[:, 0] == -np.inf, matrix.shape[1], ranks)
 
 
-def best_items(scores: ArrayLike, items: Sequence[Sequence[int]], lots: ArrayLike, k: int) -> list[tuple[int, ...]]:
+def best_items(
+    scores: ArrayLike, items: NDArray[np.int64] | Sequence[Sequence[int]], lots: ArrayLike, k: int
+) -> list[tuple[int, ...]]:
     """The k best items of each case, best first, in the order that `target_ranks` counts in.
 
     scores [B, C] (-inf: out of the ranking, never listed), items [B, C] their ids, lots [B, C] of `draw_lots`. A list

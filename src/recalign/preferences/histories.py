@@ -1,6 +1,5 @@
 """What a profile may know: each user's events before the split's cutoff, and nothing after it."""
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,18 +69,20 @@ def read_known(prepared: Path, split: str, seed: int) -> Known:
     target); who came later has no history. Without one: the user's items that are the target of no example of any view,
     and counts of the train users.
     """
-    examples = read_parquet(prepared / "examples.parquet", [c.EXAMPLE, c.USER, c.SPLIT, c.TARGET, c.VIEW])
-    examples = examples.filter(pc.equal(examples[c.SPLIT], split))
+    wanted = [c.EXAMPLE, c.USER, c.TARGET, c.VIEW]
+    examples = read_parquet(prepared / "examples.parquet", wanted, pc.field(c.SPLIT) == split)
     stated = read_json(prepared / "summary.json")["cutoffs"].get(split)
     cutoff = datetime.fromisoformat(stated).replace(tzinfo=None) if stated else None
-    events = read_parquet(prepared / "events.parquet")
+    file, own = prepared / "events.parquet", [c.USER, c.ITEM, c.POSITION]
     if cutoff is None:
-        counted = events.filter(pc.equal(events[c.SPLIT], c.TRAIN))
-        known = _without_targets(events, examples)
+        counted = read_parquet(file, own, pc.field(c.SPLIT) == c.TRAIN)
+        asked = pc.field(c.USER).isin(pc.unique(examples[c.USER]))
+        known = _without_targets(read_parquet(file, own, asked), examples)
     else:
-        known = counted = events.filter(pc.less(events[c.TIMESTAMP], pa.scalar(cutoff, events[c.TIMESTAMP].type)))
+        known = counted = read_parquet(file, own, pc.field(c.TIMESTAMP) < pa.scalar(cutoff, pa.timestamp("us")))
     known = known.sort_by([(c.USER, "ascending"), (c.POSITION, "ascending")])
-    counts = dict(Counter(counted[c.ITEM].to_pylist()))
+    met = counted[c.ITEM].value_counts()
+    counts = dict(zip(met.field("values").to_pylist(), met.field("counts").to_pylist(), strict=True))
     return Known(split, cutoff, _asked(examples, seed), known[c.USER].to_numpy(), known[c.ITEM].to_numpy(), counts)
 
 
@@ -98,6 +99,5 @@ def _asked(examples: pa.Table, seed: int) -> tuple[int, ...]:
 
 
 def _without_targets(events: pa.Table, examples: pa.Table) -> pa.Table:
-    own = events.filter(pc.is_in(events[c.USER], examples[c.USER].combine_chunks()))
     targets = pa.table({c.USER: examples[c.USER], c.ITEM: examples[c.TARGET]})
-    return own.select([c.USER, c.ITEM, c.POSITION]).join(targets, [c.USER, c.ITEM], join_type="left anti")
+    return events.join(targets, [c.USER, c.ITEM], join_type="left anti")

@@ -9,7 +9,16 @@ from pathlib import Path
 
 from recalign import columns as c
 from recalign.artifacts import read_json
-from recalign.data.records import Example, Items, longest_histories, read_examples, unread_first
+from recalign.data.records import (
+    Example,
+    Items,
+    Outline,
+    longest_histories,
+    read_examples,
+    read_outlines,
+    read_whole,
+    unread_first,
+)
 from recalign.errors import RecalignError
 from recalign.params import Params
 from recalign.preferences.taken import read_taken
@@ -37,24 +46,19 @@ def sft_examples(params: Params, prepared: Path, split: str, told: Told) -> list
     Raises RecalignError where there are none, or where prompts show profiles and over 5 % of them would not.
     """
     limit = params.sft.examples if split == c.TRAIN else params.evaluate.validation_cases
-    examples = read_examples(prepared, split, None if params.prompt.profile else _few(params, split), seed=params.seed)
-    if not examples:
+    outlines = read_outlines(prepared, split, seed=params.seed)
+    if not outlines:
         raise RecalignError(
             f"{prepared / 'examples.parquet'} has no {split} examples; lower prepare.core or prepare.min_history, "
             "or bring a longer log"
         )
     if split == c.TRAIN and params.prompt.form == "history":
-        examples = longest_histories(examples, params.seed)
+        outlines = longest_histories(outlines, params.seed)
     if not params.prompt.profile:
-        return examples[:limit]
-    chosen = _first(((example, told(split, example.user_id)) for example in examples), limit)
-    _check_told(chosen, told, "SFT reads", "sft.examples")
-    return chosen
-
-
-def _few(params: Params, split: str) -> int | None:
-    """Examples that have to be read where nobody is preferred; None: all, to find each user's longest."""
-    return None if split == c.TRAIN else params.evaluate.validation_cases
+        return read_whole(prepared, split, outlines[:limit])
+    chosen = _first(((outline, told(split, outline.user_id)) for outline in outlines), limit)
+    _check_told(split, chosen, told, "SFT reads", "sft.examples")
+    return read_whole(prepared, split, chosen)
 
 
 def pair_examples(params: Params, prepared: Path, split: str, told: Told) -> list[Example]:
@@ -64,21 +68,21 @@ def pair_examples(params: Params, prepared: Path, split: str, told: Told) -> lis
     profile, or (strategy `disliked`) with enough disliked items, come before.
     Raises RecalignError where prompts show profiles, or all items are drawn by them, and over 5 % would do without.
     """
-    examples = read_examples(prepared, split, seed=params.seed)
+    outlines = read_outlines(prepared, split, seed=params.seed)
     limit = params.evaluate.validation_cases
     if split == c.TRAIN:
         limit = params.pairs.examples
-        examples = unread_first(examples, {e.user_id for e in sft_examples(params, prepared, split, told)})
+        outlines = unread_first(outlines, {e.user_id for e in sft_examples(params, prepared, split, told)})
     of_profiles = params.prompt.profile or draws_by_profile(params)
-    wanted: Iterable[tuple[Example, bool]] = ((example, True) for example in examples)
+    wanted: Iterable[tuple[Outline, bool]] = ((outline, True) for outline in outlines)
     if params.pairs.strategy == "disliked":
-        wanted = _with_dislikes(params, prepared, examples)
+        wanted = _with_dislikes(params, prepared, split, outlines)
     if of_profiles:
-        wanted = ((example, good and told(split, example.user_id)) for example, good in wanted)
+        wanted = ((outline, good and told(split, outline.user_id)) for outline, good in wanted)
     chosen = _first(wanted, limit)
     if params.prompt.profile or params.pairs.strategy == "profile":
-        _check_told(chosen, told, "become pairs", "pairs.examples")
-    return chosen
+        _check_told(split, chosen, told, "become pairs", "pairs.examples")
+    return read_whole(prepared, split, chosen)
 
 
 def profile_users(params: Params, prepared: Path, told: Told) -> dict[str, list[int]]:
@@ -117,29 +121,30 @@ def _users(examples: Iterable[Example]) -> dict[int, None]:
     return dict.fromkeys(example.user_id for example in examples)
 
 
-def _first(examples: Iterable[tuple[Example, bool]], limit: int) -> list[Example]:
+def _first(outlines: Iterable[tuple[Outline, bool]], limit: int) -> list[Outline]:
     """The first `limit` wanted examples; where there are too few, the first others after them."""
-    wanted: list[Example] = []
-    others: list[Example] = []
-    for example, good in examples:
-        (wanted if good else others).append(example)
+    wanted: list[Outline] = []
+    others: list[Outline] = []
+    for outline, good in outlines:
+        (wanted if good else others).append(outline)
         if len(wanted) == limit:
             break
     return (wanted + others)[:limit]
 
 
-def _with_dislikes(params: Params, prepared: Path, examples: Sequence[Example]) -> Iterator[tuple[Example, bool]]:
+def _with_dislikes(
+    params: Params, prepared: Path, split: str, outlines: Sequence[Outline]
+) -> Iterator[tuple[Outline, bool]]:
     """Each example, and whether its user disliked as many items before it as a pair takes."""
     popularity = Items.read(prepared).popularity
-    for start in range(0, len(examples), AT_ONCE):
-        chunk = examples[start : start + AT_ONCE]
-        for example, taken in zip(chunk, read_taken(prepared, chunk), strict=True):
+    for start in range(0, len(outlines), AT_ONCE):
+        chunk = outlines[start : start + AT_ONCE]
+        for outline, taken in zip(chunk, read_taken(prepared, read_whole(prepared, split, chunk)), strict=True):
             usable = sum(popularity[item] > 0 for item in taken.disliked)
-            yield example, usable >= params.pairs.negatives
+            yield outline, usable >= params.pairs.negatives
 
 
-def _check_told(examples: Sequence[Example], told: Told, what: str, key: str) -> None:
-    split = examples[0].split if examples else c.TRAIN
+def _check_told(split: str, examples: Sequence[Outline], told: Told, what: str, key: str) -> None:
     having = sum(told(split, example.user_id) for example in examples)
     without = len(examples) - having
     if without <= MOST_WITHOUT * len(examples):

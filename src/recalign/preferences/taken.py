@@ -7,10 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from recalign import columns as c
-from recalign.artifacts import read_json
+from recalign.artifacts import read_json, read_parquet
 from recalign.data.records import Example, Items, Met, read_met
 
 Likes = dict[tuple[int, str], dict[int, datetime | None]]  # by user and split: item -> when it was liked
@@ -71,11 +70,9 @@ def _consulted(example: Example) -> tuple[str, str]:
 
 
 def _likes(prepared: Path, users: Iterable[int]) -> Likes:
-    rows = pq.read_table(
-        prepared / "events.parquet",
-        columns=[c.USER, c.ITEM, c.SPLIT, c.TIMESTAMP],
-        filters=pc.field(c.USER).isin(sorted(users)),
-    ).to_pydict()
+    wanted = [c.USER, c.ITEM, c.SPLIT, c.TIMESTAMP]
+    of_them = pc.field(c.USER).isin(sorted(users))
+    rows = read_parquet(prepared / "events.parquet", wanted, of_them).to_pydict()
     likes: Likes = defaultdict(dict)
     for user, item, split, time in zip(*(rows[name] for name in (c.USER, c.ITEM, c.SPLIT, c.TIMESTAMP)), strict=True):
         likes[user, split][item] = time

@@ -20,8 +20,8 @@ from recalign.evaluation.scorecard import FUSION
 from recalign.params import RecommenderName
 from recalign.recommenders.fusion import Bools, Fusion, moments, standardised
 from recalign.recommenders.language_model import Asked, LanguageModelRecommender
-from recalign.recommenders.seam import Recommender, Request, Scored
-from recalign.recommenders.trial import CASES_AT_ONCE, Ranker, scores_of
+from recalign.recommenders.seam import Recommender, Request, Scored, cases_at_once
+from recalign.recommenders.trial import Ranker, scores_of
 
 SAMPLE = 64  # titles that tell the mean and deviation of a language model's scores over the catalogue
 
@@ -75,9 +75,10 @@ class FusedRecommender:
         answers: list[list[Scored]] = [[] for _ in asked]
         listed = [number for number, each in enumerate(asked) if each.candidates]
         open_ended = [number for number, each in enumerate(asked) if each.candidates is None]
+        size = cases_at_once(len(self.catalogue.ids))
         for answer, numbers in ((self._best_of_lists, listed), (self._best_of_catalogue, open_ended)):
-            for start in range(0, len(numbers), CASES_AT_ONCE):
-                block = numbers[start : start + CASES_AT_ONCE]
+            for start in range(0, len(numbers), size):
+                block = numbers[start : start + size]
                 for number, best in zip(block, answer([asked[number] for number in block]), strict=True):
                     answers[number] = best
         return answers

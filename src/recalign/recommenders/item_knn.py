@@ -81,7 +81,8 @@ class ItemKNN:
 
     def _votes(self, histories: list[tuple[int, ...]]) -> NDArray[np.float64]:
         context = bags(self.catalogue, histories, self.settings.recency)
-        votes: NDArray[np.float64] = (context @ self.votes.astype(np.float64)).toarray()
+        asked = np.unique(context.indices)  # in float64 the whole matrix would stand beside itself, twice as large
+        votes: NDArray[np.float64] = (context[:, asked] @ self.votes[asked].astype(np.float64)).toarray()
         return votes + TIE_BREAK * self.popularity / max(int(self.popularity.max()), 1)
 
     def save(self, path: Path) -> None:

@@ -9,6 +9,14 @@ import torch
 
 from recalign.data.records import Items
 
+CASES_AT_ONCE = 256  # requests in one call over the whole catalogue
+CELLS_AT_ONCE = 2**22  # and their scores, 32 MiB in float64: several matrices of that size stand beside one another
+
+
+def cases_at_once(items: int) -> int:
+    """How many requests are scored over a catalogue of so many items at once: bounds the memory."""
+    return max(1, min(CASES_AT_ONCE, CELLS_AT_ONCE // max(1, items)))
+
 
 @dataclass(frozen=True)
 class Request:

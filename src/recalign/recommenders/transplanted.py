@@ -12,9 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from recalign.data.records import Items
-from recalign.recommenders.seam import Recommender, Request
-
-CASES_AT_ONCE = 256  # requests in one call over the whole catalogue: bounds the score matrix
+from recalign.recommenders.seam import Recommender, Request, cases_at_once
 
 
 class Transplanted:
@@ -30,6 +28,7 @@ class Transplanted:
         self.catalogue = catalogue
         ids = {own.titles[item]: item for item in own.ids}
         self._own_id = {item: ids[title] for item, title in catalogue.titles.items() if title in ids}
+        self._own_items = len(own.ids)
         places = {item: place for place, item in enumerate(own.ids)}
         self._places = np.array([places.get(self._own_id.get(item, -1), -1) for item in catalogue.ids], dtype=np.int64)
         self._column = {item: column for column, item in enumerate(catalogue.ids)}
@@ -37,8 +36,9 @@ class Transplanted:
     def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
         """[B, C] scores of equally long candidate lists, or [B, items] over the catalogue in ascending item id."""
         parts = []
-        for start in range(0, len(requests), CASES_AT_ONCE):
-            block = slice(start, start + CASES_AT_ONCE)
+        step = cases_at_once(max(self._own_items, len(self._places)))
+        for start in range(0, len(requests), step):
+            block = slice(start, start + step)
             told = self.recommender.scores([self._met(request) for request in requests[block]], None).double().cpu()
             columns = self._columns(len(told), candidates and candidates[block])
             picked = told.gather(1, torch.from_numpy(np.maximum(columns, 0)))

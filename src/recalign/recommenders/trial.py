@@ -1,12 +1,16 @@
 """A trial: the frozen cases of a split, view and manifest, put to a recommender; the outcome is its ranks."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from recalign import columns as c
 from recalign.artifacts import digest_of, read_json
@@ -14,9 +18,9 @@ from recalign.data.records import Case, Items, Met, read_cases
 from recalign.errors import RecalignError
 from recalign.evaluation.ranking import Floats, Lots, Ranks, best_items, draw_lots, target_ranks
 from recalign.evaluation.system_ranks import CATALOGUE, CATALOGUE_CASES, FULL, KEPT, SAMPLED, SystemRanks, in_case_order
-from recalign.recommenders.seam import Request, Scored
+from recalign.recommenders.seam import Request, Scored, cases_at_once
 
-CASES_AT_ONCE = 256  # requests in one call over the whole catalogue: bounds the score matrix
+Ids = NDArray[np.int64]
 
 
 class Ranker(Protocol):
@@ -74,11 +78,23 @@ class Trial:
     @property
     def lots(self) -> Lots:
         """The lots of the candidates, by which equals stand."""
-        return draw_lots([example for example, _ in self.keys], self.candidates)
+        return draw_lots([example for example, _ in self.keys], self.listed)
+
+    @property
+    def listed(self) -> Ids:
+        """Ids of the candidates, [B, C]; [C] where all cases share one list, as they do in a whole catalogue."""
+        first = self.cases[0].candidates if self.cases else ()
+        if all(case.candidates is first for case in self.cases):
+            return np.array(first, dtype=np.int64)
+        return np.array(self.candidates, dtype=np.int64)
 
     def part(self, start: int, stop: int | None = None) -> "Trial":
         """The cases from one place to before another."""
         return replace(self, cases=self.cases[start:stop], requests=self.requests[start:stop])
+
+    def parts(self, size: int) -> list["Trial"]:
+        """The cases in parts of so many, in their order."""
+        return [self.part(start, start + size) for start in range(0, len(self.cases), size)]
 
 
 def read_trial(
@@ -131,11 +147,12 @@ def whole_catalogue(
     """
     column = {item: place for place, item in enumerate(catalogue.ids)}
     few = trial.part(0, cases)
+    dated = sorted((since, item) for item, since in catalogue.available_from.items())
     listed = tuple(
         replace(case, candidates=catalogue.ids, target_index=column[case.example.target]) for case in few.cases
     )
     requests = tuple(
-        replace(request, excluded=_excluded(case, catalogue, met))
+        replace(request, excluded=_excluded(case, dated, met))
         for case, request in zip(few.cases, few.requests, strict=True)
     )
     told = [
@@ -145,20 +162,19 @@ def whole_catalogue(
     return Trial(CATALOGUE if cases is None else CATALOGUE_CASES, digest, listed, requests, trial.view)
 
 
-def _excluded(case: Case, catalogue: Items, met: Mapping[int, Met] | None) -> frozenset[int]:
+def _excluded(
+    case: Case, dated: Sequence[tuple[datetime, int]], met: Mapping[int, Met] | None
+) -> frozenset[int]:
+    """dated: (first day, item) of the items that have one, in that order."""
     example = case.example
     before = example.history if met is None else met[example.user_id].before(example)
-    late = {
-        item
-        for item, since in catalogue.available_from.items()
-        if example.cutoff is not None and since > example.cutoff
-    }
-    return frozenset(late.union(before) - {example.target})
+    there = len(dated) if example.cutoff is None else bisect_right(dated, example.cutoff, key=itemgetter(0))
+    return frozenset({item for _, item in dated[there:]}.union(before) - {example.target})
 
 
 def rank_catalogue(recommender: Ranker, trial: Trial, depth: int | None = None) -> SystemRanks:
     """Put a `whole_catalogue` trial to any recommender: protocol "full". depth: as in `full_ranks`."""
-    parts = [trial.part(start, start + CASES_AT_ONCE) for start in range(0, len(trial.cases), CASES_AT_ONCE)]
+    parts = trial.parts(cases_at_once(len(trial.cases[0].candidates)))
     ranked = [_ranked_whole(part, scores_of(recommender, part.requests, None), depth) for part in parts]
     ranks, own, best = zip(*ranked, strict=True)
     every = [items for part in best for items in part]
@@ -191,18 +207,31 @@ Ranked = tuple[Ranks, Floats, list[tuple[int, ...]]]  # ranks and scores of the 
 
 
 def _ranked(trial: Trial, scores: Floats) -> Ranked:
-    lots, candidates, places = trial.lots, trial.candidates, trial.target_index
+    lots, items, places = trial.lots, trial.listed, trial.target_index
     own = scores[np.arange(len(places)), places]
-    return target_ranks(scores, places, lots), own, best_items(scores, candidates, lots, KEPT)
+    each = np.broadcast_to(items, scores.shape)
+    return target_ranks(scores, places, lots), own, best_items(scores, each, lots, KEPT)
 
 
 def _ranked_whole(trial: Trial, scores: Floats, depth: int | None) -> Ranked:
-    column = {item: place for place, item in enumerate(trial.cases[0].candidates)}
-    masked = scores.copy()
+    """Ranks in parts, since lots and scores of all cases and items at once would not fit."""
+    size = cases_at_once(scores.shape[1])
+    found = [
+        _ranked(part, _masked(part, scores[number * size : (number + 1) * size]))
+        for number, part in enumerate(trial.parts(size))
+    ]
+    ranks, own, best = zip(*found, strict=True)
+    every = [items for part in best for items in part]
+    return _within(np.concatenate(ranks), depth, scores.shape[1]), np.concatenate(own), every
+
+
+def _masked(trial: Trial, scores: Floats) -> Floats:
+    """The scores [B, items] with −inf at what each request is ranked without."""
+    catalogue, masked = trial.listed, scores.copy()
     for row, request in enumerate(trial.requests):
-        masked[row, [column[item] for item in request.unranked if item in column]] = -np.inf
-    ranks, own, best = _ranked(trial, masked)
-    return _within(ranks, depth, masked.shape[1]), own, best
+        unranked = np.fromiter(request.unranked, dtype=np.int64, count=len(request.unranked))
+        masked[row, np.isin(catalogue, unranked)] = -np.inf
+    return masked
 
 
 def _within(ranks: Ranks, depth: int | None, items: int) -> Ranks:

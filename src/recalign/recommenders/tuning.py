@@ -5,14 +5,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from recalign.data.records import Items
+from recalign import columns as c
+from recalign.data.records import Items, hashed_order
 from recalign.recommenders import ease, item_knn, markov, recent_popularity
 from recalign.recommenders.held_out import METRIC, HeldOut, held_out
 from recalign.recommenders.seam import Recommender
 
 log = logging.getLogger(__name__)
+KNN_EVENTS = 500_000  # train events that item-kNN is tuned on: a setting's time grows with them, its choice does not
 SWEEPS = 2  # of coordinate descent: one setting after the other, the rest held
 GRID: dict[str, tuple[Any, ...]] = {
     "distance": (None, 30.0, 10.0, 5.0, 2.5),
@@ -36,10 +40,10 @@ Fitter = Callable[[Items, pa.Table], Callable[[Any], Any]]  # (catalogue, events
 def tuned_item_knn(
     catalogue: Items, events: pa.Table, clock: bool, seed: int, met: pa.Table | None = None
 ) -> tuple[item_knn.ItemKNN, dict[str, Any]]:
-    """As `tuned`. Without a clock, order is never looked at."""
+    """As `tuned`, on whole users with KNN_EVENTS events at most. Without a clock, order is never looked at."""
     start = item_knn.Settings(distance=10.0, recency=10.0) if clock else item_knn.Settings()
     grid = GRID if clock else {name: GRID[name] for name in GRID if name not in ("distance", "recency")}
-    return tuned("item-kNN", item_knn.fitter, start, grid, catalogue, events, clock, seed, met)
+    return tuned("item-kNN", item_knn.fitter, start, grid, catalogue, events, clock, seed, met, KNN_EVENTS)
 
 
 def tuned_ease(
@@ -74,14 +78,20 @@ def tuned(
     clock: bool,
     seed: int,
     met: pa.Table | None = None,
+    most: int | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Choose settings (a dataclass) on a split of the train events, then fit on all of them; also what was tried.
 
     events: user_id, item_id, timestamp, position of train; met: as in `held_out`. A log too small to split keeps
-    `start`.
+    `start`. most: so many events at most are chosen on, of whole users; None: all.
     """
     fit = fitter(catalogue, events)
-    cases = held_out(catalogue, events, clock, seed, met)
+    sample = whole_users(events, most) if most else events
+    log.info(
+        f"{spoken}: {len(events):,} train events, {len(catalogue.ids):,} items; tuning tries at most "
+        f"{SWEEPS * sum(map(len, grid.values()))} settings on {len(sample):,} events"
+    )
+    cases = held_out(catalogue, sample, clock, seed, met)
     if not cases.requests or not len(cases.events):
         log.info("%s keeps its default settings: train is too small to split", spoken)
         return fit(start), {"chosen": asdict(start), "metric": METRIC, "tried": []}
@@ -94,7 +104,22 @@ def tuned(
         "cases": len(cases.requests),
         "tried": [asdict(settings) | {METRIC: value} for settings, value in tried.items()],
     }
+    if len(sample) < len(events):
+        report["events"] = len(sample)
     return fit(chosen), report
+
+
+def whole_users(events: pa.Table, most: int) -> pa.Table:
+    """The events of users in hashed order, all of each, for as long as they are `most` at most; one user at least.
+
+    So histories stay whole, and equal logs give equal samples, whatever the order of their rows.
+    """
+    if len(events) <= most:
+        return events
+    users, counts = np.unique(events[c.USER].to_numpy(), return_counts=True)
+    order = sorted(range(len(users)), key=lambda place: hashed_order("tuning", users[place]))
+    fitting = max(1, int(np.searchsorted(np.cumsum(counts[order]), most, side="right")))
+    return events.filter(pc.is_in(events[c.USER], pa.array(users[order[:fitting]])))
 
 
 def _descend(

@@ -66,7 +66,7 @@ def align(
         "params": {"align": _settings(params, objective), "seed": params.seed},
     }
     if processes.first():
-        write_training(lm, result, facts, out / objective)
+        write_training(lm, result, facts, out / objective, cache / "costs")
         checkpoints.remove()
 
 

@@ -37,8 +37,7 @@ def baselines(params: Params, system: RecommenderName, prepared: Path = PREPARED
         raise RecalignError(f"system is {system}; one of {allowed} is allowed{hint}")
     catalogue = Items.read(prepared)
     clock = artifacts.read_json(prepared / "summary.json")["clock"]
-    events = artifacts.read_parquet(prepared / "events.parquet")
-    train = events.filter(pc.equal(events[c.SPLIT], c.TRAIN))
+    train = artifacts.read_parquet(prepared / "events.parquet", filters=pc.field(c.SPLIT) == c.TRAIN)
     try:
         recommender, tuning = fit(system, catalogue, train, clock, params, _met_in_training(prepared, clock))
     except TooLargeError as error:
@@ -54,12 +53,11 @@ def baselines(params: Params, system: RecommenderName, prepared: Path = PREPARED
 
 def _met_in_training(prepared: Path, clock: bool) -> pa.Table:
     """What users met before validation begins; without a clock everything, since users are split and not times."""
-    met = artifacts.read_parquet(prepared / "met.parquet", [c.USER, c.ITEM, c.TIMESTAMP])
+    early = None
     if clock:
         ends = datetime.fromisoformat(artifacts.read_json(prepared / "summary.json")["cutoffs"][c.VALIDATION])
-        ends = ends.replace(tzinfo=None)
-        met = met.filter(pc.less(met[c.TIMESTAMP], pa.scalar(ends, met[c.TIMESTAMP].type)))
-    return met.select([c.USER, c.ITEM])
+        early = pc.field(c.TIMESTAMP) < pa.scalar(ends.replace(tzinfo=None), pa.timestamp("us"))
+    return artifacts.read_parquet(prepared / "met.parquet", [c.USER, c.ITEM], early)
 
 
 def _figures(recommender: Recommender, prepared: Path) -> str:

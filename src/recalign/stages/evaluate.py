@@ -20,6 +20,7 @@ from recalign.preferences.profiles import profile_texts
 from recalign.preferences.shares import case_shares, shares_sentence
 from recalign.recommenders.fitted import refusals
 from recalign.recommenders.trial import Trial
+from recalign.run_log import COSTS, note_costs
 from recalign.stages.id_recommenders import fitted_fusion, fuse, id_recommenders, measure_id_recommender
 from recalign.stages.language_models import language_models, rank_language_model, score_language_model
 from recalign.stages.transferred import transferred
@@ -44,10 +45,12 @@ def evaluate(
     out: Path = RANKS,
     store: Path | None = CACHE / "logprobs",
     other: Path = OTHER,
+    notes: Path = COSTS,
 ) -> None:
     """Rank the test cases with every system and write `out`: ranks.parquet and what explains it in JSON.
 
-    Reads the folders of the earlier stages as docs/contracts.md draws them; `store` keeps log-probs between runs.
+    Reads the folders of the earlier stages as docs/contracts.md draws them; `store` keeps log-probs between runs,
+    and `notes` the seconds that ranking took.
     Raises RecalignError when an input is missing, an adapter belongs to another base, or prompts show profiles and too
     many of those that could be made are missing.
     """
@@ -83,6 +86,7 @@ def evaluate(
         if params.evaluate.generation_cases:
             write_answers(partial / "generations.parquet", [answer for own in raw.values() for answer in own.answers])
         write_json(partial / "examples.json", _examples(trials, measured, texts))
+    note_costs(out, {name: system.per_thousand for name, system in measured.items()}, notes)
     counted = ", ".join(f"{len(trial.cases)} {trial.view}" for trial in trials.uniform)
     log.info("evaluate: %d systems on %s cases -> %s", len(measured), counted, out)
 

@@ -41,13 +41,14 @@ def read_known(prepared: Path, split: str = c.TEST) -> Known:
     groupings: dict[str, Mapping[int, list[str]]] = {POPULARITY: {item: [fifth] for item, fifth in fifths.items()}}
     if attribute:
         groupings[attribute] = groups
-    events = read_parquet(prepared / "events.parquet", [c.USER, c.SPLIT])
-    known = Counter(events.filter(pc.equal(events[c.SPLIT], c.TRAIN))[c.USER].to_pylist())
+    train = read_parquet(prepared / "events.parquet", [c.USER], pc.field(c.SPLIT) == c.TRAIN)[c.USER].value_counts()
+    known = Counter(dict(zip(*(train.field(name).to_pylist() for name in ("values", "counts")), strict=True)))
     starts = read_starts(prepared, split)
-    table = read_parquet(prepared / "examples.parquet", [c.EXAMPLE, c.USER, c.SPLIT, c.VIEW, c.HISTORY, c.TARGET])
-    own = table.filter(pc.and_(pc.equal(table[c.SPLIT], split), pc.equal(table[c.VIEW], c.WARM)))
-    lengths = pc.list_value_length(own[c.HISTORY]).to_pylist()
-    rows = zip(*(own[name].to_pylist() for name in (c.EXAMPLE, c.USER, c.TARGET)), lengths, strict=True)
+    wanted = {name: pc.field(name) for name in (c.EXAMPLE, c.USER, c.TARGET)}
+    wanted["length"] = pc.list_value_length(pc.field(c.HISTORY))
+    warm = (pc.field(c.SPLIT) == split) & (pc.field(c.VIEW) == c.WARM)
+    own = read_parquet(prepared / "examples.parquet", wanted, warm)
+    rows = zip(*(own[name].to_pylist() for name in wanted), strict=True)
     cases = {
         example: CaseFacts(
             length, known[user], items.popularity[target], fifths[target], tuple(groups[target]), starts.get(example)

@@ -68,13 +68,12 @@ def measure_id_recommender(recommender: Ranker, trials: Trials, baselines: Path)
         "ranked_by": RANKED_BY[recommender.name],
         "prior_weight": None,
         "cases": len(trials.main.cases),
-        "seconds": round(time.monotonic() - started, 1),
-        "seconds_per_1000": per_thousand(sampled, len(trials.main.cases)),
         "megabytes": None if is_oracle else weights_mb(baselines / recommender.name),
         "validation": mean_metrics(sampled_ranks(recommender.name, trials.validation, validation)),
         ARTIFACTS: {} if is_oracle else recommender_artifacts(baselines / recommender.name),
     }
-    return Measured(ranks, about, scores, validation, None if is_oracle else tuning)
+    spent = per_thousand(sampled, len(trials.main.cases))
+    return Measured(ranks, about, scores, validation, None if is_oracle else tuning, spent)
 
 
 def whole_catalogue_ranks(recommender: Ranker, trials: Trials) -> list[SystemRanks]:
@@ -106,8 +105,6 @@ def fuse(measured: dict[str, Measured], trials: Trials) -> tuple[Measured, Fusio
         "prior_weight": None,
         "weights": {name: round(weight, 6) for name, weight in fusion.weights.items()},
         "cases": len(trials.main.cases),
-        "seconds": round(sum(kinds[name]["seconds"] for name in fusion.used), 1),
-        "seconds_per_1000": total(kinds[name]["seconds_per_1000"] for name in fusion.used),
         "megabytes": total(kinds[name]["megabytes"] for name in fusion.used),
         # the weights were fitted on these
         "validation": mean_metrics(sampled_ranks(FUSION, trials.validation, validation)),
@@ -116,7 +113,8 @@ def fuse(measured: dict[str, Measured], trials: Trials) -> tuple[Measured, Fusio
     log.info("fusion: %s, fitted on %d validation cases, the language model on %d", fusion.sentence, many, few)
     ranked = [trial for trial in trials.sampled if kind_of(trial) in scores]
     ranks = [sampled_ranks(FUSION, trial, scores[kind_of(trial)]) for trial in ranked]
-    return Measured(ranks, about, scores, validation), fusion
+    spent = total(measured[name].per_thousand for name in fusion.used)
+    return Measured(ranks, about, scores, validation, per_thousand=spent), fusion
 
 
 def fitted_fusion(fusion: Fusion, trials: Trials, baselines: Path, adapters: Mapping[str, Path | None]) -> FittedFusion:

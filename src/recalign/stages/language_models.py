@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RawScores:
-    """One language model's raw scores on the validation and test cases, and the seconds that they took.
+    """One language model's raw scores on the validation and test cases.
 
     per_thousand: seconds a thousand test cases, None where scores were stored by an earlier run; artifacts: digests of
     what scored.
@@ -42,7 +42,6 @@ class RawScores:
     tests: dict[Kind, LogprobScores]
     digest: str
     artifacts: dict[str, str]
-    seconds: float
     per_thousand: float | None
     answers: list[Answer]  # the titles that it generates
 
@@ -57,7 +56,6 @@ def score_language_model(
     name: str, adapter: Path | None, params: Params, base: Path, prepared: Path, trials: Trials, store: Path | None
 ) -> RawScores:
     """One pass over validation and test; the model leaves the memory before the next one is loaded."""
-    started = time.monotonic()
     artifacts = language_model_artifacts(base, adapter)
     recommender = open_language_model(name, adapter, params, base, prepared, trials, store)
 
@@ -71,10 +69,9 @@ def score_language_model(
     tests = {kind_of(trials.main): score(trials.main)}
     took = per_thousand(time.monotonic() - begun, len(trials.main.cases)) if recommender.stored == stored else None
     tests |= {kind_of(trial): score(trial) for trial in trials.tested(params) if trial is not trials.main}
-    seconds = round(time.monotonic() - started, 1)  # of what is ranked: the second view is no part of a system's cost
     digest = recommender.language_model.digest
     answers = _answers(recommender, trials.main, params)
-    return RawScores(validation, tests, digest, artifacts, seconds, took, answers)
+    return RawScores(validation, tests, digest, artifacts, took, answers)
 
 
 def open_language_model(
@@ -112,15 +109,13 @@ def rank_language_model(name: str, raw: Mapping[str, RawScores], params: Params,
         **choice.as_dict(),
         "catalogue_ranked_by": catalogue_rule(params.evaluate.score, choice.rule).kind,
         "cases": len(trials.main.cases),
-        "seconds": own.seconds,
-        "seconds_per_1000": total(raw.per_thousand for raw in needed),
         "validation": mean_metrics(chosen),
         "model_digest": own.digest,
         ARTIFACTS: own.artifacts | ({REFERENCE: needed[1].artifacts[ADAPTER]} if needed[1:] else {}),
     }
     log.info("%s is ranked by %s, chosen on %d validation cases", name, choice.rule.sentence, len(chosen.ranks))
     ranks = [sampled_ranks(name, trial, scores[kind_of(trial)]) for trial in trials.tested(params)]
-    return Measured(ranks, about, scores, tuning)
+    return Measured(ranks, about, scores, tuning, per_thousand=total(raw.per_thousand for raw in needed))
 
 
 def _needed(rule: RankingRule, own: RawScores, reference: RawScores | None) -> list[RawScores]:

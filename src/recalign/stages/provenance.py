@@ -72,9 +72,7 @@ def _rejected(params: Params, pairs: Path) -> str:
 
 
 def _adapter(path: Path) -> str:
-    seconds = read_json(path / "training.json").get("seconds")
-    took = f", trained in {seconds:.0f} s" if seconds is not None else ""
-    return f"digest {folder_digest(path)[:16]}{took}"
+    return f"digest {folder_digest(path)[:16]}"
 
 
 def param_lines(params: Params) -> list[str]:

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from recalign import columns as c
 from recalign.artifacts import read_json, read_parquet
 from recalign.data.records import Items
@@ -60,11 +63,12 @@ def user_history(prepared: Path, user: str, raw: "RawIds") -> list[int]:
 
     Raises RecalignError for a user that the prepared log does not hold.
     """
-    rows = read_parquet(prepared / "events.parquet").select([c.USER, c.ITEM, c.POSITION]).to_pylist()
-    number = raw.number(user)
-    events = sorted((row for row in rows if row[c.USER] == number), key=lambda row: row[c.POSITION])
+    file, number = prepared / "events.parquet", raw.number(user)
+    number = number if number is not None and -(2**63) <= number < 2**63 else None  # a null is nobody's number
+    own = pc.field(c.USER) == pa.scalar(number, pa.int64())
+    events = sorted(read_parquet(file, [c.ITEM, c.POSITION], own).to_pylist(), key=lambda row: row[c.POSITION])
     if not events:
-        known = sorted({row[c.USER] for row in rows})
+        known = sorted(pc.unique(read_parquet(file, [c.USER])[c.USER]).to_pylist())
         raise RecalignError(
             f"--user is {user}, whom the prepared log does not hold; it has {len(known)} users, such as "
             f"{raw.shown(known[0])} (shorter logs than prepare.core are left out)"

@@ -33,7 +33,7 @@ from recalign.layout import ALIGN, BASE, PAIRS, PREPARED, PROFILES, RANKS, REPOR
 from recalign.params import Params
 from recalign.preferences.profiles import read_profiles
 from recalign.preferences.truth import learned_values
-from recalign.run_log import print_stages
+from recalign.run_log import COSTS, print_stages
 from recalign.stages.costs import system_costs
 from recalign.stages.findings import Findings, find, read_known
 from recalign.stages.probes import probe
@@ -62,6 +62,7 @@ def report(
     out: Path = REPORTS,
     prepared: Path = PREPARED,
     pairs: Path = PAIRS,
+    notes: Path = COSTS,
 ) -> None:
     """Write metrics.json, scorecard.json, plots/ and report.html into `out`; print table, verdict and next commands.
 
@@ -85,7 +86,7 @@ def report(
     curves += [read_curve(name, align / name / "curve.csv") for name in params.align.objectives]
     drawings = [interval_plot(cards[0], about["candidates"]), learning_plot(curves), *map(drift_plot, curves[1:])]
     ordered = {row.system: systems[row.system] for row in by_value(cards[0])}
-    costs = system_costs(params, ordered, sft, align)
+    costs = system_costs(params, ordered, ranks, sft, align, notes)
     fitting = {cost.system: cost.fitting for cost in costs if cost.fitting is not None}
     truth = profiles / "truth.json"
     every = [system for group in groups for system in group]
@@ -169,7 +170,7 @@ def _scorecard(
     second: SecondView,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What scorecard.json holds: every figure of the report as a record."""
+    """What scorecard.json holds: every figure of the report as a record, but for seconds, which never repeat."""
     shared = {field: about[field] for field in ("source", "split", "data_digest")}
     provenance = Provenance(**shared, git_revision=git_revision())
     figures: list[Figure] = []

@@ -46,11 +46,12 @@ def sft(
     )
     builder = PromptBuilder(lm.tokenizer, items, params.prompt, summary["noun"], clock=summary["clock"])
     told = read_told(profiles, params.profiles.engine) if params.prompt.profile else nobody
-    train_on, validate_on = (sft_examples(params, prepared, split, told) for split in (c.TRAIN, c.VALIDATION))
-    listing = read_listing(params, prepared, items)
+    chosen = {split: sft_examples(params, prepared, split, told) for split in (c.TRAIN, c.VALIDATION)}
+    names = {split: [example.example_id for example in own] for split, own in chosen.items()}
+    listing = read_listing(params, prepared, items, names)
     texts = {split: _profile_texts(params, profiles, split) for split in (c.TRAIN, c.VALIDATION)}
-    learned = text_examples(train_on, builder, profiles=texts[c.TRAIN], listing=listing, whole_history=True)
-    held_out = text_examples(validate_on, builder, profiles=texts[c.VALIDATION], listing=listing)
+    learned = text_examples(chosen[c.TRAIN], builder, profiles=texts[c.TRAIN], listing=listing, whole_history=True)
+    held_out = text_examples(chosen[c.VALIDATION], builder, profiles=texts[c.VALIDATION], listing=listing)
     inputs = digest_of(
         [params.sft.model_dump(), params.lora.model_dump(), params.seed, params.threads, lm.digest, builder.digest]
         + [[e.example_id, e.prompt, e.continuation] for e in [*learned, *held_out]]
@@ -70,13 +71,13 @@ def sft(
         "params": {"sft": params.sft.model_dump(), "lora": params.lora.model_dump(), "seed": params.seed},
     }
     if params.prompt.profile:
-        read = {c.TRAIN: train_on, c.VALIDATION: validate_on}
         facts["profiles"] = {
-            split: training_shares(texts[split].get(example.user_id) for example in own) for split, own in read.items()
+            split: training_shares(texts[split].get(example.user_id) for example in own)
+            for split, own in chosen.items()
         }
         log.info("sft: profiles %s", shares_sentence(params.profiles.engine, facts["profiles"]))
     if processes.first():
-        write_training(lm, result, facts, out)
+        write_training(lm, result, facts, out, cache / "costs")
         checkpoints.remove()
 
 

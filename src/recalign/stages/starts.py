@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from recalign import columns as c
@@ -23,18 +22,16 @@ def read_starts(prepared: Path, split: str) -> dict[str, tuple[str, str]]:
     end = read_json(prepared / "summary.json")["cutoffs"].get(c.VALIDATION)
     if end is None:
         return {}
-    events = read_parquet(prepared / "events.parquet", [c.USER, c.ITEM, c.TIMESTAMP, c.SPLIT])
-    train = events.filter(pc.equal(events[c.SPLIT], c.TRAIN))[c.TIMESTAMP]
-    bounds = pc.min_max(train).as_py()
+    file = prepared / "events.parquet"
+    bounds = pc.min_max(read_parquet(file, [c.TIMESTAMP], pc.field(c.SPLIT) == c.TRAIN)[c.TIMESTAMP]).as_py()
     train_end = datetime.fromisoformat(end)
     if bounds["max"] is None or bounds["max"] >= train_end:  # no clock, or each user is split at a time of its own
         return {}
     late = train_end - RECENT * (train_end - bounds["min"])
-    users, items = _firsts(events, c.USER), _firsts(events, c.ITEM)
-    columns = [c.EXAMPLE, c.USER, c.SPLIT, c.VIEW, c.CUTOFF, c.TARGET]
-    examples = read_parquet(prepared / "examples.parquet", columns)
-    warm = pc.and_(pc.equal(examples[c.SPLIT], split), pc.equal(examples[c.VIEW], c.WARM))
-    rows = examples.filter(warm).to_pylist()
+    users, items = _firsts(file, c.USER), _firsts(file, c.ITEM)
+    warm = (pc.field(c.SPLIT) == split) & (pc.field(c.VIEW) == c.WARM)
+    columns = [c.EXAMPLE, c.USER, c.CUTOFF, c.TARGET]
+    rows = read_parquet(prepared / "examples.parquet", columns, warm).to_pylist()
 
     def label(first: datetime, cutoff: datetime) -> str:
         if first >= cutoff:
@@ -47,6 +44,6 @@ def read_starts(prepared: Path, split: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def _firsts(events: pa.Table, column: str) -> Mapping[int, datetime]:
-    grouped = events.group_by(column).aggregate([(c.TIMESTAMP, "min")])
+def _firsts(file: Path, column: str) -> Mapping[int, datetime]:
+    grouped = read_parquet(file, [column, c.TIMESTAMP]).group_by(column).aggregate([(c.TIMESTAMP, "min")])
     return dict(zip(grouped[column].to_pylist(), grouped[f"{c.TIMESTAMP}_min"].to_pylist(), strict=True))

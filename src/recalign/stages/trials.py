@@ -62,6 +62,7 @@ class Measured:
     and of the validation cases.
 
     weighing: those of the many validation cases that ID recommenders are weighed on; None for other systems.
+    per_thousand: seconds of ranking a thousand cases, None where an earlier run stored scores.
     """
 
     ranks: list[SystemRanks]
@@ -69,6 +70,7 @@ class Measured:
     scores: Mapping[Kind, Floats]
     validation: Floats
     weighing: Floats | None = None
+    per_thousand: float | None = None
 
 
 def read_trials(params: Params, prepared: Path, profiles: Path) -> Trials:

@@ -81,9 +81,11 @@ def read_preference_examples(
     """
     items, summary = Items.read(prepared), read_json(prepared / "summary.json")
     builder = PromptBuilder(tokenizer, items, params.prompt, summary["noun"], clock=summary["clock"])
-    listing = read_listing(params, prepared, items)
     built: dict[str, list[PreferenceExample]] = {c.TRAIN: [], c.VALIDATION: []}
-    for row in read_parquet(pairs / "pairs.parquet").to_pylist():
+    rows = read_parquet(pairs / "pairs.parquet").to_pylist()
+    names = {split: [row[c.EXAMPLE] for row in rows if row[c.SPLIT] == split] for split in built}
+    listing = read_listing(params, prepared, items, names)
+    for row in rows:
         shown = [row[c.CHOSEN], *row[c.REJECTED]]
         listed = listing.items(row[c.EXAMPLE], shown[0], shown[1:]) if listing else None
         profile = row[c.PROFILE] if params.prompt.profile else None

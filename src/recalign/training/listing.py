@@ -1,12 +1,11 @@
 """The candidates that a training prompt lists, where prompts list candidates (prompt.form: candidates)."""
 
 import random
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from recalign import columns as c
-from recalign.data.records import Items, hashed_order, read_examples
+from recalign.data.records import Items, hashed_order, read_named
 from recalign.params import Params
 from recalign.preferences.taken import later_items, read_taken
 
@@ -37,17 +36,19 @@ class Listing:
         return shown
 
 
-def read_listing(params: Params, prepared: Path, catalogue: Items) -> Listing | None:
-    """The listing of training and validation examples; None where prompts list no candidates.
+def read_listing(
+    params: Params, prepared: Path, catalogue: Items, examples: Mapping[str, Iterable[str]]
+) -> Listing | None:
+    """The listing of some examples (ids by split); None where prompts list no candidates.
 
     As for pairs, what a user has met is never listed as a wrong item, and no later event is consulted.
     """
     if params.prompt.form == "history":
         return None
-    examples = [e for split in (c.TRAIN, c.VALIDATION) for e in read_examples(prepared, split, seed=params.seed)]
+    listed = [example for split, names in examples.items() for example in read_named(prepared, split, [*names])]
     taken = {
         example.example_id: own.items | later_items(catalogue, example)
-        for example, own in zip(examples, read_taken(prepared, examples), strict=True)
+        for example, own in zip(listed, read_taken(prepared, listed), strict=True)
     }
     counts = catalogue.train_events or catalogue.popularity
     warm = tuple(item for item in catalogue.ids if counts[item] >= params.prepare.cold_events)

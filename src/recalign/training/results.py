@@ -10,6 +10,7 @@ from typing import Any
 from recalign import artifacts
 from recalign.llm.adapters import save_adapter
 from recalign.llm.base import LanguageModel
+from recalign.run_log import note_costs
 from recalign.training.loop import TrainingResult
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,13 @@ def curve_csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def write_training(language_model: LanguageModel, result: TrainingResult, facts: Mapping[str, Any], out: Path) -> None:
-    """Write the adapter, curve.csv and training.json (`facts` and what the loop measured) into the folder `out`."""
+def write_training(
+    language_model: LanguageModel, result: TrainingResult, facts: Mapping[str, Any], out: Path, notes: Path
+) -> None:
+    """Write the adapter, curve.csv and training.json (`facts` and what the loop measured) into the folder `out`.
+
+    What it took is noted in `notes`: equal training leaves equal bytes in `out`, however long it ran.
+    """
     with artifacts.folder(out) as partial:
         save_adapter(language_model, partial)
         artifacts.write_text(partial / "curve.csv", curve_csv(result.rows))
@@ -55,10 +61,10 @@ def write_training(language_model: LanguageModel, result: TrainingResult, facts:
             "best_step": result.best_step,
             "best_validation_loss": result.best_loss,
             "start_validation_loss": result.rows[0]["validation_loss"],
-            "seconds": round(result.seconds, 1),
-            "tokens_per_second": round(result.tokens_per_second, 1),
         }
         artifacts.write_json(partial / "training.json", {**facts, **measured})
+    spent = {"seconds": round(result.seconds, 1), "tokens_per_second": round(result.tokens_per_second, 1)}
+    note_costs(out, spent, notes)
     log.info(
         "%s: %d steps in %.0f s (%.0f tokens/s), validation loss %.4f at the start and %.4f at step %d, which is kept",
         out, result.rows[-1]["step"], result.seconds, result.tokens_per_second,
