@@ -257,9 +257,10 @@ def test_no_stage_that_training_reads_ever_names_a_hidden_item(tmp_path: Path, t
         assert any(number > far for number in named)  # it is the items that are walked
         assert not named & hidden, path
     assert not hidden & set(items.trained.ids)
-    listing = read_listing(params, folders["prepared"], items)
+    examples = read_examples(folders["prepared"], c.TRAIN)
+    listing = read_listing(params, folders["prepared"], items, examples)
     assert listing is not None
-    for example in read_examples(folders["prepared"], c.TRAIN):
+    for example in examples:
         assert not hidden & {*example.history, *listing.items(example.example_id, example.target)}
     for system in ("popularity", "item_knn", "ease"):
         fitted = load_fitted(system, folders["baselines"] / system, items)
