@@ -258,7 +258,8 @@ def test_no_stage_that_training_reads_ever_names_a_hidden_item(tmp_path: Path, t
         assert not named & hidden, path
     assert not hidden & set(items.trained.ids)
     examples = read_examples(folders["prepared"], c.TRAIN)
-    listing = read_listing(params, folders["prepared"], items, examples)
+    asked = {c.TRAIN: [example.example_id for example in examples]}
+    listing = read_listing(params, folders["prepared"], items, asked)
     assert listing is not None
     for example in examples:
         assert not hidden & {*example.history, *listing.items(example.example_id, example.target)}
