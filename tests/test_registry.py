@@ -687,7 +687,7 @@ def forget_the_view(client, version: str) -> None:
     old = place.parent / "old"
     old.mkdir()
     pq.write_table(read_parquet(place).drop_columns(["view"]), old / "first.parquet")
-    for kept in client.list_artifacts(run_id, "ranks"):  # under the manifest's digest alone: cases had none of their own
+    for kept in client.list_artifacts(run_id, "ranks"):  # under the manifest's digest alone: cases had none
         if kept.path != "ranks/first.parquet":
             (artifact_folder(client, run_id) / kept.path).unlink()
     client.log_artifact(run_id, str(old / "first.parquet"), "ranks")
