@@ -48,14 +48,19 @@ class Items:
     @property
     def trained(self) -> "Items":
         """The items that are trained on, which is what an ID recommender can know; all where nothing is counted."""
-        known = tuple(item for item in self.ids if self.popularity.get(item, 1))
-        return self if len(known) == len(self.ids) else replace(self, ids=known, titles=_of(self.titles, known))
+        return self._only([item for item in self.ids if self.popularity.get(item, 1)])
 
     @property
     def shown(self) -> "Items":
         """The items that the run does not hide."""
-        known = tuple(item for item in self.ids if item not in self.hidden)
-        return self if len(known) == len(self.ids) else replace(self, ids=known, titles=_of(self.titles, known))
+        return self._only([item for item in self.ids if item not in self.hidden])
+
+    def _only(self, known: Sequence[int]) -> "Items":
+        """A part of the catalogue; itself where that is all of it."""
+        if len(known) == len(self.ids):
+            return self
+        titles = {item: self.titles[item] for item in known if item in self.titles}
+        return replace(self, ids=tuple(known), titles=titles)
 
 
 @dataclass(frozen=True)
@@ -216,7 +221,3 @@ def read_met(prepared: Path, users: Iterable[int]) -> dict[int, Met]:
     for row in asked:
         targets[row[c.USER]].add(row[c.TARGET])
     return {user: Met(times[user], frozenset(disliked[user]), frozenset(targets[user])) for user in wanted}
-
-
-def _of(values: dict[int, Any], items: Iterable[int]) -> dict[int, Any]:
-    return {item: values[item] for item in items if item in values}
