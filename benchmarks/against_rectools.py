@@ -32,14 +32,14 @@ from pytorch_lightning import Trainer
 from rectools.models import SASRecModel
 from rectools_data import Ranking, best_of, quality, rectools_best_of, rectools_dataset, timed
 
-from recalign import columns as c
-from recalign.artifacts import read_json, read_parquet
+from recalign.common import columns as c
+from recalign.common.artifacts import read_json, read_parquet
 from recalign.data.records import Items
 from recalign.params import NextItemParams, load_params
+from recalign.ranking.trial import read_trial
 from recalign.recommenders.held_out import held_out
-from recalign.recommenders.next_item import Training
-from recalign.recommenders.sequential import Settings
-from recalign.recommenders.trial import read_trial
+from recalign.recommenders.neural.next_item import Training
+from recalign.recommenders.neural.sequential import Settings
 
 START = {"learning_rate": 3e-3, "dropout": 0.5, "batch": 16, "loss": "full"}
 GRID: dict[str, tuple[Any, ...]] = {

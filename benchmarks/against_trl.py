@@ -30,7 +30,7 @@ from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 from trl import __version__ as trl_version
 
-from recalign.evaluation.machine import machine
+from recalign.common.machine import machine
 from recalign.llm.base import LanguageModel
 from recalign.llm.scoring import response_logprobs
 from recalign.objectives import PreferenceBatch, build_objective

@@ -18,8 +18,8 @@ import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from recalign.artifacts import write_text
-from recalign.errors import RecalignError
+from recalign.common.artifacts import write_text
+from recalign.common.errors import RecalignError
 from recalign.llm.check import Way, on_twin
 from recalign.llm.twin import twin_of_config
 

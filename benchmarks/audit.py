@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from recalign import columns as c
-from recalign.artifacts import write_json
+from recalign.audit import finding
+from recalign.audit.audit import Audit, audit_cases
+from recalign.audit.cases import CaseSet, case_set
+from recalign.common import columns as c
+from recalign.common.artifacts import write_json
 from recalign.data.records import Items, read_examples
-from recalign.evaluation import finding
-from recalign.evaluation.audit import Audit, audit_cases
-from recalign.evaluation.audit_table import print_audit
-from recalign.evaluation.case_set import CaseSet, case_set
+from recalign.report.audit import print_audit
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # the worlds that the tests plant leaks in
 from candidate_faults import clean_cases, draw_cases, draw_logs, sorted_logs, with_histories

@@ -20,7 +20,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from recalign.layout import PARAMS
+from recalign.project import PARAMS
 
 EVENTS_A_USER = 154
 LOG = """

@@ -20,7 +20,7 @@ import time
 import numpy as np
 from scipy.special import ndtr
 
-from recalign.evaluation.ranking import metric_values
+from recalign.evaluation.metrics import metric_values
 from recalign.evaluation.significance import bootstrap_interval, bootstrap_intervals, resampled_means
 
 LOOPED = 5  # resamples that the plain loop is timed on

@@ -29,9 +29,9 @@ import numpy as np
 from scipy.stats import binomtest
 
 from recalign.data.records import hashed_order
-from recalign.evaluation.ranking import Floats, metric_values
+from recalign.evaluation.metrics import Floats, metric_values
+from recalign.evaluation.ranks import SAMPLED, read_system_ranks
 from recalign.evaluation.significance import lower_bounds
-from recalign.evaluation.system_ranks import SAMPLED, read_system_ranks
 from recalign.registry.gate import share_of_error
 
 WEEKS, RENEWED = 52, 10  # tries a year; weeks after which no case is left

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recalign.layout import CACHE
 from recalign.params import Params, PrepareParams, load_params
+from recalign.project import CACHE
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -97,8 +97,8 @@ def prepare_log(params: Params, folder: Path) -> None:
 
 def prepare_examples(params: Params, folder: Path) -> None:
     """The part of the stage that pandas does too: from the log to events and examples, no candidates."""
-    from recalign.data import prepare as room
     from recalign.data.database import database
+    from recalign.data.preparation import tables as room
 
     options, validated = params.prepare, _validated(folder)
     out = folder / "duckdb"

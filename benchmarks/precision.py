@@ -13,18 +13,18 @@ import platform
 import tempfile
 from pathlib import Path
 
-from recalign import columns as c
-from recalign.artifacts import read_json
+from recalign.common import columns as c
+from recalign.common.artifacts import read_json
+from recalign.common.run_log import noted_costs
 from recalign.data.records import Items
+from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.significance import metric_interval, paired_difference
-from recalign.evaluation.system_ranks import SystemRanks
-from recalign.layout import BASE, PREPARED
 from recalign.llm.base import load_language_model
+from recalign.llm.prompts import PromptBuilder
 from recalign.params import Params, load_params
-from recalign.prompts import PromptBuilder
-from recalign.recommenders.language_model import LanguageModelRecommender
-from recalign.recommenders.trial import rank_sampled, read_trial
-from recalign.run_log import noted_costs
+from recalign.project import BASE, PREPARED
+from recalign.ranking.language_model import LanguageModelRecommender
+from recalign.ranking.trial import rank_sampled, read_trial
 from recalign.stages.sft import sft
 
 METRIC = "ndcg_at_10"

@@ -31,7 +31,7 @@ from lastfm_pairs import examples
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from recalign.evaluation.machine import machine
+from recalign.common.machine import machine
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.scoring import response_logprobs
 from recalign.objectives import PRESETS, PreferenceBatch, build_objective

@@ -28,15 +28,15 @@ import torch
 from scoring import catalogue
 from transformers import GenerationConfig
 
+from recalign.common.machine import machine
+from recalign.data.case_file import read_catalogue, read_file_cases
 from recalign.data.records import Items, hashed_order
-from recalign.evaluation.machine import machine
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.branches import Branches
+from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring import naive_logprobs, response_logprobs
 from recalign.llm.trie import Found, Trie, Wanted, best_items, item_logprobs
 from recalign.params import load_params
-from recalign.prompts import PromptBuilder
-from recalign.recommenders.case_file import read_catalogue, read_file_cases
 
 TOKENS, USERS, BEST = 20, 6, 10
 PASS = 2  # cases in a forward pass of the six

@@ -22,21 +22,20 @@ from typing import Any, get_args
 import pyarrow.compute as pc
 import torch
 
-from recalign import columns as c
-from recalign.artifacts import read_json, read_parquet, write_json
+from recalign.common import columns as c
+from recalign.common.artifacts import read_json, read_parquet, write_json
+from recalign.common.errors import RecalignError
+from recalign.common.machine import machine
 from recalign.data.records import Items, read_met
-from recalign.errors import RecalignError
 from recalign.evaluation.exposure import measure_exposure
-from recalign.evaluation.machine import machine
-from recalign.evaluation.ranking import hit_rate
+from recalign.evaluation.metrics import hit_rate
+from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.scorecard import Comparison
 from recalign.evaluation.significance import Interval, bootstrap_interval, holm, metric_intervals, paired_gains
-from recalign.evaluation.system_ranks import SystemRanks
-from recalign.evaluation.table import difference, plain
 from recalign.params import Params, RecommenderName, load_params
-from recalign.recommenders.fitted import load_fitted
-from recalign.recommenders.fitting import fit
-from recalign.recommenders.trial import Trial, rank_catalogue, rank_sampled, read_trial, whole_catalogue
+from recalign.ranking.trial import Trial, rank_catalogue, rank_sampled, read_trial, whole_catalogue
+from recalign.recommenders.roster import fit, load_fitted
+from recalign.report.table import difference, plain
 
 SAMPLED = {"hr_at_1": "HR@1", "hr_at_5": "HR@5", "hr_at_10": "HR@10", "ndcg_at_10": "NDCG@10", "mrr": "MRR"}
 FULL = {"hr_at_10": "HR@10", "ndcg_at_10": "NDCG@10"}

@@ -18,9 +18,9 @@ from rectools import Columns
 from rectools.dataset import Dataset, IdMap, Interactions
 from rectools.models.base import ModelBase
 
-from recalign import columns as c
+from recalign.common import columns as c
 from recalign.data.records import Items
-from recalign.recommenders.seam import Recommender, Request
+from recalign.recommenders.recommender import Recommender, Request
 
 TOP = 10
 Ranking = Callable[[list[Request]], list[list[int]]]  # the TOP best items of each, less its history

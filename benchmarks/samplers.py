@@ -16,15 +16,15 @@ from typing import Any, get_args
 
 import pyarrow.compute as pc
 
-from recalign import columns as c
-from recalign.artifacts import read_json, read_parquet
+from recalign.common import columns as c
+from recalign.common.artifacts import read_json, read_parquet
 from recalign.data.records import Items, read_met
-from recalign.evaluation.ranking import hit_rate, ndcg
+from recalign.evaluation.metrics import hit_rate, ndcg
 from recalign.params import load_params
-from recalign.recommenders.diffusion import SamplerName
-from recalign.recommenders.dreamrec import DreamRec
-from recalign.recommenders.next_embedding import fit_dreamrec
-from recalign.recommenders.trial import Trial, rank_catalogue, rank_sampled, read_trial, whole_catalogue
+from recalign.ranking.trial import Trial, rank_catalogue, rank_sampled, read_trial, whole_catalogue
+from recalign.recommenders.neural.diffusion import SamplerName
+from recalign.recommenders.neural.dreamrec import DreamRec
+from recalign.recommenders.neural.next_embedding import fit_dreamrec
 
 COLUMNS = ("sampler", "steps", "s a 1,000 users", "HR@1", "NDCG@10", "full HR@10", "full NDCG@10")
 STEPS = (1, 2, 5, 20, 100)  # and the whole chain

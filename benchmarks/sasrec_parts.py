@@ -24,13 +24,13 @@ from rectools_data import Ranking
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from recalign import columns as c
-from recalign.artifacts import read_json, read_parquet
+from recalign.common import columns as c
+from recalign.common.artifacts import read_json, read_parquet
 from recalign.data.records import Items
 from recalign.params import load_params
-from recalign.recommenders.encoders import Block, SASRec
-from recalign.recommenders.sequential import Settings
-from recalign.recommenders.trial import read_trial
+from recalign.ranking.trial import read_trial
+from recalign.recommenders.neural.encoders import Block, SASRec
+from recalign.recommenders.neural.sequential import Settings
 
 PARTS = ("end", "block", "xavier", "no-bias", "full")
 
@@ -107,7 +107,7 @@ def main() -> None:
         side = chosen["RecTools" if "full" in parts else "ours"]
         settings = params.recommenders.next_item.model_copy(update=side["settings"])
         for seed in arguments.seeds:
-            with patch("recalign.recommenders.next_item.build_encoder", partial(encoder_with, parts)):
+            with patch("recalign.recommenders.neural.next_item.build_encoder", partial(encoder_with, parts)):
                 ranking = after(side["epochs"], our_sasrec(catalogue, True, settings, train, seed))
             found = gains(ranking, requests, targets)
             spans = {"1 to 19": lengths < 20, "20 to 49": (lengths >= 20) & (lengths < 50), "50": lengths == 50}

@@ -1,6 +1,6 @@
 """Write docs/reference.md from the code: commands, parameters, metrics, objectives.
 
-Run `python docs/make_reference.py` after changing one of them; tests/test_docs.py fails while the page is stale.
+Run `python docs/make_reference.py` after changing one of them; tests/pipeline/test_docs.py fails while the page is stale.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from recalign.cli import subcommands
-from recalign.evaluation.ranking import LABELS, METRICS, metric_values
+from recalign.evaluation.metrics import LABELS, METRICS, metric_values
 from recalign.objectives.presets import PRESETS, SOURCES
 from recalign.params import Params
 

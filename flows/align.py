@@ -8,9 +8,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from recalign.errors import RecalignError
-from recalign.layout import PARAMS
+from recalign.common.errors import RecalignError
 from recalign.params import ObjectiveName, Params, load_params
+from recalign.project import PARAMS
 from reproduce import passed_on, reproduce
 from runs import only_run
 
@@ -21,7 +21,7 @@ def register_adapter(params: Params, objective: ObjectiveName | None, root: Path
 
     Registering the same adapter again changes nothing.
     """
-    from recalign.stages.register import register
+    from recalign.commands.register import register
 
     logging.getLogger("recalign").setLevel(logging.INFO)  # as on the command line
     try:

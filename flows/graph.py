@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from recalign.errors import RecalignError
+from recalign.common.errors import RecalignError
 
 
 @dataclass(frozen=True)

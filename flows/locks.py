@@ -1,10 +1,10 @@
-"""Where the locks of a project lie, and the one that guards its left-overs (`recalign.locks` says what a lock is)."""
+"""Where the locks of a project lie, and the one that guards its left-overs (`recalign.common.locks` says what a lock is)."""
 
 import contextlib
 from pathlib import Path
 
-from recalign.errors import RecalignError
-from recalign.locks import held
+from recalign.common.errors import RecalignError
+from recalign.common.locks import held
 
 FOLDER = Path(".dvc") / "tmp" / "recalign"  # not in git, and not in what DVC cleans
 GUARD_SECONDS = 120.0  # for the short work that two processes may not do at once

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from recalign.artifacts import write_text
-from recalign.errors import RecalignError
-from recalign.layout import PARAMS, RAW
+from recalign.common.artifacts import write_text
+from recalign.common.errors import RecalignError
 from recalign.params import load_params
+from recalign.project import PARAMS, RAW
 from worktree import dvc, git, output
 
 NEW_DAYS = 7  # of the simulated log at each retraining

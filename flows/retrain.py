@@ -8,9 +8,9 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from align import register_adapter
-from recalign.errors import RecalignError
-from recalign.layout import PARAMS
+from recalign.common.errors import RecalignError
 from recalign.params import load_params
+from recalign.project import PARAMS
 from refresh import refresh
 from reproduce import passed_on, reproduce
 from runs import only_run

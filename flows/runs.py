@@ -15,7 +15,7 @@ from prefect.runtime import flow_run
 from prefect.states import Crashed
 
 from locks import guarded, lock_folder
-from recalign.locks import held, is_left_over, owner, try_lock
+from recalign.common.locks import held, is_left_over, owner, try_lock
 from recalign.params import ScheduleParams
 from subprocesses import end_with_parent
 

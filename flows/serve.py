@@ -12,8 +12,8 @@ from prefect.settings import get_current_settings
 
 from align import align
 from locks import guarded
+from recalign.common.errors import RecalignError
 from recalign.doctor.prefect_server import server_fault
-from recalign.errors import RecalignError
 from recalign.params import Params, load_params
 from retrain import retrain
 from runs import close_dead_runs

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from locks import guarded, lock_folder
-from recalign.errors import RecalignError
-from recalign.layout import CACHE, PARAMS, RAW, REPORTS
-from recalign.locks import is_left_over, owner, try_lock
+from recalign.common.errors import RecalignError
+from recalign.common.locks import is_left_over, owner, try_lock
+from recalign.project import CACHE, PARAMS, RAW, REPORTS
 from subprocesses import captured
 
 BRANCHES, IN_WORK = "retrain", "retrain-in-work"

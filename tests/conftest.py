@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from project import FEW, copy_project, run
 from ruamel.yaml import YAML
 
 import recalign  # noqa: F401  sets how idle threads wait before any test imports torch
-from project import FEW, copy_project, run
 
 ROOT = Path(__file__).parent.parent
 _TREE = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))

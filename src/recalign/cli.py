@@ -17,8 +17,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from recalign import __version__, console
-from recalign.errors import RecalignError
+from recalign import __version__
+from recalign.common import console
+from recalign.common.errors import RecalignError
 
 # The stages of dvc.yaml in its order, with what `recalign --help` says of each.
 STAGES = {
@@ -156,7 +157,7 @@ def _params():  # type: ignore[no-untyped-def]  # its type would import pydantic
 
 
 def _run_stage(arguments: argparse.Namespace) -> None:
-    from recalign.run_log import noted
+    from recalign.common.run_log import noted
 
     chosen = {"align": "objective", "baselines": "system"}.get(arguments.command)
     options = {chosen: getattr(arguments, chosen)} if chosen else {}
@@ -211,8 +212,14 @@ def _add_rank(commands: Commands) -> None:
     rank.add_argument("--out", type=Path, required=True, help="JSONL to write: case, rank, ranked")
     rank.set_defaults(
         run=lambda a: _call("rank")(
-            _params(), a.cases, a.items, a.out,
-            adapter=a.adapter, recommender=a.recommender, train=a.train, fusion=a.fusion,
+            _params(),
+            a.cases,
+            a.items,
+            a.out,
+            adapter=a.adapter,
+            recommender=a.recommender,
+            train=a.train,
+            fusion=a.fusion,
         )
     )
 

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from recalign.cron import check_zone, parse_cron
-from recalign.errors import RecalignError, did_you_mean
-from recalign.layout import PARAMS
+from recalign.common.cron import check_zone, parse_cron
+from recalign.common.errors import RecalignError, did_you_mean
+from recalign.project import PARAMS
 
 Source = Literal["simulated", "movielens-100k", "movielens-1m", "lastfm", "table"]
 Budget = Literal["smoke", "demo", "few-shot", "full"]

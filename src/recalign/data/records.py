@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recalign import columns as c
-from recalign.artifacts import read_parquet
+from recalign.common import columns as c
+from recalign.common.artifacts import read_parquet
 
 
 @dataclass(frozen=True)

@@ -17,24 +17,24 @@ from typing import Any
 
 import numpy as np
 
-from recalign import columns as c
-from recalign.artifacts import read_parquet
+from recalign.common import columns as c
+from recalign.common.artifacts import read_parquet
 from recalign.data.records import hashed_order
 
-START = datetime(2022, 1, 1)   # day 0 of the log, UTC; far enough back for years of added weeks
-ARRIVAL_DAYS = 720.0           # `users` people arrive evenly over so many days; later ones keep that rate
-SESSIONS = (10, 16)            # visits of a person, inclusive
-FILMS_A_SESSION = (2, 4)       # inclusive
-DAYS_BETWEEN = 14.0            # mean gap of two visits
-UNKNOWN_FILM = 9999            # the item id of planted bad rows; not in the catalogue
-PLANT_ONE_IN = 3000            # one event in so many is doubled, and one is followed by an event of UNKNOWN_FILM
+START = datetime(2022, 1, 1)  # day 0 of the log, UTC; far enough back for years of added weeks
+ARRIVAL_DAYS = 720.0  # `users` people arrive evenly over so many days; later ones keep that rate
+SESSIONS = (10, 16)  # visits of a person, inclusive
+FILMS_A_SESSION = (2, 4)  # inclusive
+DAYS_BETWEEN = 14.0  # mean gap of two visits
+UNKNOWN_FILM = 9999  # the item id of planted bad rows; not in the catalogue
+PLANT_ONE_IN = 3000  # one event in so many is doubled, and one is followed by an event of UNKNOWN_FILM
 
 # Weights of the utility, fixed once by the log's own statistics (tests/test_simulator.py) and left alone since.
 GENRE, ERA, DIRECTOR = 4.2, 4.5, 2.0
-RECENT = (3.5, 1.5, 0.7)       # likeness to the last film, the one before, and the third last
-FAME_SPREAD = 2.4              # standard deviation of a film's log-fame
-ERA_SPREAD = 9.0               # years
-DRIFT_SPREAD = 20.0            # days over which one loved genre gives way to another
+RECENT = (3.5, 1.5, 0.7)  # likeness to the last film, the one before, and the third last
+FAME_SPREAD = 2.4  # standard deviation of a film's log-fame
+ERA_SPREAD = 9.0  # years
+DRIFT_SPREAD = 20.0  # days over which one loved genre gives way to another
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,5 @@ def by_name(role: str, columns: Sequence[Column]) -> Column | None:
     names = {column.plain_name: column for column in reversed(columns)}
     if role != "rating":
         return next((names[name] for name in NAMES[role] if name in names), None)
-    ends = [
-        name for name in reversed(names) if name.endswith(RATING_ENDS) and not name.startswith(NO_RATING)
-    ]
+    ends = [name for name in reversed(names) if name.endswith(RATING_ENDS) and not name.startswith(NO_RATING)]
     return next((names[name] for name in (*NAMES[role], *ends) if name in names), None)

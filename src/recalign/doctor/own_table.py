@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recalign.common.errors import RecalignError
 from recalign.data.database import database
 from recalign.data.sources.files import MALFORMED
 from recalign.data.sources.table import load_columns
 from recalign.doctor.columns import ATTRIBUTES, THINGS, Column, by_name, describe
 from recalign.doctor.findings import Finding
 from recalign.doctor.trial import Trial, try_stages
-from recalign.errors import RecalignError
 from recalign.params import Params, TableParams
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from recalign.errors import RecalignError
+from recalign.common.errors import RecalignError
 
 VARIABLE = "PREFECT_API_URL"
 DEFAULT = "http://127.0.0.1:4200/api"
@@ -58,7 +58,7 @@ def server_fault(url: str | None) -> Fault | None:
 
 
 def _answer(url: str) -> str:
-    """"" where a Prefect API answers, else in a few words what does."""
+    """ "" where a Prefect API answers, else in a few words what does."""
     import httpx
 
     try:

@@ -12,13 +12,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from recalign import layout
-from recalign.artifacts import MANIFEST, read_json, verify
-from recalign.cron import parse_cron
+from recalign import project as layout
+from recalign.common.artifacts import MANIFEST, read_json, verify
+from recalign.common.cron import parse_cron
+from recalign.common.errors import RecalignError
 from recalign.doctor.findings import Finding, State, from_error
 from recalign.doctor.prefect_server import VARIABLE, configured_url, server_fault
 from recalign.doctor.trial import try_stages
-from recalign.errors import RecalignError
 from recalign.params import Params, load_params
 
 GB = 1e9
@@ -241,7 +241,7 @@ def _endpoint(params: Params) -> Result:
         return "ok", f"not used (profiles.engine is {engine})", ""
     import httpx
 
-    from recalign.preferences.endpoint import KEY_VARIABLE
+    from recalign.preferences.profiles.endpoint import KEY_VARIABLE
 
     key = os.environ.get(KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}

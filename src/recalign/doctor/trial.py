@@ -11,16 +11,16 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from recalign import columns as c
-from recalign.artifacts import read_json, read_parquet
-from recalign.data.rules import EXACT_COPY, UNKNOWN_ITEM
+from recalign.common import columns as c
+from recalign.common.artifacts import read_json, read_parquet
+from recalign.common.errors import RecalignError
 from recalign.data.sources.files import UNPARSABLE
-from recalign.data.validation import Outcome, Validation
-from recalign.data.validation_report import refusal
+from recalign.data.validation.page import refusal
+from recalign.data.validation.rules import EXACT_COPY, UNKNOWN_ITEM
+from recalign.data.validation.tables import Outcome, Validation
 from recalign.doctor.findings import Finding, from_error
-from recalign.errors import RecalignError
+from recalign.llm.prompts import is_control
 from recalign.params import Params
-from recalign.prompts import is_control
 from recalign.stages.ingest import ingest
 from recalign.stages.prepare import prepare
 from recalign.stages.validate import write_validated

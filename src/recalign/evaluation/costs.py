@@ -1,74 +1,20 @@
-"""What each system costs against what it gives, and the sentences that follow."""
+"""What ranking takes, as systems.json keeps it: seconds a thousand cases and megabytes of weights."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from recalign.evaluation.ranking_rule import CHOSEN_BY
-from recalign.evaluation.scorecard import Scorecard
-from recalign.evaluation.verdict import spoken
-
-NEAR = 0.01  # NDCG@10: a system so close to the best one is as good for most purposes
-MUCH_CHEAPER = 10  # times
+from collections.abc import Iterable
+from pathlib import Path
 
 
-@dataclass(frozen=True)
-class Cost:
-    """One system: seconds of fitting, seconds of ranking 1,000 cases, and MB of weights that ranking loads.
-
-    None where it was not timed here, or where what an earlier run stored made it faster than it is.
-    """
-
-    system: str
-    fitting: float | None
-    per_thousand: float | None
-    megabytes: float | None
+def per_thousand(seconds: float, cases: int) -> float:
+    """Seconds a thousand cases from those of so many."""
+    return round(1000 * seconds / cases, 3)
 
 
-def cost_sentences(card: Scorecard, costs: Sequence[Cost]) -> list[str]:
-    """The cheapest system within NEAR of the best, then what the best LLM's training buys; none without seconds."""
-    seconds = {cost.system: cost.fitting for cost in costs if cost.fitting is not None}
-    reached = {name: card.row(name).metrics[CHOSEN_BY].value for name in seconds}
-    if not reached:
-        return []
-    best = max(reached, key=lambda name: (reached[name], -seconds[name]))
-    near = [name for name in reached if reached[name] >= reached[best] - NEAR]
-    cheapest = min(near, key=lambda name: (seconds[name], -reached[name]))
-    said = [_cheapest(cheapest, best, seconds, reached)]
-    if card.llm in reached and card.llm not in (best, cheapest):
-        said.append(_bought(card.llm, cheapest, seconds, reached))
-    return said
+def weights_mb(*folders: Path) -> float:
+    """Megabytes (10^6 bytes) of the weights in some folders."""
+    return round(sum(file.stat().st_size for folder in folders for file in folder.glob("*.safetensors")) / 1e6, 3)
 
 
-def _cheapest(name: str, best: str, seconds: dict[str, float], reached: dict[str, float]) -> str:
-    spent = f"{_upper(spoken(name))}, {_seconds(seconds[name])} of fitting,"
-    if name == best:
-        return f"{spent} reaches the highest NDCG@10, {reached[best]:.3f}; {_next_best(best, seconds, reached)}."
-    return (
-        f"{spent} is within {NEAR} NDCG@10 of {spoken(best)}, {_seconds(seconds[best])} "
-        f"({reached[name]:.3f} against {reached[best]:.3f})."
-    )
-
-
-def _next_best(best: str, seconds: dict[str, float], reached: dict[str, float]) -> str:
-    """Nothing cheaper is within NEAR of the best: how far the best of the much cheaper ones stands off."""
-    cheap = [name for name in reached if seconds[name] <= seconds[best] / MUCH_CHEAPER]
-    if not cheap:
-        return f"nothing cheaper is within {NEAR}"
-    other = max(cheap, key=lambda name: reached[name])
-    return f"{spoken(other)}, {_seconds(seconds[other])}, stands {reached[best] - reached[other]:.3f} below"
-
-
-def _bought(llm: str, other: str, seconds: dict[str, float], reached: dict[str, float]) -> str:
-    gained = reached[llm] - reached[other]
-    times = f", {seconds[llm] / seconds[other]:,.0f} times as many" if seconds[llm] > 2 * seconds[other] > 0 else ""
-    side = "above" if gained > 0 else "below"
-    stands = f"stands {abs(gained):.3f} {side} {spoken(other)}"
-    return f"{_upper(spoken(llm))} takes {_seconds(seconds[llm])}{times}, and {stands}."
-
-
-def _seconds(value: float) -> str:
-    return f"{value:,.0f} s" if value >= 10 else f"{value:.1f} s"
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def total(costs: Iterable[float | None]) -> float | None:
+    """What several parts cost together; None where one is not known."""
+    listed = list(costs)
+    return None if None in listed else round(sum(cost for cost in listed if cost is not None), 3)

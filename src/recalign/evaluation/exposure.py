@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recalign.errors import RecalignError
-from recalign.evaluation.ranking import Floats
+from recalign.common.errors import RecalignError
+from recalign.evaluation.metrics import Floats
+from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.significance import (
     Interval,
     bootstrap_interval,
@@ -14,7 +15,6 @@ from recalign.evaluation.significance import (
     percentile_interval,
     resampled_means,
 )
-from recalign.evaluation.system_ranks import SystemRanks
 
 TOP = 5  # items of each list that count as shown
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from recalign import columns as c
-from recalign.artifacts import read_parquet, write_parquet
-from recalign.evaluation.ranking import Floats
+from recalign.common import columns as c
+from recalign.common.artifacts import read_parquet, write_parquet
+from recalign.evaluation.metrics import Floats
 from recalign.evaluation.significance import Interval, bootstrap_intervals, of_share
 
 FREE, FROM_CANDIDATES, FROM_CATALOGUE = "free", "held to the candidates", "held to the catalogue"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from recalign.evaluation.ranking import Floats, Ranks, metric_values
+from recalign.evaluation.metrics import Floats, Ranks, metric_values
+from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.significance import Interval, percentile_interval, resampled_means, user_draws
-from recalign.evaluation.system_ranks import SystemRanks
 
 METRIC = "ndcg_at_10"
 ORDER = "order of the systems"

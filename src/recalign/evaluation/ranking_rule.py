@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recalign.errors import RecalignError
-from recalign.evaluation.ranking import Floats, Lots, metric_values, target_ranks
+from recalign.common.errors import RecalignError
+from recalign.evaluation.metrics import Floats, Lots, metric_values, target_ranks
 
 Kind = Literal["logprob", "logprob_less_prior", "reward"]
 CHOSEN_BY = "ndcg_at_10"
@@ -99,9 +99,7 @@ def catalogue_rule(score: str, chosen: RankingRule) -> RankingRule:
     return RankingRule() if score == "auto" else chosen
 
 
-def choose_rule(
-    rules: Sequence[RankingRule], scores: LogprobScores, target_index: Sequence[int], lots: Lots
-) -> Choice:
+def choose_rule(rules: Sequence[RankingRule], scores: LogprobScores, target_index: Sequence[int], lots: Lots) -> Choice:
     """The first, so the simplest, rule within one standard error of the best NDCG@10 on validation cases [B, C].
 
     The error is that of the paired difference to the best. The best itself would be the luckiest of half a dozen rules

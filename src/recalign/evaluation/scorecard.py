@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recalign import columns as c
-from recalign.errors import RecalignError
-from recalign.evaluation.ranking import METRICS
+from recalign.common import columns as c
+from recalign.common.errors import RecalignError
+from recalign.evaluation.metrics import METRICS
 from recalign.evaluation.ranking_rule import CHOSEN_BY, RankingRule
+from recalign.evaluation.ranks import FULL, SystemRanks
 from recalign.evaluation.significance import Gain, Interval, holm, metric_intervals, paired_gains
-from recalign.evaluation.system_ranks import FULL, SystemRanks
 
 FEWEST_USERS = 200  # below which naturally new items give no verdict: the log's last window is one event, not a sample
 ERROR_RATE = 0.05  # chance of any false finding among all comparisons of a card
@@ -155,9 +155,7 @@ def compare(
     """The paired differences of `pairs`, their p values corrected together (Holm): one family, one table."""
     gains: list[Gain] = paired_gains([(systems[a], systems[b]) for a, b in pairs], metric, resamples, seed)
     adjusted = holm([gain.p for gain in gains])
-    return {
-        pair: Comparison(*pair, gain.interval, p) for pair, gain, p in zip(pairs, gains, adjusted, strict=True)
-    }
+    return {pair: Comparison(*pair, gain.interval, p) for pair, gain, p in zip(pairs, gains, adjusted, strict=True)}
 
 
 def best_by_validation(about: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> str | None:

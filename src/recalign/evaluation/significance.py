@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from recalign.errors import RecalignError
-from recalign.evaluation.ranking import Floats, metric_values
-from recalign.evaluation.system_ranks import SystemRanks
+from recalign.common.errors import RecalignError
+from recalign.evaluation.metrics import Floats, metric_values
+from recalign.evaluation.ranks import SystemRanks
 
 CONFIDENCE = 0.95
 CELLS_AT_ONCE = 4_000_000  # draws held in memory together: 32 MB

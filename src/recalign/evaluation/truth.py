@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recalign.evaluation.ranking import chance, metric_values
+from recalign.evaluation.metrics import chance, metric_values
 from recalign.evaluation.ranking_rule import CHOSEN_BY
+from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.scorecard import ORACLE
 from recalign.evaluation.significance import Interval, degrees_of_freedom, percentile_interval, resampled_means
-from recalign.evaluation.system_ranks import SystemRanks
 
 
 def oracle_shares(

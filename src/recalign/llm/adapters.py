@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from recalign.artifacts import digest_of, file_digest, read_json, verify_once, write_json
-from recalign.errors import RecalignError
+from recalign.common.artifacts import digest_of, file_digest, read_json, verify_once, write_json
+from recalign.common.errors import RecalignError
 from recalign.llm.model_files import check_whole, first_line, read_config
 from recalign.params import LoraParams
 

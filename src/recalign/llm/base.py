@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from recalign.artifacts import digest_of, file_digest, folder, read_json, write_json
-from recalign.errors import RecalignError
+from recalign.common.artifacts import digest_of, file_digest, folder, read_json, write_json
+from recalign.common.errors import RecalignError
 from recalign.llm import downloads, tiny_random
 from recalign.llm.adapters import adapter_digest, add_adapter, check_adapter, load_adapter
 from recalign.llm.check import verdict_of

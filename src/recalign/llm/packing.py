@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from recalign.errors import RecalignError
+from recalign.common.errors import RecalignError
 
 SHARED_ATTENTION = "shared_prefix"
 PROMPT = -1  # the branch number of a prompt's own tokens
@@ -90,9 +90,7 @@ class Grown:
     masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls, queries: list[list[int]], keys: list[list[int]], seen: list[Tensor], positions: list[int]
-    ) -> "Grown":
+    def of(cls, queries: list[list[int]], keys: list[list[int]], seen: list[Tensor], positions: list[int]) -> "Grown":
         """From each prompt's new places, places in the cache, and which [n, m] of them each new one sees."""
         n, m = max(map(len, queries)), max(map(len, keys))
         together = torch.zeros(len(queries), n, m, dtype=torch.bool)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from recalign.errors import RecalignError
+from recalign.common.errors import RecalignError
 from recalign.llm.head import widen_head
 from recalign.llm.packing import SHARED_ATTENTION, check, pack, packed_row
 

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recalign.errors import RecalignError
+from recalign.common.errors import RecalignError
 from recalign.objectives import losses as parts
 from recalign.objectives.batch import PreferenceBatch
 from recalign.objectives.statistics import RunningStatistics

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from recalign.errors import RecalignError
+from recalign.common.errors import RecalignError
 from recalign.objectives.objective import Objective
 from recalign.params import ObjectiveSettings
 

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
-from recalign import columns as c
+from recalign.common import columns as c
+from recalign.common.errors import TooLargeError
 from recalign.data.records import Items
-from recalign.errors import TooLargeError
 from recalign.recommenders.popularity import Popularity
-from recalign.recommenders.seam import Request
+from recalign.recommenders.recommender import Request
 from recalign.recommenders.store import bags, columns_of, in_blocks, load_state, save_state
 
 MOST_ITEMS = 20_000  # a dense matrix of items × items: 3.2 GB in float64, and its inverse takes minutes

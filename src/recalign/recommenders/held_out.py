@@ -10,17 +10,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from recalign import columns as c
-from recalign.data.candidates import draw_candidates
+from recalign.common import columns as c
+from recalign.data.preparation.candidates import draw_candidates
 from recalign.data.records import Items, hashed_order
-from recalign.evaluation.ranking import draw_lots, metric_values, target_ranks
-from recalign.recommenders.seam import Recommender, Request
-from recalign.recommenders.seeds import key
+from recalign.evaluation.metrics import draw_lots, metric_values, target_ranks
+from recalign.recommenders.recommender import Recommender, Request, key
 from recalign.recommenders.store import columns_of
 
-HELD_OUT = 0.1       # share of train that tunes
+HELD_OUT = 0.1  # share of train that tunes
 CASES_PER_USER = 10
-CASES = 2000         # more than enough to tell settings apart
+CASES = 2000  # more than enough to tell settings apart
 CANDIDATES = 20
 MIN_HISTORY = 3
 MAX_HISTORY = 50

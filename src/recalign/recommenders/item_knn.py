@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from recalign import columns as c
+from recalign.common import columns as c
 from recalign.data.records import Items
-from recalign.recommenders.seam import Request
+from recalign.recommenders.recommender import Request
 from recalign.recommenders.store import (
     REACH,
     bags,

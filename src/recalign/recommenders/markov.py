@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
-from recalign import columns as c
+from recalign.common import columns as c
 from recalign.data.records import Items
 from recalign.recommenders.popularity import Popularity
-from recalign.recommenders.seam import Request
+from recalign.recommenders.recommender import Request
 from recalign.recommenders.store import (
     REACH,
     bags,
@@ -112,9 +112,7 @@ def fitter(catalogue: Items, events: pa.Table) -> Callable[[Settings], Markov]:
     return lambda settings: Markov(catalogue, follows(settings.distance), popularity, settings)
 
 
-def transitions(
-    users: NDArray[np.int64], items: NDArray[np.int64], size: int, distance: float
-) -> sparse.csr_array:
+def transitions(users: NDArray[np.int64], items: NDArray[np.int64], size: int, distance: float) -> sparse.csr_array:
     """N [items, items] of the module's docstring; users and items (columns) user by user, in each one's order."""
 
     def weight(step: int, same: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.data.simulator import Taste, days_since_start, load_catalogue, next_item_log_probs, read_tastes
-from recalign.errors import RecalignError
-from recalign.recommenders.seam import Request
+from recalign.recommenders.recommender import Request
 from recalign.recommenders.store import pick
 
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from recalign import columns as c
+from recalign.common import columns as c
 from recalign.data.records import Items
-from recalign.recommenders.seam import Request
+from recalign.recommenders.recommender import Request
 from recalign.recommenders.store import columns_of, load_state, same_for_all, save_state, with_clock
 
 DAY = 86400.0e6  # microseconds

@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from scipy import sparse
 
-from recalign import columns as c
-from recalign.artifacts import digest_of, read_json, replacing, verify_once, write_json
+from recalign.common import columns as c
+from recalign.common.artifacts import digest_of, read_json, replacing, verify_once, write_json
+from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.errors import RecalignError
-from recalign.recommenders.seam import Request
+from recalign.recommenders.recommender import Request
 
 ARRAYS = "model.safetensors"
 SETTINGS = "settings.json"

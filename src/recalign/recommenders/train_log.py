@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from recalign import columns as c
+from recalign.common import columns as c
+from recalign.common.errors import RecalignError
 from recalign.data.records import Items, hashed_order
-from recalign.errors import RecalignError
 from recalign.params import Params, RecommenderName
-from recalign.recommenders.fitting import fit
-from recalign.recommenders.seam import Recommender
+from recalign.recommenders.recommender import Recommender
+from recalign.recommenders.roster import fit
 from recalign.recommenders.store import columns_of
 
 log = logging.getLogger(__name__)

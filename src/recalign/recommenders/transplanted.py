@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from recalign.data.records import Items
-from recalign.recommenders.seam import Recommender, Request, cases_at_once
+from recalign.recommenders.recommender import Recommender, Request, cases_at_once
 
 
 class Transplanted:

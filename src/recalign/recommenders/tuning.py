@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recalign import columns as c
+from recalign.common import columns as c
 from recalign.data.records import Items, hashed_order
 from recalign.recommenders import ease, item_knn, markov, recent_popularity
 from recalign.recommenders.held_out import METRIC, HeldOut, held_out
-from recalign.recommenders.seam import Recommender
+from recalign.recommenders.recommender import Recommender
 
 log = logging.getLogger(__name__)
 KNN_EVENTS = 500_000  # train events that item-kNN is tuned on: a setting's time grows with them, its choice does not

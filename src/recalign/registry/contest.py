@@ -9,18 +9,18 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from recalign import columns as c
-from recalign.artifacts import digest_of, read_json
+from recalign.audit.contest import AUDIT, UNBEATEN
+from recalign.common import columns as c
+from recalign.common.artifacts import digest_of, read_json
+from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.errors import RecalignError
-from recalign.evaluation.probe_contest import AUDIT, UNBEATEN
-from recalign.evaluation.system_ranks import SAMPLED, SystemRanks, read_system_ranks
-from recalign.layout import PREPARED, PROFILES, RANKS, REPORTS
+from recalign.evaluation.ranks import SAMPLED, SystemRanks, read_system_ranks
 from recalign.params import Params
-from recalign.preferences.profiles import profile_texts
-from recalign.recommenders.trial import Trial, rank_sampled, read_trial
+from recalign.preferences.profiles.profiles import profile_texts
+from recalign.project import PREPARED, PROFILES, RANKS, REPORTS
+from recalign.ranking.package import Settings, read_settings
+from recalign.ranking.trial import Trial, rank_sampled, read_trial
 from recalign.registry.log import log_ranks, ranks_file
-from recalign.registry.package import Settings, read_settings
 from recalign.registry.promotion import download_package, run_of
 from recalign.registry.serving import find_base, load_recommender
 

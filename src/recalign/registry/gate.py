@@ -6,9 +6,9 @@ Every try against a champion costs a part of one error budget, so that many trie
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from recalign.evaluation.ranking import LABELS
+from recalign.evaluation.metrics import LABELS
+from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.significance import Interval, paired_difference, paired_lower_bound
-from recalign.evaluation.system_ranks import SystemRanks
 from recalign.params import Params
 
 BAR = "popularity"  # what the first champion must beat

@@ -6,12 +6,12 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from recalign import columns as c
-from recalign.artifacts import read_json
-from recalign.errors import RecalignError
+from recalign.common import columns as c
+from recalign.common.artifacts import read_json
+from recalign.common.errors import RecalignError
 from recalign.evaluation.comparison import Run, run_of
-from recalign.evaluation.system_ranks import read_system_ranks
-from recalign.layout import REPORTS
+from recalign.evaluation.ranks import read_system_ranks
+from recalign.project import REPORTS
 from recalign.registry import promotion
 from recalign.registry.log import ranks_file
 from recalign.registry.tracking import answering_soon, connect, redacted

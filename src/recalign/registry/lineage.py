@@ -5,10 +5,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from recalign.artifacts import file_digest
-from recalign.errors import RecalignError
-from recalign.git import git, git_revision
-from recalign.layout import PARAMS
+from recalign.common.artifacts import file_digest
+from recalign.common.errors import RecalignError
+from recalign.common.git import git, git_revision
+from recalign.project import PARAMS
 
 LOCK = Path("dvc.lock")
 

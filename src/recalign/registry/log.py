@@ -9,14 +9,14 @@ from typing import Any
 from mlflow import MlflowClient
 
 from recalign import __version__
-from recalign.artifacts import read_json
-from recalign.evaluation.ranking import METRICS, metric_values
-from recalign.evaluation.system_ranks import SystemRanks, write_system_ranks
-from recalign.layout import PARAMS, RANKS, REPORTS
+from recalign.common.artifacts import read_json
+from recalign.evaluation.metrics import METRICS, metric_values
+from recalign.evaluation.ranks import SystemRanks, write_system_ranks
 from recalign.params import Params
+from recalign.project import PARAMS, RANKS, REPORTS
+from recalign.ranking.package import Settings, write_package
 from recalign.registry import served_model
 from recalign.registry.lineage import LOCK, lineage
-from recalign.registry.package import Settings, write_package
 from recalign.registry.tracking import experiment
 
 DIGEST = "adapter_digest"  # tag of a version; equal digests are the same version

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
-from recalign.errors import RecalignError
+from recalign.common.errors import RecalignError
 from recalign.params import Params
 from recalign.registry.gate import NotJudged, Verdict
 from recalign.registry.tracking import answering_soon, connect, reached, redacted
@@ -202,7 +202,7 @@ def download_package(uri: str, home: Path = Path()) -> Path:
     """All that was registered with a version, as `registry.package` writes it."""
     import mlflow
 
-    from recalign.registry.package import SETTINGS
+    from recalign.ranking.package import SETTINGS
 
     connect(home)
     try:

@@ -56,7 +56,7 @@ class ServedModel(PythonModel):
             ) from None
 
     def _predicted(self, model_input: Any) -> list[dict[str, Any]]:
-        from recalign.errors import RecalignError
+        from recalign.common.errors import RecalignError
         from recalign.registry.serving import MOST_QUERIES, Query
 
         rows = _rows(model_input)
@@ -75,7 +75,7 @@ class ServedModel(PythonModel):
 
     def _alone(self, number: int, query: "Query") -> dict[str, Any]:
         """The answer to one row, so that an error names the row."""
-        from recalign.errors import RecalignError
+        from recalign.common.errors import RecalignError
 
         try:
             return self.service.answer(query)

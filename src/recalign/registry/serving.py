@@ -11,31 +11,25 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 
-from recalign.artifacts import read_json
+from recalign.common.artifacts import read_json
+from recalign.common.errors import RecalignError
+from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
-from recalign.errors import RecalignError
-from recalign.layout import BASE
 from recalign.llm.base import IDENTITY, LanguageModel, fetch_base
+from recalign.llm.prompts import safe_title
 from recalign.params import ProfilesParams
-from recalign.preferences.engines import Inference, open_engine
-from recalign.preferences.histories import Histories
-from recalign.preferences.profiles import COUNTING, Engine, Profile, make_profile
-from recalign.preferences.statements import Statement, closed_statements
-from recalign.prompts import safe_title
-from recalign.recommenders.fitted import load_fitted
-from recalign.recommenders.fused import FusedRecommender
-from recalign.recommenders.language_model import Asked, LanguageModelRecommender, open_recommender
-from recalign.recommenders.made_by import ADAPTER, REFERENCE
-from recalign.recommenders.seam import Scored
+from recalign.preferences.profiles.engines import Inference, open_engine
+from recalign.preferences.profiles.histories import Histories
+from recalign.preferences.profiles.profiles import COUNTING, Engine, Profile, make_profile
+from recalign.preferences.profiles.statements import Statement, closed_statements
+from recalign.project import BASE
+from recalign.ranking.fused import FusedRecommender
+from recalign.ranking.language_model import Asked, LanguageModelRecommender, open_recommender
+from recalign.ranking.made_by import ADAPTER, REFERENCE
+from recalign.ranking.package import RECOMMENDERS, Identity, Settings, check_package, read_settings
+from recalign.recommenders.recommender import Scored
+from recalign.recommenders.roster import load_fitted
 from recalign.recommenders.transplanted import on_catalogue
-from recalign.registry.package import (
-    RECOMMENDERS,
-    Identity,
-    Settings,
-    check_package,
-    read_settings,
-)
-from recalign.registry.raw_ids import RawIds
 
 log = logging.getLogger(__name__)
 BASE_VARIABLE = "RECALIGN_BASE"
@@ -296,6 +290,7 @@ def _measured(settings: Settings, model: LanguageModel | None) -> ProfilesParams
 
 def _open(measured: ProfilesParams, settings: Settings, catalogue: Items, model: LanguageModel | None) -> Inference:
     """What infers the preference of a query: the base under the model that ranks, with its adapter switched off."""
+
     def the_model() -> LanguageModel:
         assert model is not None, f"{measured.engine} asks a model where there is none"
         return model

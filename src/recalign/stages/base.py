@@ -3,8 +3,8 @@
 import logging
 from pathlib import Path
 
-from recalign import layout
-from recalign.artifacts import read_json
+from recalign import project as layout
+from recalign.common.artifacts import read_json
 from recalign.llm.base import IDENTITY, fetch_base
 from recalign.params import Params
 

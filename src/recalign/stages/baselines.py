@@ -8,16 +8,15 @@ from typing import get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recalign import artifacts
-from recalign import columns as c
+from recalign.common import artifacts
+from recalign.common import columns as c
+from recalign.common.errors import RecalignError, TooLargeError, did_you_mean
 from recalign.data.records import Items, read_cases
-from recalign.errors import RecalignError, TooLargeError, did_you_mean
-from recalign.evaluation.ranking import LABELS, draw_lots, metric_values, target_ranks
-from recalign.layout import BASELINES, PREPARED
+from recalign.evaluation.metrics import LABELS, draw_lots, metric_values, target_ranks
 from recalign.params import Params, RecommenderName
-from recalign.recommenders.fitted import REFUSED
-from recalign.recommenders.fitting import fit
-from recalign.recommenders.seam import Recommender, Request
+from recalign.project import BASELINES, PREPARED
+from recalign.recommenders.recommender import Recommender, Request
+from recalign.recommenders.roster import REFUSED, fit
 
 log = logging.getLogger(__name__)
 MANIFEST = "uniform"

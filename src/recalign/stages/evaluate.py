@@ -6,26 +6,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recalign import columns as c
-from recalign.artifacts import folder, read_json, write_json
+from recalign.common import columns as c
+from recalign.common.artifacts import folder, read_json, write_json
+from recalign.common.machine import machine
+from recalign.common.run_log import COSTS, note_costs
+from recalign.evaluation.costs import weights_mb
 from recalign.evaluation.generation import write_answers
-from recalign.evaluation.machine import machine
-from recalign.evaluation.ranking import best_items
+from recalign.evaluation.metrics import best_items
+from recalign.evaluation.ranks import write_system_ranks
 from recalign.evaluation.scorecard import FUSION, TUNED
-from recalign.evaluation.spending import weights_mb
-from recalign.evaluation.system_ranks import write_system_ranks
-from recalign.layout import ALIGN, BASE, BASELINES, CACHE, INTERACTIONS, OTHER, PREPARED, PROFILES, RANKS, SFT
 from recalign.params import Params
-from recalign.preferences.profiles import profile_texts
-from recalign.preferences.shares import case_shares, shares_sentence
-from recalign.recommenders.fitted import refusals
-from recalign.recommenders.trial import Trial
-from recalign.run_log import COSTS, note_costs
-from recalign.stages.id_recommenders import fitted_fusion, fuse, id_recommenders, measure_id_recommender
-from recalign.stages.language_models import language_models, rank_language_model, score_language_model
-from recalign.stages.transferred import transferred
-from recalign.stages.trials import Measured, Trials, kind_of, read_trials
-from recalign.stages.whole_catalogue import rank_whole_catalogue
+from recalign.preferences.profiles.profiles import profile_texts
+from recalign.preferences.profiles.shares import case_shares, shares_sentence
+from recalign.project import ALIGN, BASE, BASELINES, CACHE, INTERACTIONS, OTHER, PREPARED, PROFILES, RANKS, SFT
+from recalign.ranking.adapters import language_models, rank_language_model, score_language_model
+from recalign.ranking.recommenders import fitted_fusion, fuse, id_recommenders, measure_id_recommender
+from recalign.ranking.transferred import transferred
+from recalign.ranking.trial import Trial
+from recalign.ranking.trials import Measured, Trials, kind_of, read_trials
+from recalign.ranking.whole_catalogue import rank_whole_catalogue
+from recalign.recommenders.roster import refusals
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from recalign.artifacts import folder
+from recalign.common.artifacts import folder
 from recalign.data.sources.readers import read_source
-from recalign.layout import CACHE, INTERACTIONS, RAW
 from recalign.params import Params
+from recalign.project import CACHE, INTERACTIONS, RAW
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,4 @@ def ingest(
             name: pq.read_metadata(partial / f"{name}.parquet").num_rows
             for name in ("interactions", "users", "items", "malformed")
         }
-    log.info(
-        "%s: %d interactions of %d users with %d items; %d lines could not be read", params.source, *rows.values()
-    )
+    log.info("%s: %d interactions of %d users with %d items; %d lines could not be read", params.source, *rows.values())

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from recalign import columns as c
-from recalign.artifacts import folder, read_json, read_parquet, write_parquet
+from recalign.common import columns as c
+from recalign.common.artifacts import folder, read_json, read_parquet, write_parquet
+from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.errors import RecalignError
-from recalign.layout import BASELINES, PAIRS, PREPARED, PROFILES
+from recalign.data.taken import read_taken
 from recalign.params import Params
-from recalign.preferences.histories import read_known
-from recalign.preferences.negatives import STRATEGIES, strategy_shares
-from recalign.preferences.pairs import Pair, build_pairs, pairs_table
-from recalign.preferences.profiles import Profile, read_profiles, read_told
-from recalign.preferences.selection import pair_examples
-from recalign.preferences.statements import closed_statements, plausible_items
-from recalign.preferences.taken import read_taken
+from recalign.preferences.pairs.negatives import STRATEGIES, strategy_shares
+from recalign.preferences.pairs.pairs import Pair, build_pairs, pairs_table
+from recalign.preferences.profiles.histories import read_known
+from recalign.preferences.profiles.profiles import Profile, read_profiles, read_told
+from recalign.preferences.profiles.selection import pair_examples
+from recalign.preferences.profiles.statements import closed_statements, plausible_items
+from recalign.project import BASELINES, PAIRS, PREPARED, PROFILES
 
 log = logging.getLogger(__name__)
 

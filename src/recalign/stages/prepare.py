@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from recalign import artifacts
-from recalign import columns as c
+from recalign.common import artifacts
+from recalign.common import columns as c
 from recalign.data.database import database, one
-from recalign.data.manifests import write_candidates
-from recalign.data.prepare import (
+from recalign.data.preparation.manifests import write_candidates
+from recalign.data.preparation.tables import (
     Cutoffs,
     choose_targets,
     read_catalogue,
@@ -21,8 +21,8 @@ from recalign.data.prepare import (
     write_examples,
     write_met,
 )
-from recalign.layout import CACHE, PREPARED, VALIDATED
 from recalign.params import Params
+from recalign.project import CACHE, PREPARED, VALIDATED
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

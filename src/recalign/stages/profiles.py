@@ -5,19 +5,19 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from recalign import columns as c
-from recalign.artifacts import folder, read_json, write_json, write_parquet
+from recalign.common import columns as c
+from recalign.common.artifacts import folder, read_json, write_json, write_parquet
 from recalign.data.records import Items
 from recalign.data.simulator import read_tastes
-from recalign.layout import BASE, CACHE, INTERACTIONS, PREPARED, PROFILES
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.params import Params
-from recalign.preferences.engines import can_tell, count, open_engine
-from recalign.preferences.histories import Known, read_known
-from recalign.preferences.profiles import COUNTING, Profile, profiles_table
-from recalign.preferences.selection import profile_users
-from recalign.preferences.statements import Statement, closed_statements
-from recalign.preferences.truth import score_profiles, truth_lines
+from recalign.preferences.profiles.engines import can_tell, count, open_engine
+from recalign.preferences.profiles.histories import Known, read_known
+from recalign.preferences.profiles.profiles import COUNTING, Profile, profiles_table
+from recalign.preferences.profiles.selection import profile_users
+from recalign.preferences.profiles.statements import Statement, closed_statements
+from recalign.preferences.profiles.truth import score_profiles, truth_lines
+from recalign.project import BASE, CACHE, INTERACTIONS, PREPARED, PROFILES
 
 log = logging.getLogger(__name__)
 SPLITS = (c.TRAIN, c.VALIDATION, c.TEST)

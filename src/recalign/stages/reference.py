@@ -4,7 +4,8 @@ import logging
 import time
 from pathlib import Path
 
-from recalign import artifacts, layout
+from recalign import project as layout
+from recalign.common import artifacts
 from recalign.llm.base import load_language_model
 from recalign.params import Params
 from recalign.training.examples import read_preference_examples

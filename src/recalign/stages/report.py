@@ -7,37 +7,29 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from recalign.artifacts import read_json, write_json, write_text
-from recalign.columns import TEST, VIEWS
+from recalign.audit.contest import AUDIT, ProbeContest
+from recalign.common.artifacts import read_json, write_json, write_text
+from recalign.common.columns import TEST, VIEWS
+from recalign.common.git import git_revision
+from recalign.common.run_log import COSTS, print_stages
 from recalign.data.simulator import read_tastes
-from recalign.evaluation.costs import Cost
-from recalign.evaluation.curves import Curve, displacement, read_curve, to_csv
 from recalign.evaluation.figures import MATCHING, Figure, Provenance, Recorder, as_document
-from recalign.evaluation.plots import Drawing, cost_plot, drift_plot, interval_plot, learning_plot, planted_plot
-from recalign.evaluation.probe_contest import AUDIT, ProbeContest
-from recalign.evaluation.report import TITLES, Evidence, report_page, title_of
+from recalign.evaluation.ranks import CATALOGUE, CATALOGUE_CASES, SAMPLED, UNKNOWN, SystemRanks, read_system_ranks
 from recalign.evaluation.scorecard import Scorecard, build_scorecard
-from recalign.evaluation.second_view import SecondView, second_view, second_view_metrics, second_view_sections
-from recalign.evaluation.system_ranks import (
-    CATALOGUE,
-    CATALOGUE_CASES,
-    SAMPLED,
-    UNKNOWN,
-    SystemRanks,
-    read_system_ranks,
-)
-from recalign.evaluation.table import by_value, print_left_out, print_scorecard
-from recalign.evaluation.verdict import verdict
-from recalign.git import git_revision
-from recalign.layout import ALIGN, BASE, PAIRS, PREPARED, PROFILES, RANKS, REPORTS, SFT, VALIDATED
 from recalign.params import Params
-from recalign.preferences.profiles import read_profiles
-from recalign.preferences.truth import learned_values
-from recalign.run_log import COSTS, print_stages
-from recalign.stages.costs import system_costs
-from recalign.stages.findings import Findings, find, read_known
-from recalign.stages.probes import probe
-from recalign.stages.provenance import lineage, next_commands, param_lines, reproduce_commands
+from recalign.preferences.profiles.profiles import read_profiles
+from recalign.preferences.profiles.truth import learned_values
+from recalign.project import ALIGN, BASE, PAIRS, PREPARED, PROFILES, RANKS, REPORTS, SFT, VALIDATED
+from recalign.report.costs import Cost, system_costs
+from recalign.report.curves import Curve, displacement, read_curve, to_csv
+from recalign.report.findings import Findings, find, read_known
+from recalign.report.plots import Drawing, cost_plot, drift_plot, interval_plot, learning_plot, planted_plot
+from recalign.report.probes import probe
+from recalign.report.provenance import lineage, next_commands, param_lines, reproduce_commands
+from recalign.report.report import TITLES, Evidence, report_page, title_of
+from recalign.report.second_view import SecondView, second_view, second_view_metrics, second_view_sections
+from recalign.report.table import by_value, print_left_out, print_scorecard
+from recalign.report.verdict import verdict
 
 log = logging.getLogger(__name__)
 

@@ -4,16 +4,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from recalign import columns as c
-from recalign import layout
-from recalign.artifacts import digest_of, read_json
+from recalign import project as layout
+from recalign.common import columns as c
+from recalign.common.artifacts import digest_of, read_json
 from recalign.data.records import Items
 from recalign.llm.base import load_language_model
+from recalign.llm.prompts import PromptBuilder
 from recalign.params import Params
-from recalign.preferences.profiles import profile_texts, read_told
-from recalign.preferences.selection import nobody, sft_examples
-from recalign.preferences.shares import shares_sentence, training_shares
-from recalign.prompts import PromptBuilder
+from recalign.preferences.profiles.profiles import profile_texts, read_told
+from recalign.preferences.profiles.selection import nobody, sft_examples
+from recalign.preferences.profiles.shares import shares_sentence, training_shares
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import text_examples

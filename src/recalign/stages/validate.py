@@ -4,12 +4,12 @@ import logging
 import shutil
 from pathlib import Path
 
-from recalign.artifacts import folder, replacing, write_json, write_text
-from recalign.data.validation import Validation, validate_tables
-from recalign.data.validation_report import refusal, report_page, summary_lines
-from recalign.errors import RecalignError
-from recalign.layout import CACHE, INTERACTIONS, REPORTS, VALIDATED
+from recalign.common.artifacts import folder, replacing, write_json, write_text
+from recalign.common.errors import RecalignError
+from recalign.data.validation.page import refusal, report_page, summary_lines
+from recalign.data.validation.tables import Validation, validate_tables
 from recalign.params import Params
+from recalign.project import CACHE, INTERACTIONS, REPORTS, VALIDATED
 
 log = logging.getLogger(__name__)
 AS_THEY_ARE = ("users.parquet", "source.json", "truth.parquet")

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recalign import artifacts
-from recalign.errors import RecalignError
+from recalign.common import artifacts
+from recalign.common.errors import RecalignError
 
 log = logging.getLogger(__name__)
 EVERY_SECONDS = 60.0  # between two checkpoints: what a kill can cost

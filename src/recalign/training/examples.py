@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recalign import columns as c
-from recalign.artifacts import read_json, read_parquet
+from recalign.common import columns as c
+from recalign.common.artifacts import read_json, read_parquet
+from recalign.common.errors import RecalignError
 from recalign.data.records import Example, Items
-from recalign.errors import RecalignError
+from recalign.llm.prompts import PromptBuilder
 from recalign.params import Params
-from recalign.prompts import PromptBuilder
 from recalign.training.listing import Listing, read_listing
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ def text_examples(
         profile = (profiles or {}).get(example.user_id)
         shown = listing.items(example.example_id, example.target) if listing else None
         if whole_history:
-            prompt, continuation = builder.sequence(
-                example.history, example.target, profile=profile, candidates=shown
-            )
+            prompt, continuation = builder.sequence(example.history, example.target, profile=profile, candidates=shown)
         else:
             prompt = builder.prompt(example.history, profile=profile, candidates=shown)
             continuation = builder.response(example.target)

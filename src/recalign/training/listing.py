@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recalign.data.records import Items, hashed_order, read_named
+from recalign.data.taken import later_items, read_taken
 from recalign.params import Params
-from recalign.preferences.taken import later_items, read_taken
 
 
 @dataclass(frozen=True)

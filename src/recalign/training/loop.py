@@ -11,11 +11,11 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from recalign.artifacts import digest_of
+from recalign.common.artifacts import digest_of
+from recalign.common.errors import RecalignError
+from recalign.common.progress import track
 from recalign.data.records import hashed_order
-from recalign.errors import RecalignError
 from recalign.params import OptimiserParams
-from recalign.progress import track
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints, TrainingState, Weights
 from recalign.training.micro_batches import micro_batches

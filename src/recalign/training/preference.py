@@ -7,7 +7,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from recalign.errors import RecalignError
+from recalign.common.errors import RecalignError
 from recalign.llm.scoring import response_logprobs, tokens_at_once
 from recalign.objectives.batch import PreferenceBatch
 from recalign.objectives.objective import BatchPlan, Objective

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from recalign.errors import RecalignError
+from recalign.common.errors import RecalignError
 
 T = TypeVar("T")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from recalign import columns as c
-from recalign.artifacts import digest_of, read_parquet
-from recalign.errors import RecalignError
+from recalign.common import columns as c
+from recalign.common.artifacts import digest_of, read_parquet
+from recalign.common.errors import RecalignError
+from recalign.common.progress import track
 from recalign.llm.scoring import SCORER, response_logprobs, tokens_at_once
-from recalign.progress import track
 from recalign.training.examples import PreferenceExample
 from recalign.training.micro_batches import micro_batches
 
@@ -90,6 +90,7 @@ def compute(
     model: torch.nn.Module, model_digest: str, examples: Sequence[PreferenceExample], micro_tokens: int
 ) -> Iterator[Store]:
     """Score the examples' responses without gradients, yielding the new log-probs of one micro-batch after another."""
+
     def size(part: Sequence[PreferenceExample]) -> int:
         return tokens_at_once(model, [e.prompt for e in part], [e.responses for e in part])
 

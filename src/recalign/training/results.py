@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recalign import artifacts
+from recalign.common import artifacts
+from recalign.common.run_log import note_costs
 from recalign.llm.adapters import save_adapter
 from recalign.llm.base import LanguageModel
-from recalign.run_log import note_costs
 from recalign.training.loop import TrainingResult
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from recalign.errors import RecalignError
+from recalign.common.errors import RecalignError
 
 HEAD = 65_536  # bytes by which a file is recognised
 PIECE = 4 * 2**20  # bytes unpacked at once

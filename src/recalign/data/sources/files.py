@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from recalign.artifacts import file_digest
+from recalign.common.artifacts import file_digest
+from recalign.common.errors import RecalignError
 from recalign.data.database import scratch
 from recalign.data.sources import containers
 from recalign.data.sources.reading import FILE, LINE, UNPARSABLE, quoted
-from recalign.errors import RecalignError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -432,7 +432,7 @@ def _refuse_loss(source: _TextFile, parse: Parse) -> NoReturn:
     lines = source.scanned.lines - source.header - len(source.scanned.blank_lines)
     where = f"a quotation mark in line {parse.first}" if parse.first else "a quotation mark"
     raise RecalignError(
-        f'{source.raw.path}: {parse.rows:,} rows and {parse.rejected:,} unreadable ones are fewer than its {lines:,} '
+        f"{source.raw.path}: {parse.rows:,} rows and {parse.rejected:,} unreadable ones are fewer than its {lines:,} "
         f"lines, for {where} is not closed there and takes {parse.lost:,} lines with it; double it within quotes "
         f'("…""…"), or remove it'
     )

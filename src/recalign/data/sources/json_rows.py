@@ -4,12 +4,12 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from recalign.artifacts import file_digest
+from recalign.common.artifacts import file_digest
+from recalign.common.errors import RecalignError
 from recalign.data.database import one
 from recalign.data.sources import containers, files
 from recalign.data.sources.files import Raw
 from recalign.data.sources.reading import FILE, LINE, UNPARSABLE, literal, quoted
-from recalign.errors import RecalignError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

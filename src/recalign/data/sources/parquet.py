@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from recalign.artifacts import file_digest
+from recalign.common.artifacts import file_digest
+from recalign.common.errors import RecalignError
 from recalign.data.database import one
 from recalign.data.sources.files import Raw, require_columns
 from recalign.data.sources.ids import EXACT
 from recalign.data.sources.reading import FILE, LINE, quoted
-from recalign.errors import RecalignError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -57,9 +57,7 @@ def load(
     return file_digest(raw.path)
 
 
-def _check_type(
-    connection: "DuckDBPyConnection", raw: Raw, column: str, kind: str, key: str, *, is_id: bool
-) -> None:
+def _check_type(connection: "DuckDBPyConnection", raw: Raw, column: str, kind: str, key: str, *, is_id: bool) -> None:
     plain = kind.split("(")[0]
     if is_id and (plain not in ID_TYPES or kind.endswith("]")):
         raise RecalignError(

@@ -4,7 +4,7 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
-from recalign.artifacts import write_json
+from recalign.common.artifacts import write_json
 from recalign.data.database import database
 from recalign.data.sources import lastfm, movielens, reading, simulated, table
 from recalign.data.sources.files import MALFORMED

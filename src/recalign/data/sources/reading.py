@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recalign import columns as c
+from recalign.common import columns as c
+from recalign.common.errors import RecalignError
 from recalign.data.database import ROW_GROUP, one, write_rows
 from recalign.data.sources.ids import MARKERS, SPACES, TITLE_MARKERS, canonical, listed, number_ids, unmarked
-from recalign.errors import RecalignError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

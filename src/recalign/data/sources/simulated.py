@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from recalign import columns as c
-from recalign.artifacts import file_digest, write_parquet
+from recalign.common import columns as c
+from recalign.common.artifacts import file_digest, write_parquet
 from recalign.data.sources import files, reading, times
 from recalign.params import Params
 

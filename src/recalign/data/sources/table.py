@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recalign.common.errors import RecalignError
 from recalign.data.database import one
 from recalign.data.sources import files, json_rows, parquet, reading, times
 from recalign.data.sources.reading import FILE, LINE
-from recalign.errors import RecalignError
 from recalign.params import Params, TableParams
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ def read(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: Param
     return reading.SourceFacts(table.noun, table.timestamp is not None, least, TERMS, digests)
 
 
-def _time(
-    connection: "DuckDBPyConnection", relation: str, column: str | None, key: str
-) -> reading.Parsed | str:
+def _time(connection: "DuckDBPyConnection", relation: str, column: str | None, key: str) -> reading.Parsed | str:
     return "null::timestamp" if column is None else times.column_time(connection, relation, column, key)
 
 

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from recalign.common.errors import RecalignError
 from recalign.data.sources.ids import MARKERS
 from recalign.data.sources.reading import FILE, LINE, Parsed, filled, typed
-from recalign.errors import RecalignError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

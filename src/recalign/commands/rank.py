@@ -1,0 +1,121 @@
+"""Command rank: score anyone's candidate lists with an adapter, an ID recommender or the project's fusion."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from recalign.common import columns as c
+from recalign.common.artifacts import file_digest, write_text
+from recalign.common.errors import RecalignError, did_you_mean
+from recalign.data.case_file import CASE, FileCase, read_catalogue, read_file_cases
+from recalign.data.records import Items
+from recalign.evaluation.metrics import LABELS, METRICS, Floats, Lots, draw_lots, target_places, target_ranks
+from recalign.evaluation.ranks import SystemRanks, in_case_order
+from recalign.evaluation.significance import metric_interval
+from recalign.params import Params, RecommenderName
+from recalign.project import RANKS
+from recalign.ranking.fusion import read_fusion
+from recalign.ranking.language_model import LanguageModelRecommender
+from recalign.ranking.trial import Ranker, scores_of
+from recalign.recommenders.recommender import Request
+from recalign.report.table import plain
+
+log = logging.getLogger(__name__)
+
+
+def rank(
+    params: Params,
+    cases: Path,
+    items: Path,
+    out: Path,
+    *,
+    adapter: str | None = None,
+    recommender: RecommenderName | None = None,
+    train: Path | None = None,
+    fusion: bool = False,
+) -> None:
+    """Rank the lists of `cases` (JSON lines) over the catalogue `items` (CSV) and write a line a case to `out`.
+
+    A line holds case, rank (of the target, 1 = best, equals by lot) and ranked (ids, best first). Prints the metrics
+    with intervals over users. Raises RecalignError naming file and line where the input cannot be ranked.
+    """
+    catalogue = read_catalogue(items)
+    asked = read_file_cases(cases, catalogue)
+    named = (adapter, recommender, train)
+    system, ranked_by = _fused(params, catalogue, train) if fusion else _system(params, catalogue, *named)
+    requests = [Request(case.user_id, case.history) for case in asked]
+    lists = [list(case.candidates) for case in asked]
+    scores = scores_of(system, requests, lists)
+    places = target_places(lists, [case.target for case in asked])
+    lots = draw_lots([str(case.case) for case in asked], lists)
+    ranks = target_ranks(scores, places, lots)
+    write_text(out, "".join(_line(*row) for row in zip(asked, ranks.tolist(), scores, lots, strict=True)))
+    own = scores[np.arange(len(asked)), places]
+    keys = [(str(case.case), case.user_id) for case in asked]
+    outcome = in_case_order(system.name, "given lists", cases.name, file_digest(cases), keys, ranks, own)
+    _print(params, outcome, ranked_by, asked, out)
+
+
+def _system(
+    params: Params,
+    catalogue: Items,
+    adapter: str | None,
+    recommender: RecommenderName | None,
+    train: Path | None,
+) -> tuple[Ranker, str]:
+    """The system that the options name, and what ranks it in words."""
+    if recommender is not None:
+        from recalign.recommenders.train_log import fit_on_log
+
+        if recommender not in get_args(RecommenderName):
+            hint = did_you_mean(recommender, get_args(RecommenderName))
+            allowed = ", ".join(get_args(RecommenderName))
+            raise RecalignError(f"--recommender is {recommender}; one of {allowed} is allowed{hint}")
+        if train is None:
+            raise RecalignError(f"--recommender {recommender} needs --train: an interactions CSV (user_id,item_id)")
+        return fit_on_log(recommender, catalogue, train, params), f"fitted on {train}"
+    if adapter is None:
+        raise RecalignError("nothing to rank with: give --adapter PATH or models:/…, or --recommender with --train")
+    from recalign.commands.opened import open_adapter
+
+    settings, model = open_adapter(params, adapter, catalogue)
+    if settings.prompt.profile:
+        log.info("the cases hold no profiles, so the prompts show none, though this adapter was trained with them")
+    return model, settings.sentence
+
+
+def _fused(params: Params, catalogue: Items, train: Path | None) -> tuple[Ranker, str]:
+    """The project's fusion with its weights, its ID recommenders fitted anew on `train`."""
+    from recalign.commands.opened import open_adapter
+    from recalign.ranking.fused import FusedRecommender
+    from recalign.ranking.package import adapter_folder
+    from recalign.recommenders.train_log import fit_on_log
+
+    if train is None:
+        raise RecalignError("--fusion needs --train: an interactions CSV (user_id,item_id)")
+    fitted = read_fusion(RANKS)
+    ids = {name: fit_on_log(name, catalogue, train, params) for name in fitted.recommenders}
+    _, model = open_adapter(params, str(adapter_folder(fitted.language_model, Path())), catalogue)
+    if not isinstance(model, LanguageModelRecommender):
+        raise RecalignError(f"{fitted.language_model} is no language model; run 'dvc repro' to fit the fusion again")
+    return FusedRecommender(fitted.fusion, ids, catalogue, model), fitted.fusion.sentence
+
+
+def _line(case: FileCase, rank: int, scores: Floats, lots: Lots) -> str:
+    """A line of the output; equals by lot, as the target's rank counts."""
+    ranked = [case.candidates[column] for column in np.lexsort((lots, -scores))]
+    return json.dumps({CASE: case.case, c.RANK: rank, "ranked": ranked}) + "\n"
+
+
+def _print(params: Params, outcome: SystemRanks, ranked_by: str, cases: Sequence[FileCase], out: Path) -> None:
+    users = len(set(outcome.user_ids))
+    width = len(cases[0].candidates)
+    print(f"{outcome.system}, {ranked_by}; {len(cases)} cases of {users} users, {width} candidates each")
+    for metric in METRICS:
+        interval = metric_interval(outcome, metric, params.evaluate.resamples, params.seed)
+        print(f"  {LABELS[metric]:<8} {plain(interval)}")
+    print(f"  {'cases':<8} {len(cases)}\nRanks: {out}")

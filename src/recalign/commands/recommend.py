@@ -1,0 +1,131 @@
+"""Command recommend: the best items for a user of the log or for some titles, and the preference that explains them."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recalign.common import columns as c
+from recalign.common.artifacts import read_json, read_parquet
+from recalign.common.errors import RecalignError
+from recalign.data.records import Items
+from recalign.params import Params
+from recalign.project import ALIGN, INTERACTIONS, PREPARED, RANKS
+
+if TYPE_CHECKING:
+    from recalign.data.raw_ids import RawIds
+    from recalign.ranking.package import Settings
+    from recalign.registry.serving import AnyRecommender
+
+log = logging.getLogger(__name__)
+SHOWN_HISTORY, SHOWN_EVIDENCE = 8, 5  # titles printed
+
+
+def recommend(
+    params: Params,
+    *,
+    user: str | None = None,
+    titles: Sequence[str] | None = None,
+    adapter: str | None = None,
+    k: int = 10,
+    prepared: Path = PREPARED,
+    interactions: Path = INTERACTIONS,
+) -> None:
+    """Print the k best items of the catalogue for a user's whole history, or for liked titles (oldest first).
+
+    user and the items' ids are those of the log, not the numbers that stages count with. adapter: a folder or models:/
+    URI; else the champion, else the challenger, else the project's own best adapter.
+    Raises RecalignError for an unknown user, no history, k below 1, or no adapter to ask.
+    """
+    from recalign.commands.opened import open_adapter
+    from recalign.data.raw_ids import RawIds
+    from recalign.registry.serving import Query, Service
+
+    if k < 1:
+        raise RecalignError(f"-k is {k}; 1 or more is allowed")
+    catalogue = Items.read(prepared)
+    history = [] if user is None else user_history(prepared, user, RawIds.of_users(interactions))
+    if not history and not titles:
+        raise RecalignError("there is no history to start from; give --user ID or --titles TITLE …")
+    chosen = adapter or _default_adapter(params)
+    settings, recommender = open_adapter(params, chosen, catalogue) if adapter else _opened(params, chosen, catalogue)
+    service = Service.of(settings, recommender, RawIds.of_items(interactions))
+    liked = list(titles or [])
+    answer = service.answer_known(history, k) if history else service.answer(Query.of({"history": liked, "k": k}))
+    _print(answer, [catalogue.titles[item] for item in history] or liked, f"{chosen}, {settings.catalogue_sentence}")
+
+
+def user_history(prepared: Path, user: str, raw: "RawIds") -> list[int]:
+    """All liked items of a user, given by the log's own id, oldest first (position; without a clock a hashed order).
+
+    Raises RecalignError for a user that the prepared log does not hold.
+    """
+    file, number = prepared / "events.parquet", raw.number(user)
+    number = number if number is not None and -(2**63) <= number < 2**63 else None  # a null is nobody's number
+    own = pc.field(c.USER) == pa.scalar(number, pa.int64())
+    events = sorted(read_parquet(file, [c.ITEM, c.POSITION], own).to_pylist(), key=lambda row: row[c.POSITION])
+    if not events:
+        known = sorted(pc.unique(read_parquet(file, [c.USER])[c.USER]).to_pylist())
+        raise RecalignError(
+            f"--user is {user}, whom the prepared log does not hold; it has {len(known)} users, such as "
+            f"{raw.shown(known[0])} (shorter logs than prepare.core are left out)"
+        )
+    return [row[c.ITEM] for row in events]
+
+
+def _opened(params: Params, chosen: str, catalogue: Items) -> "tuple[Settings, AnyRecommender]":
+    """What nobody named, opened. Raises RecalignError that names it and what to ask in its place."""
+    from recalign.commands.opened import open_adapter
+
+    try:
+        return open_adapter(params, chosen, catalogue)
+    except RecalignError as error:
+        raise RecalignError(
+            f"{chosen}, which answers where --adapter names nothing, cannot: {error}; 'recalign rollback' or 'recalign "
+            "promote' chooses another champion, and --adapter asks another one"
+        ) from None
+
+
+def _default_adapter(params: Params) -> str:
+    """The registry's champion or challenger; where nothing is registered, the best adapter of this project."""
+    from recalign.ranking.package import best_objective
+    from recalign.registry.promotion import NothingRegisteredError, current
+
+    try:
+        live = current(params)
+    except NothingRegisteredError:
+        if not (RANKS / "systems.json").is_file():
+            raise
+        objective = best_objective(params, read_json(RANKS / "systems.json"))
+        log.info("nothing is registered yet; the best adapter of this project, %s, answers", ALIGN / objective)
+        return str(ALIGN / objective)
+    return f"models:/{params.registry.model}/{live.version}"
+
+
+def _print(answer: dict[str, Any], history: Sequence[str], system: str) -> None:
+    import rich.box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    recent = ", ".join(history[-SHOWN_HISTORY:])
+    console.print(f"Liked{' lately' if len(history) > SHOWN_HISTORY else ''}: {escape(recent)}")
+    if answer["unknown"]:
+        console.print(f"Not in the catalogue, read as text: {escape(', '.join(answer['unknown']))}")
+    if answer["preference"]:
+        shown, rest = answer["evidence"][-SHOWN_EVIDENCE:], len(answer["evidence"]) - SHOWN_EVIDENCE
+        evidence = f" (from {', '.join(shown)}{f' and {rest} more' if rest > 0 else ''})" if shown else ""
+        console.print(f"Inferred preference, by {answer['inferred_by']}: {escape(answer['preference'] + evidence)}")
+    console.print(f"Ranked by {escape(system)}:")
+    table = Table(box=rich.box.SIMPLE_HEAD)
+    table.add_column("", justify="right")
+    table.add_column("title")
+    table.add_column("id", justify="right")
+    table.add_column("score", justify="right")
+    for place, item in enumerate(answer["items"], start=1):
+        table.add_row(str(place), escape(item["title"]), str(item["item_id"]), f"{item['score']:.2f}")
+    console.print(table)

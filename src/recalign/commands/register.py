@@ -1,0 +1,122 @@
+"""Register an adapter or the fusion in MLflow, and let the gate judge it; no stage, for its effect lies outside."""
+
+import logging
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from recalign import project as layout
+from recalign.common.artifacts import read_json
+from recalign.common.errors import RecalignError
+from recalign.common.locks import held
+from recalign.data.records import Items
+from recalign.evaluation.ranks import SystemRanks
+from recalign.evaluation.scorecard import FUSION
+from recalign.params import Params
+from recalign.ranking.package import Settings, best_objective, check_ranks, package_digest, settings_of
+from recalign.registry.contest import (
+    UnscorableError,
+    cases_digest,
+    check_ranked,
+    evaluated_ranks,
+    read_cases,
+    unbeaten_probe,
+    version_ranks,
+)
+from recalign.registry.gate import BAR, NotJudged, Opponent, few_users, judge
+from recalign.registry.lineage import check_params_ran
+from recalign.registry.log import find_version, log_version
+from recalign.registry.promotion import bars, is_judged, leave_unjudged, settle
+from recalign.registry.tracking import connect, reached
+from recalign.registry.tries import count_try
+
+log = logging.getLogger(__name__)
+
+
+def register(params: Params, objective: str | None = None, *, root: Path = Path(), home: Path | None = None) -> str:
+    """Register the adapter of `objective`, or the "fusion"; the outcome in a sentence.
+
+    None: what registry.system names, the best adapter by registry.metric on validation or the fusion.
+
+    root: the project whose outputs are registered; home: the checkout whose registry it is, where that is another one.
+    A version becomes `challenger`, and `champion` where the gate accepts it. The same adapter again changes nothing, so
+    that a roll-back is not undone, and is no new try. Raises RecalignError where an output is missing, where
+    params.yaml has changed since, and for a run with hidden items. A champion that cannot be scored is no error: the
+    version is challenger, not judged, and the next call judges it.
+    """
+    check_params_ran(root)
+    _check_nothing_hidden(root)
+    chosen = objective or _candidate(params, root)
+    settings = settings_of(params, chosen, root)
+    ranks = evaluated_ranks(root, settings.system)
+    check_ranks(root, [BAR])  # whose ranks the first champion must beat
+    trial = read_cases(params, settings, root)
+    check_ranked(trial, ranks)
+    barred = unbeaten_probe(root, settings.system) or few_users(params, ranks)
+    digest, cases = package_digest(settings, root), cases_digest(trial, Items.read(root / layout.PREPARED))
+    home = home or root
+    with one_at_a_time(home, params), reached(home):
+        return _registered(params, chosen, settings, ranks, barred, digest, cases, root, home)
+
+
+def one_at_a_time(home: Path, params: Params) -> AbstractContextManager[None]:
+    """Wait for another registration of the checkout `home`: of two with one digest, the second one finds the first."""
+    lock = home / layout.CACHE / "register.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    fix = "run it again when that one has ended, or raise schedule.wait_minutes"
+    return held(lock, "recalign register", params.schedule.wait_minutes * 60, fix, on_wait=log.info)
+
+
+def _registered(
+    params: Params, chosen: str, settings: Settings, ranks: SystemRanks, barred: str, digest: str, cases: str,
+    root: Path, home: Path,
+) -> str:  # fmt: skip
+    """Log a version of what was checked, or find the one that is there, and let the gate judge it."""
+    name = params.registry.model
+    client = connect(home)  # after all that may be missing: a failed registration leaves no empty registry
+    version = find_version(client, name, digest)
+    if version is not None and is_judged(client, name, version):
+        this = chosen if chosen == FUSION else f"adapter ({chosen})"
+        return _say(f"{name}: this {this} is version {version} already; nothing was moved")
+    if version is None:
+        version = log_version(client, params, chosen, settings, digest, ranks, cases, root)
+    held = bars(client, name)
+    opponents = []
+    for bar in held:
+        try:
+            opponents.append(Opponent(f"version {bar}", version_ranks(client, params, bar, root, home)))
+        except UnscorableError as error:
+            unjudged = NotJudged(f"version {bar}", str(error))
+            leave_unjudged(client, name, version, unjudged)
+            return _say(f"{name}: version {version} ({chosen}) stays challenger: {unjudged.reason}")
+    verdict = judge(
+        params,
+        ranks,
+        opponents[0] if held else Opponent(BAR, evaluated_ranks(root, BAR)),
+        first=not held,
+        attempt=0 if barred else count_try(client, name, digest, cases),  # before the ranks are compared
+        anchor=opponents[1] if len(held) > 1 else None,
+        barred=barred,
+    )
+    settle(client, name, version, verdict)
+    stays = "is champion" if verdict.accepted else "stays challenger"
+    return _say(f"{name}: version {version} ({chosen}) {stays}: {verdict.reason}")
+
+
+def _check_nothing_hidden(root: Path) -> None:
+    hidden = read_json(root / layout.PREPARED / "summary.json").get("hidden_items", 0)
+    if hidden:
+        raise RecalignError(
+            f"prepare.hidden_items was {hidden:g} in this run: a model that was kept from items is for evaluation, and "
+            "cannot be registered; set it to 0.0 and run 'dvc repro'"
+        )
+
+
+def _candidate(params: Params, root: Path) -> str:
+    if params.registry.system == FUSION:
+        return FUSION
+    return best_objective(params, read_json(root / layout.RANKS / "systems.json"))
+
+
+def _say(outcome: str) -> str:
+    log.info(outcome)
+    return outcome

@@ -1,0 +1,248 @@
+"""Prompts and responses as token ids, put together from pieces: ids trained are ids evaluated are ids served.
+
+Titles are untrusted text: they are cleaned here, once, and never become a special token.
+"""
+
+import html
+import logging
+import re
+import unicodedata
+from collections.abc import Sequence
+from html.entities import html5
+from typing import TYPE_CHECKING
+
+from recalign.common.artifacts import digest_of
+from recalign.common.errors import RecalignError
+from recalign.data.records import Items
+from recalign.params import PromptParams
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+# what chat templates of current models use as markers: <|im_end|>, </s>, [INST], <<SYS>>, <start_of_turn>
+CHAT_TOKENS = re.compile(
+    r"<\|[^<>|]{0,64}\|>|</?s>|\[/?INST\]|<</?SYS>>|</?(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>", re.IGNORECASE
+)
+HTML_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")  # "R&B; soul" is none
+BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0\U0001d159")  # letters and symbols by name that show nothing
+FIRST_TITLES = 3  # `sequence`: titles in its prompt; the first ones have too little before them to be learned from
+PROFILE_TOKENS = 96  # a longer profile is cut
+LONGEST_READ = 2000  # characters of a title that are read at all: cleaning and tokenising more takes seconds a megabyte
+
+
+def safe_title(text: str | None) -> str:
+    """One line of visible text: no control, bidirectional or zero-width characters, no chat-template tokens.
+
+    HTML entities become their characters (scraped titles hold them, often twice: "&amp;amp;"), blanks are collapsed.
+    The result is in Unicode's NFC form, stays as it is when it is cleaned again, and is empty where nothing is visible.
+    """
+    cleaned = text or ""
+    while (again := _cleaned_once(cleaned)) != cleaned:  # "<|im_<|x|>end|>" and "&lt;/s>" hide one in another
+        cleaned = again
+    return cleaned if any(map(_is_visible, cleaned)) else ""
+
+
+def _cleaned_once(text: str) -> str:
+    """`safe_title`, but for what only comes to light by cleaning; never longer in the end, so repeating it ends."""
+    cleaned = HTML_ENTITY.sub(_unescaped, text)
+    cleaned = " ".join(unicodedata.normalize("NFC", cleaned).split())
+    cleaned = "".join(character for character in cleaned if not is_control(character))
+    return " ".join(CHAT_TOKENS.sub("", cleaned).split())
+
+
+def _unescaped(entity: re.Match[str]) -> str:
+    """The character of an entity; an unknown name stays (html.unescape would take "&copyright;" for "©right;")."""
+    return html.unescape(entity[0]) if entity[0][1] == "#" else html5.get(entity[0][1:], entity[0])
+
+
+def is_control(character: str) -> bool:
+    """Whether a character steers instead of showing something: control, direction, zero-width, private, half of a pair.
+
+    A code point that this Python does not know yet is kept, for it is mostly a new emoji.
+    """
+    category, code = unicodedata.category(character), ord(character)
+    if category != "Cn":
+        return category[0] == "C"
+    never = 0xFDD0 <= code <= 0xFDEF or code & 0xFFFE == 0xFFFE  # Unicode will not give them away
+    return never or code == 0x2065 or 0xFFF0 <= code <= 0xFFF8 or 0xE0000 <= code <= 0xE0FFF
+
+
+def _is_visible(character: str) -> bool:
+    """Whether it leaves ink: a letter, digit, mark of punctuation or symbol; an accent alone does not count."""
+    category = unicodedata.category(character)
+    return (category[0] in "LNPS" or category == "Cn") and character not in BLANK
+
+
+class PromptBuilder:
+    """Builds every prompt and response of one tokenizer, catalogue and form.
+
+    A prompt in the form `history` is a header and one title a line; a response is the very same line, so its newline is
+    the terminator. The form `candidates` lists the candidates and then asks for the next.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        items: Items,
+        params: PromptParams,
+        noun: str,
+        *,
+        clock: bool = True,
+    ) -> None:
+        """noun: what items are called, in the plural ("films"); clock: False where histories are sets without an order.
+
+        Raises RecalignError naming the tokenizer whose newline cannot end a title, or the item whose title is empty
+        once it is cleaned or in the tokenizer's ids.
+        """
+        self._tokenizer = tokenizer
+        self._params = params
+        self._special = set(tokenizer.all_special_ids)
+        self._bos = _leading_special_ids(tokenizer)
+        self._newline = _newline(tokenizer)
+        order = ", in order of time" if clock else ""
+        self._header = self.encode(f"{noun[:1].upper()}{noun[1:]} that one person liked{order}:") + self._newline
+        self._candidates = self.encode("One of these comes next:") + self._newline
+        self._next = self.encode("Next:") + self._newline
+        self._cut = 0
+        self._titles = self._encode_catalogue(items)
+        self.digest = digest_of([self._bos, self._header, self._candidates, self._next, params.model_dump()])
+
+    def prompt(
+        self,
+        history: Sequence[int | str],
+        *,
+        profile: str | None = None,
+        candidates: Sequence[int] | None = None,
+    ) -> list[int]:
+        """Token ids that end where the next title begins.
+
+        history: oldest first, item ids or titles (in the catalogue or not); the last `prompt.history` of them are used.
+        profile: put before the history when given. candidates: listed in the form `candidates`, else ignored.
+        Raises RecalignError for an unknown item, or where the form needs candidates and there are none.
+        """
+        ids = self._opening(profile) + self._lines(history[-self._params.history :])
+        if self._params.form == "history":
+            return ids
+        if not candidates:
+            raise RecalignError(
+                "prompt.form is 'candidates' but nothing limits the candidates here; "
+                "'history' is the form that can score any item"
+            )
+        return ids + self._candidates + self._lines(candidates) + self._next
+
+    def response(self, item: int) -> list[int]:
+        """The line of an item: its title's ids and the newline that ends it."""
+        if item not in self._titles:
+            raise RecalignError(f"item {item} is not in the catalogue ({len(self._titles)} items)")
+        return self._titles[item] + self._newline
+
+    def neutral(self) -> list[int]:
+        """The prompt without any history: what a title's own prior is conditioned on."""
+        return self._opening(None) + (self._next if self._params.form == "candidates" else [])
+
+    def sequence(
+        self,
+        history: Sequence[int],
+        target: int,
+        *,
+        profile: str | None = None,
+        candidates: Sequence[int] | None = None,
+    ) -> tuple[list[int], list[int]]:
+        """(prompt, continuation) for language-model training; together they are `prompt` and `response`.
+
+        In the form `history` the first titles are the prompt and all further ones, the target last, the continuation,
+        so that one pass learns from every title; in the form `candidates` the continuation is the target alone.
+        """
+        if self._params.form == "candidates":
+            return self.prompt(history, profile=profile, candidates=candidates), self.response(target)
+        recent = history[-self._params.training_history :]
+        first = recent[:FIRST_TITLES]
+        return self._opening(profile) + self._lines(first), self._lines([*recent[len(first) :], target])
+
+    def title_ids(self, text: str) -> list[int]:
+        """Ids of any title, cleaned and cut, without the newline.
+
+        Raises RecalignError for a title that is empty then, has no ids, or holds the newline's.
+        """
+        text = text[:LONGEST_READ]
+        safe = safe_title(text)
+        if not safe:
+            raise RecalignError(f"title {text!r} is empty once control characters and chat tokens are removed; name it")
+        ids = self.encode(safe)
+        if not ids:
+            raise RecalignError(
+                f"title {text!r} has no tokens in {_named(self._tokenizer)}, which knows none of its characters; "
+                "choose a base.model that reads this script, or leave the item out"
+            )
+        if self._newline[-1] in ids:
+            raise RecalignError(
+                f"title {text!r} holds the token that {_named(self._tokenizer)} ends a line with, so where it ends "
+                "cannot be told; choose another base.model"
+            )
+        self._cut += len(ids) > self._params.max_title_tokens
+        return ids[: self._params.max_title_tokens]
+
+    def _title_of(self, item: int, title: str) -> list[int]:
+        try:
+            return self.title_ids(title)
+        except RecalignError as error:
+            raise RecalignError(f"item {item}: {error}") from None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text, none of them special: "<|im_end|>" is spelled out, not obeyed."""
+        ids = self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return [token for token in ids if token not in self._special]
+
+    def _opening(self, profile: str | None) -> list[int]:
+        about: list[int] = []
+        if profile and (safe := safe_title(profile)):
+            about = self.encode(f"About this person: {safe}")[:PROFILE_TOKENS] + self._newline
+        return self._bos + about + self._header
+
+    def _lines(self, items: Sequence[int | str]) -> list[int]:
+        lines = [self.title_ids(i) + self._newline if isinstance(i, str) else self.response(i) for i in items]
+        return [token for line in lines for token in line]
+
+    def _encode_catalogue(self, items: Items) -> dict[int, list[int]]:
+        empty = next((item for item in items.ids if not safe_title(items.titles[item])), None)
+        if empty is not None:
+            raise RecalignError(
+                f"item {empty} has no title to put into a prompt (found {items.titles[empty]!r}); "
+                "give it one in the items file, or leave the item out"
+            )
+        encoded = {item: self._title_of(item, items.titles[item]) for item in items.ids}
+        if self._cut:
+            log.info("%d of %d titles cut to %d tokens", self._cut, len(encoded), self._params.max_title_tokens)
+        twins = len(encoded) - len({tuple(ids) for ids in encoded.values()})
+        if twins:
+            log.warning("%d titles read like another item's once cleaned and cut; they will always tie", twins)
+        return encoded
+
+
+def _newline(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The ids of a line's end. Raises RecalignError where there are none, or where other blanks have the same."""
+    ids: list[int] = tokenizer.encode("\n", add_special_tokens=False)
+    if not ids or tokenizer.unk_token_id in ids:
+        raise RecalignError(
+            f"{_named(tokenizer)} has no token for a newline, which ends every title; choose another base.model"
+        )
+    alike = [blank for blank in (" ", "  ", "\t") if tokenizer.encode(blank, add_special_tokens=False)[-1:] == ids[-1:]]
+    if alike or "\n" not in tokenizer.decode(ids):
+        raise RecalignError(
+            f"{_named(tokenizer)} reads a newline like another blank, so where a title ends cannot be told; "
+            "choose another base.model"
+        )
+    return ids
+
+
+def _named(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The tokenizer in words."""
+    return f"the tokenizer {type(tokenizer).__name__} of {tokenizer.name_or_path or 'the base model'}"
+
+
+def _leading_special_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """[BOS] where the tokenizer begins a text with it by itself, else []."""
+    first = tokenizer.encode("a")[:1]
+    return first if first == [tokenizer.bos_token_id] else []

@@ -1,0 +1,80 @@
+"""Free text from an OpenAI-compatible chat endpoint (vLLM, Ollama, a hosted service)."""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+
+from recalign.common.errors import RecalignError
+
+log = logging.getLogger(__name__)
+KEY_VARIABLE = "RECALIGN_API_KEY"
+ATTEMPTS = 4
+FIRST_WAIT = 0.5  # seconds before the second attempt; doubles each time
+TIMEOUT = httpx.Timeout(120.0, connect=10.0)
+WORTH_RETRYING = {408, 409, 425, 429, 500, 502, 503, 504}
+
+
+def chat(url: str, model: str, prompts: Sequence[str], max_tokens: int, at_once: int) -> list[str]:
+    """The model's answer to each prompt, `at_once` requests at a time, at temperature 0.
+
+    url: up to and without /chat/completions. The key is read from RECALIGN_API_KEY; without it none is sent.
+    Raises RecalignError naming profiles.url when nobody answers there, the key is refused, or the answer is no chat.
+    """
+    key = os.environ.get(KEY_VARIABLE)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        with httpx.Client(headers=headers, timeout=TIMEOUT) as client, ThreadPoolExecutor(at_once) as threads:
+            return list(threads.map(lambda prompt: _answer(client, url, _request(model, prompt, max_tokens)), prompts))
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        raise RecalignError(f"profiles.url is {url!r}: {error}; give an address like http://host:8000/v1") from None
+
+
+def _request(model: str, prompt: str, max_tokens: int) -> dict[str, Any]:
+    messages = [{"role": "user", "content": prompt}]
+    return {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0, "seed": 0}
+
+
+def _answer(client: httpx.Client, url: str, request: dict[str, Any]) -> str:
+    response = _post(client, url, request)
+    if response.status_code in (401, 403):
+        raise RecalignError(
+            f"profiles.url {url} refused the key (HTTP {response.status_code}); "
+            f"set the environment variable {KEY_VARIABLE}"
+        )
+    if response.is_error:
+        raise RecalignError(
+            f"profiles.url {url} answered HTTP {response.status_code} for "
+            f"profiles.endpoint_model {request['model']!r}: {' '.join(response.text.split())[:200]}"
+        )
+    try:
+        return str(response.json()["choices"][0]["message"]["content"] or "")
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise RecalignError(f"profiles.url {url} did not answer as /chat/completions does; check the address") from None
+
+
+def _post(client: httpx.Client, url: str, request: dict[str, Any]) -> httpx.Response:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            response = client.post(f"{url.rstrip('/')}/chat/completions", json=request)
+        except httpx.UnsupportedProtocol:
+            raise
+        except httpx.TransportError as error:
+            if attempt == ATTEMPTS:
+                raise RecalignError(
+                    f"profiles.url {url}: no answer after {ATTEMPTS} attempts ({error}); start the endpoint, or set "
+                    "profiles.engine to statements"
+                ) from None
+            reason = str(error)
+        else:
+            if response.status_code not in WORTH_RETRYING or attempt == ATTEMPTS:
+                return response
+            reason = f"HTTP {response.status_code}"
+        wait = FIRST_WAIT * 2 ** (attempt - 1)
+        log.info("%s: %s; attempt %d of %d in %.1f s", url, reason, attempt + 1, ATTEMPTS, wait)
+        time.sleep(wait)
+    raise AssertionError("the last attempt returns or raises")

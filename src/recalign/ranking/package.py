@@ -1,0 +1,266 @@
+"""What is registered of a system: adapter, rule, catalogue and the identity of its base; never the base's weights.
+
+A package is a folder: settings.json, items.parquet, item_ids.parquet (their ids in the person's own log), adapter/,
+reference/ where the rule is the implicit reward, and recommenders/<name>/ for each ID recommender of a fusion.
+"""
+
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from recalign.common.artifacts import MANIFEST, digest_of, folder, folder_digest, read_json, verify_once, write_json
+from recalign.common.errors import RecalignError
+from recalign.data.raw_ids import RawIds
+from recalign.data.records import Items
+from recalign.evaluation.ranking_rule import Kind, RankingRule
+from recalign.evaluation.scorecard import FUSION, TUNED, adapter_of, system_of
+from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter
+from recalign.llm.base import IDENTITY
+from recalign.params import BaseParams, Params, ProfilesParams, PromptParams
+from recalign.project import ALIGN, BASE, BASELINES, INTERACTIONS, PREPARED, RANKS, SFT
+from recalign.ranking.fusion import FITTED, FittedFusion, read_fusion
+from recalign.ranking.language_model import Setting
+from recalign.ranking.made_by import (
+    ADAPTER,
+    ARTIFACTS,
+    RECOMMENDER,
+    REFERENCE,
+    check_made_by,
+    language_model_artifacts,
+    recommender_artifacts,
+    told_artifacts,
+)
+
+SETTINGS, RECOMMENDERS = "settings.json", "recommenders"  # beside folders named ADAPTER and REFERENCE
+
+
+class Identity(BaseModel):
+    """The base that an adapter belongs to, as base.json states it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    revision: str
+    sha256: str
+
+
+class Settings(BaseModel):
+    """All that fixes a system's answers beside its weights and catalogue.
+
+    profile_engine: what inferred the profiles that prompts showed while it was measured; profiles: that engine's
+    settings, None where prompts show no profile (and in a version of before there was such a field); fusion: its parts
+    and their weights, None for a language model that ranks alone. ranked_by and prior_weight are the language model's;
+    catalogue_ranked_by: what ranks the whole catalogue, None (a version of before there was such a field): the same.
+    seed, threads: of the run that measured it; a version of before there were such fields has None for the latter.
+    artifacts: digests of what made its language model's ranks, by role; None in a version of before there were such.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    system: str
+    source: str
+    noun: str
+    clock: bool
+    ranked_by: Kind
+    prior_weight: float
+    catalogue_ranked_by: Kind | None = None
+    prompt: PromptParams
+    base: BaseParams
+    identity: Identity
+    profile_engine: str
+    profiles: ProfilesParams | None = None
+    fusion: FittedFusion | None = None
+    seed: int = 0
+    threads: int | None = None
+    artifacts: dict[str, str] | None = None
+
+    @property
+    def setting(self) -> Setting:
+        """What opens its language model."""
+        return Setting(
+            self.base, self.prompt, self.noun, self.clock, self.seed, self.threads, self.rule, self.catalogue_rule
+        )
+
+    @property
+    def rule(self) -> RankingRule:
+        """What ranks the language model's lists."""
+        return RankingRule(self.ranked_by, self.prior_weight)
+
+    @property
+    def catalogue_rule(self) -> RankingRule:
+        """What ranks the whole catalogue by the language model."""
+        return RankingRule(self.catalogue_ranked_by or self.ranked_by, self.prior_weight)
+
+    @property
+    def language_model(self) -> str:
+        """The system whose adapter it is."""
+        return self.fusion.language_model if self.fusion else self.system
+
+    @property
+    def sentence(self) -> str:
+        """What ranks lists, in words."""
+        return self._said(self.rule)
+
+    @property
+    def catalogue_sentence(self) -> str:
+        """What ranks the whole catalogue, in words."""
+        return self._said(self.catalogue_rule)
+
+    def _said(self, rule: RankingRule) -> str:
+        return f"{self.fusion.fusion.sentence}; {rule.sentence}" if self.fusion else rule.sentence
+
+
+def best_objective(params: Params, systems: dict[str, Any]) -> str:
+    """The objective whose adapter has the highest registry.metric on the validation cases; `systems` is systems.json.
+
+    Raises RecalignError when an objective of params was not evaluated.
+    """
+    for objective in params.align.objectives:
+        _evaluated(systems, objective)
+    metric = params.registry.metric
+    return max(params.align.objectives, key=lambda objective: systems[system_of(objective)]["validation"][metric])
+
+
+def settings_of(params: Params, objective: str, root: Path, folder: Path | None = None) -> Settings:
+    """The settings of an objective's system, or of the fusion, as it was evaluated in the project at `root`.
+
+    folder: where its adapter lies, None for the project's own. Raises RecalignError where it was not evaluated, or
+    where what lies there now is not what made its ranks: adapter, reference, base, or a part of the fusion.
+    """
+    fusion = _evaluated_fusion(root) if objective == FUSION else None
+    adapter = adapter_of(fusion.language_model) if fusion else objective
+    about = _evaluated(read_json(root / RANKS / "systems.json"), adapter)
+    told = _check_unchanged(system_of(adapter), about, folder or adapter_folder(system_of(adapter), root), root)
+    data = read_json(root / PREPARED / "summary.json")
+    return Settings(
+        system=FUSION if fusion else system_of(objective),
+        source=data["source"],
+        noun=data["noun"],
+        clock=data["clock"],
+        ranked_by=about["ranked_by"],
+        prior_weight=about["prior_weight"],
+        catalogue_ranked_by=about["catalogue_ranked_by"],
+        prompt=params.prompt,
+        base=params.base,
+        identity=Identity(**read_json(root / BASE / "base.json")),
+        profile_engine=params.profiles.engine,
+        profiles=params.profiles if params.prompt.profile else None,
+        fusion=fusion,
+        seed=params.seed,
+        threads=params.threads,
+        artifacts=told,
+    )
+
+
+def adapter_folder(system: str, root: Path) -> Path:
+    """Where the project at `root` keeps the adapter of a language model's system."""
+    return root / SFT if system == TUNED else root / ALIGN / adapter_of(system)
+
+
+def package_digest(settings: Settings, root: Path) -> str:
+    """One value for a system and all that fixes its answers: equal digests, one version.
+
+    Raises RecalignError where an adapter is damaged or of another base than the project's.
+    """
+    identity = settings.identity.model_dump()
+    check_adapter(adapter_folder(settings.language_model, root), identity)
+    if settings.ranked_by == "reward":
+        check_adapter(root / SFT, identity)
+    reference = adapter_digest(root / SFT) if settings.ranked_by == "reward" else None
+    # adapters keep the digests they had, and another number of threads makes no other version
+    without = {name for name in ("fusion", "profiles") if getattr(settings, name) is None}
+    said = settings.model_dump(exclude=without | {"seed", "threads", "artifacts"})
+    return digest_of([adapter_digest(adapter_folder(settings.language_model, root)), reference, said])
+
+
+def write_package(settings: Settings, root: Path, out: Path) -> None:
+    """Write the package of a system of the project at `root` into `out`."""
+    with folder(out) as partial:
+        shutil.copytree(adapter_folder(settings.language_model, root), partial / ADAPTER)
+        if settings.ranked_by == "reward":
+            shutil.copytree(root / SFT, partial / REFERENCE)
+        for name in settings.fusion.recommenders if settings.fusion else ():
+            shutil.copytree(root / BASELINES / name, partial / RECOMMENDERS / name)
+        shutil.copyfile(root / PREPARED / "items.parquet", partial / "items.parquet")
+        RawIds.of_items(root / INTERACTIONS).within(set(Items.read(partial).ids)).write(partial)
+        write_json(partial / SETTINGS, settings.model_dump())
+
+
+def read_settings(package: Path) -> Settings:
+    """The settings of a package."""
+    return Settings.model_validate(read_json(package / SETTINGS))
+
+
+def _evaluated(systems: dict[str, Any], objective: str) -> dict[str, Any]:
+    system = system_of(objective)
+    about: dict[str, Any] | None = systems.get(system)
+    if about is None:
+        raise RecalignError(
+            f"{RANKS / 'systems.json'} holds no {system}; run 'dvc repro' with {objective!r} in align.objectives"
+        )
+    return about
+
+
+def _check_unchanged(system: str, about: dict[str, Any], folder: Path, root: Path) -> dict[str, str]:
+    """The digests of what made a language model's ranks, which must be those of what is there now."""
+    told = told_artifacts(system, about)
+    reference = root / SFT if about["ranked_by"] == "reward" else None
+    check_made_by(system, told, language_model_artifacts(root / BASE, folder, reference), str(folder))
+    return dict(told)
+
+
+def check_ranks(root: Path, systems: Collection[str] | None = None) -> None:
+    """Refuse ranks of the project at `root` (of some systems, or all) that were made by others than lie there now.
+
+    What is gone, and what an earlier version evaluated, passes. Raises RecalignError naming both digests.
+    """
+    for name, about in read_json(root / RANKS / "systems.json").items():
+        if systems is None or name in systems:
+            for place, now in _present(name, root).items():
+                check_made_by(name, about.get(ARTIFACTS, {}), now, str(place))
+
+
+def _present(system: str, root: Path) -> dict[Path, dict[str, str]]:
+    """Digests by role of what lies in the places of a system's artifacts."""
+    own, base, recommender = adapter_folder(system, root), root / BASE, root / BASELINES / system
+    adapters = {own: ADAPTER, root / SFT: REFERENCE if own != root / SFT else ADAPTER}
+    found = {place: {role: adapter_digest(place)} for place, role in adapters.items() if (place / CONFIG).is_file()}
+    if (recommender / MANIFEST).is_file():
+        found[recommender] = recommender_artifacts(recommender)
+    if (base / IDENTITY).is_file():
+        found[base] = language_model_artifacts(base, None)
+    return found
+
+
+def check_package(package: Path, base: Path) -> None:
+    """Refuse a package, or a base under it, that is not what the ranks it was judged by were made with.
+
+    Raises RecalignError naming the file that was changed, or both digests.
+    """
+    verify_once(package)
+    settings = read_settings(package)
+    reference = package / REFERENCE if settings.ranked_by == "reward" else None
+    now = language_model_artifacts(base, package / ADAPTER, reference)
+    check_made_by(settings.language_model, settings.artifacts or {}, now, str(package))
+    fusion = settings.fusion
+    digests = {name: fusion.parts[name].digest for name in fusion.recommenders} if fusion else {}
+    for name, digest in digests.items():
+        now = recommender_artifacts(package / RECOMMENDERS / name)
+        check_made_by(name, {RECOMMENDER: digest}, now, str(package))
+
+
+def _evaluated_fusion(root: Path) -> FittedFusion:
+    """The fusion as stage evaluate fitted it, its parts still the same."""
+    if not (root / RANKS / FITTED).is_file():
+        raise RecalignError(f"{RANKS / FITTED} is missing; set evaluate.fusion to true and run 'dvc repro'")
+    fitted = read_fusion(root / RANKS)
+    for part in fitted.recommenders:
+        verify_once(root / BASELINES / part)
+    now: dict[str, str] = {name: folder_digest(root / BASELINES / name) for name in fitted.recommenders}
+    now[fitted.language_model] = adapter_digest(adapter_folder(fitted.language_model, root))
+    for name, digest in now.items():
+        check_made_by(FUSION, {name: fitted.parts[name].digest}, {name: digest}, "the project")
+    return fitted

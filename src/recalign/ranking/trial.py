@@ -1,0 +1,242 @@
+"""A trial: the frozen cases of a split, view and manifest, put to a recommender; the outcome is its ranks."""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from operator import itemgetter
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recalign.common import columns as c
+from recalign.common.artifacts import digest_of, read_json
+from recalign.common.errors import RecalignError
+from recalign.data.records import Case, Items, Met, read_cases
+from recalign.evaluation.metrics import Floats, Lots, Ranks, best_items, draw_lots, target_ranks
+from recalign.evaluation.ranks import CATALOGUE, CATALOGUE_CASES, FULL, KEPT, SAMPLED, SystemRanks, in_case_order
+from recalign.recommenders.recommender import Request, Scored, cases_at_once
+
+Ids = NDArray[np.int64]
+
+
+class Ranker(Protocol):
+    """What a trial asks of a recommender: the seam without `save`, since a language model or an oracle is not saved."""
+
+    name: str
+
+    def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
+        """[B, C] scores of equally long candidate lists, or [B, items] over the catalogue in ascending item id."""
+        ...
+
+
+def scores_of(recommender: Ranker, requests: Sequence[Request], candidates: list[list[int]] | None) -> Floats:
+    """The recommender's scores, float64 in main memory, whatever it computed them with and on.
+
+    −inf says "never this item". Raises RecalignError, naming the system, for scores that no list can be ranked by: NaN,
+    +inf, or a list without one finite score.
+    """
+    scores: Floats = recommender.scores(list(requests), candidates).double().cpu().numpy()
+    bad = np.isnan(scores) | np.isposinf(scores)
+    bad |= ~np.isfinite(scores).any(axis=-1, keepdims=True)
+    if bad.any():
+        raise RecalignError(
+            f"'{recommender.name}' gives scores that are not finite for {int(bad.any(axis=-1).sum())} of {len(scores)} "
+            "cases, so it cannot be ranked: its weights are damaged or its training diverged; train it again"
+        )
+    return scores
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Cases and the requests that they stand for, in the same order; digest is that of the view under the manifest."""
+
+    manifest: str
+    digest: str
+    cases: tuple[Case, ...]
+    requests: tuple[Request, ...]
+    view: str = c.WARM
+
+    @property
+    def candidates(self) -> list[list[int]]:
+        """The candidate lists, equally long."""
+        return [list(case.candidates) for case in self.cases]
+
+    @property
+    def target_index(self) -> list[int]:
+        """Column of each target in its list."""
+        return [case.target_index for case in self.cases]
+
+    @property
+    def keys(self) -> list[tuple[str, int]]:
+        """(example id, user id) of each case."""
+        return [(case.example.example_id, case.example.user_id) for case in self.cases]
+
+    @property
+    def lots(self) -> Lots:
+        """The lots of the candidates, by which equals stand."""
+        return draw_lots([example for example, _ in self.keys], self.listed)
+
+    @property
+    def listed(self) -> Ids:
+        """Ids of the candidates, [B, C]; [C] where all cases share one list, as they do in a whole catalogue."""
+        first = self.cases[0].candidates if self.cases else ()
+        if all(case.candidates is first for case in self.cases):
+            return np.array(first, dtype=np.int64)
+        return np.array(self.candidates, dtype=np.int64)
+
+    def part(self, start: int, stop: int | None = None) -> "Trial":
+        """The cases from one place to before another."""
+        return replace(self, cases=self.cases[start:stop], requests=self.requests[start:stop])
+
+    def parts(self, size: int) -> list["Trial"]:
+        """The cases in parts of so many, in their order."""
+        return [self.part(start, start + size) for start in range(0, len(self.cases), size)]
+
+
+def read_trial(
+    prepared: Path,
+    split: str,
+    manifest: str,
+    limit: int | None,
+    seed: int,
+    profiles: Mapping[int, str] | None = None,
+    *,
+    view: str = c.WARM,
+) -> Trial:
+    """The first `limit` cases of a split and view (in hashed order) under a manifest; `profiles` maps users to the text
+    to show.
+
+    Raises RecalignError when there is none.
+    """
+    cases = read_cases(prepared, split, manifest, limit, seed=seed, view=view)
+    if not cases:
+        raise RecalignError(
+            f"{prepared}/candidates.parquet has no {split} case of view '{view}' and manifest '{manifest}'; see counts "
+            "and views_left_out in summary.json"
+        )
+    digest = read_json(prepared / "summary.json")["manifests"][manifest][view]
+    texts = profiles or {}
+    requests = tuple(
+        Request(case.example.user_id, case.example.history, case.example.cutoff, texts.get(case.example.user_id))
+        for case in cases
+    )
+    return Trial(manifest, digest, tuple(cases), requests, view)
+
+
+def sampled_ranks(system: str, trial: Trial, scores: Floats) -> SystemRanks:
+    """Ranks of the targets among their candidates and the best items, from scores [B, C] in the trial's order."""
+    return _outcome(system, SAMPLED, trial, *_ranked(trial, scores))
+
+
+def rank_sampled(recommender: Ranker, trial: Trial) -> SystemRanks:
+    """Put a trial to any recommender: protocol "sampled-20"."""
+    return sampled_ranks(recommender.name, trial, scores_of(recommender, trial.requests, trial.candidates))
+
+
+def whole_catalogue(
+    trial: Trial, catalogue: Items, cases: int | None = None, met: Mapping[int, Met] | None = None
+) -> Trial:
+    """The first cases of a trial (None: all) with the whole catalogue, in ascending item id, as every case's list.
+
+    Out of the ranking is what the user met before the cutoff (`met` by user; None: the history), and what was not there
+    yet (`available_from` after the cutoff). A target stays in. The digest covers all of that.
+    """
+    column = {item: place for place, item in enumerate(catalogue.ids)}
+    few = trial.part(0, cases)
+    dated = sorted((since, item) for item, since in catalogue.available_from.items())
+    listed = tuple(
+        replace(case, candidates=catalogue.ids, target_index=column[case.example.target]) for case in few.cases
+    )
+    requests = tuple(
+        replace(request, excluded=_excluded(case, dated, met))
+        for case, request in zip(few.cases, few.requests, strict=True)
+    )
+    told = [[case.example.example_id, sorted(request.unranked)] for case, request in zip(listed, requests, strict=True)]
+    digest = digest_of([trial.digest, [[item, catalogue.titles[item]] for item in catalogue.ids], told])
+    return Trial(CATALOGUE if cases is None else CATALOGUE_CASES, digest, listed, requests, trial.view)
+
+
+def _excluded(case: Case, dated: Sequence[tuple[datetime, int]], met: Mapping[int, Met] | None) -> frozenset[int]:
+    """dated: (first day, item) of the items that have one, in that order."""
+    example = case.example
+    before = example.history if met is None else met[example.user_id].before(example)
+    there = len(dated) if example.cutoff is None else bisect_right(dated, example.cutoff, key=itemgetter(0))
+    return frozenset({item for _, item in dated[there:]}.union(before) - {example.target})
+
+
+def rank_catalogue(recommender: Ranker, trial: Trial, depth: int | None = None) -> SystemRanks:
+    """Put a `whole_catalogue` trial to any recommender: protocol "full". depth: as in `full_ranks`."""
+    parts = trial.parts(cases_at_once(len(trial.cases[0].candidates)))
+    ranked = [_ranked_whole(part, scores_of(recommender, part.requests, None), depth) for part in parts]
+    ranks, own, best = zip(*ranked, strict=True)
+    every = [items for part in best for items in part]
+    return _outcome(recommender.name, FULL, trial, np.concatenate(ranks), np.concatenate(own), every)
+
+
+def full_ranks(system: str, trial: Trial, scores: Floats, depth: int | None = None) -> SystemRanks:
+    """As `rank_catalogue`, from scores [B, items] that are there already.
+
+    depth: places that count, all by default; a target beyond them counts as the last of the catalogue.
+    """
+    return _outcome(system, FULL, trial, *_ranked_whole(trial, scores, depth))
+
+
+def searched_ranks(system: str, trial: Trial, found: Sequence[Sequence[Scored]], depth: int) -> SystemRanks:
+    """As `full_ranks`, from the first `depth` places of each case, equals in the order of their lots.
+
+    The score of a target beyond them is NaN: a search does not compute it.
+    """
+    items = len(trial.cases[0].candidates)
+    listed = [{scored.item_id: place for place, scored in enumerate(best)} for best in found]
+    places = [own.get(case.example.target) for own, case in zip(listed, trial.cases, strict=True)]
+    ranks = np.array([items if place is None else place + 1 for place in places])
+    scores = np.array([np.nan if p is None else best[p].score for p, best in zip(places, found, strict=True)])
+    top = [tuple(scored.item_id for scored in best[:KEPT]) for best in found]
+    return _outcome(system, FULL, trial, _within(ranks, depth, items), scores, top)
+
+
+Ranked = tuple[Ranks, Floats, list[tuple[int, ...]]]  # ranks and scores of the targets, the best items
+
+
+def _ranked(trial: Trial, scores: Floats) -> Ranked:
+    lots, items, places = trial.lots, trial.listed, trial.target_index
+    own = scores[np.arange(len(places)), places]
+    each = np.broadcast_to(items, scores.shape)
+    return target_ranks(scores, places, lots), own, best_items(scores, each, lots, KEPT)
+
+
+def _ranked_whole(trial: Trial, scores: Floats, depth: int | None) -> Ranked:
+    """Ranks in parts, since lots and scores of all cases and items at once would not fit."""
+    size = cases_at_once(scores.shape[1])
+    found = [
+        _ranked(part, _masked(part, scores[number * size : (number + 1) * size]))
+        for number, part in enumerate(trial.parts(size))
+    ]
+    ranks, own, best = zip(*found, strict=True)
+    every = [items for part in best for items in part]
+    return _within(np.concatenate(ranks), depth, scores.shape[1]), np.concatenate(own), every
+
+
+def _masked(trial: Trial, scores: Floats) -> Floats:
+    """The scores [B, items] with −inf at what each request is ranked without."""
+    catalogue, masked = trial.listed, scores.copy()
+    for row, request in enumerate(trial.requests):
+        unranked = np.fromiter(request.unranked, dtype=np.int64, count=len(request.unranked))
+        masked[row, np.isin(catalogue, unranked)] = -np.inf
+    return masked
+
+
+def _within(ranks: Ranks, depth: int | None, items: int) -> Ranks:
+    return ranks if depth is None else np.where(ranks <= depth, ranks, items)
+
+
+def _outcome(
+    system: str, protocol: str, trial: Trial, ranks: Ranks, scores: Floats, best: Sequence[tuple[int, ...]]
+) -> SystemRanks:
+    return in_case_order(
+        system, protocol, trial.manifest, trial.digest, trial.keys, ranks, scores, best, view=trial.view
+    )

@@ -1,0 +1,223 @@
+"""Training of sequence encoders on train events alone: every item of a history is a target for what is before it.
+
+How many epochs is chosen on a held-out part of train (NDCG@10, early stop); then a new encoder learns all of train for
+so many, so that the newest likes are not lost. The random numbers are drawn from (seed, name) and from nothing else.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from recalign.common import columns as c
+from recalign.data.records import Items
+from recalign.params import NextItemParams
+from recalign.recommenders.held_out import METRIC, HeldOut, held_out
+from recalign.recommenders.neural import losses as item_losses
+from recalign.recommenders.neural.encoders import Encoder, EncoderName
+from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder, filled
+from recalign.recommenders.recommender import Recommender, own_seed
+from recalign.recommenders.store import columns_of
+
+log = logging.getLogger(__name__)
+NO_TARGET = -1
+
+
+class Batch(NamedTuple):
+    """Rows of histories, filled up at their right ends.
+
+    inputs [B, T]: columns; targets [B, T]: what comes next, or NO_TARGET; users [B]: places in `Histories.likes`;
+    ended [B]: whether the history ends with the row (a long one is cut into several).
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    users: Tensor
+    ended: Tensor
+
+
+class Histories:
+    """The users' likes as columns, in their order, and the batches that are made of them."""
+
+    def __init__(self, catalogue: Items, events: pa.Table) -> None:
+        """events: user_id, item_id and position (the user's order)."""
+        ordered = events.sort_by([(c.USER, "ascending"), (c.POSITION, "ascending")])
+        self.items = len(catalogue.ids)
+        _, users, counts = np.unique(ordered[c.USER].to_numpy(), return_inverse=True, return_counts=True)
+        columns = columns_of(catalogue, ordered[c.ITEM].to_numpy())
+        self.likes = np.split(columns, np.cumsum(counts)[:-1]) if len(counts) else []
+        self.taken = torch.from_numpy(np.sort(users * self.items + columns))
+
+    def batches(self, size: int, settings: Settings, draw: np.random.Generator) -> Iterator[Batch]:
+        """The batches of one epoch, the last one too.
+
+        A history longer than the encoder's is cut into rows, counted from its end. A set is shuffled anew each epoch.
+        """
+        rows = []
+        for user, likes in enumerate(self.likes):
+            targets = likes if settings.ordered else draw.permutation(likes)
+            inputs = np.append(self.items, targets[:-1])
+            for end in range(len(targets), 0, -settings.length):
+                span = slice(max(0, end - settings.length), end)
+                rows.append((inputs[span], targets[span], user, end == len(targets)))
+        order = draw.permutation(len(rows))
+        for first in range(0, len(rows), size):
+            batch = [rows[row] for row in order[first : first + size]]
+            read, wanted, users, ended = zip(*batch, strict=True)
+            blocks = filled(read, self.items), filled(wanted, NO_TARGET)
+            yield Batch(*blocks, torch.tensor(users), torch.tensor(ended))
+
+    def allowed(self, users: Tensor, drawn: Tensor) -> Tensor:
+        """[B, K] whether each user [B] never liked each of the drawn items [K]."""
+        keys = users[:, None] * self.items + drawn
+        places = torch.searchsorted(self.taken, keys).clamp(max=len(self.taken) - 1)
+        return self.taken[places] != keys
+
+
+class Heads(Protocol):
+    """What learns beside an encoder's own scores, from the same states: its weights, and its loss [] of a batch."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def loss(self, encoder: Encoder, states: Tensor, batch: Batch, histories: Histories) -> Tensor | None:
+        """Added to the encoder's loss; None adds nothing, and leaves the encoder's training as it is, bit for bit."""
+        ...
+
+
+H = TypeVar("H", bound=Heads | None)
+
+
+@dataclass(frozen=True)
+class Training:
+    """An encoder's training, alike on the part of a log that chooses its epochs and on all of it.
+
+    settings: the encoder's; seed: of all its random numbers.
+    """
+
+    name: EncoderName
+    catalogue: Items
+    settings: Settings
+    seed: int
+    params: NextItemParams
+
+    @classmethod
+    def of(cls, name: EncoderName, catalogue: Items, clock: bool, seed: int, params: NextItemParams) -> "Training":
+        """What `params` say of a log with or without a clock, in a run with `seed`."""
+        return cls(name, catalogue, Settings.of(params, clock), own_seed(seed, name), params)
+
+    def fit(
+        self, events: pa.Table, cases: HeldOut, make_heads: Callable[[Encoder], H]
+    ) -> tuple[Sequential, H, dict[str, Any]]:
+        """Trained on all events for as many epochs as are best on the held-out cases; also what was tried."""
+
+        def on_part() -> Iterator[Sequential]:
+            return (model for model, _ in self.epochs(cases.events, make_heads))
+
+        epochs, report = choose_epochs(self.name, cases, on_part, self.params)
+        model, heads = next(islice(self.epochs(events, make_heads), epochs - 1, None))
+        return model, heads, report
+
+    def epochs(self, events: pa.Table, make_heads: Callable[[Encoder], H]) -> Iterator[tuple[Sequential, H]]:
+        """The recommender after each epoch on these events, with the heads that `make_heads` puts upon its encoder.
+
+        The same objects every time. A function that returns None puts none upon it.
+        """
+        histories = Histories(self.catalogue, events)
+        draw = np.random.default_rng(self.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            encoder = build_encoder(self.name, len(self.catalogue.ids), self.settings)
+        model, heads = Sequential(self.catalogue, self.name, encoder, self.settings), make_heads(encoder)
+        beside: Heads | None = heads
+        weights = [*encoder.parameters(), *(beside.parameters() if beside else ())]
+        optimiser = torch.optim.Adam(weights, lr=self.params.learning_rate, betas=(0.9, 0.98), fused=True)
+        for epoch in range(self.params.epochs):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed + epoch + 1)  # dropout; nobody else's random numbers move
+                encoder.train()
+                for batch in histories.batches(self.params.batch, self.settings, draw):
+                    states = encoder(batch.inputs)
+                    loss = batch_loss(encoder, states, batch, histories, self.params, draw)
+                    further = beside.loss(encoder, states, batch, histories) if beside else None
+                    loss = loss if further is None else loss + further
+                    optimiser.zero_grad()
+                    loss.backward()
+                    optimiser.step()
+            encoder.eval()
+            yield model, heads
+
+
+def fit_next_item(
+    name: EncoderName,
+    catalogue: Items,
+    events: pa.Table,
+    clock: bool,
+    seed: int,
+    params: NextItemParams,
+    threads: int,
+    met: pa.Table | None = None,
+) -> tuple[Sequential, dict[str, Any]]:
+    """Train an encoder on train events (user_id, item_id, timestamp, position); also its curve of held-out NDCG@10.
+
+    A log too small to split is learned for params.epochs. `threads` of torch on the CPU: at a fixed number, the same
+    events, seed and params give the same weights on one machine.
+    """
+    torch.set_num_threads(threads)
+    training, cases = Training.of(name, catalogue, clock, seed, params), held_out(catalogue, events, clock, seed, met)
+    model, _, report = training.fit(events, cases, lambda encoder: None)
+    return model, report
+
+
+def choose_epochs(
+    name: str, cases: HeldOut, on_part: Callable[[], Iterator[Recommender]], params: NextItemParams
+) -> tuple[int, dict[str, Any]]:
+    """How many epochs are best on the held-out cases, and what was tried; params.epochs where there is no case.
+
+    on_part: starts training on cases.events; the recommender after each epoch. It ends params.patience after the best.
+    """
+    curve: list[float] = []
+    if cases.requests and len(cases.events):
+        for model in on_part():
+            curve.append(cases.value(model))
+            best = int(np.argmax(curve))
+            if len(curve) - 1 - best >= params.patience:
+                break
+        epochs = best + 1
+        log.info("%s: epoch %d of %d is best on %d cases of train", name, epochs, len(curve), len(cases.requests))
+    else:
+        epochs = params.epochs
+        log.info("%s: train is too small to split; %d epochs", name, epochs)
+    return epochs, {
+        "chosen": {"epochs": epochs},
+        "metric": METRIC,
+        "cases": len(cases.requests),
+        "tried": [{"epochs": number, METRIC: value} for number, value in enumerate(curve, start=1)],
+    }
+
+
+def batch_loss(
+    encoder: Encoder,
+    states: Tensor,
+    batch: Batch,
+    histories: Histories,
+    params: NextItemParams,
+    draw: np.random.Generator,
+) -> Tensor:
+    """Mean loss over the targets of a batch, [] in nats, by the encoder's states [B, T, d] of its inputs.
+
+    Negatives are drawn once a batch, for all of its targets.
+    """
+    real = batch.targets != NO_TARGET
+    asked, wanted = states[real], batch.targets[real]
+    if params.loss == "full":
+        return item_losses.full(encoder.scores(asked), wanted).mean()
+    drawn = torch.from_numpy(draw.integers(histories.items, size=params.negatives))
+    allowed = histories.allowed(batch.users, drawn).repeat_interleave(real.sum(dim=1), dim=0)
+    loss = item_losses.sampled if params.loss == "sampled" else item_losses.binary
+    return loss(encoder.scores_of_one(asked, wanted), encoder.scores_of_all(asked, drawn), allowed).mean()

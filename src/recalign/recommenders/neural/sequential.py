@@ -1,0 +1,129 @@
+"""A recommender around a sequence encoder: SASRec, GRU4Rec or Caser behind the one seam."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recalign.data.records import Items
+from recalign.params import NextItemParams
+from recalign.recommenders.neural.encoders import Caser, Encoder, EncoderName, GRU4Rec, SASRec
+from recalign.recommenders.recommender import Request
+from recalign.recommenders.store import CELLS, columns_of, in_blocks, load_state, save_state
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an encoder is built from: widths in floats, lengths in items.
+
+    length: most recent items that it reads; window: those that Caser's filters cover; ordered: False where histories
+    are sets, so that SASRec gets no positions.
+    """
+
+    dimension: int = 64
+    dropout: float = 0.2
+    length: int = 50
+    window: int = 5
+    ordered: bool = True
+
+    @classmethod
+    def of(cls, params: NextItemParams, clock: bool) -> "Settings":
+        """Those of an encoder trained by `params` on a log with or without a clock."""
+        return cls(params.dimension, params.dropout, params.max_history, params.window, ordered=clock)
+
+
+class Sequential:
+    """Scores by the state after a history, which was trained to tell the next item."""
+
+    def __init__(self, catalogue: Items, name: EncoderName, encoder: Encoder, settings: Settings) -> None:
+        """encoder: over len(catalogue.ids) items, in their ascending order."""
+        self.catalogue = catalogue
+        self.name: str = name
+        self.encoder = encoder
+        self.settings = settings
+
+    @property
+    def start(self) -> int:
+        """The column that stands before a history and fills up short rows; it is never scored."""
+        return len(self.catalogue.ids)
+
+    def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> Tensor:
+        """[B, C] scores of the candidates, or [B, items] of the whole catalogue; float64.
+
+        An empty history is scored by the state of the start. Raises RecalignError for an item, in a history or a list,
+        that the catalogue does not hold.
+        """
+        # an eighth at once: the scores are copied, and states stand beside them
+        return in_blocks(self.catalogue, requests, candidates, self._scores, CELLS // 8)
+
+    @torch.inference_mode()
+    def _scores(self, histories: list[tuple[int, ...]]) -> NDArray[np.float64]:
+        rows: NDArray[np.float64] = self.encoder.scores(self.last(histories)).double().numpy()
+        return rows
+
+    def item_embedding(self, ids: list[int]) -> Tensor:
+        """[N, d] of item ids: the rows that histories are read with and answers are scored with, without gradient.
+
+        Raises RecalignError for an item that the catalogue does not hold.
+        """
+        return self.encoder.embedding.weight.detach()[torch.from_numpy(columns_of(self.catalogue, ids))]
+
+    @torch.no_grad()
+    def states(self, histories: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+        """States [B, T, d] at each position, and lengths [B] of what was read; beyond its length a row holds filling.
+
+        A history of fewer than `length` items is read after the start, which is position 0; of a longer one the latest.
+        """
+        rows, lengths = self._rows(histories)
+        self.encoder.eval()
+        states: Tensor = self.encoder(rows)
+        return states, lengths
+
+    def last(self, histories: list[tuple[int, ...]]) -> Tensor:
+        """[B, d]: each history's state after its latest item."""
+        states, lengths = self.states(histories)
+        return states[torch.arange(len(lengths)), lengths - 1]
+
+    def _rows(self, histories: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+        read = [
+            np.append(self.start, columns_of(self.catalogue, list(history)))[-self.settings.length :]
+            for history in histories
+        ]
+        return filled(read, self.start), torch.tensor([len(row) for row in read], dtype=torch.int64)
+
+    def save(self, path: Path) -> None:
+        """Write the weights and settings into the folder `path`."""
+        weights = {name: value.numpy() for name, value in self.encoder.state_dict().items()}
+        save_state(path, self.name, self.catalogue, weights, asdict(self.settings))
+
+    @classmethod
+    def load(cls, name: EncoderName, path: Path, catalogue: Items) -> "Sequential":
+        """Read what `save` wrote. Raises RecalignError for another recommender, or a model of another catalogue."""
+        weights, settings = load_state(path, name, catalogue)
+        encoder = build_encoder(name, len(catalogue.ids), Settings(**settings))
+        encoder.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
+        return cls(catalogue, name, encoder.eval(), Settings(**settings))
+
+
+def build_encoder(name: EncoderName, items: int, settings: Settings) -> Encoder:
+    """A new encoder over so many items, with weights drawn from torch's random numbers."""
+    match name:
+        case "sasrec":
+            return SASRec(items, settings.dimension, settings.dropout, settings.length, settings.ordered)
+        case "gru4rec":
+            return GRU4Rec(items, settings.dimension, settings.dropout)
+        case "caser":
+            return Caser(items, settings.dimension, settings.dropout, settings.window)
+
+
+def filled(rows: Sequence[NDArray[np.int64]], filling: int) -> Tensor:
+    """[B, T] of rows of any length, T the longest, filled up at their right ends."""
+    width = max((len(row) for row in rows), default=0)
+    block = np.full((len(rows), width), filling, dtype=np.int64)
+    for number, row in enumerate(rows):
+        block[number, : len(row)] = row
+    return torch.from_numpy(block)

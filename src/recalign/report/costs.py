@@ -1,0 +1,116 @@
+"""What each system costs against what it gives, and the sentences that follow."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recalign.common.run_log import noted_costs, stage_lines
+from recalign.evaluation.costs import total
+from recalign.evaluation.ranking_rule import CHOSEN_BY
+from recalign.evaluation.scorecard import FUSION, ORACLE, TUNED, UNTRAINED, Scorecard, system_of
+from recalign.params import Params
+from recalign.report.verdict import spoken
+
+NEAR = 0.01  # NDCG@10: a system so close to the best one is as good for most purposes
+MUCH_CHEAPER = 10  # times
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One system: seconds of fitting, seconds of ranking 1,000 cases, and MB of weights that ranking loads.
+
+    None where it was not timed here, or where what an earlier run stored made it faster than it is.
+    """
+
+    system: str
+    fitting: float | None
+    per_thousand: float | None
+    megabytes: float | None
+
+
+def cost_sentences(card: Scorecard, costs: Sequence[Cost]) -> list[str]:
+    """The cheapest system within NEAR of the best, then what the best LLM's training buys; none without seconds."""
+    seconds = {cost.system: cost.fitting for cost in costs if cost.fitting is not None}
+    reached = {name: card.row(name).metrics[CHOSEN_BY].value for name in seconds}
+    if not reached:
+        return []
+    best = max(reached, key=lambda name: (reached[name], -seconds[name]))
+    near = [name for name in reached if reached[name] >= reached[best] - NEAR]
+    cheapest = min(near, key=lambda name: (seconds[name], -reached[name]))
+    said = [_cheapest(cheapest, best, seconds, reached)]
+    if card.llm in reached and card.llm not in (best, cheapest):
+        said.append(_bought(card.llm, cheapest, seconds, reached))
+    return said
+
+
+def _cheapest(name: str, best: str, seconds: dict[str, float], reached: dict[str, float]) -> str:
+    spent = f"{_upper(spoken(name))}, {_seconds(seconds[name])} of fitting,"
+    if name == best:
+        return f"{spent} reaches the highest NDCG@10, {reached[best]:.3f}; {_next_best(best, seconds, reached)}."
+    return (
+        f"{spent} is within {NEAR} NDCG@10 of {spoken(best)}, {_seconds(seconds[best])} "
+        f"({reached[name]:.3f} against {reached[best]:.3f})."
+    )
+
+
+def _next_best(best: str, seconds: dict[str, float], reached: dict[str, float]) -> str:
+    """Nothing cheaper is within NEAR of the best: how far the best of the much cheaper ones stands off."""
+    cheap = [name for name in reached if seconds[name] <= seconds[best] / MUCH_CHEAPER]
+    if not cheap:
+        return f"nothing cheaper is within {NEAR}"
+    other = max(cheap, key=lambda name: reached[name])
+    return f"{spoken(other)}, {_seconds(seconds[other])}, stands {reached[best] - reached[other]:.3f} below"
+
+
+def _bought(llm: str, other: str, seconds: dict[str, float], reached: dict[str, float]) -> str:
+    gained = reached[llm] - reached[other]
+    times = f", {seconds[llm] / seconds[other]:,.0f} times as many" if seconds[llm] > 2 * seconds[other] > 0 else ""
+    side = "above" if gained > 0 else "below"
+    stands = f"stands {abs(gained):.3f} {side} {spoken(other)}"
+    return f"{_upper(spoken(llm))} takes {_seconds(seconds[llm])}{times}, and {stands}."
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f} s" if value >= 10 else f"{value:.1f} s"
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def system_costs(
+    params: Params, systems: Mapping[str, Mapping[str, Any]], ranks: Path, sft: Path, align: Path, notes: Path
+) -> list[Cost]:
+    """Costs of every system but the oracle, in the order of `systems` (systems.json).
+
+    Fitting: of a language model what its training noted in `notes`, of an ID recommender its stage's, where they ran
+    here; of a fusion all that its parts took.
+    """
+    fitting, ranking = _fitting(params, sft, align, notes), noted_costs(ranks, notes)
+    return [
+        Cost(
+            name,
+            total(fitting.get(part) for part in used(about)) if about["kind"] == FUSION else fitting.get(name),
+            ranking.get(name),
+            about.get("megabytes"),
+        )
+        for name, about in systems.items()
+        if about["kind"] != ORACLE
+    ]
+
+
+def used(about: Mapping[str, Any]) -> list[str]:
+    """The parts of a fusion that weigh anything, from its entry in systems.json."""
+    return [name for name, weight in about["weights"].items() if weight > 0]
+
+
+def _fitting(params: Params, sft: Path, align: Path, notes: Path) -> dict[str, float | None]:
+    stages = {line.stage: line.seconds for line in stage_lines({"baselines": params.recommenders.systems})}
+    fitting = {name: stages.get(f"baselines@{name}") for name in params.recommenders.systems}
+    tuned = noted_costs(sft, notes).get("seconds")
+    adapters: dict[str, float | None] = {UNTRAINED: 0.0, TUNED: tuned}
+    for name in params.align.objectives:
+        own = noted_costs(align / name, notes).get("seconds")
+        adapters[system_of(name)] = total([tuned, own])
+    return fitting | adapters

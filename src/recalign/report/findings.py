@@ -1,0 +1,121 @@
+"""What the report finds beyond the scorecard, and the facts of cases and items that it needs for that."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from recalign.common import columns as c
+from recalign.common.artifacts import read_json, read_parquet
+from recalign.data.records import Items
+from recalign.evaluation.exposure import Exposure, measure_exposure
+from recalign.evaluation.ranks import SystemRanks
+from recalign.evaluation.significance import Interval
+from recalign.evaluation.slices import AFTER, BEFORE, LATE, NEVER, CaseFacts, Slice, build_slices, popularity_fifths
+from recalign.evaluation.truth import oracle_shares
+from recalign.params import Params
+
+POPULARITY = "popularity"
+
+
+@dataclass(frozen=True)
+class Known:
+    """cases: facts by example id; popularity: train events by item; attribute: the first one of the items, None where
+    they have none; groupings: name -> item -> groups, by popularity and by that attribute."""
+
+    cases: dict[str, CaseFacts]
+    popularity: dict[int, int]
+    attribute: str | None
+    groupings: dict[str, Mapping[int, list[str]]]
+
+
+def read_known(prepared: Path, split: str = c.TEST) -> Known:
+    """Facts of all warm cases of a split, from data/prepared. Raises RecalignError when a file is missing."""
+    items = Items.read(prepared)
+    attribute = next((name for item in items.ids for name in items.attributes[item]), None)
+    fifths = popularity_fifths(items.popularity)
+    groups = {item: own.get(attribute or "", []) for item, own in items.attributes.items()}
+    groupings: dict[str, Mapping[int, list[str]]] = {POPULARITY: {item: [fifth] for item, fifth in fifths.items()}}
+    if attribute:
+        groupings[attribute] = groups
+    train = read_parquet(prepared / "events.parquet", [c.USER], pc.field(c.SPLIT) == c.TRAIN)[c.USER].value_counts()
+    known = Counter(dict(zip(*(train.field(name).to_pylist() for name in ("values", "counts")), strict=True)))
+    starts = read_starts(prepared, split)
+    wanted = {name: pc.field(name) for name in (c.EXAMPLE, c.USER, c.TARGET)}
+    wanted["length"] = pc.list_value_length(pc.field(c.HISTORY))
+    warm = (pc.field(c.SPLIT) == split) & (pc.field(c.VIEW) == c.WARM)
+    own = read_parquet(prepared / "examples.parquet", wanted, warm)
+    rows = zip(*(own[name].to_pylist() for name in wanted), strict=True)
+    cases = {
+        example: CaseFacts(
+            length, known[user], items.popularity[target], fifths[target], tuple(groups[target]), starts.get(example)
+        )
+        for example, user, target, length in rows
+    }
+    return Known(cases, items.popularity, attribute, groupings)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Slices and shares of the oracle's gain on the main table's manifest; exposures by manifest, then system;
+    all of the main view."""
+
+    slices: list[Slice]
+    shares: dict[str, Interval]
+    exposures: dict[str, dict[str, Exposure]]
+
+
+def find(params: Params, groups: Sequence[Sequence[SystemRanks]], known: Known, candidates: int) -> Findings:
+    """The findings of the systems of each manifest of the main view, the main table's group first."""
+    resamples, seed = params.evaluate.resamples, params.seed
+    exposures: dict[str, dict[str, Exposure]] = {}
+    for group in groups:
+        made = {s.system: measure_exposure(s, known.popularity, known.groupings, resamples, seed) for s in group}
+        exposures[group[0].manifest] = {name: exposure for name, exposure in made.items() if exposure}
+    return Findings(
+        build_slices(groups[0], known.cases, known.attribute, resamples, seed),
+        oracle_shares(groups[0], candidates, resamples, seed),
+        exposures,
+    )
+
+
+RECENT = 0.1  # share of train's time, at its end, in which a start is late
+
+
+def read_starts(prepared: Path, split: str) -> dict[str, tuple[str, str]]:
+    """Labels of (the user's first like, the target's first like) of the warm cases, by example id; empty where
+    no global time splits.
+
+    A like at a case's cutoff or later is not looked at.
+    """
+    end = read_json(prepared / "summary.json")["cutoffs"].get(c.VALIDATION)
+    if end is None:
+        return {}
+    file = prepared / "events.parquet"
+    bounds = pc.min_max(read_parquet(file, [c.TIMESTAMP], pc.field(c.SPLIT) == c.TRAIN)[c.TIMESTAMP]).as_py()
+    train_end = datetime.fromisoformat(end)
+    if bounds["max"] is None or bounds["max"] >= train_end:  # no clock, or each user is split at a time of its own
+        return {}
+    late = train_end - RECENT * (train_end - bounds["min"])
+    users, items = _firsts(file, c.USER), _firsts(file, c.ITEM)
+    warm = (pc.field(c.SPLIT) == split) & (pc.field(c.VIEW) == c.WARM)
+    columns = [c.EXAMPLE, c.USER, c.CUTOFF, c.TARGET]
+    rows = read_parquet(prepared / "examples.parquet", columns, warm).to_pylist()
+
+    def label(first: datetime, cutoff: datetime) -> str:
+        if first >= cutoff:
+            return NEVER
+        return AFTER if first >= train_end else LATE if first >= late else BEFORE
+
+    return {
+        row[c.EXAMPLE]: (label(users[row[c.USER]], row[c.CUTOFF]), label(items[row[c.TARGET]], row[c.CUTOFF]))
+        for row in rows
+    }
+
+
+def _firsts(file: Path, column: str) -> Mapping[int, datetime]:
+    grouped = read_parquet(file, [column, c.TIMESTAMP]).group_by(column).aggregate([(c.TIMESTAMP, "min")])
+    return dict(zip(grouped[column].to_pylist(), grouped[f"{c.TIMESTAMP}_min"].to_pylist(), strict=True))

@@ -1,0 +1,166 @@
+"""Figures as SVG text: the same data gives the same bytes, and ink takes the colour of the page that shows them."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from recalign.evaluation.metrics import LABELS, chance
+from recalign.evaluation.scorecard import LANGUAGE_MODELS, Scorecard
+from recalign.report.curves import Curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#010203"  # stands for the page's text colour until the SVG is written
+ACCENT, OTHER, THIRD = "#d9730d", "#3b82c4", "#4c9f70"  # readable on white and on black
+STYLE: Any = {  # matplotlib types the keys of its settings one by one
+    "svg.hashsalt": "recalign",  # ids of clip paths would be random otherwise
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure: name (of its file), title, alt (what it shows, in words) and svg (the element, without XML heading)."""
+
+    name: str
+    title: str
+    alt: str
+    svg: str
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):  # artists take their colours when they are made, the file its ids when written
+        yield
+
+
+@_style()
+def interval_plot(card: Scorecard, candidates: int, metric: str = "ndcg_at_10") -> Drawing:
+    """Each system's metric with its 95 % interval, best on top, beside what a random order of `candidates` expects."""
+    rows = sorted(card.rows, key=lambda row: (row.metrics[metric].value, row.system))
+    figure, (axes,) = _figure(1, height=0.6 + 0.36 * len(rows))
+    for place, row in enumerate(rows):
+        interval, colour = row.metrics[metric], ACCENT if row.kind in LANGUAGE_MODELS else OTHER
+        axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2)
+        axes.plot([interval.value], [place], "o", color=colour)
+    axes.set_yticks(range(len(rows)), [row.system for row in rows])
+    axes.set_xlabel(f"{LABELS[metric]}, 95 % interval over users (dashed: random order)")
+    axes.axvline(chance(metric, candidates), color=INK, linestyle="--", linewidth=1)
+    told = "; ".join(f"{row.system} {row.metrics[metric].value:.3f}" for row in reversed(rows))
+    return Drawing("metrics", f"{LABELS[metric]} of every system", f"{LABELS[metric]}: {told}.", _svg(figure))
+
+
+@_style()
+def learning_plot(curves: Sequence[Curve]) -> Drawing:
+    """Training and validation loss of each stage over the examples it has seen."""
+    figure, panels = _figure(len(curves))
+    for axes, curve in zip(panels, curves, strict=True):
+        axes.plot(*curve.points("loss"), color=OTHER, linewidth=1, label="training")
+        axes.plot(*curve.points("validation_loss"), "o-", color=ACCENT, label="validation")
+        axes.set_title(curve.stage)
+        axes.set_xlabel("examples")
+        axes.set_ylabel("loss")
+        axes.legend()
+    told = "; ".join(f"{curve.stage}: {_first_and_last(curve, 'validation_loss')}" for curve in curves)
+    return Drawing("training", "Learning curves", f"Loss over examples. Validation loss, {told}.", _svg(figure))
+
+
+@_style()
+def drift_plot(curve: Curve) -> Drawing:
+    """How far an aligned model's log-probs have moved from the reference's, and how often the chosen one leads."""
+    figure, (drift, accuracy) = _figure(2)
+    drift.plot(*curve.points("chosen_logp_drift"), color=THIRD, label="chosen")
+    drift.plot(*curve.points("rejected_logp_drift"), color=ACCENT, label="rejected")
+    drift.set_ylabel("log-prob less the reference's (nats)")
+    drift.legend()
+    accuracy.plot(*curve.points("reward_accuracy"), color=OTHER)
+    accuracy.set_ylim(0, 1)
+    accuracy.set_ylabel("reward accuracy")
+    for axes in (drift, accuracy):
+        axes.set_xlabel("examples")
+    alt = (
+        f"{curve.stage}: log-prob of chosen titles {_first_and_last(curve, 'chosen_logp_drift')}, "
+        f"of rejected ones {_first_and_last(curve, 'rejected_logp_drift')}, "
+        f"reward accuracy {_first_and_last(curve, 'reward_accuracy')}."
+    )
+    return Drawing(f"drift-{curve.stage}", f"Drift of log-probs while training {curve.stage}", alt, _svg(figure))
+
+
+@_style()
+def cost_plot(card: Scorecard, seconds: Mapping[str, float], metric: str = "ndcg_at_10") -> Drawing:
+    """Each system's metric with its 95 % interval over its `seconds` of fitting, on a logarithmic axis."""
+    figure, (axes,) = _figure(1, height=3.4)
+    rows = sorted((row for row in card.rows if row.system in seconds), key=lambda row: seconds[row.system])
+    for place, row in enumerate(rows):
+        interval, colour = row.metrics[metric], ACCENT if row.kind in LANGUAGE_MODELS else OTHER
+        at = max(seconds[row.system], 0.1)
+        axes.plot([at, at], [interval.low, interval.high], color=colour, linewidth=2)
+        axes.plot([at], [interval.value], "o", color=colour)
+        beside = (6, (4, -11)[place % 2])  # neighbours of one height stay legible
+        axes.annotate(row.system, (at, interval.value), xytext=beside, textcoords="offset points", fontsize=9)
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.set_xlabel("seconds of fitting (0.1 and below stand at 0.1)")
+    axes.set_ylabel(LABELS[metric])
+    told = "; ".join(f"{row.system} {row.metrics[metric].value:.3f} for {seconds[row.system]:,.1f} s" for row in rows)
+    return Drawing("cost", f"Cost against {LABELS[metric]}", f"{told}.", _svg(figure))
+
+
+@_style()
+def planted_plot(people: Sequence[tuple[str, Set[str], Set[str]]], attribute: str) -> Drawing:
+    """Planted (rings) against learned (dots) values of an attribute, a row a person: (label, planted, learned).
+
+    A dot in a ring was learned rightly, an empty ring was missed, a dot alone is wrong.
+    """
+    values = sorted({value for _, planted, learned in people for value in planted | learned})
+    figure, (axes,) = _figure(1, height=1.4 + 0.26 * len(people))
+    for row, (_, planted, learned) in enumerate(people):
+        rings, dots = ([values.index(value) for value in sorted(own)] for own in (planted, learned))
+        axes.scatter(rings, [row] * len(rings), s=110, facecolors="none", edgecolors=OTHER, linewidths=2)
+        axes.scatter(dots, [row] * len(dots), s=26, color=ACCENT)
+    axes.set_xticks(range(len(values)), values, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(people)), [label for label, _, _ in people])
+    axes.set_xlim(-0.6, len(values) - 0.4)
+    axes.invert_yaxis()
+    right = sum(len(planted & learned) for _, planted, learned in people)
+    total, claimed = (sum(len(own[place]) for own in people) for place in (1, 2))
+    alt = (
+        f"Rings: planted, dots: learned. Of {total} planted values of {len(people)} users {right} were learned; "
+        f"{claimed - right} of {claimed} claims are wrong."
+    )
+    return Drawing("planted", f"Learned against planted {attribute}", alt, _svg(figure))
+
+
+def _first_and_last(curve: Curve, column: str) -> str:
+    values = curve.points(column)[1]
+    return f"from {values[0]:.3f} to {values[-1]:.3f}".replace("-", "−") if values else "not measured"
+
+
+def _figure(panels: int, height: float = 3.0) -> tuple["Figure", list["Axes"]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2 if panels > 1 else 5.4, height), layout="constrained")
+    return figure, [figure.add_subplot(1, panels, place + 1) for place in range(panels)]
+
+
+def _svg(figure: "Figure") -> str:
+    out = io.StringIO()
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :].replace(INK, "currentColor").strip() + "\n"

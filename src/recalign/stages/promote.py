@@ -1,9 +1,0 @@
-"""`recalign promote`: make a registered version the champion."""
-
-from recalign.params import Params
-from recalign.registry import promotion
-
-
-def promote(params: Params, version: str, reason: str) -> None:
-    """Make `version` the champion; the reason is kept with it. Raises RecalignError for one that is not registered."""
-    promotion.promote(params, version, reason)

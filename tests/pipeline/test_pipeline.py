@@ -1,0 +1,140 @@
+"""dvc.yaml says what the code does, and the chain runs in a fresh clone."""
+
+import ast
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from project import FEW, copy_project, run, set_params
+from ruamel.yaml import YAML
+from stage_modules import SOURCE, stage_modules
+
+from recalign import project as layout
+from recalign.cli import STAGES
+from recalign.llm.adapters import adapter_digest
+from recalign.params import Params, RecommendersParams
+from recalign.ranking.package import check_ranks
+
+ROOT = SOURCE.parent
+DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+def test_dvc_and_the_command_line_know_the_same_stages():
+    """Every stage of dvc.yaml is a subcommand, in the same order."""
+    assert list(DVC) == list(STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_every_module_it_imports(stage):
+    """Changing a module reruns the stages that import it, and no others."""
+    listed = [path for path in DVC[stage]["deps"] if path.startswith("src/") and path.endswith(".py")]
+    assert listed == stage_modules(stage)
+
+
+def test_preparation_depends_on_its_sql():
+    """The walk over imports does not see SQL files."""
+    assert "src/recalign/data/preparation/sql" in DVC["prepare"]["deps"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_every_parameter_it_reads(stage):
+    """`params.x` in the modules of stages/ that it runs stands among its parameters in dvc.yaml."""
+    modules = [ROOT / path for path in stage_modules(stage) if path.startswith("src/recalign/stages/")]
+    read = {
+        node.attr.rstrip("_")
+        for module in modules
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
+    }
+    read &= {field.alias or name for name, field in Params.model_fields.items()}
+    listed = {key.split(".")[0] for key in DVC[stage]["params"]}
+    assert read <= listed, f"dvc.yaml lacks {sorted(read - listed)} under {stage}.params"
+
+
+def test_recommenders_are_fitted_again_when_the_settings_of_any_of_them_change():
+    """All of `recommenders` but the list of systems, which draws the matrix, stands among the parameters."""
+    sections = {f"recommenders.{name}" for name in RecommendersParams.model_fields if name != "systems"}
+    assert sections <= set(DVC["baselines"]["params"])
+
+
+def test_dvc_writes_where_the_code_writes():
+    """The outs of dvc.yaml are the places that layout.py names."""
+    outs = {str(next(iter(o)) if isinstance(o, dict) else o) for stage in DVC.values() for o in stage.get("outs", [])}
+    places = {str(value) for name, value in vars(layout).items() if name.isupper()}
+    folders = {re.sub(r"/\$\{.*", "", out) for out in outs if not out.startswith("reports/")}
+    assert folders <= places
+
+
+def digests(project: Path) -> dict[str, str]:
+    """sha256 of every file that a stage wrote, as the manifests of the stages' folders list them."""
+    manifests = [path for path in sorted(project.glob("data/**/manifest.json")) if "cache" not in path.parts]
+    listed = {str(path.parent.relative_to(project)): json.loads(path.read_text())["sha256"] for path in manifests}
+    assert {"data/prepared", "data/pairs", "data/models/sft", "data/models/align/sdpo", "data/ranks"} <= set(listed)
+    return {f"{folder}/{name}": digest for folder, files in listed.items() for name, digest in files.items()}
+
+
+def test_the_chain_ends_with_the_table_the_report_and_what_to_type_next(smoke):
+    """The last screen shows every system, the page's path and the next commands."""
+    screen = (smoke / "repro.log").read_text(encoding="utf-8")
+    systems = ("popularity", "item_knn", "oracle", "llm-base", "llm-sft", "llm-sdpo")
+    for expected in (*systems, "HR@1", "HR@5", "NDCG@10", "MRR", "reports/report.html", "recalign register"):
+        assert expected in screen
+    metrics = json.loads((smoke / "reports/metrics.json").read_text(encoding="utf-8"))
+    assert "ndcg_at_10" in json.dumps(metrics)
+
+
+def test_a_second_repro_does_nothing_and_says_so(smoke):
+    """Nothing changed: every stage is skipped."""
+    assert "Data and pipelines are up to date." in run(smoke, "dvc", "repro").stdout
+
+
+def test_no_artefact_is_a_pickle(smoke):
+    """Safetensors, Parquet, JSON, CSV and HTML only."""
+    files = [f for f in (smoke / "data").rglob("*") if f.is_file() and "cache" not in f.parts]
+    assert files
+    assert [f for f in files if f.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle", ".joblib"}] == []
+    assert [f for f in files if f.read_bytes()[:2] in (b"\x80\x02", b"\x80\x04", b"\x80\x05")] == []
+
+
+def test_two_fresh_runs_give_the_same_bytes(smoke, tmp_path):
+    """Every file that a stage leaves repeats exactly on one machine: no seconds are among them."""
+    again = copy_project(tmp_path / "again", budget="smoke", recommenders__systems=FEW)
+    run(again, "dvc", "pull", "data/raw/films.dvc")
+    run(again, "dvc", "repro", "evaluate")
+    assert digests(again) == digests(smoke)
+
+
+def test_a_kill_in_the_middle_is_mended_by_the_next_repro(smoke, tmp_path):
+    """SIGKILL while training runs: `dvc repro` afterwards ends well, with the same bytes."""
+    before = digests(smoke)
+    set_params(smoke, sft__weight_decay=0.01)  # makes sft and all after it stale
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    with (tmp_path / "log").open("w") as log:
+        killed = subprocess.Popen(
+            ["dvc", "repro"], cwd=smoke, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+        time.sleep(9)
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    set_params(smoke, sft__weight_decay=0.0)
+    run(smoke, "dvc", "repro")
+    assert digests(smoke) == before
+
+
+def test_the_ranks_of_every_system_name_the_artifacts_that_made_them(smoke):
+    """So that another adapter or recommender is not judged by them; an oracle has none."""
+    systems = json.loads((smoke / layout.RANKS / "systems.json").read_text(encoding="utf-8"))
+    check_ranks(smoke)
+    roles = {name: set(about["artifacts"]) for name, about in systems.items() if "artifacts" in about}
+    assert roles["popularity"] == {"recommender"}
+    assert roles["llm-base"] == {"base"}
+    assert {"adapter", "base"} <= roles["llm-sdpo"] <= {"adapter", "base", "reference"}
+    assert set(systems) - set(roles) <= {"fusion"}  # whose parts are in fusion.json
+    sdpo = adapter_digest(smoke / layout.ALIGN / "sdpo")
+    assert systems["llm-sdpo"]["artifacts"]["adapter"] == sdpo
