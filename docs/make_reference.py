@@ -1,6 +1,7 @@
 """Write docs/reference.md from the code: commands, parameters, metrics, objectives.
 
-Run `python docs/make_reference.py` after changing one of them; tests/pipeline/test_docs.py fails while the page is stale.
+Run `python docs/make_reference.py` after changing one of them; tests/pipeline/test_docs.py fails
+while the page is stale.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Where the locks of a project lie, and the one that guards its left-overs (`recalign.common.locks` says what a lock is)."""
+"""Where the locks of a project lie, and the one that guards its left-overs (a lock: `recalign.common.locks`)."""
 
 import contextlib
 from pathlib import Path

@@ -15,9 +15,9 @@ from conftest import ROOT
 from recalign.common.artifacts import read_json, verify, write_json
 from recalign.common.errors import RecalignError
 from recalign.data.sources.reading import INTERACTIONS, ITEMS, QUARANTINE, USERS
+from recalign.data.titles import safe_title
 from recalign.data.validation.rules import Rule
 from recalign.data.validation.tables import broken_rows
-from recalign.llm.prompts import safe_title
 from recalign.params import Params, parse_params
 from recalign.stages.ingest import ingest
 from recalign.stages.validate import validate

@@ -20,12 +20,12 @@ from ruamel.yaml import YAML
 
 from recalign import project as layout
 from recalign.cli import main
+from recalign.commands.doctor import check_all
 from recalign.commands.simulate import simulate
 from recalign.common.errors import RecalignError
 from recalign.doctor import speed
 from recalign.doctor.findings import Finding, from_error, worst
 from recalign.doctor.own_table import examine, params_block
-from recalign.doctor.project import check_project
 from recalign.llm.base import fetch_base
 from recalign.params import Params, parse_params
 from recalign.registry.tracking import connect
@@ -116,7 +116,7 @@ def test_a_missing_log_is_told_with_the_command_that_brings_it(project, capsys):
 def test_a_typo_in_the_params_is_one_finding_among_others(project, tree):
     """The machine is checked all the same; what needs params is left out."""
     set_params(tree, sed=1)
-    findings = check_project()
+    findings = check_all()
     assert finding("params", findings) == Finding(
         "params", "fail", "params.yaml: unknown key 'sed'", "the nearest valid key is 'seed'"
     )
@@ -127,7 +127,7 @@ def test_outside_of_a_project_the_mend_is_to_go_there(tmp_path, monkeypatch):
     """No git, no params: each says so."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    findings = check_project()
+    findings = check_all()
     assert finding("repository", findings).mend == "run recalign in a clone, or 'git init' here"
     assert finding("params", findings).mend == "run recalign in the project's root, where params.yaml lies"
 
@@ -137,9 +137,9 @@ def test_without_git_a_project_is_sound_where_dvc_was_told_so(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     (tmp_path / ".dvc").mkdir()
-    assert finding("repository", check_project()).state == "fail"
+    assert finding("repository", check_all()).state == "fail"
     (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
-    told = finding("repository", check_project())
+    told = finding("repository", check_all())
     assert told.state == "ok"
     assert told.found == "no git repository here, and DVC works without (core.no_scm); only retrain needs git"
 
@@ -148,7 +148,7 @@ def test_the_next_retraining_is_told_and_what_keeps_it_from_starting(project, tr
     """The day shows what the cron line means; an address that was set has to answer."""
     set_params(tree, schedule=tree["schedule"] | {"cron": "0 3 1 1 *", "timezone": "Europe/Berlin"})
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    told = finding("schedule", check_project())
+    told = finding("schedule", check_all())
     assert (told.state, told.mend) == ("warn", "run 'prefect server start' first, else no run starts")
     next_run = r"retrain/weekly by '0 3 1 1 \*' next on \w{3} \d{4}-01-01 03:00 Europe/Berlin"
     assert re.match(f"{next_run}; no Prefect server at", told.found)
@@ -157,7 +157,7 @@ def test_the_next_retraining_is_told_and_what_keeps_it_from_starting(project, tr
 def test_a_cron_line_with_another_meaning_fails_the_params(project, tree):
     """Before any clock reads it."""
     set_params(tree, schedule=tree["schedule"] | {"cron": "0 0 3 * * 1"})
-    told = finding("params", check_project())
+    told = finding("params", check_all())
     assert (told.state, told.found) == ("fail", "params.yaml: schedule.cron is '0 0 3 * * 1'")
     assert "'0 3 * * 1' where its first field counts seconds" in told.mend
 
@@ -172,14 +172,14 @@ def test_a_log_that_the_run_would_refuse_is_a_failed_check_of_the_project(projec
 def test_more_threads_than_cores_are_told(project, tree):
     """They slow each other down."""
     set_params(tree, threads=4096)
-    told = finding("threads", check_project())
+    told = finding("threads", check_all())
     assert (told.state, told.found.startswith("threads: 4096 on ")) == ("warn", True)
 
 
 def test_a_hub_model_needs_a_revision(project, tree):
     """A name alone may mean other weights tomorrow."""
     set_params(tree, base=tree["base"] | {"model": "owner/name"})
-    told = finding("model", check_project())
+    told = finding("model", check_all())
     assert (told.state, told.mend) == (
         "fail",
         "set base.revision to the commit (40 hex digits) shown on the model's page",
@@ -189,7 +189,7 @@ def test_a_hub_model_needs_a_revision(project, tree):
 def test_a_branch_of_the_hub_is_no_revision(project, tree):
     """It moves; the stage base refuses it for the same reason."""
     set_params(tree, base=tree["base"] | {"model": "owner/name", "revision": "main"})
-    told = finding("model", check_project())
+    told = finding("model", check_all())
     assert (told.state, told.found) == ("fail", "base.revision main is a branch or tag, which can move")
 
 
@@ -199,7 +199,7 @@ def test_a_folder_that_the_stage_base_would_refuse_is_no_whole_model(project, tr
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n"
     (tmp_path / "clone" / "model.safetensors").write_text(pointer)
     set_params(tree, base=tree["base"] | {"model": str(tmp_path / "clone")})
-    told = finding("model", check_project())
+    told = finding("model", check_all())
     assert told.state == "fail"
     assert "model.safetensors is a Git LFS pointer" in told.found
 
@@ -208,10 +208,10 @@ def test_a_changed_weight_file_is_found(project, tree):
     """The model's folder is checked against its manifest."""
     base = parse_params(tree).base
     fetch_base(base, layout.BASE)
-    assert finding("model", check_project()).found == "tiny-random, revision 1, its files are whole"
+    assert finding("model", check_all()).found == "tiny-random, revision 1, its files are whole"
     with (layout.BASE / "model.safetensors").open("ab") as handle:
         handle.write(b"\0")
-    told = finding("model", check_project())
+    told = finding("model", check_all())
     assert (told.state, told.mend) == ("fail", "'dvc checkout' restores it")
 
 
@@ -249,7 +249,7 @@ def test_the_endpoint_is_asked_for_its_models(project, tree, endpoint, monkeypat
     """Key and model are checked before a run is an hour old; the key is not shown."""
     monkeypatch.setenv("RECALIGN_API_KEY", key)
     set_params(tree, profiles=tree["profiles"] | {"engine": "endpoint", "url": endpoint, "endpoint_model": model})
-    told = finding("endpoint", check_project())
+    told = finding("endpoint", check_all())
     assert (told.state, told.mend) == (state, mend)
     assert "open" not in told.found
 
@@ -258,20 +258,20 @@ def test_an_endpoint_that_is_not_there_is_told(project, tree):
     """Nobody listens on port 9 of this machine."""
     url = "http://127.0.0.1:9/v1"
     set_params(tree, profiles=tree["profiles"] | {"engine": "endpoint", "url": url})
-    told = finding("endpoint", check_project())
+    told = finding("endpoint", check_all())
     assert (told.state, told.mend) == ("fail", "start the endpoint, or set profiles.engine to statements")
 
 
 def test_a_registrys_password_is_not_shown(project, monkeypatch):
     """A database's address may hold one."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@db.example/mlflow")
-    assert finding("registry", check_project()).found == "model recalign in db.example/mlflow"
+    assert finding("registry", check_all()).found == "model recalign in db.example/mlflow"
 
 
 def test_a_servers_password_is_not_shown_where_it_does_not_answer(project, monkeypatch):
     """Nor its user's name; nobody listens on port 9 of this machine."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://anna:s3cret@127.0.0.1:9")
-    told = finding("registry", check_project())
+    told = finding("registry", check_all())
     assert (told.state, told.mend) == ("fail", "start that server, or unset the variable")
     assert told.found.startswith("MLFLOW_TRACKING_URI http://…@127.0.0.1:9 does not answer")
     assert not {"anna", "s3cret"} & set(re.findall(r"\w+", f"{told.found} {told.mend}"))
@@ -280,17 +280,17 @@ def test_a_servers_password_is_not_shown_where_it_does_not_answer(project, monke
 def test_a_deleted_experiment_and_a_folder_of_files_that_cannot_be_written_are_told_before_a_run(project, monkeypatch):
     """As the registration would meet them, hours later."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert finding("registry", check_project()).found == "model recalign in mlflow.db of the project"
+    assert finding("registry", check_all()).found == "model recalign in mlflow.db of the project"
     shutil.copy(empty_registry(), project / "mlflow.db")
     client = connect(project)
     made = client.create_experiment("recalign", artifact_location=str(project / "files"))
-    assert finding("registry", check_project()).found.endswith("its folder of files can be written")
+    assert finding("registry", check_all()).found.endswith("its folder of files can be written")
     client.delete_experiment(made)
-    assert "was deleted in MLflow" in finding("registry", check_project()).found
+    assert "was deleted in MLflow" in finding("registry", check_all()).found
     client.restore_experiment(made)
     shutil.rmtree(project / "files")
     (project / "files").write_text("no folder", encoding="utf-8")
-    assert "which this machine cannot write" in finding("registry", check_project()).found
+    assert "which this machine cannot write" in finding("registry", check_all()).found
 
 
 def test_an_error_becomes_a_finding_with_its_mend():

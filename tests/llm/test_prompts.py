@@ -8,7 +8,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from recalign.common.errors import RecalignError
-from recalign.llm.prompts import PromptBuilder, safe_title
+from recalign.data.titles import safe_title
+from recalign.llm.prompts import PromptBuilder
 from recalign.params import PromptParams
 
 PARAMS = PromptParams(form="history", history=3, training_history=5, profile=False, max_title_tokens=24)

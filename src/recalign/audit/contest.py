@@ -9,10 +9,12 @@ from recalign.audit.cases import CaseSet
 from recalign.common.errors import RecalignError
 from recalign.evaluation.metrics import LABELS, draw_lots, metric_values, target_ranks
 from recalign.evaluation.ranks import SystemRanks, in_case_order
-from recalign.evaluation.significance import Interval, metric_interval, paired_difference
-from recalign.report.table import MARK, signed
+from recalign.evaluation.significance import Interval, metric_interval, paired_difference, signed
 
 AUDIT, UNBEATEN = "audit", "unbeaten"  # keys of metrics.json, which the gate reads
+
+
+MARK = "†"  # of a system that does not beat the best leak probe
 
 
 @dataclass(frozen=True)

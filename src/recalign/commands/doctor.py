@@ -37,7 +37,14 @@ def doctor(
             return _speed(load_params(), json_file)
         if file is not None:
             return _own_table(file, items, params_or_shipped(), json_file)
-        return _conclude(check_project(), json_file)
+        return _conclude(check_all(), json_file)
+
+
+def check_all() -> list[Finding]:
+    """Every check of the project, its registry among them."""
+    from recalign.registry.health import registry_state
+
+    return check_project({"registry": registry_state})
 
 
 @contextmanager

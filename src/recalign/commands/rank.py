@@ -15,14 +15,13 @@ from recalign.data.case_file import CASE, FileCase, read_catalogue, read_file_ca
 from recalign.data.records import Items
 from recalign.evaluation.metrics import LABELS, METRICS, Floats, Lots, draw_lots, target_places, target_ranks
 from recalign.evaluation.ranks import SystemRanks, in_case_order
-from recalign.evaluation.significance import metric_interval
+from recalign.evaluation.significance import metric_interval, plain
 from recalign.params import Params, RecommenderName
 from recalign.project import RANKS
 from recalign.ranking.fusion import read_fusion
 from recalign.ranking.language_model import LanguageModelRecommender
 from recalign.ranking.trial import Ranker, scores_of
 from recalign.recommenders.recommender import Request
-from recalign.report.table import plain
 
 log = logging.getLogger(__name__)
 

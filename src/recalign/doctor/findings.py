@@ -1,12 +1,15 @@
 """What the doctor found: a line a check, with the mend where something is wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from recalign.common.errors import RecalignError
+from recalign.params import Params
 
 State = Literal["ok", "warn", "fail"]
+Result = tuple[State, str, str]  # state, what was found, the fix
+Check = Callable[[Params], Result]  # of a project
 STYLES: dict[State, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 NARROW = 110  # columns of a log or a pipe, which have no width of their own
 

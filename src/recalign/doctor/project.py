@@ -16,7 +16,7 @@ from recalign import project as layout
 from recalign.common.artifacts import MANIFEST, read_json, verify
 from recalign.common.cron import parse_cron
 from recalign.common.errors import RecalignError
-from recalign.doctor.findings import Finding, State, from_error
+from recalign.doctor.findings import Check, Finding, Result, State, from_error
 from recalign.doctor.prefect_server import VARIABLE, configured_url, server_fault
 from recalign.doctor.trial import try_stages
 from recalign.params import Params, load_params
@@ -25,13 +25,12 @@ GB = 1e9
 FREE_DISK_FAIL, FREE_DISK_WARN = 1.0 * GB, 3.0 * GB  # a default run leaves 0.6 GB, half of it in DVC's cache
 FREE_MEMORY_WARN = 4.0 * GB  # the peak of a default run
 READABLE_BYTES = 200e6  # a larger raw log is not read through here: ingest will
-Result = tuple[State, str, str]  # state, what was found, the mend
 SMOLLM2 = "smollm2-135m-instruct"
 ENDPOINT_SECONDS = 5.0
 
 
-def check_project() -> list[Finding]:
-    """All checks of the project in the working directory; a check that cannot end is a failed one."""
+def check_project(more: dict[str, Check]) -> list[Finding]:
+    """All checks of the project in the working directory, and `more` by name; one that cannot end has failed."""
     params: Params | None = None
     try:
         params = load_params()
@@ -40,7 +39,10 @@ def check_project() -> list[Finding]:
         about = from_error("params", error)
     findings = [_guarded(name, check) for name, check in MACHINE.items()] + [about]
     if params is not None:
-        findings += [*_guarded_data(params), *(_guarded(name, check, params) for name, check in PROJECT.items())]
+        findings += [
+            *_guarded_data(params),
+            *(_guarded(name, check, params) for name, check in (PROJECT | more).items()),
+        ]
     return findings
 
 
@@ -273,36 +275,6 @@ def _schedule(params: Params) -> Result:
     return "warn", f"{found}; {fault.found}", f"{fault.fix}, else no run starts"
 
 
-def _registry(params: Params) -> Result:
-    """Ask the registry as `register` will, up to a file in the folder of its artifacts; no address shows a password."""
-    uri, name = os.environ.get("MLFLOW_TRACKING_URI", ""), params.registry.model
-    at_server = uri.startswith(("http://", "https://"))
-    if at_server:
-        import httpx
-
-        try:
-            httpx.get(f"{uri.rstrip('/')}/health", timeout=ENDPOINT_SECONDS).raise_for_status()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            said = f"MLFLOW_TRACKING_URI {_redacted(uri)} does not answer ({_redacted(str(error))})"
-            return "fail", said, "start that server, or unset the variable"
-    place = uri.rpartition("@")[2] or "mlflow.db of the project"  # a database's password stands before the @
-    if not at_server and not (uri.startswith("sqlite:") if uri else Path("mlflow.db").is_file()):
-        return "ok", f"model {name} in {place}", ""  # made at the first registration, or a database of another machine
-    from recalign.registry.tracking import checked_experiment, connect, reached
-
-    client = connect(Path())
-    with reached(Path()):
-        found = checked_experiment(client, name)
-    files = "its folder of files can be written" if found else "its experiment is made at the first registration"
-    return "ok", f"model {name} {'at' if at_server else 'in'} {_redacted(place)}; {files}", ""
-
-
-def _redacted(text: str) -> str:
-    from recalign.registry.tracking import redacted
-
-    return redacted(text)
-
-
 MACHINE: dict[str, Callable[[], Result]] = {
     "machine": _machine,
     "memory": _memory,
@@ -311,11 +283,10 @@ MACHINE: dict[str, Callable[[], Result]] = {
     "packages": _packages,
     "repository": _repository,
 }
-PROJECT: dict[str, Callable[[Params], Result]] = {
+PROJECT: dict[str, Check] = {
     "threads": _threads,
     "model": _model,
     "device": _device,
     "endpoint": _endpoint,
-    "registry": _registry,
     "schedule": _schedule,
 }

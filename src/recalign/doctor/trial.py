@@ -12,18 +12,17 @@ from typing import Any
 import pyarrow.compute as pc
 
 from recalign.common import columns as c
-from recalign.common.artifacts import read_json, read_parquet
+from recalign.common.artifacts import folder, read_json, read_parquet
 from recalign.common.errors import RecalignError
+from recalign.data.preparation.prepared import write_prepared
 from recalign.data.sources.files import UNPARSABLE
+from recalign.data.sources.readers import read_source
+from recalign.data.titles import is_control
 from recalign.data.validation.page import refusal
 from recalign.data.validation.rules import EXACT_COPY, UNKNOWN_ITEM
-from recalign.data.validation.tables import Outcome, Validation
+from recalign.data.validation.tables import Outcome, Validation, write_validated
 from recalign.doctor.findings import Finding, from_error
-from recalign.llm.prompts import is_control
 from recalign.params import Params
-from recalign.stages.ingest import ingest
-from recalign.stages.prepare import prepare
-from recalign.stages.validate import write_validated
 
 FEW_USERS = 50  # fewer leave a handful of test users
 LONGEST_VALUE = 60  # characters of a faulty value that are shown
@@ -46,7 +45,8 @@ def try_stages(params: Params, raw: Path, place: Path) -> Trial:
     """Run the stages on the raw files in `raw`; they write into the existing folder `place`, named as in data/."""
     ingested, validated, prepared, spill = (place / n for n in ("interactions", "validated", "prepared", "spill"))
     try:
-        ingest(params, raw, ingested, spill)
+        with folder(ingested) as partial:
+            read_source(params, raw, partial, spill)
     except RecalignError as error:
         return Trial([_stopped("reading", error, place)])
     validated.mkdir()
@@ -56,7 +56,7 @@ def try_stages(params: Params, raw: Path, place: Path) -> Trial:
         findings += [*_row_findings(validation, validated), *_verdict(validation)]
         if validation.stops():
             return Trial(findings, validation.summary())
-        prepare(params, validated, prepared, spill)
+        write_prepared(params, validated, prepared, spill)
     except RecalignError as error:
         found = _stopped("preparation", error, place)
         return Trial([*findings, found], read_json(validated / "summary.json"))

@@ -1,7 +1,21 @@
 """What ranking takes, as systems.json keeps it: seconds a thousand cases and megabytes of weights."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One system: seconds of fitting, seconds of ranking 1,000 cases, and MB of weights that ranking loads.
+
+    None where it was not timed here, or where what an earlier run stored made it faster than it is.
+    """
+
+    system: str
+    fitting: float | None
+    per_thousand: float | None
+    megabytes: float | None
 
 
 def per_thousand(seconds: float, cases: int) -> float:

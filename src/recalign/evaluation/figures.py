@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from recalign.evaluation.costs import Cost
 from recalign.evaluation.exposure import TOP, Exposure
 from recalign.evaluation.generation import GenerationRow
 from recalign.evaluation.protocol_agreement import ORDER, Agreement
@@ -11,7 +12,6 @@ from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.scorecard import Comparison, Scorecard
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.slices import Slice
-from recalign.report.costs import Cost
 
 MATCHING = "item id; equals by lot"
 ANSWERS = {  # matching rules of generated titles

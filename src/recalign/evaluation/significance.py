@@ -46,6 +46,16 @@ class Gain:
     p: float
 
 
+def plain(interval: Interval) -> str:
+    """A metric with its 95 % interval: '0.312 [0.264, 0.361]'."""
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def signed(interval: Interval) -> str:
+    """A figure that may lie on either side of zero, with its 95 % interval: '−0.031 [−0.062, +0.004]'."""
+    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]".replace("-", "−")
+
+
 def bootstrap_interval(values: Floats, users: Sequence[int], resamples: int, seed: int) -> Interval:
     """Mean of values [B] with its 95 % interval, resampling users [B] with replacement (cluster bootstrap).
 

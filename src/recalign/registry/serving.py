@@ -15,8 +15,8 @@ from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
+from recalign.data.titles import safe_title
 from recalign.llm.base import IDENTITY, LanguageModel, fetch_base
-from recalign.llm.prompts import safe_title
 from recalign.params import ProfilesParams
 from recalign.preferences.profiles.engines import Inference, open_engine
 from recalign.preferences.profiles.histories import Histories

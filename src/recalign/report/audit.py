@@ -2,7 +2,7 @@
 
 from recalign.audit.audit import Audit
 from recalign.audit.finding import LEAK, WARNING, Finding
-from recalign.report.table import plain
+from recalign.evaluation.significance import plain
 
 WIDE = 160  # columns where there is no terminal, as in a log of CI
 STYLES = {LEAK: "bold red", WARNING: "yellow"}

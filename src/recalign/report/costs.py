@@ -1,12 +1,11 @@
 """What each system costs against what it gives, and the sentences that follow."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recalign.common.run_log import noted_costs, stage_lines
-from recalign.evaluation.costs import total
+from recalign.evaluation.costs import Cost, total
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.scorecard import FUSION, ORACLE, TUNED, UNTRAINED, Scorecard, system_of
 from recalign.params import Params
@@ -14,19 +13,6 @@ from recalign.report.verdict import spoken
 
 NEAR = 0.01  # NDCG@10: a system so close to the best one is as good for most purposes
 MUCH_CHEAPER = 10  # times
-
-
-@dataclass(frozen=True)
-class Cost:
-    """One system: seconds of fitting, seconds of ranking 1,000 cases, and MB of weights that ranking loads.
-
-    None where it was not timed here, or where what an earlier run stored made it faster than it is.
-    """
-
-    system: str
-    fitting: float | None
-    per_thousand: float | None
-    megabytes: float | None
 
 
 def cost_sentences(card: Scorecard, costs: Sequence[Cost]) -> list[str]:

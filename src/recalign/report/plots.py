@@ -3,9 +3,9 @@
 import io
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from recalign.common.html import Drawing
 from recalign.evaluation.metrics import LABELS, chance
 from recalign.evaluation.scorecard import LANGUAGE_MODELS, Scorecard
 from recalign.report.curves import Curve
@@ -30,16 +30,6 @@ STYLE: Any = {  # matplotlib types the keys of its settings one by one
     "axes.spines.right": False,
     "legend.frameon": False,
 }
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure: name (of its file), title, alt (what it shows, in words) and svg (the element, without XML heading)."""
-
-    name: str
-    title: str
-    alt: str
-    svg: str
 
 
 @contextmanager

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recalign.common import html as page
 from recalign.evaluation.generation import ERRORS, GenerationRow, generation_rows, read_answers
 from recalign.evaluation.protocol_agreement import Agreement, order_agreement, rank_agreement
 from recalign.evaluation.ranks import CATALOGUE, CATALOGUE_CASES, SystemRanks
-from recalign.evaluation.significance import Interval
-from recalign.report import page
-from recalign.report.table import plain, signed
+from recalign.evaluation.significance import Interval, plain, signed
 
 HEADINGS = ["system", "generated", "matching", "cases", "ValidRatio", "hit, all rows", "hit, valid rows", *ERRORS]
 

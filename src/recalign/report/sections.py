@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from recalign.common import html as page
+from recalign.evaluation.costs import Cost
 from recalign.evaluation.exposure import TOP, Exposure
 from recalign.evaluation.scorecard import Scorecard
-from recalign.evaluation.significance import Interval
+from recalign.evaluation.significance import Interval, plain, signed
 from recalign.evaluation.slices import FEWEST, RARE_EVENTS, Slice
-from recalign.report import page
-from recalign.report.costs import Cost, cost_sentences
+from recalign.report.costs import cost_sentences
 from recalign.report.plots import Drawing
-from recalign.report.table import plain, signed
 
 
 def slice_section(slices: Sequence[Slice], systems: Sequence[str]) -> str:

@@ -2,24 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+from recalign.audit.contest import MARK
 from recalign.evaluation.comparison import Compared, ComparedAnswers, Run
 from recalign.evaluation.metrics import LABELS, METRICS
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.scorecard import Comparison, Row, Scorecard, no_verdict
-from recalign.evaluation.significance import Interval
+from recalign.evaluation.significance import plain, signed
 
-MARK = "†"  # of a system that does not beat the best leak probe
 WIDE = 172  # columns in which every cell of the table fits on one line
-
-
-def plain(interval: Interval) -> str:
-    """A metric with its 95 % interval: '0.312 [0.264, 0.361]'."""
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-
-def signed(interval: Interval) -> str:
-    """A figure that may lie on either side of zero, with its 95 % interval: '−0.031 [−0.062, +0.004]'."""
-    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]".replace("-", "−")
 
 
 def difference(pair: Comparison | None) -> str:

@@ -13,6 +13,7 @@ from recalign.common.columns import TEST, VIEWS
 from recalign.common.git import git_revision
 from recalign.common.run_log import COSTS, print_stages
 from recalign.data.simulator import read_tastes
+from recalign.evaluation.costs import Cost
 from recalign.evaluation.figures import MATCHING, Figure, Provenance, Recorder, as_document
 from recalign.evaluation.ranks import CATALOGUE, CATALOGUE_CASES, SAMPLED, UNKNOWN, SystemRanks, read_system_ranks
 from recalign.evaluation.scorecard import Scorecard, build_scorecard
@@ -20,7 +21,7 @@ from recalign.params import Params
 from recalign.preferences.profiles.profiles import read_profiles
 from recalign.preferences.profiles.truth import learned_values
 from recalign.project import ALIGN, BASE, PAIRS, PREPARED, PROFILES, RANKS, REPORTS, SFT, VALIDATED
-from recalign.report.costs import Cost, system_costs
+from recalign.report.costs import system_costs
 from recalign.report.curves import Curve, displacement, read_curve, to_csv
 from recalign.report.findings import Findings, find, read_known
 from recalign.report.plots import Drawing, cost_plot, drift_plot, interval_plot, learning_plot, planted_plot

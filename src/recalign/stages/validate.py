@@ -4,15 +4,14 @@ import logging
 import shutil
 from pathlib import Path
 
-from recalign.common.artifacts import folder, replacing, write_json, write_text
+from recalign.common.artifacts import folder, replacing, write_text
 from recalign.common.errors import RecalignError
 from recalign.data.validation.page import refusal, report_page, summary_lines
-from recalign.data.validation.tables import Validation, validate_tables
+from recalign.data.validation.tables import write_validated
 from recalign.params import Params
 from recalign.project import CACHE, INTERACTIONS, REPORTS, VALIDATED
 
 log = logging.getLogger(__name__)
-AS_THEY_ARE = ("users.parquet", "source.json", "truth.parquet")
 
 
 def validate(
@@ -34,13 +33,3 @@ def validate(
     (reports / "quarantine.parquet").unlink(missing_ok=True)  # of a refused log before
     kept = validation.rows["interactions"]["kept"]
     log.info("%d interactions are clean; every rule stands in %s", kept, reports / "validation.html")
-
-
-def write_validated(params: Params, interactions: Path, folder: Path, spill: Path) -> Validation:
-    """Write the contract's files into the existing `folder`, whatever the rules found; spill: DuckDB's folder."""
-    validation = validate_tables(params, interactions, folder, spill)
-    write_json(folder / "summary.json", validation.summary())
-    for name in AS_THEY_ARE:
-        if (interactions / name).exists():
-            shutil.copyfile(interactions / name, folder / name)
-    return validation

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from recalign.common import columns as c
+from recalign.common import html as page
 from recalign.data.validation.rules import EXACT_COPY, admitting
 from recalign.data.validation.tables import Outcome, Validation
-from recalign.report import page
 
 LEVELS = {
     "row": ("Rules of a row", "A row that breaks one goes to quarantine, under the first rule it breaks."),

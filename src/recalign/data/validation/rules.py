@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from recalign.common import columns as c
-from recalign.llm.prompts import CHAT_TOKENS, HTML_ENTITY
+from recalign.data.titles import CHAT_TOKENS, HTML_ENTITY
 from recalign.params import ValidateParams
 
 EARLIEST = datetime(1990, 1, 1)  # earlier times are zeros or another unit: no log of this kind goes back further

@@ -6,6 +6,7 @@ What needs the whole log (copies, order) is found in SQL first, as row numbers; 
 import json
 import logging
 import os
+import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recalign.common import columns as c
-from recalign.common.artifacts import read_json, read_parquet, write_parquet
+from recalign.common.artifacts import read_json, read_parquet, write_json, write_parquet
 from recalign.common.errors import RecalignError
 from recalign.common.progress import track
 from recalign.data.database import database, write_rows
 from recalign.data.sources.files import UNPARSABLE
 from recalign.data.sources.reading import INTERACTIONS, ITEMS, QUARANTINE
+from recalign.data.titles import is_control, safe_title
 from recalign.data.validation.rules import (
     EARLIEST,
     EXACT_COPY,
@@ -35,7 +37,6 @@ from recalign.data.validation.rules import (
     item_rules,
     table_rules,
 )
-from recalign.llm.prompts import is_control, safe_title
 from recalign.params import Params
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 log = logging.getLogger(__name__)
+AS_THEY_ARE = ("users.parquet", "source.json", "truth.parquet")  # files that validation hands on
 LINE_ENDS = "\u2028\u2029"  # of Unicode; all others are control characters
 LATIN_LOOKS = str.maketrans(  # small letters of Cyrillic and Greek that look like Latin ones, or whose capitals do
     "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442"
@@ -381,3 +383,13 @@ def _event_frame(rows: pa.Table, first: int, faults: _Faults, known: np.ndarray)
 
 def _literal(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
+
+
+def write_validated(params: Params, interactions: Path, folder: Path, spill: Path) -> Validation:
+    """Write the contract's files into the existing `folder`, whatever the rules found; spill: DuckDB's folder."""
+    validation = validate_tables(params, interactions, folder, spill)
+    write_json(folder / "summary.json", validation.summary())
+    for name in AS_THEY_ARE:
+        if (interactions / name).exists():
+            shutil.copyfile(interactions / name, folder / name)
+    return validation

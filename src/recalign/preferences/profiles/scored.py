@@ -14,8 +14,8 @@ import torch
 from recalign.common.artifacts import digest_of
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items, hashed_order
+from recalign.data.titles import safe_title
 from recalign.llm.base import LanguageModel
-from recalign.llm.prompts import safe_title
 from recalign.llm.scoring import SCORER, response_logprobs
 from recalign.preferences.profiles.answers import answer_all
 from recalign.preferences.profiles.profiles import Engine

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from recalign.data.records import Items
-from recalign.llm.prompts import safe_title
+from recalign.data.titles import safe_title
 
 MIN_ITEMS = 3  # an attribute's value that fewer items have says little about a taste
 MAX_STATEMENTS = 256  # the values most met in the log; a catalogue of free tags has thousands

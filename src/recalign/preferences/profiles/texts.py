@@ -8,8 +8,8 @@ from pathlib import Path
 from recalign.common.artifacts import digest_of
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
+from recalign.data.titles import safe_title
 from recalign.llm.base import LanguageModel
-from recalign.llm.prompts import safe_title
 from recalign.params import ProfilesParams
 from recalign.preferences.profiles.answers import answer_all
 from recalign.preferences.profiles.profiles import Engine

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape as escape
 
-from recalign.report.plots import Drawing
-
 SMALLEST = 0.9  # pixels a point of a drawing: its letters of 10 points are then 9 pixels high
 CSS = """
 :root { color-scheme: light dark;
@@ -52,6 +50,16 @@ code { font-size: 0.875rem; } details { margin: 0.5rem 0 1rem; }
   .heat tbody th { min-width: 7rem; }
 }
 """
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure: name (of its file), title, alt (what it shows, in words) and svg (the element, without XML heading)."""
+
+    name: str
+    title: str
+    alt: str
+    svg: str
 
 
 def document(title: str, body: Iterable[str]) -> str:
