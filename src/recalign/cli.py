@@ -33,11 +33,12 @@ STAGES = {
     "sft": "supervised fine-tuning of a LoRA adapter on histories",
     "reference": "store the pairs' log-probs under the SFT adapter",
     "align": "train one objective's adapter on the pairs (see --objective)",
-    "evaluate": "rank the frozen candidates with every system",
+    "fuse": "one table of all systems' ranks, and the fusion of the best of them",
     "report": "metrics, plots, the table and report.html",
 }
 
 
+OF_MANY = {"align": "objective", "baselines": "system", "rank": "system"}  # stages of many runs, and what names one
 BAD_INPUT, INTERRUPTED, CLOSED_PIPE = 2, 130, 141  # the last two as shells count signals: 128 + SIGINT, + SIGPIPE
 DEBUG_VARIABLE = "RECALIGN_DEBUG"
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -144,9 +145,16 @@ def subcommands() -> dict[str, argparse.ArgumentParser]:
     return dict(action.choices)
 
 
-def _call(module: str) -> Callable[..., int | None]:
-    """The function of a stage's module; imported here, so that `--help` imports none of the heavy libraries."""
-    function: Callable[..., int | None] = getattr(importlib.import_module(f"recalign.stages.{module}"), module)
+def _call(name: str, module: str = "") -> Callable[..., int | None]:
+    """The function of a command's module; imported here, so that `--help` imports none of the heavy libraries."""
+    place = importlib.import_module(f"recalign.commands.{module or name}")
+    function: Callable[..., int | None] = getattr(place, name)
+    return function
+
+
+def _stage(name: str) -> Callable[..., None]:
+    """The function of a stage's module."""
+    function: Callable[..., None] = getattr(importlib.import_module(f"recalign.stages.{name}"), name)
     return function
 
 
@@ -159,11 +167,11 @@ def _params():  # type: ignore[no-untyped-def]  # its type would import pydantic
 def _run_stage(arguments: argparse.Namespace) -> None:
     from recalign.common.run_log import noted
 
-    chosen = {"align": "objective", "baselines": "system"}.get(arguments.command)
+    chosen = OF_MANY.get(arguments.command)
     options = {chosen: getattr(arguments, chosen)} if chosen else {}
     params = _params()
     with noted("@".join([arguments.command, *options.values()])):
-        _call(arguments.command)(params, **options)
+        _stage(arguments.command)(params, **options)
 
 
 Commands = argparse._SubParsersAction
@@ -182,10 +190,10 @@ def _add_registry(commands: Commands) -> None:
     promote = commands.add_parser("promote", help="make a registered version the champion")
     promote.add_argument("version", help="version number in the registry")
     promote.add_argument("--reason", required=True, help="why; kept with the version")
-    promote.set_defaults(run=lambda a: _call("promote")(_params(), a.version, a.reason))
+    promote.set_defaults(run=lambda a: _call("promote", "champion")(_params(), a.version, a.reason))
     rollback = commands.add_parser("rollback", help="give the alias champion back to the previous champion")
     rollback.add_argument("--reason", required=True, help="why; kept with the version")
-    rollback.set_defaults(run=lambda a: _call("rollback")(_params(), a.reason))
+    rollback.set_defaults(run=lambda a: _call("rollback", "champion")(_params(), a.reason))
 
 
 def _add_recommend(commands: Commands) -> None:
@@ -201,27 +209,30 @@ def _add_recommend(commands: Commands) -> None:
 
 
 def _add_rank(commands: Commands) -> None:
-    rank = commands.add_parser("rank", help="score anyone's candidate lists (JSONL)")
+    rank = commands.add_parser(
+        "rank",
+        help="rank the frozen test cases with one system, or anyone's candidate lists (JSONL)",
+        description="With --system: the stage of dvc.yaml, on the project's frozen cases. Else: anyone's lists, with "
+        "--cases, --items and --out.",
+    )
     system = rank.add_mutually_exclusive_group(required=True)
+    system.add_argument("--system", metavar="NAME", help="a system of the project's table: item_knn, llm-sft, …")
     system.add_argument("--adapter", help="adapter folder or models:/ URI")
     system.add_argument("--recommender", metavar="NAME", help="an ID recommender: popularity, item_knn, ease, …")
     system.add_argument("--fusion", action="store_true", help="the project's fusion, its weights as they were fitted")
     rank.add_argument("--train", type=Path, help="interactions CSV (user_id,item_id[,timestamp]) that ID ones learn")
-    rank.add_argument("--cases", type=Path, required=True, help="JSONL: case, user_id, history, candidates, target")
-    rank.add_argument("--items", type=Path, required=True, help="CSV: item_id,title")
-    rank.add_argument("--out", type=Path, required=True, help="JSONL to write: case, rank, ranked")
-    rank.set_defaults(
-        run=lambda a: _call("rank")(
-            _params(),
-            a.cases,
-            a.items,
-            a.out,
-            adapter=a.adapter,
-            recommender=a.recommender,
-            train=a.train,
-            fusion=a.fusion,
-        )
-    )
+    rank.add_argument("--cases", type=Path, help="JSONL: case, user_id, history, candidates, target")
+    rank.add_argument("--items", type=Path, help="CSV: item_id,title")
+    rank.add_argument("--out", type=Path, help="JSONL to write: case, rank, ranked")
+    rank.set_defaults(run=lambda a: _run_stage(a) if a.system else _rank_lists(rank, a))
+
+
+def _rank_lists(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    missing = [f"--{name}" for name in ("cases", "items", "out") if getattr(arguments, name) is None]
+    if missing:
+        parser.error(f"the following arguments are required without --system: {', '.join(missing)}")
+    how = {name: getattr(arguments, name) for name in ("adapter", "recommender", "train", "fusion")}
+    _call("rank")(_params(), arguments.cases, arguments.items, arguments.out, **how)
 
 
 def _add_doctor(commands: Commands) -> None:

@@ -1,5 +1,6 @@
 """Where each stage's output lies, relative to the project's root (dvc.yaml names the same paths; a test compares)."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
@@ -15,6 +16,89 @@ SFT = Path("data/models/sft")  # sft: PEFT adapter, curve.csv, training.json
 REFERENCE = Path("data/reference")  # reference: reference.parquet, log-probs under the SFT adapter
 ALIGN = Path("data/models/align")  # align@<objective>: PEFT adapter, curve.csv, training.json
 OTHER = Path("data/models/other")  # /<name>: an adapter of another run, brought by the user and tracked by DVC
-RANKS = Path("data/ranks")  # evaluate: ranks.parquet, systems.json
+SCORES = Path("data/scores")  # rank: one folder a system, with its ranks, its scores and system.json
+RANKS = Path("data/ranks")  # fuse: ranks.parquet of all systems, systems.json, cases.json, fusion.json
 REPORTS = Path("reports")  # report: metrics.json, plots/, report.html; validate: validation.html
 CACHE = Path("data/cache")  # content-addressed partial work that survives a kill; safe to delete
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project by its root: every path that stages read and write."""
+
+    root: Path = Path()
+
+    @property
+    def interactions(self) -> Path:
+        """What ingest wrote."""
+        return self.root / INTERACTIONS
+
+    @property
+    def validated(self) -> Path:
+        """The clean tables."""
+        return self.root / VALIDATED
+
+    @property
+    def prepared(self) -> Path:
+        """Events, items, examples, candidates."""
+        return self.root / PREPARED
+
+    @property
+    def baselines(self) -> Path:
+        """A folder a fitted ID recommender."""
+        return self.root / BASELINES
+
+    @property
+    def base(self) -> Path:
+        """The base model."""
+        return self.root / BASE
+
+    @property
+    def profiles(self) -> Path:
+        """Inferred preferences."""
+        return self.root / PROFILES
+
+    @property
+    def pairs(self) -> Path:
+        """Preference pairs."""
+        return self.root / PAIRS
+
+    @property
+    def sft(self) -> Path:
+        """The adapter of supervised training."""
+        return self.root / SFT
+
+    @property
+    def align(self) -> Path:
+        """An adapter a folder, by objective."""
+        return self.root / ALIGN
+
+    @property
+    def other(self) -> Path:
+        """Adapters of other runs, by name."""
+        return self.root / OTHER
+
+    @property
+    def scores(self) -> Path:
+        """A folder a system that was ranked."""
+        return self.root / SCORES
+
+    @property
+    def ranks(self) -> Path:
+        """The ranks of all systems and what explains them."""
+        return self.root / RANKS
+
+    @property
+    def reports(self) -> Path:
+        """Metrics, plots and pages."""
+        return self.root / REPORTS
+
+    @property
+    def logprobs(self) -> Path:
+        """Log-probs kept between runs, by the content of what was scored."""
+        return self.root / CACHE / "logprobs"
+
+    @property
+    def costs(self) -> Path:
+        """Seconds that stages took, by the content of what they left."""
+        return self.root / CACHE / "costs"

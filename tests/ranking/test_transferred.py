@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from recalign.common.artifacts import write_json, write_text
 from recalign.common.errors import RecalignError
 from recalign.evaluation.ranks import SystemRanks, in_case_order
-from recalign.evaluation.scorecard import Scorecard, build_scorecard
+from recalign.evaluation.scorecard import (Scorecard, build_scorecard)
 from recalign.params import Params, parse_params
 from recalign.ranking.transferred import transferred
 from recalign.report.table import cells

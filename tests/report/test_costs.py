@@ -4,7 +4,7 @@ import numpy as np
 
 from recalign.evaluation.costs import Cost, per_thousand, total
 from recalign.evaluation.ranks import in_case_order
-from recalign.evaluation.scorecard import Scorecard, build_scorecard
+from recalign.evaluation.scorecard import (Scorecard, build_scorecard)
 from recalign.report.costs import cost_sentences
 
 KINDS = {"popularity": "id", "item_knn": "id", "ease": "id", "llm-sft": "llm"}

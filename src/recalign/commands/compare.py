@@ -10,6 +10,7 @@ from recalign.common.errors import RecalignError
 from recalign.evaluation.comparison import Run, compare_agreements, compare_answers, compare_runs, run_of
 from recalign.evaluation.generation import read_answers
 from recalign.evaluation.ranks import SystemRanks, read_system_ranks
+from recalign.evaluation.systems import SYSTEMS, read_systems
 from recalign.params import Params
 from recalign.project import RANKS
 from recalign.report.second_view import in_whole_catalogue
@@ -54,7 +55,7 @@ def folder_runs(root: Path) -> dict[str, Run]:
         from recalign.ranking.package import check_ranks
 
         check_ranks(root)
-    about, kinds = read_json(ranks / "cases.json"), read_json(ranks / "systems.json")
+    about, kinds = read_json(ranks / "cases.json"), read_systems(ranks / SYSTEMS)
     every = read_system_ranks(ranks / "ranks.parquet", about["manifests"])
     views: dict[str, dict[str, SystemRanks]] = {}
     for system in every:

@@ -6,7 +6,7 @@ from pathlib import Path
 from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.evaluation.scorecard import system_of
+from recalign.evaluation.systems import SYSTEMS, system_of
 from recalign.llm.adapters import check_adapter
 from recalign.llm.base import IDENTITY
 from recalign.params import Params
@@ -44,7 +44,7 @@ def open_adapter(params: Params, adapter: str, catalogue: Items) -> tuple[Settin
 
 def _check_known(params: Params, folder: Path) -> None:
     """Refuse an adapter from elsewhere: what ranks by it was never chosen on this project's validation cases."""
-    name, systems = folder.resolve().name, RANKS / "systems.json"
+    name, systems = folder.resolve().name, RANKS / SYSTEMS
     ours = {SFT.name, *params.align.settings}
     if name not in ours and (not systems.is_file() or system_of(name) not in read_json(systems)):
         raise RecalignError(

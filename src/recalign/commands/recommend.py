@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recalign.common import columns as c
-from recalign.common.artifacts import read_json, read_parquet
+from recalign.common.artifacts import read_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
+from recalign.evaluation.systems import SYSTEMS, read_systems
 from recalign.params import Params
 from recalign.project import ALIGN, INTERACTIONS, PREPARED, RANKS
 
@@ -97,9 +98,9 @@ def _default_adapter(params: Params) -> str:
     try:
         live = current(params)
     except NothingRegisteredError:
-        if not (RANKS / "systems.json").is_file():
+        if not (RANKS / SYSTEMS).is_file():
             raise
-        objective = best_objective(params, read_json(RANKS / "systems.json"))
+        objective = best_objective(params, read_systems(RANKS / SYSTEMS))
         log.info("nothing is registered yet; the best adapter of this project, %s, answers", ALIGN / objective)
         return str(ALIGN / objective)
     return f"models:/{params.registry.model}/{live.version}"

@@ -10,7 +10,7 @@ from recalign.common.errors import RecalignError
 from recalign.common.locks import held
 from recalign.data.records import Items
 from recalign.evaluation.ranks import SystemRanks
-from recalign.evaluation.scorecard import FUSION
+from recalign.evaluation.systems import FUSION, SYSTEMS, read_systems
 from recalign.params import Params
 from recalign.ranking.package import Settings, best_objective, check_ranks, package_digest, settings_of
 from recalign.registry.contest import (
@@ -114,7 +114,7 @@ def _check_nothing_hidden(root: Path) -> None:
 def _candidate(params: Params, root: Path) -> str:
     if params.registry.system == FUSION:
         return FUSION
-    return best_objective(params, read_json(root / layout.RANKS / "systems.json"))
+    return best_objective(params, read_systems(root / layout.RANKS / SYSTEMS))
 
 
 def _say(outcome: str) -> str:

@@ -29,7 +29,8 @@ LEFT: dict[str, tuple[Path, str, str]] = {
     "sft": (layout.SFT, "training.json", "histories"),
     "reference": (layout.REFERENCE, "reference.parquet", "log-probs"),
     "align": (layout.ALIGN, "training.json", "pairs"),
-    "evaluate": (layout.RANKS, "ranks.parquet", "ranks"),
+    "rank": (layout.SCORES, "ranks.parquet", "ranks"),
+    "fuse": (layout.RANKS, "ranks.parquet", "ranks"),
 }
 
 

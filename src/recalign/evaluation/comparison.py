@@ -12,8 +12,9 @@ from recalign.evaluation.generation import Answer, by_mode, valid_and_hit
 from recalign.evaluation.metrics import METRICS, Floats
 from recalign.evaluation.protocol_agreement import MOST_USERS, aligned, resampled_taus, tau_b
 from recalign.evaluation.ranks import UNKNOWN, SystemRanks, histories_unknown
-from recalign.evaluation.scorecard import Comparison, best_by_validation
+from recalign.evaluation.scorecard import Comparison
 from recalign.evaluation.significance import Gain, degrees_of_freedom, gain_of, holm, paired_gains, resampled_means
+from recalign.evaluation.systems import LLM, System, best_by_validation
 
 FIELDS = ("source", "split", "data_digest", "matching_rule")  # beside those that SystemRanks compares
 
@@ -43,10 +44,10 @@ class Compared:
     metrics: dict[str, Comparison]
 
 
-def run_of(name: str, about: Mapping[str, Any], systems: Mapping[str, SystemRanks], kinds: Mapping[str, Any]) -> Run:
-    """A run from what cases.json or scorecard.json say it is about; kinds is systems.json, for the best LLM."""
+def run_of(name: str, about: Mapping[str, Any], systems: Mapping[str, SystemRanks], kinds: Mapping[str, System]) -> Run:
+    """A run from what cases.json or scorecard.json say it is about; kinds: what each system is, for the best LLM."""
     best = next(iter(systems)) if len(systems) == 1 else best_by_validation(
-        kinds, [system for system in systems if kinds[system]["kind"] == "llm"]
+        kinds, [system for system in systems if kinds[system].kind == LLM]
     )  # fmt: skip
     told = {"matching_rule": MATCHING} | dict(about)  # cases.json is of this version, whose rule is this one
     shared = {field: str(told.get(field, "")) for field in FIELDS}

@@ -2,32 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from recalign.common import columns as c
 from recalign.common.errors import RecalignError
 from recalign.evaluation.metrics import METRICS
-from recalign.evaluation.ranking_rule import CHOSEN_BY, RankingRule
-from recalign.evaluation.ranks import FULL, SystemRanks
+from recalign.evaluation.ranking_rule import CHOSEN_BY
+from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.significance import Gain, Interval, holm, metric_intervals, paired_gains
+from recalign.evaluation.systems import ID, LLM, TRANSFERRED, TUNED, UNTRAINED, System, best_by_validation
 
 FEWEST_USERS = 200  # below which naturally new items give no verdict: the log's last window is one event, not a sample
 ERROR_RATE = 0.05  # chance of any false finding among all comparisons of a card
-LLM, ID, FUSION, ORACLE = "llm", "id", "fusion", "oracle"  # kinds of system; an oracle knows the truth: no baseline
-TRANSFERRED = "transferred"  # a language model whose adapter another run trained: measured, never the best one
-LANGUAGE_MODELS = (LLM, TRANSFERRED)
-PREFIX = "llm-"  # begins the name of every system that is a language model
-UNTRAINED, TUNED = f"{PREFIX}base", f"{PREFIX}sft"
-
-
-def system_of(adapter: str) -> str:
-    """The system that an adapter makes of the base, by its name: sft, an objective, a folder of data/models/other."""
-    return f"{PREFIX}{adapter}"
-
-
-def adapter_of(system: str) -> str:
-    """The name of the adapter behind a system that is a language model."""
-    return system.removeprefix(PREFIX)
 
 
 @dataclass(frozen=True)
@@ -103,29 +88,16 @@ def no_verdict(view: str, cases: int, users: int) -> str:
     return f"no verdict: {cases} cases of {users} users, fewer than {FEWEST_USERS} users"
 
 
-def ranked_by_sentence(about: Mapping[str, Any], protocol: str) -> str:
-    """What ranks a system under a protocol, from its entry in systems.json, in the words of the table."""
-    if about["kind"] not in LANGUAGE_MODELS:
-        return str(about["ranked_by"])
-    kind = about["catalogue_ranked_by"] if protocol == FULL else about["ranked_by"]
-    rule = RankingRule(kind, about["prior_weight"]).sentence
-    if about["kind"] == LLM:
-        return rule
-    return f"{rule}; trained " + (f"on {about['trained_on']}" if about["trained_on"] else "elsewhere")
-
-
-def build_scorecard(
-    ranks: Sequence[SystemRanks], about: Mapping[str, Mapping[str, Any]], resamples: int, seed: int
-) -> Scorecard:
-    """The card of systems ranked on the same cases; `about` is systems.json.
+def build_scorecard(ranks: Sequence[SystemRanks], about: Mapping[str, System], resamples: int, seed: int) -> Scorecard:
+    """The card of systems ranked on the same cases; `about`: what each system is.
 
     Raises RecalignError when their cases differ (naming the field), or when no ID recommender is among them.
     """
     by_name = {system.system: system for system in ranks}
-    baseline = best_by_validation(about, [name for name in by_name if about[name]["kind"] == ID])
+    baseline = best_by_validation(about, [name for name in by_name if about[name].kind == ID])
     if baseline is None:
         raise RecalignError("no ID recommender is among the systems; an LLM's figure means nothing without a baseline")
-    llm = best_by_validation(about, [name for name in by_name if about[name]["kind"] == LLM and name != UNTRAINED])
+    llm = best_by_validation(about, [name for name in by_name if about[name].kind == LLM and name != UNTRAINED])
 
     named = _pairs(list(by_name), about, baseline, llm)
     against = [(name, baseline) for name in by_name if name != baseline]
@@ -133,8 +105,8 @@ def build_scorecard(
     rows = tuple(
         Row(
             name,
-            about[name]["kind"],
-            ranked_by_sentence(about[name], system.protocol),
+            about[name].kind,
+            about[name].sentence(system.protocol),
             metric_intervals(system, list(METRICS), resamples, seed),
             compared.get((name, baseline)),
         )
@@ -158,22 +130,15 @@ def compare(
     return {pair: Comparison(*pair, gain.interval, p) for pair, gain, p in zip(pairs, gains, adjusted, strict=True)}
 
 
-def best_by_validation(about: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> str | None:
-    """The system with the highest NDCG@10 on the validation cases; test cases choose nothing. None of none."""
-    return max(names, key=lambda name: about[name]["validation"][CHOSEN_BY], default=None)
-
-
-def _pairs(
-    names: Sequence[str], about: Mapping[str, Mapping[str, Any]], baseline: str, llm: str | None
-) -> list[tuple[str, str]]:
+def _pairs(names: Sequence[str], about: Mapping[str, System], baseline: str, llm: str | None) -> list[tuple[str, str]]:
     """Each step of the training against the one before it, the best LLM against the baselines, and an adapter trained
     elsewhere against its like from here (what transfer costs) and the untrained model (what it carries over)."""
-    aligned = [name for name in names if about[name]["kind"] == LLM and name not in (UNTRAINED, TUNED)]
+    aligned = [name for name in names if about[name].kind == LLM and name not in (UNTRAINED, TUNED)]
     pairs = [(name, TUNED) for name in aligned] + [(TUNED, UNTRAINED)]
     if llm:
         pairs += [(llm, other) for other in dict.fromkeys((baseline, "popularity"))]
     for name in names:
-        if about[name]["kind"] == TRANSFERRED:
-            alike = about[name]["trained_as"]
+        if about[name].kind == TRANSFERRED:
+            alike = about[name].trained_as
             pairs += [(name, alike if alike in names else llm or UNTRAINED), (name, UNTRAINED)]
     return [pair for pair in dict.fromkeys(pairs) if set(pair) <= set(names)]

@@ -9,8 +9,8 @@ import numpy as np
 from recalign.evaluation.metrics import metric_values
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.ranks import SystemRanks
-from recalign.evaluation.scorecard import ORACLE
 from recalign.evaluation.significance import Interval, bootstrap_intervals
+from recalign.evaluation.systems import ORACLE
 
 FEWEST = 30  # cases below which a slice is shown in grey and nothing in it is called best
 RARE_EVENTS = 10  # an item with fewer train events is rare

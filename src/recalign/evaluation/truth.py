@@ -7,8 +7,8 @@ import numpy as np
 from recalign.evaluation.metrics import chance, metric_values
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.ranks import SystemRanks
-from recalign.evaluation.scorecard import ORACLE
 from recalign.evaluation.significance import Interval, degrees_of_freedom, percentile_interval, resampled_means
+from recalign.evaluation.systems import ORACLE
 
 
 def oracle_shares(

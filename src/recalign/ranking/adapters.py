@@ -1,15 +1,17 @@
-"""What stage evaluate measures of language models: one pass for the raw scores, then the rule that ranks by them."""
+"""What is measured of language models: one pass for the raw scores, then the rule that ranks by them."""
 
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recalign.common.artifacts import read_json
-from recalign.evaluation.costs import per_thousand, total
+from recalign.common.run_log import noted_costs
+from recalign.evaluation.costs import per_thousand, total, weights_mb
 from recalign.evaluation.generation import Answer
+from recalign.evaluation.metrics import Floats
 from recalign.evaluation.ranking_rule import (
     LogprobScores,
     RankingRule,
@@ -18,113 +20,154 @@ from recalign.evaluation.ranking_rule import (
     ranking_scores,
     rules_to_try,
 )
-from recalign.evaluation.scorecard import LLM, TUNED, UNTRAINED, adapter_of, system_of
+from recalign.evaluation.ranks import FULL, SystemRanks
+from recalign.evaluation.systems import LLM, TUNED, UNTRAINED, System, adapter_of, system_of
 from recalign.params import Params
-from recalign.ranking.made_by import ADAPTER, ARTIFACTS, REFERENCE, language_model_artifacts
+from recalign.project import Project
+from recalign.ranking.made_by import ADAPTER, REFERENCE, language_model_artifacts
+from recalign.ranking.measured import VALIDATION, Measured, name_of, read_measured
+from recalign.ranking.transferred import Transferred, transferred
 from recalign.ranking.trial import Trial, sampled_ranks
-from recalign.ranking.trials import Kind, Measured, Trials, kind_of, mean_metrics
+from recalign.ranking.trials import Trials, digests_of, kind_of, mean_metrics
+from recalign.ranking.whole_catalogue import catalogue_ranks
 
 if TYPE_CHECKING:
     from recalign.ranking.language_model import LanguageModelRecommender
 
 log = logging.getLogger(__name__)
+SPENT = "per_thousand"  # the note of what ranking took
 
 
-@dataclass(frozen=True)
-class RawScores:
-    """One language model's raw scores on the validation and test cases.
+def language_models(params: Params, project: Project) -> dict[str, Path | None]:
+    """The systems that are language models trained here: name -> adapter folder, None for the untrained base."""
+    aligned = {system_of(objective): project.align / objective for objective in params.align.objectives}
+    return {UNTRAINED: None, TUNED: project.sft, **aligned}
 
-    per_thousand: seconds a thousand test cases, None where scores were stored by an earlier run; artifacts: digests of
-    what scored.
+
+def measure_language_model(name: str, params: Params, project: Project, trials: Trials) -> Measured:
+    """Score the validation and test cases in one pass, choose on validation what ranks, then rank by it.
+
+    The SFT model, which is ranked before, is the aligned ones' reference. Raises RecalignError where an adapter is
+    missing, damaged or of another base.
     """
+    adapter, own = _adapter(name, params, project)
+    artifacts = language_model_artifacts(project.base, adapter)
+    recommender = open_language_model(name, adapter, params, project, trials)
+    raw, spent = _raw_scores(recommender, params, trials)
+    answers = _answers(recommender, trials.main, params)
+    digest = recommender.language_model.digest
+    del recommender  # the model leaves the memory before another one is loaded
+    reference = _reference(name, params, project, trials)
+    told = {key: _with_reference(scores, reference, key) for key, scores in raw.items()}
+    rules = rules_to_try(params.evaluate.score, params.evaluate.prior_weights, reference is not None)
+    choice = choose_rule(rules, told[VALIDATION], trials.validation.target_index, trials.validation.lots)
+    validation = ranking_scores(choice.rule, told[VALIDATION])
+    chosen = sampled_ranks(name, trials.validation, validation)
+    log.info("%s is ranked by %s, chosen on %d validation cases", name, choice.rule.sentence, len(chosen.ranks))
+    rewarded = choice.rule.kind == "reward" and reference is not None
+    if rewarded and reference and reference.system.artifacts:
+        artifacts |= {REFERENCE: reference.system.artifacts[ADAPTER]}
+        spent = total([spent, noted_costs(project.scores / TUNED, project.costs).get(SPENT)])
+    system = System(
+        kind=LLM,
+        **choice.as_dict(),
+        catalogue_ranked_by=catalogue_rule(params.evaluate.score, choice.rule).kind,
+        cases=len(trials.main.cases),
+        validation=mean_metrics(chosen),
+        model_digest=digest,
+        artifacts=artifacts,
+        megabytes=weights_mb(project.base, *filter(None, (adapter, project.sft if rewarded else None))),
+        digests=digests_of(trials),
+    )
+    if own:
+        system = system.model_copy(update=own.about)
+    scores = {kind_of(trial): ranking_scores(choice.rule, told[_key(trial)]) for trial in trials.tested(params)}
+    ranks = [sampled_ranks(name, trial, scores[kind_of(trial)]) for trial in trials.tested(params)]
+    ranks += _in_whole_catalogue(name, system, params, project, trials)
+    logprobs = {key: values.logprob for key, values in raw.items()}
+    return Measured(ranks, system, scores, validation, logprobs=logprobs, answers=answers, per_thousand=spent)
 
-    validation: LogprobScores
-    tests: dict[Kind, LogprobScores]
-    digest: str
-    artifacts: dict[str, str]
-    per_thousand: float | None
-    answers: list[Answer]  # the titles that it generates
+
+def open_language_model(
+    name: str, adapter: Path | None, params: Params, project: Project, trials: Trials,
+    rule: RankingRule | None = None, reference: Path | None = None,
+) -> "LanguageModelRecommender":  # fmt: skip
+    """The base under an adapter as a recommender; reference: the adapter that the rule "reward" needs too."""
+    from recalign.ranking.language_model import Setting, open_recommender
+
+    summary = read_json(project.prepared / "summary.json")
+    setting = Setting(
+        params.base, params.prompt, summary["noun"], summary["clock"], params.seed, params.threads, ranked_by=rule
+    )
+    store, batch = project.logprobs, params.evaluate.batch
+    return open_recommender(
+        name, project.base, adapter, setting, trials.catalogue, reference=reference, batch=batch, store=store
+    )
 
 
-def language_models(params: Params, sft: Path, align: Path) -> dict[str, Path | None]:
-    """The systems that are language models: name -> adapter folder, None for the untrained base."""
-    aligned = {system_of(objective): align / objective for objective in params.align.objectives}
-    return {UNTRAINED: None, TUNED: sft, **aligned}
+def open_as_ranked(
+    name: str, system: System, params: Params, project: Project, trials: Trials
+) -> "LanguageModelRecommender":
+    """A language model under the rule that ranks the whole catalogue by it."""
+    rule = system.rule(FULL)
+    reference = project.sft if rule.kind == "reward" else None
+    return open_language_model(name, _adapter(name, params, project)[0], params, project, trials, rule, reference)
 
 
-def score_language_model(
-    name: str, adapter: Path | None, params: Params, base: Path, prepared: Path, trials: Trials, store: Path | None
-) -> RawScores:
-    """One pass over validation and test; the model leaves the memory before the next one is loaded."""
-    artifacts = language_model_artifacts(base, adapter)
-    recommender = open_language_model(name, adapter, params, base, prepared, trials, store)
+def _adapter(name: str, params: Params, project: Project) -> tuple[Path | None, Transferred | None]:
+    """Where a system's adapter lies (None: the untrained base), and what is known of one that was trained elsewhere."""
+    trained = language_models(params, project)
+    if name in trained:
+        return trained[name], None
+    own = transferred(params, adapter_of(name), project)
+    return own.folder, own
+
+
+def _raw_scores(
+    recommender: "LanguageModelRecommender", params: Params, trials: Trials
+) -> tuple[dict[str, LogprobScores], float | None]:
+    """Raw scores of the validation cases and of each tested trial; also seconds of ranking a thousand test cases,
+    None where scores were stored by an earlier run."""
 
     def score(trial: Trial) -> LogprobScores:
         return LogprobScores(
             recommender.logprobs(trial.requests, trial.candidates), recommender.priors(trial.candidates)
         )
 
-    validation = score(trials.validation)
+    raw = {VALIDATION: score(trials.validation)}
     begun, stored = time.monotonic(), recommender.stored
-    tests = {kind_of(trials.main): score(trials.main)}
+    raw[_key(trials.main)] = score(trials.main)
     took = per_thousand(time.monotonic() - begun, len(trials.main.cases)) if recommender.stored == stored else None
-    tests |= {kind_of(trial): score(trial) for trial in trials.tested(params) if trial is not trials.main}
-    digest = recommender.language_model.digest
-    answers = _answers(recommender, trials.main, params)
-    return RawScores(validation, tests, digest, artifacts, took, answers)
+    return raw | {_key(trial): score(trial) for trial in trials.tested(params) if trial is not trials.main}, took
 
 
-def open_language_model(
-    name: str, adapter: Path | None, params: Params, base: Path, prepared: Path, trials: Trials, store: Path | None,
-    rule: RankingRule | None = None, reference: Path | None = None,
-) -> "LanguageModelRecommender":  # fmt: skip
-    """The base under an adapter as a recommender; reference: the adapter that the rule "reward" needs too."""
-    from recalign.ranking.language_model import Setting, open_recommender
-
-    summary = read_json(prepared / "summary.json")
-    setting = Setting(
-        params.base, params.prompt, summary["noun"], summary["clock"], params.seed, params.threads, ranked_by=rule
-    )
-    return open_recommender(
-        name, base, adapter, setting, trials.catalogue, reference=reference, batch=params.evaluate.batch, store=store
-    )
+def _key(trial: Trial) -> str:
+    return name_of(kind_of(trial))
 
 
-def rank_language_model(name: str, raw: Mapping[str, RawScores], params: Params, trials: Trials) -> Measured:
-    """Choose on validation what ranks, then rank the test cases by it; the SFT model is the aligned ones' reference."""
-    own = raw[name]
-    reference = raw[TUNED] if adapter_of(name) in params.align.objectives else None
-    rules = rules_to_try(params.evaluate.score, params.evaluate.prior_weights, reference is not None)
-    validation = _with_reference(own.validation, reference.validation if reference else None)
-    choice = choose_rule(rules, validation, trials.validation.target_index, trials.validation.lots)
-    scores = {
-        kind: ranking_scores(choice.rule, _with_reference(told, reference.tests[kind] if reference else None))
-        for kind, told in own.tests.items()
-    }
-    tuning = ranking_scores(choice.rule, validation)
-    needed = _needed(choice.rule, own, reference)
-    chosen = sampled_ranks(name, trials.validation, tuning)
-    about = {
-        "kind": LLM,
-        **choice.as_dict(),
-        "catalogue_ranked_by": catalogue_rule(params.evaluate.score, choice.rule).kind,
-        "cases": len(trials.main.cases),
-        "validation": mean_metrics(chosen),
-        "model_digest": own.digest,
-        ARTIFACTS: own.artifacts | ({REFERENCE: needed[1].artifacts[ADAPTER]} if needed[1:] else {}),
-    }
-    log.info("%s is ranked by %s, chosen on %d validation cases", name, choice.rule.sentence, len(chosen.ranks))
-    ranks = [sampled_ranks(name, trial, scores[kind_of(trial)]) for trial in trials.tested(params)]
-    return Measured(ranks, about, scores, tuning, per_thousand=total(raw.per_thousand for raw in needed))
+def _reference(name: str, params: Params, project: Project, trials: Trials) -> Measured | None:
+    """The SFT model as it was ranked, for those that were trained from it."""
+    if adapter_of(name) not in params.align.objectives:
+        return None
+    return read_measured(project.scores / TUNED, digests_of(trials))
 
 
-def _needed(rule: RankingRule, own: RawScores, reference: RawScores | None) -> list[RawScores]:
-    """The reward takes the reference's scores as well."""
-    return [own, reference] if rule.kind == "reward" and reference else [own]
+def _with_reference(own: LogprobScores, reference: Measured | None, key: str) -> LogprobScores:
+    told: Mapping[str, Floats] = reference.logprobs if reference else {}
+    return replace(own, reference=told[key]) if key in told else own
 
 
-def _with_reference(own: LogprobScores, reference: LogprobScores | None) -> LogprobScores:
-    return own if reference is None else replace(own, reference=reference.logprob)
+def _in_whole_catalogue(
+    name: str, system: System, params: Params, project: Project, trials: Trials
+) -> list[SystemRanks]:
+    """Ranks on the few cases for which language models rank the whole catalogue too.
+
+    The model is loaded again for it: its rule is not known while it scores the sampled cases.
+    """
+    if not trials.whole:
+        return []
+    recommender = open_as_ranked(name, system, params, project, trials)
+    return [catalogue_ranks(recommender, trial, trials.depth) for trial in trials.whole]
 
 
 def _answers(recommender: "LanguageModelRecommender", trial: Trial, params: Params) -> list[Answer]:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from recalign.common.artifacts import folder_digest, read_json, verify_once
 from recalign.common.errors import RecalignError
+from recalign.evaluation.systems import SYSTEMS, System
 from recalign.llm.adapters import adapter_digest
 from recalign.llm.base import IDENTITY
 from recalign.project import RANKS
 
-ARTIFACTS = "artifacts"  # key of a system's entry in systems.json
 ADAPTER, REFERENCE, BASE_WEIGHTS, RECOMMENDER = "adapter", "reference", "base", "recommender"
 SHOWN = 12  # characters of a digest in a sentence
 
@@ -40,11 +40,11 @@ def check_made_by(system: str, told: Mapping[str, str], now: Mapping[str, str], 
         )
 
 
-def told_artifacts(system: str, about: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
-    """What an entry of systems.json says of what made the ranks. Raises RecalignError where it does not say."""
-    if ARTIFACTS not in about:
+def told_artifacts(system: str, about: System) -> Mapping[str, str]:
+    """What a system of systems.json says of what made the ranks. Raises RecalignError where it does not say."""
+    if about.artifacts is None:
         raise RecalignError(
-            f"{RANKS / 'systems.json'} does not say what made the ranks of {system} (it is of an earlier version); "
+            f"{RANKS / SYSTEMS} does not say what made the ranks of {system} (it is of an earlier version); "
             "run 'dvc repro' to evaluate it again"
         )
-    return about[ARTIFACTS]
+    return about.artifacts

@@ -5,9 +5,8 @@ reference/ where the rule is the implicit reward, and recommenders/<name>/ for e
 """
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,7 +15,8 @@ from recalign.common.errors import RecalignError
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.ranking_rule import Kind, RankingRule
-from recalign.evaluation.scorecard import FUSION, TUNED, adapter_of, system_of
+from recalign.evaluation.ranks import FULL
+from recalign.evaluation.systems import FUSION, SYSTEMS, TUNED, System, adapter_of, read_systems, system_of
 from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter
 from recalign.llm.base import IDENTITY
 from recalign.params import BaseParams, Params, ProfilesParams, PromptParams
@@ -25,7 +25,6 @@ from recalign.ranking.fusion import FITTED, FittedFusion, read_fusion
 from recalign.ranking.language_model import Setting
 from recalign.ranking.made_by import (
     ADAPTER,
-    ARTIFACTS,
     RECOMMENDER,
     REFERENCE,
     check_made_by,
@@ -113,15 +112,15 @@ class Settings(BaseModel):
         return f"{self.fusion.fusion.sentence}; {rule.sentence}" if self.fusion else rule.sentence
 
 
-def best_objective(params: Params, systems: dict[str, Any]) -> str:
-    """The objective whose adapter has the highest registry.metric on the validation cases; `systems` is systems.json.
+def best_objective(params: Params, systems: Mapping[str, System]) -> str:
+    """The objective whose adapter has the highest registry.metric on the validation cases; `systems` by name.
 
     Raises RecalignError when an objective of params was not evaluated.
     """
     for objective in params.align.objectives:
         _evaluated(systems, objective)
     metric = params.registry.metric
-    return max(params.align.objectives, key=lambda objective: systems[system_of(objective)]["validation"][metric])
+    return max(params.align.objectives, key=lambda objective: systems[system_of(objective)].validation[metric])
 
 
 def settings_of(params: Params, objective: str, root: Path, folder: Path | None = None) -> Settings:
@@ -132,7 +131,7 @@ def settings_of(params: Params, objective: str, root: Path, folder: Path | None 
     """
     fusion = _evaluated_fusion(root) if objective == FUSION else None
     adapter = adapter_of(fusion.language_model) if fusion else objective
-    about = _evaluated(read_json(root / RANKS / "systems.json"), adapter)
+    about = _evaluated(read_systems(root / RANKS / SYSTEMS), adapter)
     told = _check_unchanged(system_of(adapter), about, folder or adapter_folder(system_of(adapter), root), root)
     data = read_json(root / PREPARED / "summary.json")
     return Settings(
@@ -140,9 +139,9 @@ def settings_of(params: Params, objective: str, root: Path, folder: Path | None 
         source=data["source"],
         noun=data["noun"],
         clock=data["clock"],
-        ranked_by=about["ranked_by"],
-        prior_weight=about["prior_weight"],
-        catalogue_ranked_by=about["catalogue_ranked_by"],
+        ranked_by=about.rule().kind,
+        prior_weight=about.rule().prior_weight,
+        catalogue_ranked_by=about.rule(FULL).kind,
         prompt=params.prompt,
         base=params.base,
         identity=Identity(**read_json(root / BASE / "base.json")),
@@ -194,20 +193,20 @@ def read_settings(package: Path) -> Settings:
     return Settings.model_validate(read_json(package / SETTINGS))
 
 
-def _evaluated(systems: dict[str, Any], objective: str) -> dict[str, Any]:
+def _evaluated(systems: Mapping[str, System], objective: str) -> System:
     system = system_of(objective)
-    about: dict[str, Any] | None = systems.get(system)
+    about = systems.get(system)
     if about is None:
         raise RecalignError(
-            f"{RANKS / 'systems.json'} holds no {system}; run 'dvc repro' with {objective!r} in align.objectives"
+            f"{RANKS / SYSTEMS} holds no {system}; run 'dvc repro' with {objective!r} in align.objectives"
         )
     return about
 
 
-def _check_unchanged(system: str, about: dict[str, Any], folder: Path, root: Path) -> dict[str, str]:
+def _check_unchanged(system: str, about: System, folder: Path, root: Path) -> dict[str, str]:
     """The digests of what made a language model's ranks, which must be those of what is there now."""
     told = told_artifacts(system, about)
-    reference = root / SFT if about["ranked_by"] == "reward" else None
+    reference = root / SFT if about.ranked_by == "reward" else None
     check_made_by(system, told, language_model_artifacts(root / BASE, folder, reference), str(folder))
     return dict(told)
 
@@ -217,10 +216,10 @@ def check_ranks(root: Path, systems: Collection[str] | None = None) -> None:
 
     What is gone, and what an earlier version evaluated, passes. Raises RecalignError naming both digests.
     """
-    for name, about in read_json(root / RANKS / "systems.json").items():
+    for name, about in read_systems(root / RANKS / SYSTEMS).items():
         if systems is None or name in systems:
             for place, now in _present(name, root).items():
-                check_made_by(name, about.get(ARTIFACTS, {}), now, str(place))
+                check_made_by(name, about.artifacts or {}, now, str(place))
 
 
 def _present(system: str, root: Path) -> dict[Path, dict[str, str]]:
@@ -253,7 +252,7 @@ def check_package(package: Path, base: Path) -> None:
 
 
 def _evaluated_fusion(root: Path) -> FittedFusion:
-    """The fusion as stage evaluate fitted it, its parts still the same."""
+    """The fusion as stage fuse fitted it, its parts still the same."""
     if not (root / RANKS / FITTED).is_file():
         raise RecalignError(f"{RANKS / FITTED} is missing; set evaluate.fusion to true and run 'dvc repro'")
     fitted = read_fusion(root / RANKS)

@@ -1,21 +1,24 @@
-"""What stage evaluate measures of ID recommenders, of the oracle, and of the fusion with a language model."""
+"""What is measured of ID recommenders, of the oracle, and of the fusion with a language model."""
 
 import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from recalign.common.artifacts import folder_digest
 from recalign.data.records import Items
 from recalign.evaluation.costs import per_thousand, total, weights_mb
 from recalign.evaluation.ranks import SystemRanks
-from recalign.evaluation.scorecard import FUSION, ID, LLM, ORACLE, UNTRAINED, best_by_validation
+from recalign.evaluation.systems import FUSION, ID, LLM, ORACLE, UNTRAINED, System, best_by_validation
 from recalign.llm.adapters import adapter_digest
-from recalign.params import Params
+from recalign.params import RecommenderName
+from recalign.project import Project
 from recalign.ranking.fusion import FittedFusion, Fusion, Part
-from recalign.ranking.made_by import ARTIFACTS, recommender_artifacts
+from recalign.ranking.made_by import recommender_artifacts
+from recalign.ranking.measured import Measured
 from recalign.ranking.trial import Ranker, rank_catalogue, sampled_ranks, scores_of
-from recalign.ranking.trials import UNIFORM, Measured, Trials, kind_of, mean_metrics
+from recalign.ranking.trials import UNIFORM, Trials, digests_of, kind_of, mean_metrics
 
 log = logging.getLogger(__name__)
 
@@ -34,20 +37,18 @@ RANKED_BY = {
 }
 
 
-def id_recommenders(params: Params, catalogue: Items, baselines: Path, interactions: Path) -> list[Ranker]:
-    """Those that `recommenders.systems` names, but for those that were too large, and the oracle of a simulated log."""
-    from recalign.recommenders.oracle import Oracle
-    from recalign.recommenders.roster import load_fitted, refusals
+def open_recommender(name: str, project: Project, catalogue: Items) -> Ranker:
+    """A fitted ID recommender, or the oracle of a simulated log."""
+    if name == ORACLE:
+        from recalign.recommenders.oracle import Oracle
 
-    refused = refusals(params.recommenders.systems, baselines)
-    systems = [name for name in params.recommenders.systems if name not in refused]
-    found: list[Ranker] = [load_fitted(name, baselines / name, catalogue) for name in systems]
-    if params.source == "simulated":
-        found.append(Oracle.read(interactions, catalogue))
-    return found
+        return Oracle.read(project.interactions, catalogue)
+    from recalign.recommenders.roster import load_fitted
+
+    return load_fitted(cast(RecommenderName, name), project.baselines / name, catalogue)
 
 
-def measure_id_recommender(recommender: Ranker, trials: Trials, baselines: Path) -> Measured:
+def measure_recommender(recommender: Ranker, trials: Trials, baselines: Path) -> Measured:
     """Ranks of the sampled candidates, of the harder ones and of the whole catalogue: all are cheap."""
     started = time.monotonic()
     is_oracle = recommender.name == ORACLE
@@ -63,17 +64,17 @@ def measure_id_recommender(recommender: Ranker, trials: Trials, baselines: Path)
     validation = tuning[: len(trials.validation.cases)]  # the first of the many
     ranks = [sampled_ranks(recommender.name, trial, scores[kind_of(trial)]) for trial in trials.sampled]
     ranks += whole_catalogue_ranks(recommender, trials)
-    about = {
-        "kind": ORACLE if is_oracle else ID,
-        "ranked_by": RANKED_BY[recommender.name],
-        "prior_weight": None,
-        "cases": len(trials.main.cases),
-        "megabytes": None if is_oracle else weights_mb(baselines / recommender.name),
-        "validation": mean_metrics(sampled_ranks(recommender.name, trials.validation, validation)),
-        ARTIFACTS: {} if is_oracle else recommender_artifacts(baselines / recommender.name),
-    }
+    system = System(
+        kind=ORACLE if is_oracle else ID,
+        ranked_by=RANKED_BY[recommender.name],
+        cases=len(trials.main.cases),
+        megabytes=None if is_oracle else weights_mb(baselines / recommender.name),
+        validation=mean_metrics(sampled_ranks(recommender.name, trials.validation, validation)),
+        artifacts={} if is_oracle else recommender_artifacts(baselines / recommender.name),
+        digests=digests_of(trials),
+    )
     spent = per_thousand(sampled, len(trials.main.cases))
-    return Measured(ranks, about, scores, validation, None if is_oracle else tuning, spent)
+    return Measured(ranks, system, scores, validation, None if is_oracle else tuning, per_thousand=spent)
 
 
 def whole_catalogue_ranks(recommender: Ranker, trials: Trials) -> list[SystemRanks]:
@@ -82,14 +83,19 @@ def whole_catalogue_ranks(recommender: Ranker, trials: Trials) -> list[SystemRan
     return every + [rank_catalogue(recommender, trial, trials.depth) for trial in trials.whole]
 
 
-def fuse(measured: dict[str, Measured], trials: Trials) -> tuple[Measured, Fusion]:
-    """Every ID recommender and the best trained language model in one ranking; no model scores anything again."""
-    kinds = {name: system.about for name, system in measured.items()}
-    trained = [name for name in kinds if kinds[name]["kind"] == LLM and name != UNTRAINED]
+def fuse_systems(
+    measured: Mapping[str, Measured], spent: Mapping[str, float | None], trials: Trials
+) -> tuple[Measured, Fusion]:
+    """Every ID recommender and the best trained language model in one ranking; no model scores anything again.
+
+    spent: seconds a thousand cases by system, None where they are not known.
+    """
+    systems = {name: own.system for name, own in measured.items()}
+    trained = [name for name, own in systems.items() if own.kind == LLM and name != UNTRAINED]
     fusion = Fusion.fit(
         {name: own.weighing for name, own in measured.items() if own.weighing is not None}, trials.weighing.target_index
     )
-    llm = best_by_validation(kinds, trained)
+    llm = best_by_validation(systems, trained)
     if llm is not None:
         tuning = {name: measured[name].validation for name in [*fusion.weights, llm]}
         fusion = fusion.joined(llm, tuning, trials.validation.target_index)
@@ -99,22 +105,21 @@ def fuse(measured: dict[str, Measured], trials: Trials) -> tuple[Measured, Fusio
         if all(kind_of(trial) in measured[name].scores for name in fusion.weights)
     }
     validation = fusion.scores({name: measured[name].validation for name in fusion.weights})
-    about = {
-        "kind": FUSION,
-        "ranked_by": fusion.sentence,
-        "prior_weight": None,
-        "weights": {name: round(weight, 6) for name, weight in fusion.weights.items()},
-        "cases": len(trials.main.cases),
-        "megabytes": total(kinds[name]["megabytes"] for name in fusion.used),
+    system = System(
+        kind=FUSION,
+        ranked_by=fusion.sentence,
+        weights={name: round(weight, 6) for name, weight in fusion.weights.items()},
+        cases=len(trials.main.cases),
+        megabytes=total(systems[name].megabytes for name in fusion.used),
         # the weights were fitted on these
-        "validation": mean_metrics(sampled_ranks(FUSION, trials.validation, validation)),
-    }
+        validation=mean_metrics(sampled_ranks(FUSION, trials.validation, validation)),
+    )
     few, many = len(trials.validation.cases), len(trials.weighing.cases)
     log.info("fusion: %s, fitted on %d validation cases, the language model on %d", fusion.sentence, many, few)
     ranked = [trial for trial in trials.sampled if kind_of(trial) in scores]
     ranks = [sampled_ranks(FUSION, trial, scores[kind_of(trial)]) for trial in ranked]
-    spent = total(measured[name].per_thousand for name in fusion.used)
-    return Measured(ranks, about, scores, validation, per_thousand=spent), fusion
+    took = total(spent[name] for name in fusion.used)
+    return Measured(ranks, system, scores, validation, per_thousand=took), fusion
 
 
 def fitted_fusion(fusion: Fusion, trials: Trials, baselines: Path, adapters: Mapping[str, Path | None]) -> FittedFusion:

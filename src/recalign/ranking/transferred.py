@@ -7,9 +7,10 @@ from typing import Any
 
 from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
-from recalign.evaluation.scorecard import TRANSFERRED, TUNED, UNTRAINED, system_of
+from recalign.evaluation.systems import TRANSFERRED, TUNED, UNTRAINED, system_of
 from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter
 from recalign.params import Params
+from recalign.project import Project
 
 log = logging.getLogger(__name__)
 PLACES = (".", "adapter", "artifacts/package/adapter")  # of the adapter in a folder: training's, a package, a version
@@ -24,7 +25,7 @@ class Transferred:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What systems.json holds beside the ranking rule.
+        """What system.json holds beside the ranking rule.
 
         trained_as: the system that it was at home; trained_on: the source that it learned from; None: not told.
         """
@@ -37,22 +38,19 @@ class Transferred:
         }
 
 
-def transferred(params: Params, other: Path, base: Path, prepared: Path) -> dict[str, Transferred]:
-    """The adapters that `evaluate.adapters` names, by system (llm-<name>), checked before anything is scored.
+def transferred(params: Params, name: str, project: Project) -> Transferred:
+    """The adapter of data/models/other/`name`, which `evaluate.adapters` names, checked before anything is scored.
 
-    Raises RecalignError where a folder holds no adapter, where a name is that of a model trained here, and where an
-    adapter belongs to another base or to another form of prompt.
+    Raises RecalignError where the folder holds no adapter, where the name is that of a model trained here, and where
+    the adapter belongs to another base or to another form of prompt.
     """
-    identity, data = read_json(base / "base.json"), read_json(prepared / "summary.json")
-    found = {}
-    for name in params.evaluate.adapters:
-        if system_of(name) in {UNTRAINED, TUNED, *map(system_of, params.align.settings)}:
-            raise RecalignError(f"evaluate.adapters has '{name}', which names a model of this run; rename its folder")
-        own = _read(name, other / name)
-        check_adapter(own.folder, identity)
-        _check_data(name, own.facts.get("data", {}), data, params.prompt.form)
-        found[system_of(name)] = own
-    return found
+    identity, data = read_json(project.base / "base.json"), read_json(project.prepared / "summary.json")
+    if system_of(name) in {UNTRAINED, TUNED, *map(system_of, params.align.settings)}:
+        raise RecalignError(f"evaluate.adapters has '{name}', which names a model of this run; rename its folder")
+    own = _read(name, project.other / name)
+    check_adapter(own.folder, identity)
+    _check_data(name, own.facts.get("data", {}), data, params.prompt.form)
+    return own
 
 
 def _read(name: str, place: Path) -> Transferred:

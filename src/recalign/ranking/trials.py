@@ -1,19 +1,18 @@
-"""The cases that stage evaluate puts to every system, and what it keeps of a system's answer."""
+"""The frozen cases that are put to every system."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items, read_met
-from recalign.evaluation.metrics import METRICS, Floats, metric_values
+from recalign.evaluation.metrics import METRICS, metric_values
 from recalign.evaluation.ranks import SystemRanks
 from recalign.params import Params
 from recalign.preferences.profiles.profiles import profile_texts
 from recalign.preferences.profiles.selection import profiled_views
+from recalign.ranking.measured import Kind, name_of
 from recalign.ranking.trial import Trial, read_trial, whole_catalogue
 
 UNIFORM, POPULARITY = "uniform", "popularity"
@@ -48,29 +47,9 @@ class Trials:
         return self.sampled if params.evaluate.popularity_manifest else self.uniform
 
 
-Kind = tuple[str, str]  # view and manifest
-
-
 def kind_of(trial: Trial) -> Kind:
     """What scores of a trial are kept under."""
     return trial.view, trial.manifest
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One system: its ranks, what systems.json says of it, and its scores [B, C] of the sampled test cases (by kind)
-    and of the validation cases.
-
-    weighing: those of the many validation cases that ID recommenders are weighed on; None for other systems.
-    per_thousand: seconds of ranking a thousand cases, None where an earlier run stored scores.
-    """
-
-    ranks: list[SystemRanks]
-    about: dict[str, Any]
-    scores: Mapping[Kind, Floats]
-    validation: Floats
-    weighing: Floats | None = None
-    per_thousand: float | None = None
 
 
 def read_trials(params: Params, prepared: Path, profiles: Path) -> Trials:
@@ -126,5 +105,10 @@ def _limits(params: Params, prepared: Path, manifest: str) -> dict[str, int]:
 
 
 def mean_metrics(ranks: SystemRanks) -> dict[str, float]:
-    """Each metric's mean over the cases, rounded to six places: what systems.json holds of the validation cases."""
+    """Each metric's mean over the cases, rounded to six places: what system.json holds of the validation cases."""
     return {metric: round(float(metric_values(metric, ranks.ranks).mean()), 6) for metric in METRICS}
+
+
+def digests_of(trials: Trials) -> dict[str, str]:
+    """The digest of the cases of every test trial, by view and manifest as system.json names them."""
+    return {name_of(kind_of(trial)): trial.digest for trial in (*trials.sampled, *trials.full, *trials.whole)}

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from recalign.common.run_log import noted_costs, stage_lines
 from recalign.evaluation.costs import Cost, total
 from recalign.evaluation.ranking_rule import CHOSEN_BY
-from recalign.evaluation.scorecard import FUSION, ORACLE, TUNED, UNTRAINED, Scorecard, system_of
+from recalign.evaluation.scorecard import Scorecard
+from recalign.evaluation.systems import FUSION, ORACLE, TUNED, UNTRAINED, System, system_of
 from recalign.params import Params
 from recalign.report.verdict import spoken
 
@@ -66,9 +66,9 @@ def _upper(text: str) -> str:
 
 
 def system_costs(
-    params: Params, systems: Mapping[str, Mapping[str, Any]], ranks: Path, sft: Path, align: Path, notes: Path
+    params: Params, systems: Mapping[str, System], ranks: Path, sft: Path, align: Path, notes: Path
 ) -> list[Cost]:
-    """Costs of every system but the oracle, in the order of `systems` (systems.json).
+    """Costs of every system but the oracle, in the order of `systems`.
 
     Fitting: of a language model what its training noted in `notes`, of an ID recommender its stage's, where they ran
     here; of a fusion all that its parts took.
@@ -77,18 +77,13 @@ def system_costs(
     return [
         Cost(
             name,
-            total(fitting.get(part) for part in used(about)) if about["kind"] == FUSION else fitting.get(name),
+            total(fitting.get(part) for part in about.used) if about.kind == FUSION else fitting.get(name),
             ranking.get(name),
-            about.get("megabytes"),
+            about.megabytes,
         )
         for name, about in systems.items()
-        if about["kind"] != ORACLE
+        if about.kind != ORACLE
     ]
-
-
-def used(about: Mapping[str, Any]) -> list[str]:
-    """The parts of a fusion that weigh anything, from its entry in systems.json."""
-    return [name for name, weight in about["weights"].items() if weight > 0]
 
 
 def _fitting(params: Params, sft: Path, align: Path, notes: Path) -> dict[str, float | None]:

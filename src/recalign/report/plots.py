@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from recalign.common.html import Drawing
 from recalign.evaluation.metrics import LABELS, chance
-from recalign.evaluation.scorecard import LANGUAGE_MODELS, Scorecard
+from recalign.evaluation.scorecard import Scorecard
+from recalign.evaluation.systems import LANGUAGE_MODELS
 from recalign.report.curves import Curve
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from recalign.common import columns as c
 from recalign.common.artifacts import file_digest, folder_digest, read_json, read_parquet
 from recalign.common.git import git_revision
 from recalign.evaluation.ranks import UNKNOWN
-from recalign.evaluation.scorecard import TRANSFERRED
+from recalign.evaluation.systems import TRANSFERRED, System
 from recalign.params import Params
 from recalign.preferences.profiles.shares import shares_sentence, training_shares
 
@@ -18,7 +18,7 @@ from recalign.preferences.profiles.shares import shares_sentence, training_share
 def lineage(
     params: Params,
     about: Mapping[str, Any],
-    systems: Mapping[str, Mapping[str, Any]],
+    systems: Mapping[str, System],
     ranks: Path,
     base: Path,
     sft: Path,
@@ -28,7 +28,7 @@ def lineage(
     """What the figures were made of, in the order of the pipeline, by name; digests are cut to 16 digits."""
     model = read_json(base / "base.json")
     adapters = {"sft": sft} | {str(name): align / name for name in params.align.objectives}
-    elsewhere = {name: own for name, own in systems.items() if own["kind"] == TRANSFERRED}
+    elsewhere = {name: own for name, own in systems.items() if own.kind == TRANSFERRED}
     return {
         "source": f"{about['source']}, data digest {about['data_digest'][:16]}",
         "budget, seed": f"{params.budget}, {params.seed}",
@@ -41,7 +41,7 @@ def lineage(
         **({"profiles": told} if (told := profiles_line(params, about, sft, pairs)) else {}),
         "base model": f"{model['id']}, revision {model['revision']}, sha256 {model['sha256'][:16]}",
         **{f"adapter {name}": _adapter(path) for name, path in adapters.items()},
-        **{f"adapter {name}": f"weights {own['adapter_digest'][:16]}" for name, own in elsewhere.items()},
+        **{f"adapter {name}": f"weights {(own.adapter_digest or '')[:16]}" for name, own in elsewhere.items()},
         "ranks.parquet": f"sha256 {file_digest(ranks / 'ranks.parquet')[:16]}",
         "git revision": git_revision() or "not in a git repository",
         "machine": about["machine"],

@@ -13,6 +13,7 @@ from recalign.evaluation.ranking_rule import CHOSEN_BY, RankingRule
 from recalign.evaluation.scorecard import Scorecard
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.slices import Slice
+from recalign.evaluation.systems import System
 from recalign.report.audit import AUDIT_HEADINGS, audit_row
 from recalign.report.plots import Drawing
 from recalign.report.sections import cost_section, exposure_section, slice_section, truth_section
@@ -37,7 +38,7 @@ BOLD = "Bold: the language model that is best on the validation cases; the verdi
 class Evidence:
     """What a report shows, as plain values.
 
-    cards: the main card (warm, uniform candidates) first; about: cases.json; systems: systems.json; examples:
+    cards: the main card (warm, uniform candidates) first; about: cases.json; systems: what each is, by name; examples:
     examples.json; audits: what the candidate lists of each sampled card give away, by its title; left_out: why a view
     has no card; warnings: sentences on what went wrong in training; slices, exposures (by
     title of the protocol, then system), shares of the oracle's gain, costs; quality: summary.json of the validated
@@ -48,7 +49,7 @@ class Evidence:
 
     cards: Sequence[Scorecard]
     about: Mapping[str, Any]
-    systems: Mapping[str, Mapping[str, Any]]
+    systems: Mapping[str, System]
     drawings: Sequence[Drawing]
     audits: Sequence[tuple[str, Audit]]
     warnings: Sequence[str]
@@ -156,7 +157,7 @@ def _choices(evidence: Evidence) -> str:
     rows = [
         (name, RankingRule(tried["kind"], tried["prior_weight"]).sentence, f"{tried[CHOSEN_BY]:.3f}")
         for name, about in evidence.systems.items()
-        for tried in about.get("tried", [])
+        for tried in about.tried
     ]
     if not rows:
         return ""

@@ -1,7 +1,8 @@
 """The outcome in plain words, as the intervals allow them."""
 
 from recalign.evaluation.ranking_rule import CHOSEN_BY
-from recalign.evaluation.scorecard import FUSION, TRANSFERRED, TUNED, UNTRAINED, Comparison, Scorecard
+from recalign.evaluation.scorecard import Comparison, Scorecard
+from recalign.evaluation.systems import FUSION, TRANSFERRED, TUNED, UNTRAINED
 
 NAMES = {
     "popularity": "popularity",

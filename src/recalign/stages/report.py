@@ -17,6 +17,7 @@ from recalign.evaluation.costs import Cost
 from recalign.evaluation.figures import MATCHING, Figure, Provenance, Recorder, as_document
 from recalign.evaluation.ranks import CATALOGUE, CATALOGUE_CASES, SAMPLED, UNKNOWN, SystemRanks, read_system_ranks
 from recalign.evaluation.scorecard import Scorecard, build_scorecard
+from recalign.evaluation.systems import SYSTEMS, read_systems
 from recalign.params import Params
 from recalign.preferences.profiles.profiles import read_profiles
 from recalign.preferences.profiles.truth import learned_values
@@ -62,7 +63,7 @@ def report(
     Every figure is an aggregate of ranks.parquet and of the examples and items it names. Raises RecalignError when an
     input is missing.
     """
-    about, systems = read_json(ranks / "cases.json"), read_json(ranks / "systems.json")
+    about, systems = read_json(ranks / "cases.json"), read_systems(ranks / SYSTEMS)
     groups = _groups(ranks, about)
     contests = {
         place: probe(params, prepared, own, main=place == 0)
@@ -114,7 +115,13 @@ def report(
     write_json(out / "scorecard.json", _scorecard(cards, findings, costs, second, about))
     _write_plots(out / "plots", cards[0], curves, drawings)
     write_text(out / "report.html", report_page(evidence))
-    print_stages({"baselines": params.recommenders.systems, "align": params.align.objectives})
+    print_stages(
+        {
+            "baselines": params.recommenders.systems,
+            "align": params.align.objectives,
+            "rank": list(systems),
+        }
+    )
     _print(cards, about, out / "report.html", evidence.next_commands, evidence.lineage.get("profiles"))
 
 

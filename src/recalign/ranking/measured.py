@@ -1,0 +1,114 @@
+"""What stage rank keeps of one system, and stage fuse reads of all: its ranks, its scores, and what it is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from recalign.common.artifacts import read_json, replacing, verify_once, write_json
+from recalign.common.errors import RecalignError
+from recalign.evaluation.generation import Answer, read_answers, write_answers
+from recalign.evaluation.metrics import Floats
+from recalign.evaluation.ranks import SystemRanks, read_system_ranks, write_system_ranks
+from recalign.evaluation.systems import SYSTEM, System, read_system, write_system
+
+RANKS, SCORES, ANSWERS, REFUSED = "ranks.parquet", "scores.safetensors", "generations.parquet", "refused.json"
+VALIDATION, WEIGHING = "validation", "weighing"
+
+Kind = tuple[str, str]  # view and manifest of a trial
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One system: its ranks, what it is, and its scores [B, C] of the sampled test cases (by kind) and of the
+    validation cases.
+
+    weighing: those of the many validation cases that ID recommenders are weighed on; None for other systems.
+    logprobs: a language model's raw log-probs, by kind and of the validation cases, which rank it as a reference.
+    answers: the titles that it generates. per_thousand: seconds of ranking a thousand cases, None where an earlier run
+    stored scores; never written, for equal data have equal bytes.
+    """
+
+    ranks: list[SystemRanks]
+    system: System
+    scores: Mapping[Kind, Floats]
+    validation: Floats
+    weighing: Floats | None = None
+    logprobs: Mapping[str, Floats] = field(default_factory=dict)
+    answers: list[Answer] = field(default_factory=list)
+    per_thousand: float | None = None
+
+
+def logprob_of(name: str) -> str:
+    """The key of raw log-probs beside the scores of the same cases."""
+    return f"logprob/{name}"
+
+
+def name_of(kind: Kind) -> str:
+    """A kind as the key of its scores: "warm/uniform"."""
+    return "/".join(kind)
+
+
+def _kind(name: str) -> Kind:
+    view, _, manifest = name.partition("/")
+    return view, manifest
+
+
+def write_measured(folder: Path, own: Measured) -> None:
+    """Write what a system reached into the existing `folder`."""
+    write_system_ranks(folder / RANKS, own.ranks)
+    write_system(folder / SYSTEM, own.system)
+    arrays = {name_of(kind): scores for kind, scores in own.scores.items()} | {VALIDATION: own.validation}
+    if own.weighing is not None:
+        arrays[WEIGHING] = own.weighing
+    arrays |= {logprob_of(name): values for name, values in own.logprobs.items()}
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in sorted(arrays.items())}
+    with replacing(folder / SCORES) as partial:
+        save_file(tensors, partial)
+    if own.answers:
+        write_answers(folder / ANSWERS, own.answers)
+
+
+def write_refusal(folder: Path, why: str) -> None:
+    """Write why a system could not be ranked into the existing `folder`: a line in the table, not the end of it."""
+    write_json(folder / REFUSED, {"why": why})
+
+
+def refusal(folder: Path) -> str | None:
+    """Why the system of a folder was not ranked; None where it was."""
+    return str(read_json(folder / REFUSED)["why"]) if (folder / REFUSED).is_file() else None
+
+
+def read_measured(folder: Path, digests: Mapping[str, str]) -> Measured:
+    """What `write_measured` wrote; `digests` are those of the cases that are ranked now, by view and manifest.
+
+    Raises RecalignError where a file is missing or changed, or where the system was ranked on other cases.
+    """
+    verify_once(folder)
+    system = read_system(folder / SYSTEM)
+    for name in system.digests.keys() & digests.keys():
+        if system.digests[name] != digests[name]:
+            raise RecalignError(
+                f"{folder} was ranked on other cases ({name} {system.digests[name][:12]}) than those of now "
+                f"({digests[name][:12]}); run 'dvc repro'"
+            )
+    arrays = {name: values.numpy() for name, values in load_file(folder / SCORES).items()}
+    raw = {name.removeprefix("logprob/"): arrays.pop(name) for name in list(arrays) if name.startswith("logprob/")}
+    validation, weighing = arrays.pop(VALIDATION), arrays.pop(WEIGHING, None)
+    by_manifest: dict[str, dict[str, str]] = {}
+    for name, digest in system.digests.items():
+        view, manifest = _kind(name)
+        by_manifest.setdefault(manifest, {})[view] = digest
+    scores = {_kind(name): values for name, values in arrays.items()}
+    return Measured(
+        read_system_ranks(folder / RANKS, by_manifest),
+        system,
+        scores,
+        validation,
+        weighing,
+        raw,
+        read_answers(folder / ANSWERS) if (folder / ANSWERS).is_file() else [],
+    )

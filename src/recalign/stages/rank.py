@@ -1,0 +1,64 @@
+"""Stage rank: one system ranks the frozen test cases; its ranks and scores are the only source of its figures."""
+
+import logging
+
+from recalign.common.artifacts import folder
+from recalign.common.errors import RecalignError, did_you_mean
+from recalign.common.run_log import note_costs
+from recalign.evaluation.systems import ORACLE, system_of
+from recalign.params import Params
+from recalign.project import Project
+from recalign.ranking.adapters import SPENT, language_models, measure_language_model
+from recalign.ranking.measured import Measured, write_measured, write_refusal
+from recalign.ranking.recommenders import measure_recommender, open_recommender
+from recalign.ranking.trials import Trials, read_trials
+from recalign.recommenders.roster import refusals
+
+log = logging.getLogger(__name__)
+SIMULATED_ONLY = "only a simulated log tells the probabilities that it was drawn from"
+
+
+def systems(params: Params, project: Project) -> list[str]:
+    """Every system that a run ranks, in the order of its tables: ID recommenders, the oracle, language models."""
+    oracle = [ORACLE] if params.source == "simulated" else []
+    elsewhere = [system_of(name) for name in params.evaluate.adapters]
+    return [*params.recommenders.systems, *oracle, *language_models(params, project), *elsewhere]
+
+
+def rank(params: Params, system: str, project: Project = Project()) -> None:  # noqa: B008  # frozen
+    """Rank the test cases with one system and write data/scores/<system>: ranks, scores and system.json.
+
+    What could not be fitted on this log leaves only the reason there. Raises RecalignError for a system that params do
+    not name, when an input is missing, or where an adapter belongs to another base.
+    """
+    known = [*systems(params, project), ORACLE]
+    if system not in known:
+        hint, allowed = did_you_mean(system, known), ", ".join(dict.fromkeys(known))
+        raise RecalignError(f"system is '{system}'; params.yaml names {allowed}{hint}")
+    place = project.scores / system
+    why = _refused(system, params, project)
+    if why is not None:
+        with folder(place) as partial:
+            write_refusal(partial, why)
+        log.info("%s is left out: %s", system, why)
+        return
+    trials = read_trials(params, project.prepared, project.profiles)
+    own = _measured(system, params, project, trials)
+    with folder(place) as partial:
+        write_measured(partial, own)
+    note_costs(place, {SPENT: own.per_thousand}, project.costs)
+    counted = ", ".join(f"{len(trial.cases)} {trial.view}" for trial in trials.uniform)
+    log.info("%s: %s cases -> %s", system, counted, place)
+
+
+def _refused(system: str, params: Params, project: Project) -> str | None:
+    if system == ORACLE and params.source != "simulated":
+        return SIMULATED_ONLY
+    return refusals(params.recommenders.systems, project.baselines).get(system)
+
+
+def _measured(system: str, params: Params, project: Project, trials: Trials) -> Measured:
+    if system == ORACLE or system in params.recommenders.systems:
+        recommender = open_recommender(system, project, trials.catalogue)
+        return measure_recommender(recommender, trials, project.baselines)
+    return measure_language_model(system, params, project, trials)
