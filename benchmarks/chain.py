@@ -65,7 +65,8 @@ def stages(systems: list[str]) -> list[list[str]]:
     """The stages in order, each as the arguments of `recalign`."""
     fitted = [["baselines", "--system", system] for system in systems]
     learned = [["base"], ["profiles"], ["pairs"], ["sft"], ["reference"], ["align", "--objective", "sdpo"]]
-    return [["ingest"], ["validate"], ["prepare"], *fitted, *learned, ["evaluate"], ["report"]]
+    ranked = [["rank", "--system", system] for system in [*systems, "llm-base", "llm-sft", "llm-sdpo"]]
+    return [["ingest"], ["validate"], ["prepare"], *fitted, *learned, *ranked, ["fuse"], ["report"]]
 
 
 def run_stage(arguments: list[str], folder: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from recalign.data.records import Items, read_met
 from recalign.evaluation.exposure import measure_exposure
 from recalign.evaluation.metrics import hit_rate
 from recalign.evaluation.ranks import SystemRanks
-from recalign.evaluation.scorecard import (Comparison)
+from recalign.evaluation.scorecard import Comparison
 from recalign.evaluation.significance import Interval, bootstrap_interval, holm, metric_intervals, paired_gains
 from recalign.params import Params, RecommenderName, load_params
 from recalign.ranking.trial import Trial, rank_catalogue, rank_sampled, read_trial, whole_catalogue

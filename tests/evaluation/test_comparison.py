@@ -18,10 +18,10 @@ from recalign.params import parse_params
 
 USERS = 40
 KINDS = {
-    "item_knn": {"kind": "id", "validation": {"ndcg_at_10": 0.4}},
-    "popularity": {"kind": "id", "validation": {"ndcg_at_10": 0.4}},
-    "llm-sdpo": {"kind": "llm", "validation": {"ndcg_at_10": 0.5}},
-    "llm-dpo": {"kind": "llm", "validation": {"ndcg_at_10": 0.6}},
+    "item_knn": {"kind": "id", "ranked_by": "counts", "validation": {"ndcg_at_10": 0.4}},
+    "popularity": {"kind": "id", "ranked_by": "counts", "validation": {"ndcg_at_10": 0.4}},
+    "llm-sdpo": {"kind": "llm", "ranked_by": "logprob", "validation": {"ndcg_at_10": 0.5}},
+    "llm-dpo": {"kind": "llm", "ranked_by": "logprob", "validation": {"ndcg_at_10": 0.6}},
 }
 
 

@@ -57,10 +57,10 @@ def test_the_reference_is_what_the_code_says(make_reference, reference):
     assert reference == make_reference.reference(), "docs/reference.md is stale; run: python docs/make_reference.py"
 
 
-def test_the_readmes_counts_are_those_of_the_budgets_that_its_columns_name():
+def test_the_counts_of_the_figures_are_those_of_the_budgets_that_its_columns_name():
     """ "120 of 100" under "default": 120 test cases, as the budget of a plain `dvc repro` has them."""
     params = load_params(ROOT / "params.yaml")
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
     (headings,) = re.findall(r"^\| NDCG@10 with interval; HR@1 \|(.*)\|$", text, re.MULTILINE)
     (counts,) = re.findall(r"^\| cases of users; digests of data, manifest \|(.*)\|$", text, re.MULTILINE)
     named = [re.findall(r"`(smoke|demo|few-shot|full)`", cell) for cell in headings.split("|")]
@@ -138,3 +138,14 @@ def test_a_typo_in_a_document_is_found():
         _parser().parse_args(shlex.split("recalign recommend --usr 17"))
     assert "align.beat" not in keys(Params)
     assert {"align.beta", "seed", "validate.min_rows"} <= set(keys(Params))
+
+
+def test_the_readme_is_short_and_its_table_is_that_of_the_figures():
+    """At most 170 lines; each of its five rows says what docs/measured.md says of that system."""
+    readme, measured = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/measured.md"))
+    assert len(readme.splitlines()) <= 170
+    rows = re.findall(r"^\| [a-zA-Z-][^|]* \| (\d\.\d{3}) (\[.*?\]) \| (\d\.\d{3}) (\[.*?\]) \|$", readme, re.MULTILINE)
+    assert len(rows) == 5
+    for ndcg, its_interval, hit, own in rows:
+        assert f"{ndcg} {its_interval}" in measured
+        assert f"{hit} {own}" in measured

@@ -20,6 +20,7 @@ from project import copy_project, run, set_params
 from ruamel.yaml import YAML
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+MEASURED = ROOT / "docs" / "measured.md"
 NEEDS_MORE = ("pip ", "pytest", "dvc import-url", "prefect ", "python flows/serve.py", "mlflow models serve")
 
 
@@ -50,14 +51,14 @@ def fill_in(project: Path, changes: Mapping[str, Any]) -> None:
 
 def test_the_first_block_is_what_the_smoke_run_ran(smoke):
     """Pull the simulated log, then repro: nothing else is needed in a clone."""
-    first = command_lines(blocks(README)[1])
+    first = command_lines(blocks(README)[0])
     assert first == ["pip install -e .", "dvc pull data/raw/films.dvc", "dvc repro"]
     assert (smoke / "reports/report.html").is_file()
 
 
-def test_the_readme_shows_the_screen_that_a_run_ends_with(smoke):
+def test_the_page_of_figures_shows_the_screen_that_a_run_ends_with(smoke):
     """Same systems, columns and next commands; the figures are those of another budget."""
-    (shown,) = [block for block in blocks(README, "text") if "system" in block]
+    (shown,) = [block for block in blocks(MEASURED, "text") if "system" in block]
     screen = (smoke / "repro.log").read_text(encoding="utf-8")
     columns = next(line for line in shown.splitlines() if line.split()[:1] == ["system"])
     assert re.split(r" {2,}", columns.strip()) == re.split(
@@ -75,10 +76,21 @@ def test_the_screen_has_a_line_a_stage_before_the_table(smoke):
     """Seconds, rows and digest of all stages, then the table, then three commands."""
     screen = (smoke / "repro.log").read_text(encoding="utf-8")
     closing = screen[screen.index("  stage ") :]
-    for stage in ("ingest", "validate", "prepare", "profiles", "pairs", "sft", "reference", "align@sdpo", "evaluate"):
+    for stage in (
+        "ingest",
+        "validate",
+        "prepare",
+        "profiles",
+        "pairs",
+        "sft",
+        "reference",
+        "align@sdpo",
+        "rank@llm-sdpo",
+        "fuse",
+    ):
         (line,) = re.findall(rf"^  {stage} .*$", closing, re.MULTILINE)
         assert re.search(r" [\d,]+\.\d +[\d,]+ +[\d,]+ [a-z-]+ +[0-9a-f]{12}", line), line
-    assert closing.index("  evaluate ") < closing.index("HR@1") < closing.index("Next:")
+    assert closing.index("  fuse ") < closing.index("HR@1") < closing.index("Next:")
     assert len(closing[closing.index("Next:") :].split("\n  ")) >= 4
 
 
@@ -129,7 +141,7 @@ def test_the_timed_walk_types_what_readme_and_tutorial_type():
     known = [line for block in blocks(TUTORIAL) for line in command_lines(block)]
     left_out = ("pip ", "dvc exp run")
     assert typed_there == [
-        *(line for line in command_lines(blocks(README)[1]) if not line.startswith(left_out)),
+        *(line for line in command_lines(blocks(README)[0]) if not line.startswith(left_out)),
         *(line for line in known if not line.startswith(left_out)),
     ]
 

@@ -16,17 +16,19 @@ from recalign.evaluation.ranking_rule import RankingRule
 from recalign.llm.base import LanguageModel
 from recalign.llm.prompts import PromptBuilder
 from recalign.params import PromptParams, load_params
+from recalign.project import BASELINES, Project
 from recalign.ranking import fused as under_test
 from recalign.ranking.fused import FusedRecommender
 from recalign.ranking.fusion import FittedFusion, Fusion, Part, standardised
 from recalign.ranking.language_model import Asked, LanguageModelRecommender
 from recalign.ranking.trial import Trial, rank_catalogue, whole_catalogue
-from recalign.ranking.trials import Measured, Trials
-from recalign.ranking.whole_catalogue import catalogue_ranks, fused_recommender, rank_whole_catalogue
+from recalign.ranking.trials import Trials
+from recalign.ranking.whole_catalogue import catalogue_ranks, fused_recommender
 from recalign.recommenders.item_knn import ItemKNN, Settings, fitter
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recommender import Request
 from recalign.recommenders.transplanted import Transplanted, on_catalogue
+from recalign.stages.fuse import fusion_in_whole_catalogue
 
 FIRST = ("House", "Secret", "Last", "Winter", "Return", "King", "Story", "Fall", "Legend", "Heart")
 SECOND = ("River", "Fire", "Night", "Stone", "Glass", "Road", "Song", "Dream", "Storm", "Gate")
@@ -234,7 +236,7 @@ def test_on_another_catalogue_items_are_met_by_title() -> None:
 def test_without_the_language_model_every_test_case_is_ranked_and_no_model_is_read(tmp_path: Path, few: int) -> None:
     """There is no adapter and no base; the places are those of the answer that a user gets."""
     ids = item_knn(ITEMS)
-    ids.save(tmp_path / "item_knn")
+    ids.save(tmp_path / BASELINES / "item_knn")
     asked = trial([(3, 40, 77), (8,), (7, 90, 4)], [5, 120, 90])
     full, whole = (whole_catalogue(asked, ITEMS),), (whole_catalogue(asked, ITEMS, few),) if few else ()
     trials = Trials(asked, asked, (asked,), (), full, whole, 10, ITEMS)
@@ -242,15 +244,11 @@ def test_without_the_language_model_every_test_case_is_ranked_and_no_model_is_re
     fitted = FittedFusion(
         parts=parts, language_model="llm-tiny", manifest="uniform", manifest_digest="d", cases=3, recommender_cases=3
     )
-    measured = {"fusion": Measured([], {}, {}, np.zeros(0))}
-    rank_whole_catalogue(
-        measured, {}, load_params(), tmp_path, tmp_path, trials, None, fitted, tmp_path
-    )  # fmt: skip
-    every, *shared = measured["fusion"].ranks
+    every, *shared = fusion_in_whole_catalogue(fitted, {}, load_params(), Project(tmp_path), trials)
     assert (every.system, every.protocol, every.manifest, len(every.ranks)) == ("fusion", "full", "catalogue", 3)
     assert [(own.manifest, len(own.ranks)) for own in shared] == ([("catalogue-cases", 2)] if few else [])
     assert all(set(own.ranks.tolist()) <= {*range(1, 11), len(ITEMS.ids)} for own in shared)
-    fused = fused_recommender(fitted, tmp_path, ITEMS)
+    fused = fused_recommender(fitted, tmp_path / BASELINES, ITEMS)
     for case, request, rank in zip(asked.cases, full[0].requests, every.ranks, strict=True):
         wanted = Asked(request.history, None, 200, None, request.unranked, case.example.example_id)
         (best,) = fused.rank_many([wanted])

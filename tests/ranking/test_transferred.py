@@ -14,8 +14,11 @@ from safetensors.numpy import save_file
 from recalign.common.artifacts import write_json, write_text
 from recalign.common.errors import RecalignError
 from recalign.evaluation.ranks import SystemRanks, in_case_order
-from recalign.evaluation.scorecard import (Scorecard, build_scorecard)
+from recalign.evaluation.scorecard import Scorecard, build_scorecard
+from recalign.evaluation.systems import System, system_of
 from recalign.params import Params, parse_params
+from recalign.project import BASE as BASE_FOLDER
+from recalign.project import OTHER, PREPARED, Project
 from recalign.ranking.transferred import transferred
 from recalign.report.table import cells
 from recalign.report.verdict import verdict
@@ -34,8 +37,8 @@ def params(tree: dict[str, Any]) -> Callable[..., Params]:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The base and the data that adapters are held against."""
-    write_json(tmp_path / "base" / "base.json", BASE)
-    write_json(tmp_path / "prepared" / "summary.json", HERE)
+    write_json(tmp_path / BASE_FOLDER / "base.json", BASE)
+    write_json(tmp_path / PREPARED / "summary.json", HERE)
     return tmp_path
 
 
@@ -50,14 +53,14 @@ def put(folder: Path, stage: str = "align@dmpo", base: dict[str, str] = BASE, **
 
 
 def found(params: Params, project: Path) -> dict[str, Any]:
-    own = transferred(params, project / "other", project / "base", project / "prepared")
-    return {name: adapter.about for name, adapter in own.items()}
+    own = {name: transferred(params, name, Project(project)) for name in params.evaluate.adapters}
+    return {system_of(name): adapter.about for name, adapter in own.items()}
 
 
 def test_what_params_name_is_found_and_says_what_it_was_trained_on(params, project) -> None:
-    put(project / "other" / "films")
-    put(project / "other" / "films-sft", stage="sft")
-    put(project / "other" / "not-named")
+    put(project / OTHER / "films")
+    put(project / OTHER / "films-sft", stage="sft")
+    put(project / OTHER / "not-named")
     about = found(params("films", "films-sft"), project)
     assert list(about) == ["llm-films", "llm-films-sft"]
     assert [own["trained_as"] for own in about.values()] == ["llm-dmpo", "llm-sft"]
@@ -70,13 +73,13 @@ def test_by_default_there_are_none(params, project) -> None:
 
 @pytest.mark.parametrize("inner", ["adapter", "artifacts/package/adapter"])
 def test_a_version_from_the_registry_is_an_adapter_too(params, project, inner) -> None:
-    put(project / "other" / "version-3" / inner)
+    put(project / OTHER / "version-3" / inner)
     assert found(params("version-3"), project)["llm-version-3"]["trained_as"] == "llm-dmpo"
 
 
 def test_an_adapter_without_facts_is_taken_and_tells_nothing(params, project) -> None:
-    put(project / "other" / "films")
-    (project / "other" / "films" / "training.json").unlink()
+    put(project / OTHER / "films")
+    (project / OTHER / "films" / "training.json").unlink()
     about = found(params("films"), project)["llm-films"]
     assert (about["trained_as"], about["trained_on"]) == (None, None)
 
@@ -88,19 +91,19 @@ def test_a_name_without_an_adapter_names_the_folder_and_the_mend(params, project
 
 @pytest.mark.parametrize("name", ["base", "sft", "sdpo"])
 def test_the_name_of_a_model_trained_here_is_refused(params, project, name) -> None:
-    put(project / "other" / name)
+    put(project / OTHER / name)
     with pytest.raises(RecalignError, match=f"evaluate.adapters has '{name}', which names a model of this run"):
         found(params(name), project)
 
 
 def test_an_adapter_of_another_base_is_refused(params, project) -> None:
-    put(project / "other" / "films", base=BASE | {"id": "large", "sha256": "56" * 32})
+    put(project / OTHER / "films", base=BASE | {"id": "large", "sha256": "56" * 32})
     with pytest.raises(RecalignError, match=r"was trained on base large .* not on tiny .* set base.model"):
         found(params("films"), project)
 
 
 def test_prompts_of_another_form_are_refused(params, project) -> None:
-    put(project / "other" / "films", form="candidates")
+    put(project / OTHER / "films", form="candidates")
     with pytest.raises(RecalignError, match=r"form 'candidates', but prompt.form is 'history'; set it to 'candidates'"):
         found(params("films"), project)
 
@@ -111,7 +114,7 @@ def test_prompts_of_another_form_are_refused(params, project) -> None:
     ids=["another source", "the same data", "another state of the source"],
 )
 def test_an_adapter_that_may_know_the_answers_is_warned_of(params, project, caplog, data, warned) -> None:
-    put(project / "other" / "older", **data)
+    put(project / OTHER / "older", **data)
     found(params("older"), project)
     assert ("may have learned from this run's test events" in caplog.text) is warned
 
@@ -143,7 +146,9 @@ def card(films: int = 5, trained_as: str | None = "llm-dmpo", trained_on: str | 
         return in_case_order(name, "sampled-20", "uniform", "ab" * 32, cases, np.full(20, rank), np.zeros(20))
 
     ranks = RANKS | {"llm-films": films}
-    return build_scorecard([ranked(*own) for own in ranks.items()], {name: about(name) for name in ranks}, 200, 1)
+    return build_scorecard(
+        [ranked(*own) for own in ranks.items()], {name: System(**about(name)) for name in ranks}, 200, 1
+    )
 
 
 def pairs(made: Scorecard) -> list[tuple[str, str]]:
@@ -210,6 +215,6 @@ def test_few_examples_and_an_adapter_of_an_earlier_run_go_through_the_chain(smok
     assert metrics["best"]["llm"] != "llm-earlier"
     assert "Data and pipelines are up to date." in run(project, "dvc", "repro").stdout
     write_text(project / "data/models/other/earlier/training.json", "{}")
-    stale = run(project, "dvc", "status", "evaluate", "sft").stdout
+    stale = run(project, "dvc", "status", "rank-other@earlier", "sft").stdout
     assert "data/models/other" in stale
     assert "sft:" not in stale

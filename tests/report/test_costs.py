@@ -4,7 +4,8 @@ import numpy as np
 
 from recalign.evaluation.costs import Cost, per_thousand, total
 from recalign.evaluation.ranks import in_case_order
-from recalign.evaluation.scorecard import (Scorecard, build_scorecard)
+from recalign.evaluation.scorecard import Scorecard, build_scorecard
+from recalign.evaluation.systems import System
 from recalign.report.costs import cost_sentences
 
 KINDS = {"popularity": "id", "item_knn": "id", "ease": "id", "llm-sft": "llm"}
@@ -18,7 +19,7 @@ def card(**ranks: int) -> Scorecard:
         for name, rank in ranks.items()
     ]
     about = {
-        name: {"kind": KINDS[name], "ranked_by": "logprob", "prior_weight": 0.0, "validation": {"ndcg_at_10": 1 / rank}}
+        name: System(kind=KINDS[name], ranked_by="logprob", prior_weight=0.0, validation={"ndcg_at_10": 1 / rank})
         for name, rank in ranks.items()
     }
     return build_scorecard(systems, about, 200, 1)
@@ -43,8 +44,7 @@ def test_a_cheap_system_near_a_dear_one_is_said_to_be() -> None:
         in_case_order(name, "sampled-20", "uniform", "d", keys, np.array(own), np.zeros(100))
         for name, own in places.items()
     ]
-    about = {name: {"kind": "id", "ranked_by": "x", "prior_weight": None, "validation": {"ndcg_at_10": 0.5}}
-             for name in places}  # fmt: skip
+    about = {name: System(kind="id", ranked_by="x", validation={"ndcg_at_10": 0.5}) for name in places}
     made = build_scorecard(systems, about, 200, 1)
     assert cost_sentences(made, costs(item_knn=30.0, ease=3.0, popularity=0.1)) == [
         "EASE, 3.0 s of fitting, is within 0.01 NDCG@10 of item-kNN, 30 s (0.631 against 0.635)."

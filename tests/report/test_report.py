@@ -22,8 +22,9 @@ from recalign.data.records import read_examples, read_met
 from recalign.data.simulator import Taste
 from recalign.evaluation.metrics import chance
 from recalign.evaluation.ranks import SystemRanks, in_case_order, write_system_ranks
-from recalign.evaluation.scorecard import (Comparison, Scorecard, build_scorecard)
+from recalign.evaluation.scorecard import Comparison, Scorecard, build_scorecard
 from recalign.evaluation.significance import Interval
+from recalign.evaluation.systems import System, write_systems
 from recalign.params import Params, parse_params
 from recalign.preferences.profiles.profiles import Claim, Profile, profiles_table
 from recalign.report.curves import read_curve
@@ -36,7 +37,7 @@ EVIL = '<script>alert("title")</script>'
 VALIDATION = {"popularity": 0.4, "item_knn": 0.6, "oracle": 0.9, "llm-base": 0.2, "llm-sft": 0.3, "llm-sdpo": 0.5}
 
 
-def about(name: str) -> dict[str, Any]:
+def about(name: str) -> System:
     entry: dict[str, Any] = {"kind": "id", "ranked_by": "counts", "prior_weight": None}
     if name.startswith("llm"):
         tried = [{"kind": "logprob", "prior_weight": 0.0, "ndcg_at_10": 0.2}]
@@ -44,7 +45,7 @@ def about(name: str) -> dict[str, Any]:
         entry["catalogue_ranked_by"] = "logprob"
     if name == "oracle":
         entry["kind"] = "oracle"
-    return entry | {"validation": {"ndcg_at_10": VALIDATION[name]}, "cases": 40}
+    return System(**entry, validation={"ndcg_at_10": VALIDATION[name]}, cases=40)
 
 
 def ranked(name: str, ranks: list[int], manifest: str = "uniform") -> SystemRanks:
@@ -171,7 +172,7 @@ def project(tmp_path: Path) -> Path:
     with folder(tmp_path / "ranks") as out:
         full = [ranked(name, [30] * 40, "catalogue") for name in ("popularity", "item_knn")]
         write_system_ranks(out / "ranks.parquet", [ranked(*own) for own in RANKS.items()] + full)
-        write_json(out / "systems.json", SYSTEMS)
+        write_systems(out / "systems.json", SYSTEMS)
         write_json(out / "cases.json", {
             "source": "simulated", "split": "test", "data_digest": "12" * 32, "manifests": DIGESTS, "candidates": 20,
             "validation_cases": 60, "noun": "movies", "example_user": 7, "machine": "x86_64, 2 CPU cores",

@@ -33,7 +33,7 @@ from recalign.evaluation.metrics import draw_lots
 from recalign.evaluation.protocol_agreement import Agreement, order_agreement, rank_agreement, resampled_taus
 from recalign.evaluation.ranking_rule import Kind, RankingRule
 from recalign.evaluation.ranks import SystemRanks, in_case_order
-from recalign.evaluation.scorecard import (Row, Scorecard)
+from recalign.evaluation.scorecard import Row, Scorecard
 from recalign.evaluation.significance import user_draws
 from recalign.llm.base import LanguageModel
 from recalign.llm.prompts import PromptBuilder

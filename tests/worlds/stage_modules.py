@@ -48,6 +48,7 @@ def closure(file: Path) -> set[Path]:
 
 
 def stage_modules(stage: str) -> list[str]:
-    """Paths from the root, as dvc.yaml lists them, of everything that stage runs."""
+    """Paths from the root, as dvc.yaml lists them, of everything that stage runs ("rank-sft" runs stages/rank.py)."""
+    stage = stage.partition("-")[0]
     root = SOURCE.parent
     return sorted(str(path.relative_to(root)) for path in closure(SOURCE / "recalign" / "stages" / f"{stage}.py"))

@@ -49,7 +49,7 @@ def fuse(params: Params, project: Project = Project()) -> None:  # noqa: B008  #
     if params.evaluate.fusion:
         measured[FUSION], fusion = fuse_systems(measured, spent, trials)
         fitted = fitted_fusion(fusion, trials, project.baselines, language_models(params, project))
-        measured[FUSION].ranks.extend(_in_whole_catalogue(fitted, measured, params, project, trials))
+        measured[FUSION].ranks.extend(fusion_in_whole_catalogue(fitted, measured, params, project, trials))
         spent[FUSION] = measured[FUSION].per_thousand
     answers = [answer for own in measured.values() for answer in own.answers]
     texts = profile_texts(project.profiles, params.profiles.engine, c.TEST)
@@ -67,7 +67,7 @@ def fuse(params: Params, project: Project = Project()) -> None:  # noqa: B008  #
     log.info("fuse: %d systems -> %s", len(measured), project.ranks)
 
 
-def _in_whole_catalogue(
+def fusion_in_whole_catalogue(
     fusion: FittedFusion, measured: Mapping[str, Measured], params: Params, project: Project, trials: Trials
 ) -> list[SystemRanks]:
     """The fusion's ranks: beside the language model that it hears, on the cases for which that ranks the catalogue;
