@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -65,7 +64,7 @@ def write_measured(folder: Path, own: Measured) -> None:
     if own.weighing is not None:
         arrays[WEIGHING] = own.weighing
     arrays |= {logprob_of(name): values for name, values in own.logprobs.items()}
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in sorted(arrays.items())}
+    tensors = {name: torch.tensor(values) for name, values in sorted(arrays.items())}
     with replacing(folder / SCORES) as partial:
         save_file(tensors, partial)
     if own.answers:
