@@ -345,6 +345,7 @@ class Params(Section):
     budget: Budget
     seed: int = Field(ge=0)
     threads: int = Field(ge=1)
+    checkpoint_seconds: float = Field(default=60.0, ge=0.0, le=86400.0)  # a day; older params.yaml files lack the key
     budgets: dict[Budget, BudgetValues]
     simulator: SimulatorParams
     table: TableParams

@@ -56,6 +56,19 @@ def test_a_wrong_value_names_the_nearest_valid_one(tree, section, key, wrong, ri
         parse_params(tree)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(-1, "greater than or equal to 0"), (86401, "less than or equal to 86400"), (float("nan"), ""), ("a", "valid")],
+)
+def test_the_interval_between_checkpoints_is_from_nothing_to_a_day(tree, seconds, said):
+    """A params.yaml of before there was such a key has a minute."""
+    tree["checkpoint_seconds"] = seconds
+    with pytest.raises(RecalignError, match=f"checkpoint_seconds is .*{said}"):
+        parse_params(tree)
+    del tree["checkpoint_seconds"]
+    assert parse_params(tree).checkpoint_seconds == 60.0
+
+
 def test_an_unknown_source_lists_the_allowed_ones(tree):
     """The message names key, value and what is allowed."""
     tree["source"] = "netflix"

@@ -535,7 +535,7 @@ def test_prefect_yaml_deploys_what_serve_serves_by_default():
 @pytest.mark.slow
 def test_a_killed_worker_takes_its_run_with_it_and_the_next_one_ends_well(tmp_path):
     """A work pool by prefect.yaml: what was killed is Crashed on the server, and nothing runs on by itself."""
-    project = copy_project(tmp_path / "project", schedule__retries=0, budget="smoke")
+    project = copy_project(tmp_path / "project", schedule__retries=0, budget="smoke", registry__min_users=10)
     write_project(load_params(project / "params.yaml"), project / "params.yaml", tmp_path / "made")
     pipeline = READY_MADE.format(made=tmp_path / "made").replace("raw/table", "raw/simulated")
     (project / "dvc.yaml").write_text(pipeline.replace("cmd: cp", "cmd: sleep 7741; cp"), encoding="utf-8")

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -44,6 +45,7 @@ from recalign.params import Params, parse_params
 from recalign.ranking.made_by import language_model_artifacts
 from recalign.ranking.package import read_settings
 from recalign.ranking.trial import rank_sampled, read_trial
+from recalign.registry.lineage import check_params_ran
 from recalign.registry.promotion import aliased, champions, current, download_adapter, promote, rollback
 from recalign.registry.serving import load_recommender
 from recalign.registry.tracking import EACH_CALL, connect, experiment, tracking_uri
@@ -425,6 +427,30 @@ def test_figures_of_other_params_are_not_registered(params, project):
     own = params.sft.learning_rate
     with pytest.raises(RecalignError, match=rf"sft\.learning_rate is {own}, but stage sft ran with 0\.5; run"):
         register(params)
+
+
+@pytest.mark.parametrize(
+    ("stage", "counts"),
+    [
+        ("align@sdpo", True),
+        ("baselines@item_knn", True),
+        ("pairs", True),
+        ("by hand@1", True),
+        ("align@dmpo", False),
+        ("baselines@sasrec", False),
+        ("distil", False),
+        ("distil@sdpo", False),
+    ],
+)
+def test_a_stage_that_dvc_yaml_has_no_more_does_not_stop_a_registration(project, stage, counts):
+    """DVC leaves in dvc.lock what an objective, a recommender or a stage that was taken out once ran with."""
+    shipped = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    added = shipped.replace("\nstages:\n", "\nstages:\n  by hand: {matrix: {n: [1, 2]}, cmd: 'true'}\n")
+    (project / "dvc.yaml").write_text(added, encoding="utf-8")
+    lock = f"stages:\n  {stage}:\n    params:\n      params.yaml:\n        align.batch: 31\n"
+    (project / "dvc.lock").write_text(lock, encoding="utf-8")
+    with pytest.raises(RecalignError, match="ran with 31") if counts else nullcontext():
+        check_params_ran(project)
 
 
 def test_two_registrations_at_once_make_one_version(params, project):

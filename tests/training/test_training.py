@@ -25,7 +25,6 @@ from recalign.common.errors import RecalignError
 from recalign.llm.packing import pack
 from recalign.objectives import PRESETS, build_objective
 from recalign.params import SftParams
-from recalign.training import checkpoints as checkpoints_module
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample, TextExample
 from recalign.training.loop import Measured, batches, evaluation_steps, learning_rate, train, trainable_weights
@@ -95,11 +94,17 @@ def regression(validation: Sequence[float] | None = None) -> Regression:
     return Regression(model, validation)
 
 
-def run(task: Regression, tmp_path: Path, examples: list[Point] | None = None, **changes: object):
+def run(
+    task: Regression,
+    tmp_path: Path,
+    examples: list[Point] | None = None,
+    every_seconds: float = 60.0,
+    **changes: object,
+):
     values = {"learning_rate": 0.1, "batch": 4, "micro_tokens": 4096, "warmup": 0.1, "weight_decay": 0.0,
               "max_grad_norm": 1.0, "evaluations": 2, "examples": 16, "epochs": 3} | changes  # fmt: skip
     params = SftParams(**values)
-    checkpoints = Checkpoints(tmp_path, "sft", "digest")
+    checkpoints = Checkpoints(tmp_path, "sft", "digest", every_seconds)
     examples = points() if examples is None else examples
     return train(task.model, task, examples, params, epochs=params.epochs, seed=1, checkpoints=checkpoints)
 
@@ -168,15 +173,28 @@ def test_a_loss_that_is_not_a_number_stops_naming_step_and_key(tmp_path):
         run(regression(), tmp_path, bad)
 
 
+@pytest.mark.parametrize(("seconds", "saved"), [(0.0, list(range(1, 13))), (86400.0, [])])
+def test_the_seconds_between_two_checkpoints_say_which_steps_leave_one(tmp_path, monkeypatch, seconds, saved):
+    """0: all twelve; a day: none."""
+    steps, real = [], Checkpoints.save
+
+    def save(checkpoints, state, *rest):
+        steps.append(state.step)
+        real(checkpoints, state, *rest)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    run(regression(), tmp_path, every_seconds=seconds)
+    assert steps == saved
+
+
 def test_no_examples_are_refused(tmp_path):
     with pytest.raises(RecalignError, match="sft: no training examples"):
         run(regression(), tmp_path, [])
 
 
-def test_a_damaged_checkpoint_is_left_aside(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(checkpoints_module, "EVERY_SECONDS", 0.0)
+def test_a_damaged_checkpoint_is_left_aside(tmp_path, caplog):
     whole = regression()
-    run(whole, tmp_path)
+    run(whole, tmp_path, every_seconds=0.0)
     (tmp_path / "sft-digest" / "tensors.safetensors").write_bytes(b"half")
     again = regression()
     with caplog.at_level("INFO"):
@@ -198,11 +216,10 @@ def test_a_damaged_checkpoint_is_left_aside(tmp_path, monkeypatch, caplog):
         ("tensors.safetensors", None),
     ],
 )
-def test_a_checkpoint_damaged_in_any_way_costs_its_steps_and_nothing_else(file, content, tmp_path, monkeypatch, caplog):
+def test_a_checkpoint_damaged_in_any_way_costs_its_steps_and_nothing_else(file, content, tmp_path, caplog):
     """Its manifest agrees with it, as where another version of recalign wrote it, or is damaged itself."""
-    monkeypatch.setattr(checkpoints_module, "EVERY_SECONDS", 0.0)
     whole = regression()
-    run(whole, tmp_path)
+    run(whole, tmp_path, every_seconds=0.0)
     place = tmp_path / "sft-digest"
     if content is None:
         save_file({"weights/other": torch.zeros(1)}, place / file)
@@ -338,7 +355,6 @@ def test_the_tokens_counted_are_those_that_the_model_reads():
 
 def test_statistics_live_in_checkpoints(tmp_path, monkeypatch):
     """A run that went on from a checkpoint has the weights and the statistics of one that was never broken."""
-    monkeypatch.setattr(checkpoints_module, "EVERY_SECONDS", 0.0)
     weights, states = [], []
     for place, stops in (("whole", []), ("broken", [3, 5])):
         for stop in [*stops, None]:
@@ -352,7 +368,7 @@ def test_statistics_live_in_checkpoints(tmp_path, monkeypatch):
                 learning_rate=1e-3, batch=3, micro_tokens=60, warmup=0.1, weight_decay=0.0, max_grad_norm=1.0,
                 evaluations=9, examples=9, epochs=3,
             )  # fmt: skip
-            checkpoints = Checkpoints(tmp_path / place, "align", "digest")
+            checkpoints = Checkpoints(tmp_path / place, "align", "digest", every_seconds=0.0)
             with pytest.raises(KeyboardInterrupt) if stop else nullcontext():
                 train(model, task, examples, params, epochs=3, seed=1, checkpoints=checkpoints)
         weights.append(model.get_input_embeddings().weight.detach().clone())
@@ -389,6 +405,14 @@ def test_a_killed_run_goes_on_to_the_same_adapter(world, caplog):
     assert step < 36, "the run was to be killed among its 36 steps"
     assert resumed == whole
     assert folder_digest(world.root / "killed") == folder_digest(world.root / "whole")  # training.json too
+
+
+def test_how_often_a_checkpoint_is_written_changes_no_byte(world):
+    """Neither of an adapter nor of the reference, so no stage depends on it."""
+    often = make_params(checkpoint_seconds=0)
+    assert folder_digest(world.sft(often, name="sft-often")) == folder_digest(world.root / "sft")
+    assert folder_digest(world.reference(often, name="reference-often")) == folder_digest(world.root / "reference")
+    assert folder_digest(world.align(often, name="often")) == folder_digest(world.align(make_params(), name="seldom"))
 
 
 def wait_for_step(folder: Path, process: subprocess.Popen[bytes], at_least: int) -> int:

@@ -145,10 +145,8 @@ def shared_params() -> Params:
 
 
 if __name__ == "__main__":  # a run of its own: python training_world.py ROOT (killed | shared)
-    from recalign.training import checkpoints
-
-    checkpoints.EVERY_SECONDS = 0.0  # a checkpoint after every step
     if sys.argv[2] == "killed":
-        World(Path(sys.argv[1])).sft(make_params(**LONG), name="killed")
+        World(Path(sys.argv[1])).sft(make_params(**LONG, checkpoint_seconds=0), name="killed")
     else:
-        World(Path(sys.argv[1])).align(shared_params(), "everything", name="two-processes")
+        often = shared_params().model_copy(update={"checkpoint_seconds": 0.0})
+        World(Path(sys.argv[1])).align(often, "everything", name="two-processes")

@@ -47,7 +47,8 @@ def align(
     examples = read_preference_examples(params, prepared, pairs, lm.tokenizer)
     references = reference_sums(read_store(reference), lm.digest, [*examples[c.TRAIN], *examples[c.VALIDATION]])
     task = PreferenceTraining(lm.model, loss, references, examples[c.VALIDATION], params.align.micro_tokens)
-    checkpoints = Checkpoints(cache / "checkpoints", task.name, _inputs(params, objective, lm, examples))
+    inputs = _inputs(params, objective, lm, examples)
+    checkpoints = Checkpoints(cache / "checkpoints", task.name, inputs, params.checkpoint_seconds)
     apart = _check_start(params, lm, task, examples[c.TRAIN])
     result = train(
         lm.model, task, examples[c.TRAIN], params.align, epochs=params.align.epochs, seed=params.seed,

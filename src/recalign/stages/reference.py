@@ -12,7 +12,6 @@ from recalign.training.examples import read_preference_examples
 from recalign.training.reference import Store, compute, keys_of, missing_examples, read_store, store_table
 
 log = logging.getLogger(__name__)
-SAVE_EVERY_SECONDS = 60.0
 
 
 def reference(
@@ -26,8 +25,8 @@ def reference(
 ) -> None:
     """Write reference.parquet with exactly the log-probs that the pairs need; those of the earlier file are kept.
 
-    A killed run keeps what it had computed up to a minute before. Raises RecalignError where there are no pairs or the
-    adapter belongs to another base.
+    A killed run keeps what it had computed up to `checkpoint_seconds` before. Raises RecalignError where there are no
+    pairs or the adapter belongs to another base.
     """
     lm = load_language_model(base, params.base, adapter=sft, seed=params.seed, threads=params.threads)
     splits = read_preference_examples(params, prepared, pairs, lm.tokenizer)
@@ -39,7 +38,7 @@ def reference(
     missing = missing_examples(store, lm.digest, examples)
     for part in compute(lm.model, lm.digest, missing, params.align.micro_tokens):
         store |= part
-        if time.monotonic() - saved > SAVE_EVERY_SECONDS:
+        if time.monotonic() - saved >= params.checkpoint_seconds:
             _write(store, out)
             saved = time.monotonic()
     _write(store, out)

@@ -56,7 +56,7 @@ def sft(
         [params.sft.model_dump(), params.lora.model_dump(), params.seed, params.threads, lm.digest, builder.digest]
         + [[e.example_id, e.prompt, e.continuation] for e in [*learned, *held_out]]
     )
-    checkpoints = Checkpoints(cache / "checkpoints", "sft", inputs)
+    checkpoints = Checkpoints(cache / "checkpoints", "sft", inputs, params.checkpoint_seconds)
     task = LanguageModelling(lm.model, held_out, params.sft.micro_tokens)
     result = train(
         lm.model, task, learned, params.sft, epochs=params.sft.epochs, seed=params.seed, checkpoints=checkpoints

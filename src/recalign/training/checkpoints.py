@@ -17,7 +17,6 @@ from recalign.common import artifacts
 from recalign.common.errors import RecalignError
 
 log = logging.getLogger(__name__)
-EVERY_SECONDS = 60.0  # between two checkpoints: what a kill can cost
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Weights = dict[str, Tensor]
 
@@ -45,12 +44,14 @@ class TrainingState:
 class Checkpoints:
     """Checkpoints of one training run in `root`/<stage>-<digest>; another digest is another run.
 
-    digest: of everything that determines the run (data, params, base).
+    digest: of everything that determines the run (data, params, base); every_seconds: between two checkpoints, no part
+    of that digest, since it changes what a kill costs and nothing that is written.
     """
 
     root: Path
     stage: str
     digest: str
+    every_seconds: float = 60.0
     _last: float = field(default_factory=time.monotonic)
 
     @property
@@ -59,8 +60,8 @@ class Checkpoints:
         return self.root / f"{self.stage}-{self.digest[:16]}"
 
     def due(self) -> bool:
-        """Whether EVERY_SECONDS have passed since the last checkpoint (or the start)."""
-        return time.monotonic() - self._last >= EVERY_SECONDS
+        """Whether `every_seconds` have passed since the last checkpoint (or the start)."""
+        return time.monotonic() - self._last >= self.every_seconds
 
     def save(self, state: TrainingState, weights: Weights, optimiser: torch.optim.Optimizer) -> None:
         """Write the state, the trainable weights, their best values and the optimiser's moments; atomic."""
