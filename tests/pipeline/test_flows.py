@@ -464,15 +464,21 @@ def test_align_registers_and_retraining_ends_in_a_branch_with_a_version(project,
     assert git(project, "branch", "--list", "retrain/*", "--format=%(refname:short)") == branch
 
 
-@pytest.mark.slow
-def test_the_readmes_three_commands_run_a_deployment_and_report_its_end(tmp_path):
-    """A server, `python flows/serve.py`, `prefect deployment run align/sdpo --watch`: exit 0, or 1 with the reason."""
+def ready_made(tmp_path: Path) -> Path:
+    """A clone whose one stage copies what the stages would have made, with an empty registry."""
     project = copy_project(tmp_path / "project", schedule__retries=0, budget="smoke", registry__min_users=10)
     write_project(load_params(project / "params.yaml"), project / "params.yaml", tmp_path / "made")
     (project / "dvc.yaml").write_text(READY_MADE.format(made=tmp_path / "made").replace("raw/table", "raw/simulated"))
     git(project, "rm", "-r", "--quiet", "data/models", "dvc.lock")  # the one stage owns both here
     dvc(project, "pull", "--quiet", "data/raw/films.dvc")
     shutil.copy(empty_registry(), project / "mlflow.db")
+    return project
+
+
+@pytest.mark.slow
+def test_the_readmes_three_commands_run_a_deployment_and_report_its_end(tmp_path):
+    """A server, `python flows/serve.py`, `prefect deployment run align/sdpo --watch`: exit 0, or 1 with the reason."""
+    project = ready_made(tmp_path)
     port = free_port()
     environment = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_HOME": str(tmp_path / "prefect")}
     with started(project, environment, "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)):
@@ -491,6 +497,42 @@ def test_the_readmes_three_commands_run_a_deployment_and_report_its_end(tmp_path
             (project / "dvc.yaml").write_text("stages: {all: {cmd: echo it is broken && false}}", encoding="utf-8")
             failed = run(project, *command, check=False, env=environment)
             assert (failed.returncode, "stage all failed: it is broken" in failed.stdout) == (1, True), failed.stdout
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_and_started_again_during_a_run_sees_its_end_and_keeps_no_slot(tmp_path):
+    """The run goes on without it; the next one starts at once and finds every stage up to date."""
+    project = ready_made(tmp_path)
+    pipeline = (project / "dvc.yaml").read_text(encoding="utf-8")
+    waits = "cmd: touch begun; until test -e go_on; do sleep 0.2; done; cp"
+    (project / "dvc.yaml").write_text(pipeline.replace("cmd: cp", waits), encoding="utf-8")
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    environment = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect")}
+    server = ("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
+
+    def ended() -> list[tuple[str, str]]:
+        runs = httpx.post(f"{api}/flow_runs/filter", json={"sort": "EXPECTED_START_TIME_ASC"}).json()
+        return [(r["state"]["name"], r["state"]["message"] or "") for r in runs if r["state"]["type"] == "COMPLETED"]
+
+    def asked(*more: str) -> subprocess.CompletedProcess[str]:
+        return run(project, "prefect", "deployment", "run", "align/sdpo", *more, check=False, env=environment)
+
+    with started(project, environment, *server) as first:
+        wait_for(f"{api}/health")
+        with started(project, environment, "python", "flows/serve.py"):
+            assert until(lambda: asked().returncode == 0)  # deployments are registered in a moment
+            assert until(lambda: (project / "begun").exists())
+            os.killpg(first.pid, signal.SIGKILL)
+            first.wait()
+            with started(project, environment, *server):
+                wait_for(f"{api}/health")
+                (project / "go_on").touch()
+                assert until(ended)
+                assert "version 1 (sdpo) is champion" in ended()[0][1]
+                done = asked("--watch")
+                assert (done.returncode, "waits for" in done.stdout) == (0, False), done.stdout
+                assert "is version 1 already; nothing was moved" in ended()[1][1]
 
 
 def test_prefect_yaml_deploys_both_flows_with_the_schedule_of_params_yaml(project):
@@ -535,13 +577,9 @@ def test_prefect_yaml_deploys_what_serve_serves_by_default():
 @pytest.mark.slow
 def test_a_killed_worker_takes_its_run_with_it_and_the_next_one_ends_well(tmp_path):
     """A work pool by prefect.yaml: what was killed is Crashed on the server, and nothing runs on by itself."""
-    project = copy_project(tmp_path / "project", schedule__retries=0, budget="smoke", registry__min_users=10)
-    write_project(load_params(project / "params.yaml"), project / "params.yaml", tmp_path / "made")
-    pipeline = READY_MADE.format(made=tmp_path / "made").replace("raw/table", "raw/simulated")
+    project = ready_made(tmp_path)
+    pipeline = (project / "dvc.yaml").read_text(encoding="utf-8")
     (project / "dvc.yaml").write_text(pipeline.replace("cmd: cp", "cmd: sleep 7741; cp"), encoding="utf-8")
-    git(project, "rm", "-r", "--quiet", "data/models", "dvc.lock")  # the one stage owns both here
-    dvc(project, "pull", "--quiet", "data/raw/films.dvc")
-    shutil.copy(empty_registry(), project / "mlflow.db")
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     environment = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect")}

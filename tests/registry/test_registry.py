@@ -328,10 +328,7 @@ def test_a_package_with_another_adapter_is_not_served(params, project, tmp_path)
     register(params)
     package = shutil.copytree(download_adapter("models:/recalign/1").parent, tmp_path / "package")
     write_adapter(params, project, package / "adapter", seed=77)
-    files = [file for file in package.rglob("*") if file.is_file() and file != package / "manifest.json"]
-    write_json(
-        package / "manifest.json", {"sha256": {str(file.relative_to(package)): file_digest(file) for file in files}}
-    )
+    seal(package)
     with pytest.raises(RecalignError, match=f"the adapter in {package} has digest .* of llm-sdpo were made by"):
         load_recommender(package, layout.BASE, Items.read(layout.PREPARED))
 
@@ -581,7 +578,7 @@ def test_a_registry_that_stops_answering_after_the_first_call_is_one_line_withou
 
 def packaged(project: Path) -> Path:
     """Where the registry keeps the package of its first version."""
-    (settings,) = (project / "mlartifacts").rglob("settings.json")
+    (settings,) = (project / "mlartifacts").rglob("package/settings.json")
     return settings.parent
 
 
@@ -687,6 +684,70 @@ def test_registered_versions_are_compared_with_each_other_and_with_a_project(par
     assert "+0.369 [+0.369, +0.369]" in printed
     compare(params, "models:/recalign@champion", ".")
     assert "above" in capsys.readouterr().out
+
+
+def seal(folder: Path) -> None:
+    """Write a folder's manifest anew over what lies in it."""
+    manifest = folder / "manifest.json"
+    files = [file for file in folder.rglob("*") if file.is_file() and file != manifest]
+    write_json(manifest, {"sha256": {str(file.relative_to(folder)): file_digest(file) for file in files}})
+
+
+def put_into_package(params: Params, project: Path) -> None:
+    """Another adapter, whole and sound, with settings that call it the one that was measured."""
+    package = packaged(project)
+    write_adapter(params, project, package / "adapter", seed=77)
+    settings = json.loads((package / "settings.json").read_text())
+    own = {**settings["artifacts"], "adapter": adapter_digest(package / "adapter")}
+    write_json(package / "settings.json", settings | {"artifacts": own})
+    seal(package)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda _, project: flip_bytes(packaged(project) / "adapter/adapter_model.safetensors"), "was changed after"),
+        (put_into_package, "the adapter in .*package has digest .* the ranks of llm-sdpo were made by"),
+        (lambda _, project: gone(project), "holds no package .* or its files are gone"),
+    ],
+)
+def test_a_version_whose_package_did_not_make_its_ranks_is_not_compared(params, project, change, said):
+    """Flipped bytes, another adapter under digests of its own, and files that are gone."""
+    register(params)
+    change(params, project)
+    for pair in (("models:/recalign/1", "."), (".", "models:/recalign@champion")):
+        with pytest.raises(RecalignError, match=said):
+            compare(params, *pair)
+
+
+def test_a_fusions_package_is_checked_with_its_recommenders_before_it_is_compared(params, project):
+    write_fusion(params, project)
+    write_ranks(project, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
+    write_fusion(params, project)
+    register(params, "fusion")
+    compare(params, "models:/recalign/1", ".")
+    part = packaged(project) / "recommenders/popularity"
+    flip_bytes(part / "model.safetensors")
+    seal(part)
+    seal(packaged(project))
+    with pytest.raises(RecalignError, match=r"recommender in .*package has digest .* ranks of popularity were made"):
+        compare(params, "models:/recalign/1", ".")
+
+
+@pytest.mark.parametrize("inner", [".", "adapter", "artifacts/package/adapter"])
+def test_an_adapter_of_another_run_that_did_not_make_the_ranks_is_not_compared(params, project, inner):
+    """However it was brought: data/models/other/films, whose ranks are those of llm-films."""
+    place = project / layout.OTHER / "films" / inner
+    write_adapter(params, project, place, seed=9)
+    write_ranks(project, {"popularity": [3], "llm-sdpo": [1], "llm-films": [2]})
+    path = project / layout.RANKS / "systems.json"
+    systems = json.loads(path.read_text())
+    made = language_model_artifacts(layout.BASE, place)
+    write_json(path, systems | {"llm-films": systems["llm-films"] | {"kind": "transferred", "artifacts": made}})
+    compare(params, ".", ".")
+    flip_bytes(place / "adapter_model.safetensors")
+    with pytest.raises(RecalignError, match=r"the adapter in .*other/films has digest .* ranks of llm-films were made"):
+        compare(params, ".", ".")
 
 
 def test_a_version_on_another_manifest_or_none_at_all_is_not_compared(params, project):

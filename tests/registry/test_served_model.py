@@ -1,5 +1,6 @@
 """The registered model answers as MLflow serves it: titles or ids in, a ranking with its explanation out."""
 
+import json
 import os
 import shutil
 import socket
@@ -43,6 +44,7 @@ from recalign.preferences.profiles.statements import closed_statements
 from recalign.ranking import language_model as under_test
 from recalign.ranking.adapters import open_language_model
 from recalign.ranking.package import package_digest, read_settings, settings_of, write_package
+from recalign.registry import served_model
 from recalign.registry.promotion import download_package
 from recalign.registry.serving import Query, Service, find_base
 
@@ -243,11 +245,80 @@ def test_recommend_takes_and_prints_the_logs_own_ids(project, tmp_path, monkeypa
             recommend(params, user=unknown)
 
 
+def test_the_signature_names_what_goes_in_and_what_comes_out(model):
+    """Both, as Unity Catalog and Spark ask for; an answer has the fields that it names."""
+    inputs, outputs = model.metadata.get_input_schema(), model.metadata.get_output_schema()
+    assert [(spec.name, spec.required) for spec in inputs] == [("history", False), ("candidates", False), ("k", False)]
+    (answer,) = ask(model, {"history": [1], "k": 1})
+    assert list(answer) == outputs.input_names()
+    types = {spec.name: str(spec.type) for spec in outputs}
+    assert types["evidence"] == "Array(string)"
+    assert "score: double" in types["items"]
+
+
+def test_the_logged_example_is_answered_as_it_stands(model):
+    """A title and an id, as MLflow keeps the body of such a request beside the version."""
+    from mlflow.pyfunc.scoring_server import invocations
+
+    body = model.metadata.get_serving_input(download_package(CHAMPION).parents[1])
+    assert json.loads(body)["dataframe_split"]["data"] == [[[TITLES[0], 2], 3]]
+    response = invocations(body, "application/json", model, model.metadata.get_input_schema())
+    (answer,) = json.loads(response.response)["predictions"]
+    assert (len(answer["items"]), answer["unknown"]) == (3, [])
+
+
+def test_a_version_registered_before_signatures_had_inputs_answers_and_refuses_as_before(
+    project, tmp_path, monkeypatch
+):
+    import mlflow
+    from mlflow.models import ModelSignature
+
+    own = shutil.copytree(project, tmp_path / "own", ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
+    shutil.copy(empty_registry(), own / "mlflow.db")
+    monkeypatch.chdir(own)
+    monkeypatch.setattr(served_model, "SIGNATURE", ModelSignature(outputs=served_model.SIGNATURE.outputs))
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    register(parse_params(tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS}}), root=own)
+    before = mlflow.pyfunc.load_model("models:/recalign/1")
+    assert before.metadata.get_input_schema() is None
+    assert len(ask(before, {"history": [1, TITLES[3]], "k": 3})[0]["items"]) == 3
+    with pytest.raises(mlflow.MlflowException, match="row 0: top_k: no such field"):
+        ask(before, {"history": [1], "top_k": 3})
+
+
+def test_a_field_that_is_refused_is_that_of_its_own_request(model):
+    """MLflow tells of it in its log only, from where it is taken; nothing of one request is left for the next."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from mlflow.exceptions import MlflowException
+
+    def said(number: int) -> str:
+        odd = {f"odd_{number}": 1} if number % 2 else {}
+        try:
+            return str(len(ask(model, {"history": [1], "k": 2} | odd)[0]["items"]))
+        except MlflowException as error:
+            return error.message.partition(";")[0]
+
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(said, range(8)))
+    assert found == ["2", "row 0: odd_1: no such field", "2", "row 0: odd_3: no such field",
+                     "2", "row 0: odd_5: no such field", "2", "row 0: odd_7: no such field"]  # fmt: skip
+
+
+def test_columns_of_unequal_length_are_refused_without_a_word_of_them(model):
+    """MLflow makes a table of `inputs` before the model sees it, and would repeat all of it."""
+    from mlflow.exceptions import MlflowException
+
+    with pytest.raises(MlflowException) as caught:
+        model.predict({"history": [[1], ["Heat " * 1000]], "k": [1]})
+    assert (caught.value.error_code, len(caught.value.message) < 200) == ("INVALID_PARAMETER_VALUE", True)
+
+
 @pytest.mark.parametrize(
     ("query", "said"),
     [
         ({"history": [1], "top_k": 3}, "top_k: no such field; allowed are history, candidates, k"),
-        ({"history": [1], "top_k": None, "histroy": [2]}, "top_k, histroy: no such field"),
+        ({"history": [1], "top_k": None, "histroy": [2]}, "histroy, top_k: no such field"),
         ({"k": 3}, "row 0: history: Field required"),
         ({"history": ["99"]}, "row 0: history has item '99', which is not in the catalogue of 12 films"),
         ({"history": []}, "row 0: history: List should have at least 1 item"),
@@ -314,7 +385,7 @@ def test_a_long_title_is_read_by_its_beginning(model):
         ("history,k\nHeat,3\n", "row 0: history: Input should be a valid list"),
         ("history,k\n1,3\n", "row 0: history: Input should be a valid list"),
         ('history,k\n"[1, 4]",2.5\n', "row 0: history: Input should be a valid list"),
-        ("Heat,3\nAlien,4\n", "row 0: Heat, 3: no such field; allowed are history, candidates, k, as dataframe"),
+        ("Heat,3\nAlien,4\n", "row 0: 3, Heat: no such field; allowed are history, candidates, k, as dataframe"),
         ("history,history\n1,2\n", "no such field"),
         ("k\n3\n", "row 0: history: Field required"),
         ("history\n\x00\x01\n", "row 0: history: Input should be a valid list"),

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 WEIGHTS, CONFIG, IDENTITY = "adapter_model.safetensors", "adapter_config.json", "recalign.json"
 PICKLED = "adapter_model.bin"
+PLACES = (".", "adapter", "artifacts/package/adapter")  # in a folder: training's own, a package's, a whole version's
+
+
+def find_adapter(place: Path) -> Path | None:
+    """The adapter's folder in `place`, whether training wrote it or a registered version was downloaded there."""
+    return next((place / inner for inner in PLACES if (place / inner / CONFIG).is_file()), None)
 
 
 def adapter_digest(folder: Path) -> str:

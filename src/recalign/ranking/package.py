@@ -16,15 +16,16 @@ from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.ranking_rule import Kind, RankingRule
 from recalign.evaluation.ranks import FULL
-from recalign.evaluation.systems import FUSION, SYSTEMS, TUNED, System, adapter_of, read_systems, system_of
-from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter
+from recalign.evaluation.systems import FUSION, SYSTEMS, TRANSFERRED, TUNED, System, adapter_of, read_systems, system_of
+from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter, find_adapter
 from recalign.llm.base import IDENTITY
 from recalign.params import BaseParams, Params, ProfilesParams, PromptParams
-from recalign.project import ALIGN, BASE, BASELINES, INTERACTIONS, PREPARED, RANKS, SFT
+from recalign.project import ALIGN, BASE, BASELINES, INTERACTIONS, OTHER, PREPARED, RANKS, SFT
 from recalign.ranking.fusion import FITTED, FittedFusion, read_fusion
 from recalign.ranking.language_model import Setting
 from recalign.ranking.made_by import (
     ADAPTER,
+    BASE_WEIGHTS,
     RECOMMENDER,
     REFERENCE,
     check_made_by,
@@ -218,8 +219,7 @@ def check_ranks(root: Path, systems: Collection[str] | None = None) -> None:
     """
     for name, about in read_systems(root / RANKS / SYSTEMS).items():
         if systems is None or name in systems:
-            for place, now in _present(name, root).items():
-                check_made_by(name, about.artifacts or {}, now, str(place))
+    BASE_WEIGHTS,
 
 
 def _present(system: str, root: Path) -> dict[Path, dict[str, str]]:
@@ -234,6 +234,14 @@ def _present(system: str, root: Path) -> dict[Path, dict[str, str]]:
     return found
 
 
+def _brought(system: str, root: Path) -> dict[Path, dict[str, str]]:
+    """As `_present`, of a system whose adapter another run trained."""
+    place, base = root / OTHER / adapter_of(system), root / BASE
+    folder = find_adapter(place)
+    found = {place: {ADAPTER: adapter_digest(folder)}} if folder else {}
+    return found | ({base: language_model_artifacts(base, None)} if (base / IDENTITY).is_file() else {})
+
+
 def check_package(package: Path, base: Path) -> None:
     """Refuse a package, or a base under it, that is not what the ranks it was judged by were made with.
 
@@ -241,14 +249,32 @@ def check_package(package: Path, base: Path) -> None:
     """
     verify_once(package)
     settings = read_settings(package)
-    reference = package / REFERENCE if settings.ranked_by == "reward" else None
-    now = language_model_artifacts(base, package / ADAPTER, reference)
-    check_made_by(settings.language_model, settings.artifacts or {}, now, str(package))
-    fusion = settings.fusion
-    digests = {name: fusion.parts[name].digest for name in fusion.recommenders} if fusion else {}
-    for name, digest in digests.items():
-        now = recommender_artifacts(package / RECOMMENDERS / name)
-        check_made_by(name, {RECOMMENDER: digest}, now, str(package))
+    fusion, parts = settings.fusion, _parts(package, settings)
+    told = {settings.language_model: settings.artifacts or {}}
+    told |= {name: {RECOMMENDER: fusion.parts[name].digest} for name in fusion.recommenders} if fusion else {}
+    parts[settings.language_model] |= language_model_artifacts(base, None)
+    for name, now in parts.items():
+        check_made_by(name, told[name], now, str(package))
+
+
+def check_kept(package: Path, systems: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a registered package that is not what made the ranks kept beside it.
+
+    systems: the systems.json of the evaluation that it was registered after. What that does not tell (an earlier
+    version wrote it) passes. Raises RecalignError naming the file that was changed, or both digests.
+    """
+    verify_once(package)
+    for name, now in _parts(package, read_settings(package)).items():
+        check_made_by(name, systems.get(name, {}).get(ARTIFACTS, {}), now, str(package))
+
+
+def _parts(package: Path, settings: Settings) -> dict[str, dict[str, str]]:
+    """By system the digests by role of what lies in a package, and of the base that it belongs to."""
+    roles = (ADAPTER, REFERENCE) if settings.ranked_by == "reward" else (ADAPTER,)
+    own = {role: adapter_digest(package / role) for role in roles}  # the folders have the roles' names
+    names = settings.fusion.recommenders if settings.fusion else ()
+    recommenders = {name: recommender_artifacts(package / RECOMMENDERS / name) for name in names}
+    return {settings.language_model: {BASE_WEIGHTS: settings.identity.sha256} | own, **recommenders}
 
 
 def _evaluated_fusion(root: Path) -> FittedFusion:

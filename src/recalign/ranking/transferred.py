@@ -8,12 +8,11 @@ from typing import Any
 from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
 from recalign.evaluation.systems import TRANSFERRED, TUNED, UNTRAINED, system_of
-from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter
+from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter, find_adapter
 from recalign.params import Params
 from recalign.project import Project
 
 log = logging.getLogger(__name__)
-PLACES = (".", "adapter", "artifacts/package/adapter")  # of the adapter in a folder: training's, a package, a version
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ def transferred(params: Params, name: str, project: Project) -> Transferred:
 
 
 def _read(name: str, place: Path) -> Transferred:
-    """The adapter of a folder, whether training wrote it or the registry's version was downloaded there."""
-    folder = next((place / inner for inner in PLACES if (place / inner / CONFIG).is_file()), None)
+    folder = find_adapter(place)
     if folder is None:
         raise RecalignError(
             f"evaluate.adapters has '{name}', but {place} holds no adapter ({CONFIG}); bring one there, as "

@@ -11,19 +11,21 @@ from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
 from recalign.evaluation.comparison import Run, run_of
 from recalign.evaluation.ranks import read_system_ranks
-from recalign.project import REPORTS
+from recalign.project import RANKS, REPORTS
+from recalign.ranking.package import check_kept
 from recalign.registry import promotion
 from recalign.registry.log import ranks_file
 from recalign.registry.tracking import answering_soon, connect, redacted
 
-SCORECARD = REPORTS / "scorecard.json"
+SCORECARD, SYSTEMS = REPORTS / "scorecard.json", RANKS / "systems.json"
 SCHEME = "models:/"
 
 
 def version_run(uri: str, manifest: str, home: Path) -> Run:
     """The run of `models:/<name>/<version>` or `models:/<name>@<alias>` on a manifest.
 
-    Raises RecalignError where there is no such version, or where it was registered without a scorecard.
+    Raises RecalignError where there is no such version, where it was registered without a scorecard, or where its
+    package is not what made the ranks that were kept.
     """
     name, version = _parsed(uri)
     client = connect(home)
@@ -40,6 +42,9 @@ def version_run(uri: str, manifest: str, home: Path) -> Run:
         told = about["manifests"][manifest]
         digest = told if isinstance(told, str) else told[c.WARM]  # a string before views were
         ranks = read_system_ranks(_download(client, run_id, ranks_file(digest), temporary, uri), {manifest: digest})
+        kept = {file.path for file in client.list_artifacts(run_id)}
+        systems = read_json(_download(client, run_id, SYSTEMS.name, temporary, uri)) if SYSTEMS.name in kept else {}
+    check_kept(promotion.download_package(uri, home), systems)
     return run_of(uri, about, {system.system: system for system in ranks}, {})
 
 

@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from mlflow import MlflowClient
+from mlflow.models import Model
 
 from recalign import __version__
 from recalign.common.artifacts import read_json
+from recalign.data.raw_ids import RawIds
+from recalign.data.records import Items
 from recalign.evaluation.metrics import METRICS, metric_values
 from recalign.evaluation.ranks import SystemRanks, write_system_ranks
 from recalign.params import Params
@@ -68,20 +72,43 @@ def log_version(
         return str(mlflow.register_model(uri, name, tags={DIGEST: digest, "objective": objective}).version)
 
 
-def _log_model(settings: Settings, root: Path) -> str:
-    import mlflow
+class Untried:
+    """MLflow's pyfunc flavor, whose logging does not try the example on the model.
 
+    That would load base and adapter, and look for the base in the working directory or the network.
+    """
+
+    @staticmethod
+    def save_model(*, validate_serving_input: bool, **given: Any) -> None:
+        """As `mlflow.pyfunc.save_model`, which does not know `validate_serving_input`: `Model.log` reads it."""
+        import mlflow
+
+        mlflow.pyfunc.save_model(**given)
+
+
+def _log_model(settings: Settings, root: Path) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         package = Path(temporary) / served_model.PACKAGE
         write_package(settings, root, package)
-        info = mlflow.pyfunc.log_model(
+        info = Model.log(
+            artifact_path=None,
+            flavor=Untried,
             name="adapter",
             python_model=served_model.__file__,
             artifacts={served_model.PACKAGE: str(package)},
             signature=served_model.SIGNATURE,
+            input_example=_example(package),
+            validate_serving_input=False,
             pip_requirements=[f"recalign=={__version__}"],  # given, since MLflow would run the model to guess them
         )
     return str(info.model_uri)
+
+
+def _example(package: Path) -> pd.DataFrame:
+    """A request that the model answers: two items of its catalogue, one by its title and one by its id."""
+    catalogue, raw = Items.read(package), RawIds.of_package(package)
+    one, other = catalogue.ids[:2]
+    return pd.DataFrame([{"history": [catalogue.titles[one], raw.shown(other)], "k": 3}])
 
 
 def ranks_file(digest: str) -> str:
