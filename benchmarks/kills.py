@@ -5,15 +5,17 @@
 Makes a copy of this project at budget smoke, with more epochs (training takes some seconds) and a short
 `checkpoint_seconds`. For each of `recalign sft`, `recalign align --objective sdpo` and `dvc repro` (from sft to the
 ranks) it measures an undisturbed run, then starts the same from the same state, sends SIGKILL to its process group at a
-moment drawn evenly from that run's time, and runs the same command again to its end. Equal: every file that the
-manifests of the adapters and ranks list has the same sha256. Mid-training: the second run said that it went on from a
-checkpoint.
+moment drawn evenly from that run's CPU seconds (other work on the machine stretches its time), and runs the same
+command again to its end. Equal: every file that the manifests of the adapters and ranks list has the same sha256.
+Mid-training: the second run said that it went on from a checkpoint.
 """
 
 import argparse
 import json
+import math
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -63,21 +65,30 @@ def make_project(folder: Path, epochs: int, checkpoint_seconds: float) -> Path:
     return folder
 
 
-def run(command: list[str], folder: Path, kill_after: float | None = None) -> str | None:
-    """Run to the end, or kill the whole process group after so many seconds; what it printed, None where killed."""
+def run(command: list[str], folder: Path, kill_after: float = math.inf) -> str | None:
+    """Run to the end, or kill the whole process group after so many CPU seconds; what it printed, None where killed."""
     with (folder / "screen.log").open("w+", encoding="utf-8") as screen:
         process = subprocess.Popen(command, cwd=folder, stdout=screen, stderr=screen, start_new_session=True)
-        try:
-            process.wait(kill_after)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
+        while process.poll() is None:
+            if cpu_seconds(process.pid) >= kill_after:
                 os.killpg(process.pid, signal.SIGKILL)
+            time.sleep(0.2)
         screen.seek(0)
         told = screen.read()
-    code = process.wait()
-    if code not in (0, -signal.SIGKILL):
-        raise SystemExit(f"{' '.join(command)} gave {code} in {folder}:\n{told[-2000:]}")
-    return told if code == 0 else None
+    if process.returncode not in (0, -signal.SIGKILL):
+        raise SystemExit(f"{' '.join(command)} gave {process.returncode} in {folder}:\n{told[-2000:]}")
+    return told if process.returncode == 0 else None
+
+
+def cpu_seconds(group: int) -> float:
+    """What the processes of a group have used so far, with the children that they waited for."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended just now
+            fields = stat.read_text("utf-8").rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def digests(folder: Path, places: list[Path]) -> dict[str, str]:
@@ -93,28 +104,33 @@ def copied(before: Path, place: Path) -> Path:
     return place
 
 
-def kill_often(name: str, project: Path, kills: int, draws: random.Random) -> Counter[str]:
-    """Counts of one command: kills, those that met its training, equal and different ends."""
-    command, needed, places = COMMANDS[name]
+def undisturbed(name: str, project: Path) -> float:
+    """Make `before`, the state before a command, and `whole`, that after it, beside the project; its CPU seconds."""
+    command, needed, _ = COMMANDS[name]
     before = copied(project, project.with_name("before"))
     run(["dvc", "repro", *needed], before)
     shutil.rmtree(before / CACHE / "checkpoints", ignore_errors=True)
-    whole = copied(before, project.with_name("whole"))
-    started = time.monotonic()
-    run(command, whole)
-    seconds = time.monotonic() - started
-    wanted = digests(whole, places)
+    started = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run(command, copied(before, project.with_name("whole")))
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime
+
+
+def kill_often(name: str, folder: Path, seconds: float, kills: int, draws: random.Random) -> Counter[str]:
+    """Counts of one command: kills, those that met its training, equal and different ends."""
+    command, _, places = COMMANDS[name]
+    wanted = digests(folder / "whole", places)
     counts = Counter({"kills": 0, "mid-training": 0, "equal": 0, "different": 0})
     while counts["kills"] < kills:
         moment = draws.uniform(0, seconds)
-        trial = copied(before, project.with_name("trial"))
+        trial = copied(folder / "before", folder / "trial")
         if run(command, trial, kill_after=moment) is not None:
-            continue  # it was faster than the undisturbed run
+            continue  # it needed less than the undisturbed run
         resumed = RESUMED in (run(command, trial) or "")
         found = digests(trial, places)
         end = "equal" if found == wanted else "different"
         counts.update(["kills", end, *(["mid-training"] if resumed else [])])
-        said = f"{name}: kill {counts['kills']} after {moment:.1f} of {seconds:.1f} s, {end}"
+        said = f"{name}: kill {counts['kills']} after {moment:.1f} of {seconds:.1f} CPU s, {end}"
         changed = [file for file in wanted if found.get(file) != wanted[file]]
         print(said + ", resumed" * resumed + f" ({', '.join(changed)})" * bool(changed), flush=True)
     return counts
@@ -134,7 +150,7 @@ def main() -> None:
     draws, every = random.Random(options.seed), {}
     for name, kills in zip(COMMANDS, options.kills, strict=True):
         if kills:
-            every[name] = kill_often(name, project, kills, draws)
+            every[name] = kill_often(name, options.folder, undisturbed(name, project), kills, draws)
     print("\n| command | kills | while it trained | equal | different |\n|---|---:|---:|---:|---:|")
     for name, counts in every.items():
         print(f"| `{name}` | {' | '.join(map(str, counts.values()))} |")

@@ -5,11 +5,15 @@ Left out, and why: `pip install` and `pytest` (this is an environment where both
 serve` (servers: test_flows.py and test_served_model.py run them); a GPU and a Hub model.
 """
 
+import json
 import os
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +23,7 @@ from pages import README, ROOT, blocks, command_lines
 from project import copy_project, run, set_params
 from ruamel.yaml import YAML
 
-TUTORIAL = ROOT / "docs" / "tutorial.md"
-MEASURED = ROOT / "docs" / "measured.md"
+TUTORIAL, HOW_TO, MEASURED = (ROOT / "docs" / f"{page}.md" for page in ("tutorial", "how-to", "measured"))
 NEEDS_MORE = ("pip ", "pytest", "dvc import-url", "prefect ", "python flows/serve.py", "mlflow models serve")
 
 
@@ -171,6 +174,38 @@ def test_the_readmes_commands_of_use_run_in_their_order(smoke, tmp_path):
             assert done.returncode in (0, 2)
         else:
             typed(project, known, environment)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_how_tos_request_to_a_served_model_is_answered_as_it_shows(smoke, tmp_path):
+    """Registered, promoted, served and asked by the page's lines, at another port; the figures are a smoke run's."""
+    project = tmp_path / "project"
+    shutil.copytree(smoke, project, symlinks=True)
+    environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{project}/mlflow.db"}
+    typed(project, "recalign register --objective fusion", environment)
+    typed(project, "recalign promote 1 --reason 'to be asked'", environment)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    (serve,), (ask,) = (block_with(HOW_TO, words) for words in ("mlflow models serve", "/invocations"))
+    shown = json.loads(blocks(HOW_TO, "json")[0])["predictions"][0]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    server = subprocess.Popen(
+        shlex.split(serve.replace("5051", port)), cwd=project, env={**os.environ, **environment, "PATH": path},
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        waits = ("--retry", "300", "--retry-delay", "1", "--retry-connrefused")
+        run(project, "curl", "-s", *waits, f"http://127.0.0.1:{port}/ping")
+        (answer,) = json.loads(typed(project, ask.replace("5051", port)))["predictions"]
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(60)
+    of_any_run = ("model", "version", "system", "preference", "inferred_by", "evidence", "unknown")
+    assert {name: answer[name] for name in of_any_run} == {name: shown[name] for name in of_any_run}
+    assert list(answer) == list(shown)
+    assert [list(item) for item in answer["items"]] == [list(item) for item in shown["items"]]
 
 
 @pytest.mark.slow

@@ -219,7 +219,9 @@ def check_ranks(root: Path, systems: Collection[str] | None = None) -> None:
     """
     for name, about in read_systems(root / RANKS / SYSTEMS).items():
         if systems is None or name in systems:
-    BASE_WEIGHTS,
+            places = _brought(name, root) if about.kind == TRANSFERRED else _present(name, root)
+            for place, now in places.items():
+                check_made_by(name, about.artifacts or {}, now, str(place))
 
 
 def _present(system: str, root: Path) -> dict[Path, dict[str, str]]:
@@ -257,15 +259,16 @@ def check_package(package: Path, base: Path) -> None:
         check_made_by(name, told[name], now, str(package))
 
 
-def check_kept(package: Path, systems: Mapping[str, Mapping[str, Any]]) -> None:
+def check_kept(package: Path, systems: Mapping[str, System]) -> None:
     """Refuse a registered package that is not what made the ranks kept beside it.
 
-    systems: the systems.json of the evaluation that it was registered after. What that does not tell (an earlier
+    systems: those of the evaluation that it was registered after. What that does not tell (an earlier
     version wrote it) passes. Raises RecalignError naming the file that was changed, or both digests.
     """
     verify_once(package)
     for name, now in _parts(package, read_settings(package)).items():
-        check_made_by(name, systems.get(name, {}).get(ARTIFACTS, {}), now, str(package))
+        told = systems[name].artifacts if name in systems else None
+        check_made_by(name, told or {}, now, str(package))
 
 
 def _parts(package: Path, settings: Settings) -> dict[str, dict[str, str]]:

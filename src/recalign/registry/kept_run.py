@@ -11,6 +11,7 @@ from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
 from recalign.evaluation.comparison import Run, run_of
 from recalign.evaluation.ranks import read_system_ranks
+from recalign.evaluation.systems import read_systems
 from recalign.project import RANKS, REPORTS
 from recalign.ranking.package import check_kept
 from recalign.registry import promotion
@@ -43,7 +44,7 @@ def version_run(uri: str, manifest: str, home: Path) -> Run:
         digest = told if isinstance(told, str) else told[c.WARM]  # a string before views were
         ranks = read_system_ranks(_download(client, run_id, ranks_file(digest), temporary, uri), {manifest: digest})
         kept = {file.path for file in client.list_artifacts(run_id)}
-        systems = read_json(_download(client, run_id, SYSTEMS.name, temporary, uri)) if SYSTEMS.name in kept else {}
+        systems = read_systems(_download(client, run_id, SYSTEMS.name, temporary, uri)) if SYSTEMS.name in kept else {}
     check_kept(promotion.download_package(uri, home), systems)
     return run_of(uri, about, {system.system: system for system in ranks}, {})
 
