@@ -358,7 +358,7 @@ with retrain_worktree(Path.cwd()) as worktree:
 """
 
 
-def test_a_retraining_that_is_killed_before_it_is_registered_is_no_start_for_the_next(project):
+def test_a_retraining_that_is_killed_before_it_is_registered_is_no_start_for_the_next(project, caplog):
     """What it left is removed; one that lives keeps its checkout, and what was registered is the next start."""
     start = git(project, "rev-parse", "HEAD")
     done = flow_process(project, KILLED_RETRAINING)
@@ -367,6 +367,9 @@ def test_a_retraining_that_is_killed_before_it_is_registered_is_no_start_for_the
     assert (project / ".dvc/tmp" / killed).is_dir()
     with retrain_worktree(project) as living:
         assert not (project / ".dvc/tmp" / killed).exists()
+        stamp = killed.removeprefix("retrain-")
+        said = f"retraining {stamp} was killed; its checkout was removed, DVC's cache has its finished stages"
+        assert said in caplog.messages
         assert git(living, "rev-parse", "HEAD") == start
         with retrain_worktree(project) as second:
             assert (living.is_dir(), second != living) == (True, True)
