@@ -1,17 +1,42 @@
-"""What all tests share: the params of the repository, and where real data may lie."""
+"""What all tests share: the params of the repository, the smoke run, and how `pytest -n 2` divides the tests."""
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from project import FEW, copy_project, run
 from ruamel.yaml import YAML
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' matrices are tiny: a second thread only waits for the first
+
+from project import FEW, copy_project, run
 
 import recalign  # noqa: F401  sets how idle threads wait before any test imports torch
 
 ROOT = Path(__file__).parent.parent
 _TREE = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+
+FIRST = ("smoke", "test_flows", "test_training", "test_registry", "test_report")  # the longest groups
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """With `-n`, tests of one group run in one process, and groups start in the order below, not by their size."""
+    if getattr(config.option, "numprocesses", None):
+        config.option.dist, config.option.loadscopereorder = "loadgroup", False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `-n`, a group is a module, as its tests share fixtures, or all tests of the smoke run; the longest first."""
+    if not hasattr(config, "workerinput"):
+        return
+    groups = {}
+    for item in items:
+        groups[item] = "smoke" if "smoke" in getattr(item, "fixturenames", ()) else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    items.sort(key=lambda item: FIRST.index(groups[item]) if groups[item] in FIRST else len(FIRST))
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def test_lists_seeded_by_the_target_are_found_from_another_file_and_alone() -> N
 
 def test_equal_sets_of_equal_targets_are_found() -> None:
     """The same list for a target wherever it stands, shuffled afresh."""
-    cases = clean_cases(5)
+    cases = clean_cases(5, users=60)
     first = {int(target): row for row, target in reversed(list(enumerate(cases.targets)))}
     order = np.argsort(np.random.default_rng(1).random(cases.candidates.shape), axis=1)
     lists = np.take_along_axis(cases.candidates[[first[int(target)] for target in cases.targets]], order, axis=1)
@@ -180,11 +180,11 @@ def test_equal_sets_of_equal_targets_are_found() -> None:
 
 def test_partly_equal_lists_are_found() -> None:
     """A third of the wrong items comes from the target's stream, the place does not."""
-    assert "overlap" in leaks(audit_cases(draw_cases(draw_logs(6), 7, seeded=0.33)))
+    assert "overlap" in leaks(audit_cases(draw_cases(draw_logs(6, users=60), 7, seeded=0.33)))
 
 
 def test_a_place_that_is_a_function_of_the_target_is_found() -> None:
-    assert leaks(audit_cases(draw_cases(draw_logs(8), 9, seeded_place=True))) >= {"lookup", "equal places"}
+    assert leaks(audit_cases(draw_cases(draw_logs(8, users=60), 9, seeded_place=True))) >= {"lookup", "equal places"}
 
 
 def test_a_place_where_targets_stand_too_often_is_found() -> None:
@@ -209,7 +209,7 @@ def test_and_from_the_interactions() -> None:
 
 
 def test_histories_that_hold_the_target_are_found() -> None:
-    cases = clean_cases(18)
+    cases = clean_cases(18, users=60)
     own = with_histories(cases, [[*h, t] for h, t in zip(cases.histories, cases.targets, strict=True)])
     assert "seen" in leaks(audit_cases(own))
 
@@ -245,7 +245,7 @@ def test_examples_shared_by_splits_are_found_under_other_user_ids() -> None:
 
 def test_near_copies_of_users_are_found() -> None:
     """The same people under new ids, one item of theirs changed."""
-    cases = clean_cases(25)
+    cases = clean_cases(25, users=60)
     twins = replace(cases, users=cases.users + 1000, name="fit")
     twins = with_histories(twins, [[399, *history[1:]] for history in cases.histories])
     found = audit_cases(cases, twins)
@@ -254,7 +254,7 @@ def test_near_copies_of_users_are_found() -> None:
 
 
 def test_popularity_and_title_length_warn_but_are_no_leaks() -> None:
-    cases = clean_cases(26)
+    cases = clean_cases(26, users=60)
     titles = {item: "x" * (9 if item in set(cases.targets.tolist()) else 3) for item in range(400)}
     audit = audit_cases(cases, titles=titles)
     assert leaks(audit) == set()

@@ -25,6 +25,7 @@ def test_help_imports_none_of_the_heavy_libraries():
         "except SystemExit: pass\n"
         f"print('LOADED', [name for name in {HEAVY} if name in sys.modules])"
     )
+    assert loaded.startswith("usage: recalign")
     assert loaded.splitlines()[-1] == "LOADED []"
 
 

@@ -72,9 +72,16 @@ def test_what_an_encoding_has_is_left_as_it_is() -> None:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_the_help_of_every_command_can_be_read(encoding: str) -> None:
+    assert subcommands()
     for command in subcommands():
-        with pytest.raises(SystemExit):
-            assert "usage: recalign" in printed(encoding, lambda command=command: main([command, "--help"]))
+        assert f"usage: recalign {command}" in printed(encoding, lambda command=command: helped(command))
+
+
+def helped(command: str) -> None:
+    """Ask a command for its help, which ends with exit code 0."""
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

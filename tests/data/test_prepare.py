@@ -173,6 +173,7 @@ def test_one_clock_parts_train_validation_and_test_by_eighty_ten_ten(tmp_path: P
     shares = {split: count / len(events) for split, count in Counter(row["split"] for row in events).items()}
     assert shares == pytest.approx({"train": 0.8, "validation": 0.1, "test": 0.1}, abs=0.02)
     train_targets = [row for row in rows_of(out / "examples.parquet") if row["split"] == "train"]
+    assert train_targets
     assert all(row["cutoff"].isoformat() >= cutoffs["train"] for row in train_targets)
     before = sum(row["timestamp"].isoformat() < cutoffs["train"] for row in events) / len(events)
     assert before == pytest.approx(0.4, abs=0.02)
@@ -191,8 +192,10 @@ def test_popularity_counts_train_events_alone(tmp_path: Path, tree: dict[str, An
     out = prepared(tmp_path, random_log(), small_params(tree))
 
     counts = Counter(row["item_id"] for row in rows_of(out / "events.parquet") if row["split"] == "train")
-    for row in rows_of(out / "items.parquet"):
-        assert row["popularity"] == counts[row["item_id"]]
+    popularity = {row["item_id"]: row["popularity"] for row in rows_of(out / "items.parquet")}
+    assert len(counts) > 20
+    assert popularity == {item: counts[item] for item in popularity}
+    assert counts.keys() <= popularity.keys()
 
 
 @pytest.mark.parametrize("clock", [True, False])
@@ -212,6 +215,7 @@ def test_wrong_candidates_are_items_that_the_user_never_met_before_or_after(
         assert row["candidates"][row["target_index"]] == target
         assert all((row["user_id"], item) not in met for item in row["candidates"] if item != target)
     cases = {example for example, row in targets.items() if row["split"] != "train"}
+    assert cases
     for manifest in ("uniform", "popularity"):
         assert [row["example_id"] for row in lists if row["manifest"] == manifest] == [e for e in targets if e in cases]
 
@@ -275,6 +279,7 @@ def test_leave_one_out_takes_each_users_last_likes_and_says_that_it_leaks(
     splits: dict[int, list[str]] = {}
     for row in rows_of(out / "events.parquet"):
         splits.setdefault(row["user_id"], []).append(row["split"])
+    assert splits
     assert all(of_user[-2:] == ["validation", "test"] for of_user in splits.values())
     assert all(set(of_user[:-2]) == {"train"} for of_user in splits.values())
 
@@ -339,7 +344,8 @@ def test_users_who_met_nearly_everything_are_no_cases_and_are_counted(
     out = prepared(tmp_path, rows, small_params(tree))
 
     assert "1 users met so many items that too few are left" in caplog.text
-    assert all(row["user_id"] != 1 for row in rows_of(out / "candidates.parquet"))
+    asked = {row["user_id"] for row in rows_of(out / "candidates.parquet")}
+    assert (len(asked) > 1, 1 in asked) == (True, False)
     assert any(row["user_id"] == 1 for row in rows_of(out / "events.parquet"))
 
 

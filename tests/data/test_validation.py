@@ -191,7 +191,7 @@ def test_the_report_names_the_title_that_another_looks_like(tree: dict[str, Any]
     assert failed(summary) == {"shared title": 1, "look-alike title": 1}
     page = Path("reports/validation.html").read_text(encoding="utf-8")
     assert page.count("Caf\\xe9 Noir (line 12)") == 2
-    assert "<th>twin</th>" in page or ">twin<" in page
+    assert ">twin<" in page
 
 
 def test_titles_that_look_odd_but_are_harmless_stay(tree: dict[str, Any]) -> None:
@@ -334,6 +334,7 @@ def test_the_report_shows_every_rule_and_runs_nothing(tree: dict[str, Any], caps
     items = [(item, "<script>alert(1)</script>\x07" if item == 10 else name) for item, name in TITLES.items()]
     _, summary = run(params_of(tree), write_ingested(good_events(), items))
     page = Path("reports/validation.html").read_text()
+    assert len(summary["rules"]) > 10
     for rule in summary["rules"]:
         assert rule["rule"] in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\x07" in page

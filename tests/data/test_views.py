@@ -56,7 +56,7 @@ def test_the_view_of_a_case_follows_from_its_history_and_its_targets_train_event
         assert row["view"] == expected
         seen.add(expected)
     assert seen == {"warm", "user-cold", "item-cold-natural"}
-    assert all(row["view"] is None for row in rows_of(out / "examples.parquet") if row["split"] == "train")
+    assert {row["view"] for row in rows_of(out / "examples.parquet") if row["split"] == "train"} == {None}
 
 
 @pytest.mark.parametrize("cold_events", [1, 4])
@@ -65,7 +65,9 @@ def test_training_counts_give_no_target_away(tmp_path: Path, tree: dict[str, Any
     out = prepared(tmp_path, log_with_newcomers(), small_params(tree, core=3, cold_events=cold_events))
 
     counts, views = counts_of(out), {row["example_id"]: row for row in asked_of(out)}
-    for row in rows_of(out / "candidates.parquet"):
+    lists = rows_of(out / "candidates.parquet")
+    assert {views[row["example_id"]]["view"] for row in lists} >= {"warm", "item-cold-natural"}
+    for row in lists:
         case = views[row["example_id"]]
         if case["view"] == "item-cold-natural":
             assert {counts[item] for item in row["candidates"]} == {counts[case["target"]]}
@@ -116,7 +118,7 @@ def test_a_hidden_item_stands_in_its_own_cases_and_nowhere_else(
     assert set(hidden.values()) == {"validation", "test"}
     assert 12 <= len(hidden) <= 36
     assert not hidden.keys() & {row["item_id"] for row in rows_of(out / "events.parquet")}
-    assert all(row["popularity"] == 0 for row in rows_of(out / "items.parquet") if row["hidden"])
+    assert {row["popularity"] for row in rows_of(out / "items.parquet") if row["hidden"]} == {0}
     examples = {row["example_id"]: row for row in rows_of(out / "examples.parquet")}
     asked = Counter(row["view"] for row in examples.values())
     assert asked["item-cold-hidden"] > 20
@@ -125,7 +127,9 @@ def test_a_hidden_item_stands_in_its_own_cases_and_nowhere_else(
         assert (row["target"] in hidden) == (row["view"] == "item-cold-hidden")
         if row["target"] in hidden:
             assert hidden[row["target"]] == row["split"]  # two disjoint classes
-    for row in rows_of(out / "candidates.parquet"):
+    lists = rows_of(out / "candidates.parquet")
+    assert {examples[row["example_id"]]["view"] for row in lists} >= {"warm", "item-cold-hidden"}
+    for row in lists:
         case = examples[row["example_id"]]
         own = {hidden.get(item) for item in row["candidates"]}
         assert own == ({case["split"]} if case["view"] == "item-cold-hidden" else {None})
@@ -194,6 +198,7 @@ def test_met_is_everything_before_the_case_liked_or_not_far_beyond_the_history(
 
     cases = read_cases(out, c.TEST, "uniform")
     met = read_met(out, [case.example.user_id for case in cases])
+    assert cases
     for case in cases:
         example = case.example
         assert example.cutoff is not None
@@ -259,6 +264,7 @@ def test_no_stage_that_training_reads_ever_names_a_hidden_item(tmp_path: Path, t
     asked = {c.TRAIN: [example.example_id for example in examples]}
     listing = read_listing(params, folders["prepared"], items, asked)
     assert listing is not None
+    assert examples
     for example in examples:
         assert not hidden & {*example.history, *listing.items(example.example_id, example.target)}
     for system in ("popularity", "item_knn", "ease"):

@@ -68,7 +68,9 @@ def test_the_counts_of_the_figures_are_those_of_the_budgets_that_its_columns_nam
     assert [int(cell.split()[0]) for cell in counts.split("|")] == [budget.test_cases for budget in budgets]
     shown = [int(count) for count in re.findall(r", (\d+) cases of \d+ users, 95 % intervals", text)]
     assert shown[:1] == [params.evaluate.test_cases]
-    for command in re.findall(r"`dvc exp run ([^`]*)`", text.split("## What it measured")[1].split("\n\n")[1]):
+    commands = re.findall(r"`dvc exp run ([^`]*)`", text.split("## What it measured")[1].split("\n\n")[1])
+    assert commands
+    for command in commands:
         assert re.findall(r"budget=(\S+)", command) == ["few-shot"]
 
 
@@ -77,7 +79,9 @@ def test_every_command_has_a_heading_and_every_option_a_meaning(reference, comma
     """A command without a sentence, or an option without one, is found here."""
     section = reference.partition(f"### `recalign {command}`\n")[2].partition("\n#")[0]
     assert section.strip()
-    for row in re.findall(r"^\| `(.+?)` \| (.*) \|$", section, re.MULTILINE):
+    rows = re.findall(r"^\| `(.+?)` \| (.*) \|$", section, re.MULTILINE)
+    assert len(rows) == sum(option.dest != "help" for option in subcommands()[command]._actions)
+    for row in rows:
         assert row[1].strip(), f"recalign {command}: {row[0]} has no help"
 
 
@@ -104,13 +108,23 @@ def test_every_objective_has_a_line(reference, objective):
     assert f"| `{objective}` | " in reference
 
 
+def settings(line: str) -> list[str]:
+    """The parameters that a command sets by -S."""
+    return re.findall(r"-S '?([\w.]+)=", line)
+
+
+def links(text: str) -> list[str]:
+    """The files that a page links to."""
+    return re.findall(r"\]\((?!https?:)([^)#]+)", text)
+
+
 @pytest.mark.parametrize(("page", "line"), COMMANDS)
 def test_a_command_in_the_documents_can_be_typed(page, line):
     """recalign takes the options; what -S sets is a parameter."""
     words = shlex.split(line)
     if words[0] == "recalign":
         _parser().parse_args(words[1:])
-    for key in re.findall(r"-S '?([\w.]+)=", line):
+    for key in settings(line):
         assert key in keys(Params), f"{page.name} sets {key}, which params.yaml does not have"
 
 
@@ -118,7 +132,7 @@ def test_a_command_in_the_documents_can_be_typed(page, line):
 def test_a_link_in_the_documents_leads_somewhere(page):
     """Links to files of the repository."""
     text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+    for target in links(text):
         assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
 
 
@@ -133,7 +147,11 @@ def test_a_parameter_that_a_document_names_exists(page):
 
 
 def test_a_typo_in_a_document_is_found():
-    """The check above sees what it should."""
+    """The checks above see what they should."""
+    assert settings("dvc exp run -S source=lastfm -S 'align.objectives=[sdpo]'") == ["source", "align.objectives"]
+    assert links("[a](docs/a.md#part), [b](https://example.org), [c](data/c.csv)") == ["docs/a.md", "data/c.csv"]
+    assert any(settings(command.values[1]) for command in COMMANDS)
+    assert any(links(page.read_text(encoding="utf-8")) for page in PAGES)
     with pytest.raises(SystemExit):
         _parser().parse_args(shlex.split("recalign recommend --usr 17"))
     assert "align.beat" not in keys(Params)

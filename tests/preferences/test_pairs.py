@@ -287,6 +287,7 @@ def test_what_is_outside_the_core_is_taken_too(params: Params, tmp_path: Path) -
     (path.parent / MANIFEST).unlink()  # it lists the events as they were
     write_parquet(path, pa.Table.from_pylist(events, schema=read_parquet(path).schema))
     examples = read_examples(tmp_path / "prepared", c.TRAIN)
+    assert {example.user_id for example in examples} & {user for user, _ in outside}
     for example, taken in zip(examples, read_taken(tmp_path / "prepared", examples), strict=True):
         own = {item for user, item in outside if user == example.user_id}
         assert own <= taken.items

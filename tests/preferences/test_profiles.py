@@ -340,7 +340,8 @@ def test_the_endpoint_is_asked_with_the_key_and_a_warning_that_histories_leave(
         path = run(settings, PreparedLog(random_log()), tmp_path)
     written = rows(path, "endpoint")
     assert [row[c.TEXT] for row in written] == ["Likes crime films of the past."] * 6
-    assert all(claim["value"] == "Crime" and claim["score"] is None for row in written for claim in row[c.CLAIMS])
+    claims = [(claim["value"], claim["score"]) for row in written for claim in row[c.CLAIMS]]
+    assert set(claims) == {("Crime", None)}
     assert {tuple(request[key] for key in ("path", "key", "model", "max_tokens")) for request in server.requests} == {
         ("/v1/chat/completions", "Bearer secret-key", "big", 9)
     }

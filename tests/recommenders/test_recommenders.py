@@ -1,8 +1,10 @@
 """ID recommenders: the seam, hand-computed scores, what tuning may look at, and the bar on real data."""
 
+import functools
 import itertools
 import json
 import math
+from collections.abc import Callable
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
@@ -64,23 +66,33 @@ def events_of(likes: dict[int, list[int]]) -> pa.Table:
 QUICK = PARAMS.recommenders.next_item.model_copy(update={"dimension": 8, "epochs": 3, "max_history": 4})
 QUICK_PARAMS = PARAMS.model_copy(update={"recommenders": PARAMS.recommenders.model_copy(update={"next_item": QUICK})})
 COUNTS_ONLY = Settings(damping=0.0, context_damping=0.0, user_damping=0.0)
-FITTED: dict[str, Recommender] = {
-    "popularity": Popularity.fit(CATALOGUE, events_of(LIKES)),
-    "item_knn of sets": ItemKNN.fit(CATALOGUE, events_of(LIKES), Settings()),
-    "item_knn with a clock": ItemKNN.fit(CATALOGUE, events_of(LIKES), Settings(distance=2.0, recency=3.0)),
-    "recent_popularity": recent_popularity.fitter(CATALOGUE, events_of(LIKES))(recent_popularity.Settings(2.0)),
-    "ease": EASE.fit(CATALOGUE, events_of(LIKES), ease.Settings(ridge=1.0)),
-    "markov": Markov.fit(CATALOGUE, events_of(LIKES), markov.Settings()),
-    "mcrl": fit_mcrl(CATALOGUE, events_of(LIKES), True, 1, QUICK_PARAMS.recommenders, 1)[0],
-    "dreamrec": fit_dreamrec(CATALOGUE, events_of(LIKES), True, 1, QUICK_PARAMS.recommenders, 1)[0],
-    **{name: fit_next_item(name, CATALOGUE, events_of(LIKES), True, 1, QUICK, 1)[0] for name in get_args(EncoderName)},
+LOG = events_of(LIKES)
+FITS: dict[str, Callable[[], Recommender]] = {
+    "popularity": lambda: Popularity.fit(CATALOGUE, LOG),
+    "item_knn of sets": lambda: ItemKNN.fit(CATALOGUE, LOG, Settings()),
+    "item_knn with a clock": lambda: ItemKNN.fit(CATALOGUE, LOG, Settings(distance=2.0, recency=3.0)),
+    "recent_popularity": lambda: recent_popularity.fitter(CATALOGUE, LOG)(recent_popularity.Settings(2.0)),
+    "ease": lambda: EASE.fit(CATALOGUE, LOG, ease.Settings(ridge=1.0)),
+    "markov": lambda: Markov.fit(CATALOGUE, LOG, markov.Settings()),
+    "mcrl": lambda: fit_mcrl(CATALOGUE, LOG, True, 1, QUICK_PARAMS.recommenders, 1)[0],
+    "dreamrec": lambda: fit_dreamrec(CATALOGUE, LOG, True, 1, QUICK_PARAMS.recommenders, 1)[0],
+    **{
+        name: lambda name=name: fit_next_item(name, CATALOGUE, LOG, True, 1, QUICK, 1)[0]
+        for name in get_args(EncoderName)
+    },
 }
 
 
-@pytest.fixture(params=FITTED)
+@functools.cache
+def fitted(kind: str) -> Recommender:
+    """A recommender of this kind, fitted once for all tests that ask for it."""
+    return FITS[kind]()
+
+
+@pytest.fixture(params=FITS)
 def recommender(request: pytest.FixtureRequest) -> Recommender:
     """Each recommender that is fitted on events."""
-    return FITTED[request.param]
+    return fitted(request.param)
 
 
 REQUESTS = [Request(10, (1, 2)), Request(None, (9,)), Request(11, ())]
@@ -125,7 +137,7 @@ def test_a_model_of_another_catalogue_is_refused(recommender: Recommender, tmp_p
 
 
 def test_another_recommenders_folder_is_refused(tmp_path: Path) -> None:
-    FITTED["popularity"].save(tmp_path / "model")
+    fitted("popularity").save(tmp_path / "model")
     with pytest.raises(RecalignError, match="holds the recommender 'popularity', not 'item_knn'"):
         ItemKNN.load(tmp_path / "model", CATALOGUE)
 
@@ -137,7 +149,7 @@ def test_an_item_outside_of_the_catalogue_is_named(recommender: Recommender) -> 
 
 def test_an_unknown_item_in_a_history_is_named() -> None:
     with pytest.raises(RecalignError, match="item 77 is not among"):
-        FITTED["item_knn of sets"].scores([Request(1, (1, 77))], None)
+        fitted("item_knn of sets").scores([Request(1, (1, 77))], None)
 
 
 def test_the_top_items_leave_out_the_history(recommender: Recommender) -> None:
@@ -148,7 +160,7 @@ def test_the_top_items_leave_out_the_history(recommender: Recommender) -> None:
 
 def test_what_nobody_liked_comes_last_for_a_user_without_history() -> None:
     for name in ("popularity", "item_knn of sets", "recent_popularity", "markov"):
-        assert top(FITTED[name], CATALOGUE, [Request(None, ())], 5)[0][-1].item_id == 4
+        assert top(fitted(name), CATALOGUE, [Request(None, ())], 5)[0][-1].item_id == 4
 
 
 @pytest.mark.parametrize("name", get_args(RecommenderName))
@@ -181,11 +193,11 @@ def test_no_request_yields_no_row(recommender: Recommender) -> None:
 
 
 def test_popularity_counts_events() -> None:
-    assert FITTED["popularity"].scores([Request(1, ())], None).tolist() == [[2.0, 3.0, 1.0, 0.0, 1.0]]
+    assert fitted("popularity").scores([Request(1, ())], None).tolist() == [[2.0, 3.0, 1.0, 0.0, 1.0]]
 
 
 def test_recent_popularity_halves_an_event_a_half_life_older() -> None:
-    scores = FITTED["recent_popularity"].scores([Request(1, ())], None)[0].tolist()
+    scores = fitted("recent_popularity").scores([Request(1, ())], None)[0].tolist()
     today, yesterday, before = 1.0, 0.5**0.5, 0.5  # half-life 2 days; the newest event is of day 2
     assert scores == pytest.approx([2 * before, 2 * yesterday + before, today, 0.0, yesterday], abs=1e-12)
 
@@ -284,7 +296,7 @@ def test_without_a_clock_neither_order_of_history_nor_of_events_matters() -> Non
 
 
 def test_items_without_a_vote_follow_by_popularity() -> None:
-    model = FITTED["item_knn of sets"]
+    model = fitted("item_knn of sets")
     assert [s.item_id for s in top(model, CATALOGUE, [Request(1, (4,))], 2)[0]] == [2, 1]
 
 
@@ -554,12 +566,12 @@ def test_item_knn_tuned_on_lastfms_train_users_hits_half_of_the_cases(shared_dat
     assert metric_values("hr_at_1", ranks).mean() >= 0.49
 
 
-@pytest.mark.parametrize("kind", FITTED)
+@pytest.mark.parametrize("kind", FITS)
 def test_a_recommender_whose_files_were_changed_or_are_not_finite_is_refused(kind, tmp_path):
     """A flipped bit beside its manifest, then numbers that diverged, saved or loaded."""
-    name = FITTED[kind].name
+    name = fitted(kind).name
     with folder(tmp_path / name) as partial:
-        FITTED[kind].save(partial)
+        fitted(kind).save(partial)
     file = tmp_path / name / "model.safetensors"
     whole = bytearray(file.read_bytes())
     whole[-1] ^= 64

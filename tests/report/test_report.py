@@ -263,6 +263,7 @@ def test_the_page_is_self_contained_and_runs_nothing_from_a_title(params: Params
     text = (make_report(params, project) / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert "script" not in page.tags
+    assert page.fetched
     assert all(place.startswith("#") for place in page.fetched)
     assert "url(http" not in text
     assert "&lt;script&gt;alert" in text
@@ -370,6 +371,7 @@ def test_plots_are_csv_and_valid_svg(params: Params, project: Path) -> None:
 
 def test_the_same_ranks_give_the_same_bytes(params: Params, project: Path) -> None:
     first, second = make_report(params, project, "one"), make_report(params, project, "two")
+    assert {"metrics.json", "report.html"} <= {path.name for path in first.iterdir()}
     for path in sorted(first.rglob("*.*")):
         assert path.read_bytes() == (second / path.relative_to(first)).read_bytes(), path
 

@@ -47,6 +47,7 @@ def test_stored_log_probs_are_those_of_the_sft_model_scored_naively(world):
     lm = load_language_model(world.root / "base", params.base, adapter=world.root / "sft")
     examples = read_preference_examples(params, world.root / "prepared", world.root / "pairs", lm.tokenizer)["train"]
     stored = reference_sums(read_store(world.root / "reference"), lm.digest, examples)
+    assert len(examples) > 6
     for example in examples[:6]:
         with torch.no_grad():
             naive = naive_logprobs(lm.model, [example.prompt], [example.responses])
@@ -88,6 +89,7 @@ def test_stored_log_probs_equal_live_ones_however_they_share_a_row(world, quanti
     lm = load_language_model(world.root / "base", base, adapter=world.root / "sft")
     examples = read_preference_examples(make_params(), world.root / "prepared", world.root / "pairs", lm.tokenizer)
     some = examples["train"][:8]
+    assert len(some) == 8
     (store,) = compute(lm.model, lm.digest, some, micro_tokens=10_000)
     lm.model.train()
     for example in some:

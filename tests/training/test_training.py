@@ -136,7 +136,9 @@ def test_batches_hold_every_example_once_an_epoch_whatever_the_order_given():
 def test_a_batch_stands_in_order_of_length_whoever_is_in_it():
     """Parts of a batch are padded to their longest example: the like in length stand together."""
     examples = [PreferenceExample(f"{user}-{n}", [5] * n, [[7], [8]]) for n in (1, 2, 3) for user in "abcdef"]
-    for batch in batches(examples, 6, 1, seed=3):
+    made = list(batches(examples, 6, 1, seed=3))
+    assert list(map(len, made)) == [6, 6, 6]
+    for batch in made:
         assert [e.tokens for e in batch] == sorted((e.tokens for e in batch), reverse=True)
         assert len({e.example_id[0] for e in batch}) > 2
 

@@ -1,5 +1,6 @@
 """Rankers that know nobody's taste: what they reach, the candidate lists alone give away."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -186,7 +187,7 @@ class Lookup:
         np.maximum.at(scores, (case, column), fits)
         return scores
 
-    @property
+    @functools.cached_property  # a permutation test asks for it a thousand times
     def _usual(self) -> tuple[float, float]:
         """Mean and spread of the overlap of a list with anyone's negatives, from a strided sample of all pairs."""
         flat = self.overlaps.ravel()[:: max(1, self.overlaps.size // 100_000)]
