@@ -253,10 +253,10 @@ def zipped(*names: str) -> bytes:
 @pytest.mark.parametrize(
     "content",
     [
-        gzip.compress(CSV), bz2.compress(CSV), zipped("log.csv"), zipped("log.csv", "__MACOSX/._log.csv"),
+        gzip.compress(CSV, mtime=0), bz2.compress(CSV), zipped("log.csv"), zipped("log.csv", "__MACOSX/._log.csv"),
         b"\xef\xbb\xbf" + CSV,
         CSV.decode().replace(",", "\t").encode("utf-16"), codecs.BOM_UTF16_BE + CSV.decode().encode("utf-16-be"),
-        CSV.decode().encode("utf-16-le"), gzip.compress(CSV.decode().encode("utf-16")),
+        CSV.decode().encode("utf-16-le"), gzip.compress(CSV.decode().encode("utf-16"), mtime=0),
         b'[{"user_id": 1, "item_id": 2, "title": "Caf\xc3\xa9"},\n {"user_id": 3, "item_id": 4, "title": "Bar"}]',
         b'{"user_id": 1,\n "item_id": 2, "title": "Caf\xc3\xa9"}\n{"user_id": 3,\n "item_id": 4, "title": "Bar"}\n',
     ],
@@ -278,7 +278,7 @@ def test_a_file_is_what_its_bytes_are_whatever_its_name(read, content):
         (b"outs:\n- md5: 0\n", "is a DVC pointer"),
         (zipped("a.csv", "b.csv"), r"is a zip of 2 files \(a\.csv, b\.csv\); unpack it"),
         (zipped("xl/workbook.xml"), "is an Excel workbook; save the sheet as 'CSV UTF-8'"),
-        (gzip.compress(CSV)[:-9], "cannot be unpacked as gzip .* fetch it again"),
+        (gzip.compress(CSV, mtime=0)[:-9], "cannot be unpacked as gzip .* fetch it again"),
         (b"<!DOCTYPE html><html>", "is a web page or XML, not a table"),
         (b"SQLite format 3\0", "is an SQLite database; export its table"),
         (b"\x80\x04\x95", "is a Python pickle"),
