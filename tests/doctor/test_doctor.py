@@ -18,6 +18,7 @@ import pytest
 from registry_project import empty_registry
 from ruamel.yaml import YAML
 
+from conftest import ROOT
 from recalign import project as layout
 from recalign.cli import main
 from recalign.commands.doctor import check_all
@@ -27,22 +28,34 @@ from recalign.doctor import speed
 from recalign.doctor.findings import Finding, from_error, worst
 from recalign.doctor.own_table import examine, params_block
 from recalign.llm.base import fetch_base
-from recalign.params import Params, parse_params
+from recalign.params import Params, load_params, parse_params
 from recalign.registry.tracking import connect
 from recalign.stages.ingest import ingest
 
 Table = dict[str, list[Any]]
 
 
+SMALL_WORLD = {"users": 100, "days": 300}
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The raw log of a small world: simulated once, copied into each project."""
+    raw = tmp_path_factory.mktemp("raw") / "simulated"
+    params = load_params(ROOT / "params.yaml")
+    simulate(params.model_copy(update={"simulator": params.simulator.model_copy(update=SMALL_WORLD)}), raw)
+    return raw
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: dict[str, Any]) -> Path:
+def project(simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: dict[str, Any]) -> Path:
     """A small project at budget smoke with simulated data and no model yet, worked in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     subprocess.run(["git", "init", "-q"], check=True)
     (tmp_path / ".dvc").mkdir()
-    set_params(tree, budget="smoke", threads=1, simulator=tree["simulator"] | {"users": 100, "days": 300})
-    simulate(parse_params(tree))
+    set_params(tree, budget="smoke", threads=1, simulator=tree["simulator"] | SMALL_WORLD)
+    shutil.copytree(simulated, tmp_path / "data/raw/simulated")
     return tmp_path
 
 

@@ -3,8 +3,10 @@
 import json
 import re
 import xml.etree.ElementTree as ET
-from dataclasses import asdict, replace
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, replace
 from html.parser import HTMLParser
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pyarrow as pa
 import pytest
 from browser import measure
 
+from conftest import ROOT
 from recalign.common.artifacts import folder, read_json, read_parquet, write_json, write_parquet, write_text
 from recalign.common.columns import VIEWS
 from recalign.common.errors import RecalignError
@@ -25,7 +28,7 @@ from recalign.evaluation.ranks import SystemRanks, in_case_order, write_system_r
 from recalign.evaluation.scorecard import Comparison, Scorecard, build_scorecard
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.systems import System, write_systems
-from recalign.params import Params, parse_params
+from recalign.params import Params, load_params, parse_params
 from recalign.preferences.profiles.profiles import Claim, Profile, profiles_table
 from recalign.report.curves import read_curve
 from recalign.report.table import cells, difference
@@ -169,6 +172,11 @@ def test_a_broken_curve_names_file_and_line(tmp_path: Path) -> None:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The folders that the stage reads, as the earlier stages write them."""
+    return write_project(tmp_path)
+
+
+def write_project(tmp_path: Path) -> Path:
+    """The same in a folder of the caller's, which is returned."""
     with folder(tmp_path / "ranks") as out:
         full = [ranked(name, [30] * 40, "catalogue") for name in ("popularity", "item_knn")]
         write_system_ranks(out / "ranks.parquet", [ranked(*own) for own in RANKS.items()] + full)
@@ -245,6 +253,28 @@ def params(tree: dict[str, Any]) -> Params:
     return parse_params(tree | {"evaluate": tree["evaluate"] | {"resamples": 200}})
 
 
+@dataclass(frozen=True)
+class Made:
+    """A report's folder, and what the terminal showed while it was made."""
+
+    out: Path
+    printed: str
+
+    @property
+    def page(self) -> str:
+        return (self.out / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The report on the project above: one for all tests that only read it."""
+    own = load_params(ROOT / "params.yaml")
+    own = own.model_copy(update={"evaluate": own.evaluate.model_copy(update={"resamples": 200})})
+    with redirect_stdout(StringIO()) as printed:
+        out = make_report(own, write_project(tmp_path_factory.mktemp("report")))
+    return Made(out, printed.getvalue())
+
+
 class Page(HTMLParser):
     """Collects what a browser would fetch or run, and the headings."""
 
@@ -259,8 +289,8 @@ class Page(HTMLParser):
         self.fetched += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "xlink:href")]
 
 
-def test_the_page_is_self_contained_and_runs_nothing_from_a_title(params: Params, project: Path) -> None:
-    text = (make_report(params, project) / "report.html").read_text(encoding="utf-8")
+def test_the_page_is_self_contained_and_runs_nothing_from_a_title(made: Made) -> None:
+    text = made.page
     page = Page(text)
     assert "script" not in page.tags
     assert page.fetched
@@ -270,8 +300,8 @@ def test_the_page_is_self_contained_and_runs_nothing_from_a_title(params: Params
     assert "@media (prefers-color-scheme: dark)" in text
 
 
-def test_the_page_leads_with_the_verdict_and_carries_what_a_figure_needs(params: Params, project: Path) -> None:
-    text = (make_report(params, project) / "report.html").read_text(encoding="utf-8")
+def test_the_page_leads_with_the_verdict_and_carries_what_a_figure_needs(made: Made) -> None:
+    text = made.page
     assert text.index("The LLM loses") < text.index("<table")
     for told in (
         "simulated, test split, warm, sampled-20, manifest uniform abababababab, 40 cases of 40 users",
@@ -282,8 +312,8 @@ def test_the_page_leads_with_the_verdict_and_carries_what_a_figure_needs(params:
     assert text.count('role="img" aria-label="') == 5
 
 
-def test_every_section_has_a_heading_that_the_contents_link_to(params: Params, project: Path) -> None:
-    text = (make_report(params, project) / "report.html").read_text(encoding="utf-8")
+def test_every_section_has_a_heading_that_the_contents_link_to(made: Made) -> None:
+    text = made.page
     linked = re.findall(r'<a href="#(s\w+)">(.*?)</a>', text)
     assert linked == re.findall(r'<h2 id="(s\w+)">(.*?)</h2>', text)
     headings = {heading for _, heading in linked}
@@ -293,8 +323,8 @@ def test_every_section_has_a_heading_that_the_contents_link_to(params: Params, p
     assert len(ids) == len(set(ids))
 
 
-def test_the_sections_tell_slices_fairness_truth_and_cost(params: Params, project: Path) -> None:
-    text = (make_report(params, project) / "report.html").read_text(encoding="utf-8")
+def test_the_sections_tell_slices_fairness_truth_and_cost(made: Made) -> None:
+    text = made.page
     for told in (
         'user: user without train events <span class="interval">[20 cases, 20 users]', '<tr class="grey">',
         "MGU by popularity", "DGU by genre", "share of the oracle", "of 2 planted values of 1 users 1 were learned",
@@ -328,8 +358,8 @@ def test_likelihood_displacement_is_warned_of_beside_the_verdict(params: Params,
     assert "displacement" not in (make_report(params, project) / "report.html").read_text(encoding="utf-8")
 
 
-def test_each_figure_of_the_scorecard_carries_all_that_a_comparison_needs(params: Params, project: Path) -> None:
-    card = json.loads((make_report(params, project) / "scorecard.json").read_text())
+def test_each_figure_of_the_scorecard_carries_all_that_a_comparison_needs(made: Made) -> None:
+    card = json.loads((made.out / "scorecard.json").read_text())
     by_key = {(f["system"], f["metric"], f["slice"], f["manifest"]): f for f in card["figures"]}
     assert len(by_key) == len(card["figures"])
     own = by_key["item_knn", "hr_at_5", "all", "uniform"]
@@ -348,8 +378,8 @@ def test_each_figure_of_the_scorecard_carries_all_that_a_comparison_needs(params
     assert share["value"] == pytest.approx((1 / np.log2(3) - 0.227178) / (1 - 0.227178), abs=1e-5)
 
 
-def test_the_metrics_hold_each_system_with_its_bounds_and_the_paired_differences(params: Params, project: Path) -> None:
-    metrics = json.loads((make_report(params, project) / "metrics.json").read_text())
+def test_the_metrics_hold_each_system_with_its_bounds_and_the_paired_differences(made: Made) -> None:
+    metrics = json.loads((made.out / "metrics.json").read_text())
     assert metrics["systems"]["item_knn"]["mrr"] == {"value": 0.5, "low": 0.5, "high": 0.5}
     assert metrics["paired"]["llm-sdpo_less_item_knn"]["value"] == pytest.approx(-0.200253, abs=1e-6)
     assert metrics["exposure"]["popularity"]["coverage"] == 0.5
@@ -360,8 +390,8 @@ def test_the_metrics_hold_each_system_with_its_bounds_and_the_paired_differences
     assert metrics["about"]["manifest_digest"] == DIGESTS["uniform"]
 
 
-def test_plots_are_csv_and_valid_svg(params: Params, project: Path) -> None:
-    plots = make_report(params, project) / "plots"
+def test_plots_are_csv_and_valid_svg(made: Made) -> None:
+    plots = made.out / "plots"
     names = {path.name for path in plots.iterdir()}
     assert names == {"metrics.csv", "training.csv", "drift.csv", "metrics.svg", "training.svg", "drift-sdpo.svg"}
     assert (plots / "drift.csv").read_text().splitlines()[2] == "sdpo,1,8,0.1,-0.2,0.6"
@@ -376,24 +406,20 @@ def test_the_same_ranks_give_the_same_bytes(params: Params, project: Path) -> No
         assert path.read_bytes() == (second / path.relative_to(first)).read_bytes(), path
 
 
-def test_the_terminal_shows_table_verdict_path_and_what_to_type_next(
-    params: Params, project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = make_report(params, project)
-    printed = capsys.readouterr().out
+def test_the_terminal_shows_table_verdict_path_and_what_to_type_next(made: Made) -> None:
     for told in (
-        "NDCG@10 − item_knn", "0.431 [0.431, 0.431]", "The LLM loses", f"Report: {out / 'report.html'}",
+        "NDCG@10 − item_knn", "0.431 [0.431, 0.431]", "The LLM loses", f"Report: {made.out / 'report.html'}",
         "recalign register", "recalign recommend --user 7", "dvc exp run -S source=lastfm -S budget=few-shot",
     ):  # fmt: skip
-        assert told in printed, told
+        assert told in made.printed, told
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("dark", [False, True])
-def test_the_page_reads_in_a_browser(params: Params, project: Path, tmp_path: Path, width: int, dark: bool) -> None:
+def test_the_page_reads_in_a_browser(made: Made, tmp_path: Path, width: int, dark: bool) -> None:
     """Nothing is cut or sticks out, letters of drawings keep their size, and names serve a screen reader."""
-    page = (make_report(params, project) / "report.html").read_text(encoding="utf-8")
+    page = made.page
     told = measure(page, tmp_path, width, dark=dark)
     assert (told["overflow"], told["cut"], told["unnamed"], told["unreachable"], told["unscoped"]) == (0, [], [], 0, 0)
     assert told["letters"] >= 9
@@ -410,22 +436,17 @@ def test_the_measure_finds_what_is_cut_or_has_no_name(tmp_path: Path) -> None:
     assert len(told["unnamed"]) == 1
 
 
-def test_what_the_lists_give_away_stands_in_metrics_table_and_page(
-    params: Params, project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_the_lists_give_away_stands_in_metrics_table_and_page(made: Made) -> None:
     """Every target of this small world stands at the same place: who only equals a ranker of places is marked."""
-    out = make_report(params, project)
-    audit = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["audit"]
+    audit = json.loads((made.out / "metrics.json").read_text(encoding="utf-8"))["audit"]
     assert audit["verdict"] == "leak"
     assert audit["probes"]["place"] | {"chance": 0.5, "value": 1.0} == audit["probes"]["place"]
     assert audit["best_probe"]["ndcg_at_10"]["value"] == 1.0
     assert set(audit["unbeaten"]) == set(RANKS)
-    printed = capsys.readouterr().out
-    assert "log-prob − 0.5 × prior †" in printed
-    assert "† does not beat that probe by its interval and cannot become champion." in printed
-    page = (out / "report.html").read_text(encoding="utf-8")
-    assert "What the candidate lists give away" in page
-    assert "Leak: " in page
+    assert "log-prob − 0.5 × prior †" in made.printed
+    assert "† does not beat that probe by its interval and cannot become champion." in made.printed
+    assert "What the candidate lists give away" in made.page
+    assert "Leak: " in made.page
 
 
 def check_views(project: Path) -> None:
