@@ -1,4 +1,4 @@
-"""What all tests share: the params of the repository, the smoke run, and how `pytest -n 2` divides the tests."""
+"""What all tests share: the params of the repository, the smoke run, and how `pytest -n 2 --dist loadgroup` divides the tests."""
 
 import copy
 import os
@@ -21,15 +21,14 @@ _TREE = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8")
 FIRST = ("smoke", "test_flows", "test_training", "test_registry", "test_report")  # the longest groups
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """With `-n`, tests of one group run in one process, and groups start in the order below, not by their size."""
-    if getattr(config.option, "numprocesses", None):
-        config.option.dist, config.option.loadscopereorder = "loadgroup", False
+def pytest_configure(config: pytest.Config) -> None:
+    """With `--dist loadgroup` groups start in the order below, not by their number of tests: few of them take long."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `-n`, a group is a module, as its tests share fixtures, or all tests of the smoke run; the longest first."""
+    """For `--dist loadgroup`: a module, whose tests share fixtures, or all tests of the smoke run; the longest first."""
     if not hasattr(config, "workerinput"):
         return
     groups = {}

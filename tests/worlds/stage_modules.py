@@ -1,6 +1,7 @@
 """Which modules of recalign a stage imports, directly or through others, found by walking the source."""
 
 import ast
+import functools
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -15,12 +16,14 @@ def _files(module: str) -> set[Path]:
     return found | {package for package in packages if package.is_file() and _does_something(package)}
 
 
+@functools.cache
 def _does_something(package: Path) -> bool:
     """False where a package's file is empty or says only what the package is for."""
     body = ast.parse(package.read_text(encoding="utf-8")).body
     return any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in body)
 
 
+@functools.cache
 def imports(file: Path) -> set[Path]:
     """The project's modules that a file imports anywhere, inside functions too."""
     found: set[Path] = set()
