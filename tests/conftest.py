@@ -1,7 +1,9 @@
-"""What all tests share: the params of the repository, the smoke run, and how `pytest -n 2 --dist loadgroup` divides the tests."""
+"""What all tests share: the params of the repository, the smoke run, and how two processes divide the tests."""
 
 import copy
+import fcntl
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +18,19 @@ import recalign  # noqa: F401  sets how idle threads wait before any test import
 
 ROOT = Path(__file__).parent.parent
 _TREE = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-
-
-FIRST = ("smoke", "test_flows", "test_training", "test_registry", "test_report")  # the longest groups
+FIRST = ("test_pipeline", "test_flows", "test_training", "test_registry", "test_report")  # the longest files
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """With `--dist loadgroup` groups start in the order below, not by their number of tests: few of them take long."""
+    """With `--dist loadfile` files start in the order below, not by their number of tests: few of them take long."""
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: a module, whose tests share fixtures, or all tests of the smoke run; the longest first."""
-    if not hasattr(config, "workerinput"):
-        return
-    groups = {}
-    for item in items:
-        groups[item] = "smoke" if "smoke" in getattr(item, "fixturenames", ()) else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
-    items.sort(key=lambda item: FIRST.index(groups[item]) if groups[item] in FIRST else len(FIRST))
+    """In the processes of `pytest -n`: the longest files first, so that none is left to one process at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
 @pytest.fixture
@@ -46,8 +41,24 @@ def tree() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which the README's first commands ran at budget smoke: one run for all tests, which restore it."""
-    project = copy_project(tmp_path_factory.mktemp("smoke") / "project", budget="smoke", recommenders__systems=FEW)
+    """A clone in which the README's first commands ran at budget smoke: one run for all tests, which restore it.
+
+    Under `pytest -n` the first process that asks for it makes it, and each works in a copy of its own.
+    """
+    own = tmp_path_factory.mktemp("smoke") / "project"
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return run_smoke(own)
+    place = tmp_path_factory.getbasetemp().parent / "smoke.txt"  # in the folder that the processes share
+    with place.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.is_file():
+            place.write_text(str(run_smoke(tmp_path_factory.mktemp("smoke-made") / "project")), encoding="utf-8")
+    return shutil.copytree(place.read_text(encoding="utf-8"), own, symlinks=True)
+
+
+def run_smoke(place: Path) -> Path:
+    """Copy the project to `place` and run it there at budget smoke."""
+    project = copy_project(place, budget="smoke", recommenders__systems=FEW)
     run(project, "dvc", "pull", "data/raw/films.dvc")
     (project / "repro.log").write_text(run(project, "dvc", "repro").stdout, encoding="utf-8")
     return project
