@@ -531,7 +531,7 @@ def test_a_server_that_is_killed_and_started_again_during_a_run_sees_its_end_and
             with started(project, environment, *server):
                 wait_for(f"{api}/health")
                 (project / "go_on").touch()
-                assert until(ended)
+                assert until(ended, 600)
                 assert "version 1 (sdpo) is champion" in ended()[0][1]
                 done = asked("--watch")
                 assert (done.returncode, "waits for" in done.stdout) == (0, False), done.stdout

@@ -190,7 +190,8 @@ def test_the_how_tos_request_to_a_served_model_is_answered_as_it_shows(smoke, tm
     shutil.copytree(smoke, project, symlinks=True)
     environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{project}/mlflow.db"}
     typed(project, "recalign register --objective fusion", environment)
-    typed(project, "recalign promote 1 --reason 'to be asked'", environment)
+    promoted = run(project, "recalign", "promote", "1", "--reason", "to be asked", check=False, env=environment)
+    assert promoted.returncode == 0 or "is the champion already" in promoted.stderr
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

@@ -252,11 +252,12 @@ def check_package(package: Path, base: Path) -> None:
     verify_once(package)
     settings = read_settings(package)
     fusion, parts = settings.fusion, _parts(package, settings)
-    told = {settings.language_model: settings.artifacts or {}}
-    told |= {name: {RECOMMENDER: fusion.parts[name].digest} for name in fusion.recommenders} if fusion else {}
+    told: dict[str, dict[str, str]] = {settings.language_model: settings.artifacts or {}}
+    if fusion:
+        told |= {str(name): {RECOMMENDER: fusion.parts[name].digest} for name in fusion.recommenders}
     parts[settings.language_model] |= language_model_artifacts(base, None)
-    for name, now in parts.items():
-        check_made_by(name, told[name], now, str(package))
+    for system, now in parts.items():
+        check_made_by(system, told[system], now, str(package))
 
 
 def check_kept(package: Path, systems: Mapping[str, System]) -> None:
@@ -275,9 +276,10 @@ def _parts(package: Path, settings: Settings) -> dict[str, dict[str, str]]:
     """By system the digests by role of what lies in a package, and of the base that it belongs to."""
     roles = (ADAPTER, REFERENCE) if settings.ranked_by == "reward" else (ADAPTER,)
     own = {role: adapter_digest(package / role) for role in roles}  # the folders have the roles' names
-    names = settings.fusion.recommenders if settings.fusion else ()
-    recommenders = {name: recommender_artifacts(package / RECOMMENDERS / name) for name in names}
-    return {settings.language_model: {BASE_WEIGHTS: settings.identity.sha256} | own, **recommenders}
+    found = {settings.language_model: {BASE_WEIGHTS: settings.identity.sha256} | own}
+    for name in settings.fusion.recommenders if settings.fusion else ():
+        found[name] = recommender_artifacts(package / RECOMMENDERS / name)
+    return found
 
 
 def _evaluated_fusion(root: Path) -> FittedFusion:

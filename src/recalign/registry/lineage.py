@@ -52,7 +52,8 @@ def check_params_ran(root: Path) -> None:
 def _stages(file: Path) -> dict[str, Any]:
     """The stages of dvc.yaml or dvc.lock; none where there is no such file."""
     tree = YAML(typ="safe").load(file.read_text(encoding="utf-8")) if file.is_file() else None
-    return (tree or {}).get("stages") or {}
+    stages: dict[str, Any] = (tree or {}).get("stages") or {}
+    return stages
 
 
 def _in_pipeline(stage: str, stages: Mapping[str, Any], params: Any) -> bool:
