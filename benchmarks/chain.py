@@ -14,7 +14,9 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +98,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("data/cache/chain"))
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
-    make_project(options.folder, options.rows, options.items, options.systems)
+    with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # a child's peak would begin with ours
+        apart.submit(make_project, options.folder, options.rows, options.items, options.systems).result()
     results = []
     order = stages(options.systems)
     last = max(place for place, arguments in enumerate(order) if arguments[0] == options.until)

@@ -2,8 +2,10 @@
 
     python benchmarks/pipeline.py --rows 1000000 10000000 25000000 --json pipeline.json
 
-Each step runs in a process of its own, on a log as skewed as real ones (154 events a user, as in MovieLens-25M). At the
-first size pandas prepares the same examples beside it; the script stops if they differ. Needs some 5 GB of disk at 25M.
+Then what later stages read of it: the items, the examples that SFT chooses, the test cases with what their users met,
+and the train events. Each step runs in a process of its own, on a log as skewed as real ones (154 events a user, as in
+MovieLens-25M). At the first size, if that is 2M at most, pandas prepares the same examples beside it; the script stops
+if they differ. Needs some 5 GB of disk at 25M.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recalign.common import columns as c
 from recalign.params import Params, PrepareParams, load_params
 from recalign.project import CACHE
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 FOLDER = CACHE / "benchmark"
 EVENTS_A_USER = 154
 ITEMS = 60_000
+COMPARED = 2_000_000  # rows that pandas is asked to prepare at most: it takes some 650 MB of memory a million
 
 LOG = """
 copy (
@@ -93,6 +97,37 @@ def prepare_log(params: Params, folder: Path) -> None:
     from recalign.stages.prepare import prepare
 
     prepare(params, _validated(folder), folder / "prepared", folder / "spill")
+
+
+def read_items(params: Params, folder: Path) -> None:
+    """The catalogue, as every stage reads it."""
+    from recalign.data.records import Items
+
+    Items.read(folder / "prepared")
+
+
+def read_learned(params: Params, folder: Path) -> None:
+    """The examples that SFT learns from: the longest history of each of a few users, out of all."""
+    from recalign.preferences.profiles.selection import nobody, sft_examples
+
+    sft_examples(params, folder / "prepared", c.TRAIN, nobody)
+
+
+def read_tested(params: Params, folder: Path) -> None:
+    """The warm test cases with their candidates, and what their users met."""
+    from recalign.data.records import read_cases, read_met
+
+    cases = read_cases(folder / "prepared", c.TEST, "uniform", params.evaluate.test_cases, seed=params.seed)
+    read_met(folder / "prepared", {case.example.user_id for case in cases})
+
+
+def read_events(params: Params, folder: Path) -> None:
+    """The train events, as a recommender is fitted on them."""
+    import pyarrow.compute as pc
+
+    from recalign.common.artifacts import read_parquet
+
+    read_parquet(folder / "prepared" / "events.parquet", filters=pc.field(c.SPLIT) == c.TRAIN)
 
 
 def prepare_examples(params: Params, folder: Path) -> None:
@@ -196,6 +231,10 @@ def _validated(folder: Path) -> Path:
 STEPS = {
     "validate": validate_log,
     "prepare": prepare_log,
+    "read items": read_items,
+    "read what SFT learns": read_learned,
+    "read test cases": read_tested,
+    "read train events": read_events,
     "prepare, examples only": prepare_examples,
     "pandas, examples only": prepare_with_pandas,
 }
@@ -269,9 +308,11 @@ def main() -> None:
         shutil.rmtree(FOLDER, ignore_errors=True)
         generate(FOLDER / "interactions", rows)
         steps = [] if options.skip_validation else ["validate"]
-        steps += ["prepare"] + (["prepare, examples only", "pandas, examples only"] if number == 0 else [])
+        steps += ["prepare", *(step for step in STEPS if step.startswith("read"))]
+        compared = number == 0 and rows <= COMPARED
+        steps += ["prepare, examples only", "pandas, examples only"] if compared else []
         results += [measure(step, rows) for step in steps]
-        if number == 0:
+        if compared:
             assert_equal_examples()
     shutil.rmtree(FOLDER)
     exponents = {step: exponent for step in STEPS if (exponent := growth(results, step)) is not None}

@@ -58,7 +58,9 @@ class World:
 
     def reference(self, params: Params, pairs: str = "pairs", name: str = "reference") -> Path:
         out = self.root / name
-        reference(params, **self.inputs, pairs=self.root / pairs, sft=self.root / "sft", out=out)
+        reference(
+            params, **self.inputs, pairs=self.root / pairs, sft=self.root / "sft", out=out, cache=self.root / "cache"
+        )
         return out
 
     def align(self, params: Params, objective: str = "sdpo", name: str = "align", pairs: str = "pairs") -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from recalign import project as layout
 from recalign.common.artifacts import MANIFEST, folder_digest, write_json
@@ -73,10 +74,29 @@ def note_costs(place: Path, costs: Mapping[str, float | None], notes: Path = COS
 def noted_costs(place: Path, notes: Path = COSTS) -> dict[str, float]:
     """What `note_costs` noted of these very bytes; nothing where they were made elsewhere."""
     try:
-        costs = json.loads((notes / f"{folder_digest(place)}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # only notes: without them a figure is missing
+        return _note(notes / f"{folder_digest(place)}.json")
+    except (OSError, ValueError):
         return {}
-    return costs if isinstance(costs, dict) else {}
+
+
+def last_run(stage: str, notes: Path = COSTS) -> dict[str, float]:
+    """What the last run of a stage ("align@sdpo") on this machine took, whatever it left and whether it is still there.
+
+    seconds and peak_mb of the stage, and what `note_costs` noted of its output; nothing where it never ran here.
+    """
+    own = _note(notes.parent / NOTES.name / f"{stage}.json")
+    digest = own.pop("digest", None)
+    told = own | (_note(notes / f"{digest}.json") if digest else {})
+    return {name: value for name, value in told.items() if isinstance(value, int | float)}
+
+
+def _note(file: Path) -> dict[str, Any]:
+    """Nothing where it is gone or spoilt: these are only notes, without them a figure is missing."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def stage_lines(parts: Mapping[str, Sequence[str]]) -> list[StageLine]:

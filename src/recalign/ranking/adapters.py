@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recalign.common.artifacts import read_json
+from recalign.common.forecast import PER_THOUSAND
 from recalign.common.run_log import noted_costs
 from recalign.evaluation.costs import per_thousand, total, weights_mb
 from recalign.evaluation.generation import Answer
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from recalign.ranking.language_model import LanguageModelRecommender
 
 log = logging.getLogger(__name__)
-SPENT = "per_thousand"  # the note of what ranking took
 
 
 def language_models(params: Params, project: Project) -> dict[str, Path | None]:
@@ -67,7 +67,7 @@ def measure_language_model(name: str, params: Params, project: Project, trials: 
     rewarded = choice.rule.kind == "reward" and reference is not None
     if rewarded and reference and reference.system.artifacts:
         artifacts |= {REFERENCE: reference.system.artifacts[ADAPTER]}
-        spent = total([spent, noted_costs(project.scores / TUNED, project.costs).get(SPENT)])
+        spent = total([spent, noted_costs(project.scores / TUNED, project.costs).get(PER_THOUSAND)])
     system = System(
         kind=LLM,
         **choice.as_dict(),

@@ -52,7 +52,7 @@ def align(
     apart = _check_start(params, lm, task, examples[c.TRAIN])
     result = train(
         lm.model, task, examples[c.TRAIN], params.align, epochs=params.align.epochs, seed=params.seed,
-        checkpoints=checkpoints,
+        checkpoints=checkpoints, notes=cache / "costs",
     )  # fmt: skip
     facts = {
         "stage": task.name,

@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 from recalign.common import artifacts
 from recalign.common import columns as c
 from recalign.common.errors import RecalignError, TooLargeError, did_you_mean
+from recalign.common.forecast import ITEMS, WORK, fitting_forecast
+from recalign.common.run_log import COSTS, note_costs
 from recalign.data.records import Items, read_cases
 from recalign.evaluation.metrics import LABELS, draw_lots, metric_values, target_ranks
 from recalign.params import Params, RecommenderName
@@ -21,12 +23,20 @@ from recalign.recommenders.roster import REFUSED, fit
 log = logging.getLogger(__name__)
 MANIFEST = "uniform"
 SHOWN = ("hr_at_1", "ndcg_at_10")
+SEQUENCE_MODELS = ("sasrec", "gru4rec", "caser", "mcrl", "dreamrec")  # the tuned ones say themselves what they will do
 SHOWN_CASES = 2000  # validation cases of the line that is logged: more would cost, and change nothing
 
 
-def baselines(params: Params, system: RecommenderName, prepared: Path = PREPARED, out: Path = BASELINES) -> None:
+def baselines(
+    params: Params,
+    system: RecommenderName,
+    prepared: Path = PREPARED,
+    out: Path = BASELINES,
+    notes: Path = COSTS,
+) -> None:
     """Fit a recommender on the train events of `prepared`; write it and its tuning.json into `out`/<system>.
 
+    `notes` keep what a sequence model learned from, so that the next run can say beforehand what it will take.
     One that cannot be fitted on a catalogue of this size leaves only REFUSED there, with the reason: the others go on.
     Raises RecalignError for a system that is none, or that cannot be fitted on this source.
     """
@@ -37,6 +47,8 @@ def baselines(params: Params, system: RecommenderName, prepared: Path = PREPARED
     catalogue = Items.read(prepared)
     clock = artifacts.read_json(prepared / "summary.json")["clock"]
     train = artifacts.read_parquet(prepared / "events.parquet", filters=pc.field(c.SPLIT) == c.TRAIN)
+    if system in SEQUENCE_MODELS:
+        log.info(_forecast(params, system, len(train), len(catalogue.trained.ids), notes))
     try:
         recommender, tuning = fit(system, catalogue, train, clock, params, _met_in_training(prepared, clock))
     except TooLargeError as error:
@@ -47,7 +59,26 @@ def baselines(params: Params, system: RecommenderName, prepared: Path = PREPARED
     with artifacts.folder(out / system) as folder:
         recommender.save(folder)
         artifacts.write_json(folder / "tuning.json", tuning)
+    if system in SEQUENCE_MODELS:
+        note_costs(out / system, _work(params, len(train), len(catalogue.trained.ids)), notes)
     log.info("%s on validation (%s candidates): %s", system, MANIFEST, _figures(recommender, prepared))
+
+
+def _work(params: Params, events: int, items: int) -> dict[str, float]:
+    return {WORK: events * params.recommenders.next_item.epochs, ITEMS: items}
+
+
+def _forecast(params: Params, system: str, events: int, items: int, notes: Path) -> str:
+    """What a sequence model will learn; of its memory the weights with Adam's two means and gradients, and the scores
+    of a batch with theirs, which the full loss and MCRL's values compute for the whole catalogue."""
+    asked = params.recommenders.next_item
+    scored = items if asked.loss == "full" or system == "mcrl" else asked.negatives
+    cells = 4 * items * asked.dimension + 2 * asked.batch * asked.max_history * scored
+    work = (
+        f"{events:,} train events, {items:,} items, at most {asked.epochs} epochs to choose how many, and as many as "
+        "were best on all events"
+    )
+    return fitting_forecast(f"baselines@{system}", work, events * asked.epochs, items, 4 * cells / 1e6, notes)
 
 
 def _met_in_training(prepared: Path, clock: bool) -> pa.Table:

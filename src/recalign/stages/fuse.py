@@ -7,6 +7,7 @@ from typing import Any
 
 from recalign.common import columns as c
 from recalign.common.artifacts import folder, read_json, write_json
+from recalign.common.forecast import PER_THOUSAND
 from recalign.common.machine import machine
 from recalign.common.run_log import note_costs, noted_costs
 from recalign.evaluation.generation import write_answers
@@ -17,7 +18,7 @@ from recalign.params import Params
 from recalign.preferences.profiles.profiles import profile_texts
 from recalign.preferences.profiles.shares import case_shares, shares_sentence
 from recalign.project import Project
-from recalign.ranking.adapters import SPENT, language_models, open_as_ranked
+from recalign.ranking.adapters import language_models, open_as_ranked
 from recalign.ranking.fusion import FittedFusion
 from recalign.ranking.measured import ANSWERS, RANKS, Measured, read_measured, refusal
 from recalign.ranking.recommenders import fitted_fusion, fuse_systems, whole_catalogue_ranks
@@ -44,7 +45,7 @@ def fuse(params: Params, project: Project = Project()) -> None:  # noqa: B008  #
     refused = {name: why for name, place in places.items() if (why := refusal(place)) is not None}
     digests = digests_of(trials)
     measured = {name: read_measured(place, digests) for name, place in places.items() if name not in refused}
-    spent = {name: noted_costs(places[name], project.costs).get(SPENT) for name in measured}
+    spent = {name: noted_costs(places[name], project.costs).get(PER_THOUSAND) for name in measured}
     fitted = None
     if params.evaluate.fusion:
         measured[FUSION], fusion = fuse_systems(measured, spent, trials)

@@ -4,14 +4,16 @@ import logging
 
 from recalign.common.artifacts import folder
 from recalign.common.errors import RecalignError, did_you_mean
+from recalign.common.forecast import PER_THOUSAND, WEIGHTS_MB, ranking_forecast
 from recalign.common.run_log import note_costs
+from recalign.evaluation.costs import weights_mb
 from recalign.evaluation.systems import ORACLE, system_of
 from recalign.params import Params
 from recalign.project import Project
-from recalign.ranking.adapters import SPENT, language_models, measure_language_model
+from recalign.ranking.adapters import language_models, measure_language_model
 from recalign.ranking.measured import Measured, write_measured, write_refusal
 from recalign.ranking.recommenders import measure_recommender, open_recommender
-from recalign.ranking.trials import Trials, read_trials
+from recalign.ranking.trials import UNIFORM, Trials, read_trials
 from recalign.recommenders.roster import refusals
 
 log = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ def rank(params: Params, system: str, project: Project = Project()) -> None:  # 
     own = _measured(system, params, project, trials)
     with folder(place) as partial:
         write_measured(partial, own)
-    note_costs(place, {SPENT: own.per_thousand}, project.costs)
+    note_costs(place, {PER_THOUSAND: own.per_thousand, WEIGHTS_MB: weights_mb(project.base)}, project.costs)
     counted = ", ".join(f"{len(trial.cases)} {trial.view}" for trial in trials.uniform)
     log.info("%s: %s cases -> %s", system, counted, place)
 
@@ -61,4 +63,15 @@ def _measured(system: str, params: Params, project: Project, trials: Trials) -> 
     if system == ORACLE or system in params.recommenders.systems:
         recommender = open_recommender(system, project, trials.catalogue)
         return measure_recommender(recommender, trials, project.baselines)
+    log.info(_forecast(system, params, project, trials))
     return measure_language_model(system, params, project, trials)
+
+
+def _forecast(system: str, params: Params, project: Project, trials: Trials) -> str:
+    """What a language model will rank, and what that takes where it was timed here: stored log-probs make it faster."""
+    cases = {"validation": len(trials.validation.cases)}
+    for trial in trials.tested(params):
+        name = trial.view if trial.manifest == UNIFORM else f"{trial.view} by {trial.manifest}"
+        cases[name] = len(trial.cases)
+    searched = sum(len(trial.cases) for trial in trials.whole)
+    return ranking_forecast(system, cases, searched, weights_mb(project.base), project.costs)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from recalign import project as layout
 from recalign.common import artifacts
+from recalign.common.forecast import WEIGHTS_MB, memory_mb, reading_forecast
+from recalign.common.run_log import note_costs
 from recalign.llm.base import load_language_model
 from recalign.params import Params
 from recalign.training.examples import read_preference_examples
@@ -22,6 +24,7 @@ def reference(
     pairs: Path = layout.PAIRS,
     sft: Path = layout.SFT,
     out: Path = layout.REFERENCE,
+    cache: Path = layout.CACHE,
 ) -> None:
     """Write reference.parquet with exactly the log-probs that the pairs need; those of the earlier file are kept.
 
@@ -34,14 +37,22 @@ def reference(
     needed = {key for example in examples for key in keys_of(lm.digest, example)}
     store = {key: value for key, value in read_store(out).items() if key in needed}
     log.info("reference log-probs: %d read, %d to compute", len(store), len(needed) - len(store))
-    read, saved = len(store), time.monotonic()
     missing = missing_examples(store, lm.digest, examples)
+    tokens, weights = sum(example.tokens for example in missing), memory_mb(lm.model)
+    if missing:
+        work = f"the titles of {len(missing):,} pairs"
+        log.info(reading_forecast("reference", work, tokens, weights, cache / "costs"))
+    read, begun = len(store), time.monotonic()
+    saved = begun
     for part in compute(lm.model, lm.digest, missing, params.align.micro_tokens):
         store |= part
         if time.monotonic() - saved >= params.checkpoint_seconds:
             _write(store, out)
             saved = time.monotonic()
+    spent = time.monotonic() - begun
     _write(store, out)
+    if missing:
+        note_costs(out, {"tokens_per_second": round(tokens / spent, 1), WEIGHTS_MB: weights}, cache / "costs")
     log.info("reference log-probs: %d read, %d computed", read, len(store) - read)
 
 

@@ -59,8 +59,9 @@ def sft(
     checkpoints = Checkpoints(cache / "checkpoints", "sft", inputs, params.checkpoint_seconds)
     task = LanguageModelling(lm.model, held_out, params.sft.micro_tokens)
     result = train(
-        lm.model, task, learned, params.sft, epochs=params.sft.epochs, seed=params.seed, checkpoints=checkpoints
-    )
+        lm.model, task, learned, params.sft, epochs=params.sft.epochs, seed=params.seed, checkpoints=checkpoints,
+        notes=cache / "costs",
+    )  # fmt: skip
     facts: dict[str, Any] = {
         "stage": "sft",
         "base": lm.identity,

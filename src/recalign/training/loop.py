@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from recalign.common.artifacts import digest_of
 from recalign.common.errors import RecalignError
+from recalign.common.forecast import memory_mb, reading_forecast
 from recalign.common.progress import track
+from recalign.common.run_log import COSTS
 from recalign.data.records import hashed_order
 from recalign.params import OptimiserParams
 from recalign.training import processes
@@ -132,10 +135,12 @@ def train(
     epochs: int,
     seed: int,
     checkpoints: Checkpoints,
+    notes: Path = COSTS,
 ) -> TrainingResult:
     """Train `model` in place; leave it at the step with the lowest validation loss, which may be step 0, the start.
 
     The same examples (in any order), params, seed and machine give the same weights, even after a kill in between.
+    notes: what earlier runs took, from which the log says beforehand how long this one will.
     Raises RecalignError where there are no examples, or naming the step whose loss or gradient is not finite.
     """
     if not examples:
@@ -148,6 +153,11 @@ def train(
     plan = list(batches(examples, params.batch, epochs, seed))
     looks = evaluation_steps(len(plan), params.evaluations)
     seen = list(accumulate(map(len, plan)))
+    if processes.first():
+        left = plan[state.step :]
+        work = f"{len(examples):,} examples, epochs {epochs}, {len(left)} steps left of {len(plan)}"
+        tokens = sum(example.tokens for batch in left for example in batch)
+        log.info(reading_forecast(task.name, work, tokens, memory_mb(model), notes))
     if not state.rows:
         _keep(task.name, state, weights, {"step": 0, "examples": 0, **task.start()})
     steps = range(state.step + 1, len(plan) + 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recalign.common import artifacts
+from recalign.common.forecast import WEIGHTS_MB, memory_mb
 from recalign.common.run_log import note_costs
 from recalign.llm.adapters import save_adapter
 from recalign.llm.base import LanguageModel
@@ -64,6 +65,7 @@ def write_training(
         }
         artifacts.write_json(partial / "training.json", {**facts, **measured})
     spent = {"seconds": round(result.seconds, 1), "tokens_per_second": round(result.tokens_per_second, 1)}
+    spent[WEIGHTS_MB] = memory_mb(language_model.model)
     note_costs(out, spent, notes)
     log.info(
         "%s: %d steps in %.0f s (%.0f tokens/s), validation loss %.4f at the start and %.4f at step %d, which is kept",
