@@ -41,9 +41,9 @@ def test_every_command_explains_itself(command, capsys):
 def test_an_unknown_command_is_refused_with_the_allowed_ones(capsys):
     """A typo exits 2 and lists the commands."""
     with pytest.raises(SystemExit) as stop:
-        main(["evalute"])
+        main(["prepair"])
     assert stop.value.code == 2
-    assert "evaluate" in capsys.readouterr().err
+    assert "prepare" in capsys.readouterr().err
 
 
 def test_a_missing_params_file_is_one_line_and_exit_code_2(tmp_path: Path, monkeypatch, capsys):

@@ -68,7 +68,7 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_folder(tmp_path):
     """Twenty real processes that rewrite a folder without end are killed: it is there and whole each time."""
     place = tmp_path / "out"
     code = (
-        "import sys, pathlib\nfrom recalign import artifacts\nn = 0\n"
+        "import sys, pathlib\nfrom recalign.common import artifacts\nn = 0\n"
         "while True:\n    n += 1\n"
         "    with artifacts.folder(pathlib.Path(sys.argv[1])) as p:\n"
         "        for f in ('a', 'b'): (p / f).write_text(str(n))\n"
@@ -127,7 +127,7 @@ def test_a_full_disk_is_one_line_and_the_old_state_is_kept(kind, tmp_path):
         (partial / "a").write_text("old")
         artifacts.write_text(partial / "file", "old")
     code = (
-        "import sys, pathlib, resource, signal, os\nimport numpy as np, pyarrow as pa\nfrom recalign import artifacts\n"
+        "import sys, pathlib, resource, signal, os\nimport numpy as np, pyarrow as pa\nfrom recalign.common import artifacts\n"
         "from safetensors.numpy import save_file\nfrom recalign.common.errors import RecalignError\n"
         "place, kind = pathlib.Path(sys.argv[1]), sys.argv[2]\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"

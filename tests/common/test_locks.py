@@ -23,7 +23,7 @@ from recalign.common.locks import held, is_left_over, owner, this_process, try_l
 HOLDER = """
 import sys, time
 from pathlib import Path
-from recalign.locks import held
+from recalign.common.locks import held
 with held(Path(sys.argv[1]), "align/sdpo", 0, ""):
     print("held", flush=True)
     time.sleep(120)

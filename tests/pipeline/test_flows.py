@@ -265,7 +265,7 @@ def test_serve_tells_a_server_that_went_away_from_other_errors():
 KILLED_RUN = """
 import os, sys
 from pathlib import Path
-from recalign.locks import try_lock
+from recalign.common.locks import try_lock
 try_lock(Path(sys.argv[1]), "align/sdpo")
 os._exit(9)
 """
