@@ -37,7 +37,7 @@ from rectools_data import best_of, quality, rectools_best_of, rectools_dataset
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet
 from recalign.data.records import Items
-from recalign.params import load_params
+from recalign.params.load import load_params
 from recalign.ranking.trial import read_trial
 from recalign.recommenders import item_knn
 from recalign.recommenders.tuning import tuned_item_knn

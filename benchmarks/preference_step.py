@@ -35,7 +35,8 @@ from recalign.common.machine import machine
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.scoring import response_logprobs
 from recalign.objectives import PRESETS, PreferenceBatch, build_objective
-from recalign.params import LoraParams, load_params
+from recalign.params.load import load_params
+from recalign.params.lora import LoraParams
 from recalign.training.examples import PreferenceExample
 from recalign.training.reference import Store, compute, reference_sums
 

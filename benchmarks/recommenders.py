@@ -32,7 +32,8 @@ from recalign.evaluation.metrics import hit_rate
 from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.scorecard import Comparison
 from recalign.evaluation.significance import Interval, bootstrap_interval, holm, metric_intervals, paired_gains
-from recalign.params import Params, RecommenderName, load_params
+from recalign.params.load import Params, load_params
+from recalign.params.recommenders import RecommenderName
 from recalign.ranking.trial import Trial, rank_catalogue, rank_sampled, read_trial, whole_catalogue
 from recalign.recommenders.roster import fit, load_fitted
 from recalign.report.table import difference, plain

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from recalign.cli import subcommands
 from recalign.evaluation.metrics import LABELS, METRICS, metric_values
 from recalign.objectives.presets import PRESETS, SOURCES
-from recalign.params import Params
+from recalign.params.load import Params
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reference.md"
@@ -174,7 +174,7 @@ def allowed(key: str) -> str:
 
 def read_null(key: str) -> bool:
     """Whether a null here means "as the budget says"."""
-    from recalign.params import FROM_BUDGET
+    from recalign.params.budgets import FROM_BUDGET
 
     return any(key == f"{section}.{name}" for section, name, _ in FROM_BUDGET)
 

@@ -151,7 +151,7 @@ def _call(module: str) -> Callable[..., int | None]:
 
 
 def _params():  # type: ignore[no-untyped-def]  # its type would import pydantic for --help
-    from recalign.params import load_params
+    from recalign.params.load import load_params
 
     return load_params()
 

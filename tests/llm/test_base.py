@@ -15,7 +15,8 @@ from recalign.llm import downloads, quantisation
 from recalign.llm.adapters import save_adapter
 from recalign.llm.base import fetch_base, load_language_model
 from recalign.llm.scoring import response_logprobs
-from recalign.params import BaseParams, LoraParams
+from recalign.params.base import BaseParams
+from recalign.params.lora import LoraParams
 
 LORA = LoraParams(rank=4, alpha=8.0, dropout=0.0, targets="all-linear")
 

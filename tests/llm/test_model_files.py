@@ -17,7 +17,8 @@ from recalign.llm import downloads
 from recalign.llm.adapters import check_adapter, save_adapter
 from recalign.llm.base import fetch_base, load_language_model
 from recalign.llm.model_files import check_model_files
-from recalign.params import BaseParams, LoraParams
+from recalign.params.base import BaseParams
+from recalign.params.lora import LoraParams
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 134\n"
 LORA = LoraParams(rank=4, alpha=8.0, dropout=0.0, targets="all-linear")

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from recalign.common.errors import RecalignError
-from recalign.params import load_params, parse_params
+from recalign.params.load import load_params, parse_params
 
 
 def test_the_budget_fills_what_is_null(tree):

@@ -18,7 +18,8 @@ from stage_modules import SOURCE, stage_modules
 from recalign import project as layout
 from recalign.cli import STAGES
 from recalign.llm.adapters import adapter_digest
-from recalign.params import Params, RecommendersParams
+from recalign.params.load import Params
+from recalign.params.recommenders import RecommendersParams
 from recalign.ranking.package import check_ranks
 
 ROOT = SOURCE.parent

@@ -15,7 +15,7 @@ from recalign.common.artifacts import write_json, write_text
 from recalign.common.errors import RecalignError
 from recalign.evaluation.ranks import SystemRanks, in_case_order
 from recalign.evaluation.scorecard import Scorecard, build_scorecard
-from recalign.params import Params, parse_params
+from recalign.params.load import Params, parse_params
 from recalign.ranking.transferred import transferred
 from recalign.report.table import cells
 from recalign.report.verdict import verdict

@@ -22,7 +22,8 @@ from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.data.simulator import days_since_start, load_catalogue, next_item_log_probs, simulate
 from recalign.evaluation.metrics import draw_lots, metric_values, target_places, target_ranks
-from recalign.params import RecommenderName, load_params
+from recalign.params.load import load_params
+from recalign.params.recommenders import RecommenderName
 from recalign.recommenders import ease, markov, recent_popularity, tuning
 from recalign.recommenders.ease import EASE, item_weights
 from recalign.recommenders.held_out import HeldOut, held_out

@@ -24,7 +24,7 @@ from recalign.evaluation.metrics import chance
 from recalign.evaluation.ranks import SystemRanks, in_case_order, write_system_ranks
 from recalign.evaluation.scorecard import Comparison, Scorecard, build_scorecard
 from recalign.evaluation.significance import Interval
-from recalign.params import Params, parse_params
+from recalign.params.load import Params, parse_params
 from recalign.preferences.profiles.profiles import Claim, Profile, profiles_table
 from recalign.report.curves import read_curve
 from recalign.report.table import cells, difference

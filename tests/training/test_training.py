@@ -24,7 +24,7 @@ from recalign.common.artifacts import file_digest, folder_digest, verify
 from recalign.common.errors import RecalignError
 from recalign.llm.packing import pack
 from recalign.objectives import PRESETS, build_objective
-from recalign.params import SftParams
+from recalign.params.sft import SftParams
 from recalign.training import checkpoints as checkpoints_module
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample, TextExample

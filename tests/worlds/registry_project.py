@@ -19,7 +19,7 @@ from recalign.evaluation.metrics import METRICS, metric_values
 from recalign.evaluation.ranks import SAMPLED, in_case_order, write_system_ranks
 from recalign.llm.adapters import adapter_digest, save_adapter
 from recalign.llm.base import fetch_base, load_language_model
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.ranking.fusion import FittedFusion, Part
 from recalign.ranking.made_by import language_model_artifacts, recommender_artifacts
 from recalign.recommenders.popularity import Popularity

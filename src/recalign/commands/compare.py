@@ -10,7 +10,7 @@ from recalign.common.errors import RecalignError
 from recalign.evaluation.comparison import Run, compare_agreements, compare_answers, compare_runs, run_of
 from recalign.evaluation.generation import read_answers
 from recalign.evaluation.ranks import SystemRanks, read_system_ranks
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.project import RANKS
 from recalign.report.second_view import in_whole_catalogue
 from recalign.report.table import print_comparison, print_second_views

@@ -16,7 +16,8 @@ from recalign.data.records import Items
 from recalign.evaluation.metrics import LABELS, METRICS, Floats, Lots, draw_lots, target_places, target_ranks
 from recalign.evaluation.ranks import SystemRanks, in_case_order
 from recalign.evaluation.significance import metric_interval, plain
-from recalign.params import Params, RecommenderName
+from recalign.params.load import Params
+from recalign.params.recommenders import RecommenderName
 from recalign.project import RANKS
 from recalign.ranking.fusion import read_fusion
 from recalign.ranking.language_model import LanguageModelRecommender

@@ -12,7 +12,7 @@ from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.project import ALIGN, INTERACTIONS, PREPARED, RANKS
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from recalign.common.errors import RecalignError
 from recalign.doctor.findings import Check, Finding, Result, State, from_error
 from recalign.doctor.prefect_server import VARIABLE, configured_url, server_fault
 from recalign.doctor.trial import try_stages
-from recalign.params import Params, load_params
+from recalign.params.load import Params, load_params
 
 GB = 1e9
 FREE_DISK_FAIL, FREE_DISK_WARN = 1.0 * GB, 3.0 * GB  # a default run leaves 0.6 GB, half of it in DVC's cache

@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from recalign.common.artifacts import digest_of, file_digest, read_json, verify_once, write_json
 from recalign.common.errors import RecalignError
 from recalign.llm.model_files import check_whole, first_line, read_config
-from recalign.params import LoraParams
+from recalign.params.lora import LoraParams
 
 if TYPE_CHECKING:
     from recalign.llm.base import LanguageModel

@@ -19,7 +19,7 @@ from recalign.evaluation.ranking_rule import (
     rules_to_try,
 )
 from recalign.evaluation.scorecard import LLM, TUNED, UNTRAINED, adapter_of, system_of
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.ranking.made_by import ADAPTER, ARTIFACTS, REFERENCE, language_model_artifacts
 from recalign.ranking.trial import Trial, sampled_ranks
 from recalign.ranking.trials import Kind, Measured, Trials, kind_of, mean_metrics

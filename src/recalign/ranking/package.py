@@ -19,7 +19,10 @@ from recalign.evaluation.ranking_rule import Kind, RankingRule
 from recalign.evaluation.scorecard import FUSION, TUNED, adapter_of, system_of
 from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter
 from recalign.llm.base import IDENTITY
-from recalign.params import BaseParams, Params, ProfilesParams, PromptParams
+from recalign.params.base import BaseParams
+from recalign.params.load import Params
+from recalign.params.profiles import ProfilesParams
+from recalign.params.prompt import PromptParams
 from recalign.project import ALIGN, BASE, BASELINES, INTERACTIONS, PREPARED, RANKS, SFT
 from recalign.ranking.fusion import FITTED, FittedFusion, read_fusion
 from recalign.ranking.language_model import Setting

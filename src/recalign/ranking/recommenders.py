@@ -11,7 +11,7 @@ from recalign.evaluation.costs import per_thousand, total, weights_mb
 from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.scorecard import FUSION, ID, LLM, ORACLE, UNTRAINED, best_by_validation
 from recalign.llm.adapters import adapter_digest
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.ranking.fusion import FittedFusion, Fusion, Part
 from recalign.ranking.made_by import ARTIFACTS, recommender_artifacts
 from recalign.ranking.trial import Ranker, rank_catalogue, sampled_ranks, scores_of

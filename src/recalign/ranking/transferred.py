@@ -9,7 +9,7 @@ from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
 from recalign.evaluation.scorecard import TRANSFERRED, TUNED, UNTRAINED, system_of
 from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter
-from recalign.params import Params
+from recalign.params.load import Params
 
 log = logging.getLogger(__name__)
 PLACES = (".", "adapter", "artifacts/package/adapter")  # of the adapter in a folder: training's, a package, a version

@@ -9,7 +9,7 @@ from recalign.data.records import Items
 from recalign.evaluation.ranking_rule import RankingRule
 from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.scorecard import FUSION, TUNED
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.ranking.adapters import open_language_model
 from recalign.ranking.fusion import FittedFusion
 from recalign.ranking.recommenders import whole_catalogue_ranks

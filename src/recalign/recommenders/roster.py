@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from recalign.common.artifacts import read_json
 from recalign.data.records import Items
-from recalign.params import Params, RecommenderName
+from recalign.params.load import Params
+from recalign.params.recommenders import RecommenderName
 from recalign.recommenders.ease import EASE
 from recalign.recommenders.item_knn import ItemKNN
 from recalign.recommenders.markov import Markov

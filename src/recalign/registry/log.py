@@ -12,7 +12,7 @@ from recalign import __version__
 from recalign.common.artifacts import read_json
 from recalign.evaluation.metrics import METRICS, metric_values
 from recalign.evaluation.ranks import SystemRanks, write_system_ranks
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.project import PARAMS, RANKS, REPORTS
 from recalign.ranking.package import Settings, write_package
 from recalign.registry import served_model

@@ -8,7 +8,7 @@ from recalign.common.run_log import noted_costs, stage_lines
 from recalign.evaluation.costs import Cost, total
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.scorecard import FUSION, ORACLE, TUNED, UNTRAINED, Scorecard, system_of
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.report.verdict import spoken
 
 NEAR = 0.01  # NDCG@10: a system so close to the best one is as good for most purposes

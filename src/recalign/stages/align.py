@@ -8,7 +8,7 @@ from recalign.common import columns as c
 from recalign.common.artifacts import digest_of
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.objectives.presets import build_objective
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample, read_preference_examples

@@ -13,7 +13,8 @@ from recalign.common import columns as c
 from recalign.common.errors import RecalignError, TooLargeError, did_you_mean
 from recalign.data.records import Items, read_cases
 from recalign.evaluation.metrics import LABELS, draw_lots, metric_values, target_ranks
-from recalign.params import Params, RecommenderName
+from recalign.params.load import Params
+from recalign.params.recommenders import RecommenderName
 from recalign.project import BASELINES, PREPARED
 from recalign.recommenders.recommender import Recommender, Request
 from recalign.recommenders.roster import REFUSED, fit

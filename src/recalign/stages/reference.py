@@ -7,7 +7,7 @@ from pathlib import Path
 from recalign import project as layout
 from recalign.common import artifacts
 from recalign.llm.base import load_language_model
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.training.examples import read_preference_examples
 from recalign.training.reference import Store, compute, keys_of, missing_examples, read_store, store_table
 

@@ -15,7 +15,7 @@ from recalign.common.artifacts import digest_of
 from recalign.common.errors import RecalignError
 from recalign.common.progress import track
 from recalign.data.records import hashed_order
-from recalign.params import OptimiserParams
+from recalign.params.optimiser import OptimiserParams
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints, TrainingState, Weights
 from recalign.training.micro_batches import micro_batches

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from recalign.data.records import Items
-from recalign.params import McrlParams, RecommendersParams
+from recalign.params.recommenders import McrlParams, RecommendersParams
 from recalign.recommenders.held_out import held_out
 from recalign.recommenders.neural import losses as mcrl_losses
 from recalign.recommenders.neural.encoders import Encoder

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from recalign.data.records import Items
-from recalign.params import DreamRecParams, NextItemParams, RecommendersParams
+from recalign.params.recommenders import DreamRecParams, NextItemParams, RecommendersParams
 from recalign.recommenders.held_out import HeldOut, held_out
 from recalign.recommenders.neural.dreamrec import Denoiser, DreamRec, Settings
 from recalign.recommenders.neural.next_item import NO_TARGET, Histories, Training, choose_epochs

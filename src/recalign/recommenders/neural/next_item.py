@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from recalign.common import columns as c
 from recalign.data.records import Items
-from recalign.params import NextItemParams
+from recalign.params.recommenders import NextItemParams
 from recalign.recommenders.held_out import METRIC, HeldOut, held_out
 from recalign.recommenders.neural import losses as item_losses
 from recalign.recommenders.neural.encoders import Encoder, EncoderName
