@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from recalign import project as layout
-from recalign.cli import STAGES
 from recalign.common import artifacts, progress
 from recalign.common.run_log import LEFT, NOTES, note_costs, noted, noted_costs, print_stages, stage_lines
+from recalign.pipeline import STAGES
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def write_adapter(objective: str, examples: int) -> None:
 
 
 def test_every_stage_before_the_report_has_a_line():
-    """A stage that is added needs its folder here."""
+    """A stage that is added has a folder, and its line follows."""
     assert [*LEFT, "report"] == list(STAGES)
 
 

@@ -41,8 +41,8 @@ def scratch(connection: "DuckDBPyConnection") -> Path:
 
 
 def statement(name: str) -> str:
-    """The text of sql/<name>.sql."""
-    return (files("recalign.data") / "sql" / f"{name}.sql").read_text("utf-8")
+    """The text of preparation/sql/<name>.sql."""
+    return (files("recalign.data") / "preparation" / "sql" / f"{name}.sql").read_text("utf-8")
 
 
 def run(connection: "DuckDBPyConnection", name: str, **values: Any) -> "DuckDBPyConnection":
