@@ -141,10 +141,12 @@ def _params():  # type: ignore[no-untyped-def]  # its type would import pydantic
 
 def _run_stage(arguments: argparse.Namespace) -> None:
     from recalign.common.run_log import noted
+    from recalign.recommenders.roster import check_systems
 
     chosen = STAGES[arguments.command].option
     options = {chosen: getattr(arguments, chosen)} if chosen else {}
     params = _params()
+    check_systems(params.recommenders.systems)
     with noted("@".join([arguments.command, *options.values()])):
         _call(arguments.command, "stages")(params, **options)
 

@@ -1,4 +1,4 @@
-"""The pipeline's stages, once, and what of the source each of them depends on: `recalign graph` writes it into dvc.yaml.
+"""The stages, once, and what of the source each depends on: `recalign graph` writes it into dvc.yaml.
 
 A stage depends on the modules that its own module imports, directly or through others: whole folders where it computes
 with every file of the folder, files where not. Of params/ it depends on the sections that its `params:` list names.
@@ -216,7 +216,7 @@ class Source:
 
 
 def imported_names(file: Path) -> Iterator[str]:
-    """The dotted names of recalign that a file imports; of `from a import b` both "a" and "a.b"."""
+    """The dotted names of recalign that a file imports or names in a string; "a" and "a.b" of `from a import b`."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "recalign")
@@ -225,6 +225,8 @@ def imported_names(file: Path) -> Iterator[str]:
             yield from (
                 f"{node.module}.{alias.name}" for alias in node.names
             )  # a module of a package, or a name in one
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"recalign(\.\w+)+", str(node.value)):
+            yield str(node.value)  # as recommenders/roster.py names the modules that it imports
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from recalign.common.errors import RecalignError
-from recalign.objectives import PRESETS, PreferenceBatch, build_objective
+from recalign.objectives.batch import PreferenceBatch
 from recalign.objectives.losses import keep_likely
-from recalign.objectives.presets import SOURCES, family_table
+from recalign.objectives.presets import PRESETS, SOURCES, build_objective, family_table
 from recalign.objectives.statistics import RunningStatistics
 from recalign.params.align import ObjectiveSettings, Preset
 

@@ -23,7 +23,7 @@ from training_world import LONG, World, make_params, make_world, shared_params, 
 from recalign.common.artifacts import file_digest, folder_digest, verify
 from recalign.common.errors import RecalignError
 from recalign.llm.packing import pack
-from recalign.objectives import PRESETS, build_objective
+from recalign.objectives.presets import PRESETS, build_objective
 from recalign.params.sft import SftParams
 from recalign.training import checkpoints as checkpoints_module
 from recalign.training.checkpoints import Checkpoints

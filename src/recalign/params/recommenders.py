@@ -1,14 +1,12 @@
 """`recommenders`: which ID recommenders are fitted, and how the neural ones learn."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from recalign.params.section import Section, Share
 
-RecommenderName = Literal[
-    "popularity", "recent_popularity", "item_knn", "ease", "markov", "sasrec", "gru4rec", "caser", "mcrl", "dreamrec"
-]
+RecommenderName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]  # recommenders/roster.py has them
 
 
 class NextItemParams(Section):

@@ -16,28 +16,14 @@ from recalign.ranking.fusion import FittedFusion, Fusion, Part
 from recalign.ranking.made_by import ARTIFACTS, recommender_artifacts
 from recalign.ranking.trial import Ranker, rank_catalogue, sampled_ranks, scores_of
 from recalign.ranking.trials import UNIFORM, Measured, Trials, kind_of, mean_metrics
+from recalign.recommenders.roster import ROSTER, load_fitted, refusals
 
 log = logging.getLogger(__name__)
-
-RANKED_BY = {
-    "popularity": "train events",
-    "recent_popularity": "train events, newest first",
-    "item_knn": "co-occurrence",
-    "ease": "linear item weights",
-    "markov": "transitions",
-    "sasrec": "self-attention",
-    "gru4rec": "recurrent states",
-    "caser": "convolutions",
-    "mcrl": "supervised head",
-    "dreamrec": "generated embedding",
-    "oracle": "true probability",
-}
 
 
 def id_recommenders(params: Params, catalogue: Items, baselines: Path, interactions: Path) -> list[Ranker]:
     """Those that `recommenders.systems` names, but for those that were too large, and the oracle of a simulated log."""
     from recalign.recommenders.oracle import Oracle
-    from recalign.recommenders.roster import load_fitted, refusals
 
     refused = refusals(params.recommenders.systems, baselines)
     systems = [name for name in params.recommenders.systems if name not in refused]
@@ -65,7 +51,7 @@ def measure_id_recommender(recommender: Ranker, trials: Trials, baselines: Path)
     ranks += whole_catalogue_ranks(recommender, trials)
     about = {
         "kind": ORACLE if is_oracle else ID,
-        "ranked_by": RANKED_BY[recommender.name],
+        "ranked_by": "true probability" if is_oracle else ROSTER[recommender.name].ranked_by,
         "prior_weight": None,
         "cases": len(trials.main.cases),
         "megabytes": None if is_oracle else weights_mb(baselines / recommender.name),

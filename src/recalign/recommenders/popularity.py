@@ -1,6 +1,7 @@
 """Popularity: everybody gets what train liked most. The baseline that a recommender has to beat first."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from recalign.common import columns as c
 from recalign.data.records import Items
-from recalign.recommenders.recommender import Request
+from recalign.recommenders.recommender import Fitting, Request
 from recalign.recommenders.store import columns_of, load_state, same_for_all, save_state
 
 
@@ -42,3 +43,13 @@ class Popularity:
         """Read what `save` wrote. Raises RecalignError for a model of another catalogue."""
         arrays, _ = load_state(path, cls.name, catalogue)
         return cls(catalogue, arrays["counts"])
+
+
+def fit(log: Fitting) -> tuple[Popularity, dict[str, Any]]:
+    """Count the train events; there is nothing to choose."""
+    return Popularity.fit(log.catalogue, log.events), {"chosen": {}, "tried": []}
+
+
+def load(name: str, path: Path, catalogue: Items) -> Popularity:
+    """Read what `save` wrote."""
+    return Popularity.load(path, catalogue)

@@ -36,7 +36,7 @@ from recalign.recommenders.neural import losses as mcrl_losses
 from recalign.recommenders.neural.encoders import Encoder
 from recalign.recommenders.neural.next_item import NO_TARGET, Batch, Histories, Training
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder
-from recalign.recommenders.recommender import Request, own_seed
+from recalign.recommenders.recommender import Fitting, Request, own_seed
 from recalign.recommenders.store import load_state, save_state
 
 REWARD = 1.0  # of every event: see above
@@ -204,3 +204,13 @@ def fit_mcrl(
     training = Training.of(params.mcrl.backbone, catalogue, clock, seed, params.next_item)
     backbone, losses, report = training.fit(events, held_out(catalogue, events, clock, seed, met), make_losses)
     return MCRL(backbone, losses.heads), report
+
+
+def fit(log: Fitting) -> tuple[MCRL, dict[str, Any]]:
+    """Train as `recommenders` in params says."""
+    return fit_mcrl(log.catalogue, log.events, log.clock, log.seed, log.params, log.threads, log.met)
+
+
+def load(name: str, path: Path, catalogue: Items) -> MCRL:
+    """Read what `save` wrote."""
+    return MCRL.load(path, catalogue)

@@ -9,6 +9,7 @@ is learned anew from all of train for so many.
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from recalign.recommenders.held_out import HeldOut, held_out
 from recalign.recommenders.neural.dreamrec import Denoiser, DreamRec, Settings
 from recalign.recommenders.neural.next_item import NO_TARGET, Histories, Training, choose_epochs
 from recalign.recommenders.neural.sequential import Sequential, build_encoder
-from recalign.recommenders.recommender import own_seed
+from recalign.recommenders.recommender import Fitting, own_seed
 
 SPREAD = 1.0  # standard deviation of embeddings at the start of joint training: that of the noise
 
@@ -136,3 +137,13 @@ class Learner:
             chosen.sampler_steps,
             self.own_seed,
         )
+
+
+def fit(log: Fitting) -> tuple[DreamRec, dict[str, Any]]:
+    """Train as `recommenders` in params says."""
+    return fit_dreamrec(log.catalogue, log.events, log.clock, log.seed, log.params, log.threads, log.met)
+
+
+def load(name: str, path: Path, catalogue: Items) -> DreamRec:
+    """Read what `save` wrote."""
+    return DreamRec.load(path, catalogue)

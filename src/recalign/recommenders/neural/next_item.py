@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from recalign.recommenders.held_out import METRIC, HeldOut, held_out
 from recalign.recommenders.neural import losses as item_losses
 from recalign.recommenders.neural.encoders import Encoder, EncoderName
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder, filled
-from recalign.recommenders.recommender import Recommender, own_seed
+from recalign.recommenders.recommender import Fitting, Recommender, own_seed
 from recalign.recommenders.store import columns_of
 
 log = logging.getLogger(__name__)
@@ -221,3 +222,22 @@ def batch_loss(
     allowed = histories.allowed(batch.users, drawn).repeat_interleave(real.sum(dim=1), dim=0)
     loss = item_losses.sampled if params.loss == "sampled" else item_losses.binary
     return loss(encoder.scores_of_one(asked, wanted), encoder.scores_of_all(asked, drawn), allowed).mean()
+
+
+def fit(log: Fitting) -> tuple[Sequential, dict[str, Any]]:
+    """Train as `recommenders` in params says."""
+    return fit_next_item(
+        cast(EncoderName, log.name),
+        log.catalogue,
+        log.events,
+        log.clock,
+        log.seed,
+        log.params.next_item,
+        log.threads,
+        log.met,
+    )
+
+
+def load(name: str, path: Path, catalogue: Items) -> Sequential:
+    """Read what `save` wrote."""
+    return Sequential.load(cast(EncoderName, name), path, catalogue)
