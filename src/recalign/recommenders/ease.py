@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +20,7 @@ from recalign.common import columns as c
 from recalign.common.errors import TooLargeError
 from recalign.data.records import Items
 from recalign.recommenders.popularity import Popularity
-from recalign.recommenders.recommender import Fitting, Request
+from recalign.recommenders.recommender import Fitting, Request, Tuning
 from recalign.recommenders.store import bags, columns_of, in_blocks, load_state, save_state
 from recalign.recommenders.tuning import tuned
 
@@ -106,7 +105,7 @@ def item_weights(together: NDArray[np.float64], ridge: float) -> NDArray[np.floa
     return weights
 
 
-def fit(log: Fitting) -> tuple[EASE, dict[str, Any]]:
+def fit(log: Fitting) -> tuple[EASE, Tuning]:
     """Choose ridge and damping, then fit on all of train; raises TooLargeError above MOST_ITEMS items."""
     return tuned("EASE", fitter, Settings(), GRID, log.catalogue, log.events, log.clock, log.seed, log.met)
 

@@ -23,7 +23,7 @@ from scipy import sparse
 
 from recalign.common import columns as c
 from recalign.data.records import Items
-from recalign.recommenders.recommender import Fitting, Request
+from recalign.recommenders.recommender import Fitting, Request, Tuning
 from recalign.recommenders.store import (
     REACH,
     bags,
@@ -235,14 +235,14 @@ def nth_largest(values: NDArray[np.float64], n: int) -> float:
 
 def tuned_item_knn(
     catalogue: Items, events: pa.Table, clock: bool, seed: int, met: pa.Table | None = None
-) -> tuple[ItemKNN, dict[str, Any]]:
+) -> tuple[ItemKNN, Tuning]:
     """As `tuned`, on whole users with KNN_EVENTS events at most. Without a clock, order is never looked at."""
     start = Settings(distance=10.0, recency=10.0) if clock else Settings()
     grid = GRID if clock else {name: GRID[name] for name in GRID if name not in ("distance", "recency")}
     return tuned("item-kNN", fitter, start, grid, catalogue, events, clock, seed, met, KNN_EVENTS)
 
 
-def fit(log: Fitting) -> tuple[ItemKNN, dict[str, Any]]:
+def fit(log: Fitting) -> tuple[ItemKNN, Tuning]:
     """Choose the settings, then fit on all of train."""
     return tuned_item_knn(log.catalogue, log.events, log.clock, log.seed, log.met)
 

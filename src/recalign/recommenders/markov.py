@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +21,7 @@ from scipy import sparse
 from recalign.common import columns as c
 from recalign.data.records import Items
 from recalign.recommenders.popularity import Popularity
-from recalign.recommenders.recommender import Fitting, Request
+from recalign.recommenders.recommender import Fitting, Request, Tuning
 from recalign.recommenders.store import (
     REACH,
     bags,
@@ -132,7 +131,7 @@ def transitions(users: NDArray[np.int64], items: NDArray[np.int64], size: int, d
     return follows
 
 
-def fit(log: Fitting) -> tuple[Markov, dict[str, Any]]:
+def fit(log: Fitting) -> tuple[Markov, Tuning]:
     """Choose the settings, then fit on all of train; raises RecalignError without a clock."""
     return tuned("Markov", fitter, Settings(), GRID, log.catalogue, log.events, log.clock, log.seed, log.met)
 

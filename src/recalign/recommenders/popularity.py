@@ -1,7 +1,6 @@
 """Popularity: everybody gets what train liked most. The baseline that a recommender has to beat first."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from recalign.common import columns as c
 from recalign.data.records import Items
-from recalign.recommenders.recommender import Fitting, Request
+from recalign.recommenders.recommender import Fitting, Request, Tuning
 from recalign.recommenders.store import columns_of, load_state, same_for_all, save_state
 
 
@@ -45,7 +44,7 @@ class Popularity:
         return cls(catalogue, arrays["counts"])
 
 
-def fit(log: Fitting) -> tuple[Popularity, dict[str, Any]]:
+def fit(log: Fitting) -> tuple[Popularity, Tuning]:
     """Count the train events; there is nothing to choose."""
     return Popularity.fit(log.catalogue, log.events), {"chosen": {}, "tried": []}
 

@@ -7,7 +7,6 @@ matter when a request asks: the weights are counted back from the newest train e
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from recalign.common import columns as c
 from recalign.data.records import Items
-from recalign.recommenders.recommender import Fitting, Request
+from recalign.recommenders.recommender import Fitting, Request, Tuning
 from recalign.recommenders.store import columns_of, load_state, same_for_all, save_state, with_clock
 from recalign.recommenders.tuning import tuned
 
@@ -71,7 +70,7 @@ def fitter(catalogue: Items, events: pa.Table) -> Callable[[Settings], RecentPop
     return fit
 
 
-def fit(log: Fitting) -> tuple[RecentPopularity, dict[str, Any]]:
+def fit(log: Fitting) -> tuple[RecentPopularity, Tuning]:
     """Choose the half-life, then fit on all of train; raises RecalignError without a clock."""
     return tuned("recent popularity", fitter, Settings(), GRID, log.catalogue, log.events, log.clock, log.seed, log.met)
 

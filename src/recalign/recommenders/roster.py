@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recalign.common.errors import RecalignError, did_you_mean
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from recalign.data.records import Items
     from recalign.params.load import Params
-    from recalign.recommenders.recommender import Recommender
+    from recalign.recommenders.recommender import Recommender, Tuning
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def fit(
     clock: bool,
     params: "Params",
     met: "pa.Table | None" = None,
-) -> tuple["Recommender", dict[str, Any]]:
+) -> tuple["Recommender", "Tuning"]:
     """Fit a recommender on train events (user_id, item_id, timestamp, position); also what was tried to choose it.
 
     It learns the items that train knows, and answers for the whole catalogue (`transplanted`).

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from recalign.common import columns as c
 from recalign.data.records import Items, hashed_order
 from recalign.recommenders.held_out import METRIC, HeldOut, held_out
-from recalign.recommenders.recommender import Recommender
+from recalign.recommenders.recommender import Recommender, Tuning
 
 log = logging.getLogger(__name__)
 SWEEPS = 2  # of coordinate descent: one setting after the other, the rest held
@@ -30,7 +30,7 @@ def tuned(
     seed: int,
     met: pa.Table | None = None,
     most: int | None = None,
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, Tuning]:
     """Choose settings (a dataclass) on a split of the train events, then fit on all of them; also what was tried.
 
     events: user_id, item_id, timestamp, position of train; met: as in `held_out`. A log too small to split keeps

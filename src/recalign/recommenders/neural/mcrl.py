@@ -22,7 +22,6 @@ formula: this is a reconstruction from the abstract. The loss is the encoder's o
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +35,7 @@ from recalign.recommenders.neural import losses as mcrl_losses
 from recalign.recommenders.neural.encoders import Encoder
 from recalign.recommenders.neural.next_item import NO_TARGET, Batch, Histories, Training
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder
-from recalign.recommenders.recommender import Fitting, Request, own_seed
+from recalign.recommenders.recommender import Fitting, Request, Tuning, own_seed
 from recalign.recommenders.store import load_state, save_state
 
 REWARD = 1.0  # of every event: see above
@@ -187,7 +186,7 @@ def fit_mcrl(
     params: RecommendersParams,
     threads: int,
     met: pa.Table | None = None,
-) -> tuple[MCRL, dict[str, Any]]:
+) -> tuple[MCRL, Tuning]:
     """Train a backbone as `fit_next_item` does, from the same random numbers, with the further terms of params.mcrl.
 
     events: train events (user_id, item_id, timestamp, position); also its curve of held-out NDCG@10.
@@ -206,7 +205,7 @@ def fit_mcrl(
     return MCRL(backbone, losses.heads), report
 
 
-def fit(log: Fitting) -> tuple[MCRL, dict[str, Any]]:
+def fit(log: Fitting) -> tuple[MCRL, Tuning]:
     """Train as `recommenders` in params says."""
     return fit_mcrl(log.catalogue, log.events, log.clock, log.seed, log.params, log.threads, log.met)
 

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +22,7 @@ from recalign.recommenders.held_out import HeldOut, held_out
 from recalign.recommenders.neural.dreamrec import Denoiser, DreamRec, Settings
 from recalign.recommenders.neural.next_item import NO_TARGET, Histories, Training, choose_epochs
 from recalign.recommenders.neural.sequential import Sequential, build_encoder
-from recalign.recommenders.recommender import Fitting, own_seed
+from recalign.recommenders.recommender import Fitting, Tuning, own_seed
 
 SPREAD = 1.0  # standard deviation of embeddings at the start of joint training: that of the noise
 
@@ -36,7 +35,7 @@ def fit_dreamrec(
     params: RecommendersParams,
     threads: int,
     met: pa.Table | None = None,
-) -> tuple[DreamRec, dict[str, Any]]:
+) -> tuple[DreamRec, Tuning]:
     """Train DreamRec on train events (user_id, item_id, timestamp, position); also its curve of held-out NDCG@10.
 
     Sizes, batches and rates are params.next_item's. A log too small to split is learned for params.next_item.epochs. At
@@ -139,7 +138,7 @@ class Learner:
         )
 
 
-def fit(log: Fitting) -> tuple[DreamRec, dict[str, Any]]:
+def fit(log: Fitting) -> tuple[DreamRec, Tuning]:
     """Train as `recommenders` in params says."""
     return fit_dreamrec(log.catalogue, log.events, log.clock, log.seed, log.params, log.threads, log.met)
 
