@@ -157,7 +157,10 @@ def test_a_change_that_matters_makes_the_models_stale():
 
 
 def test_dvc_sees_what_the_list_says(smoke):
-    """The real `dvc status` after a comment in each of four files: no model, and no stage but these, is stale."""
+    """The real `dvc status` after a comment in each of four files, and what Python compiled beside a fifth."""
+    compiled = smoke / PACKAGE / "data" / "sources" / "__pycache__"
+    compiled.mkdir(exist_ok=True)
+    (compiled / "table.cpython-311.pyc").write_bytes(b"compiled")
     for file in ("params/schedule.py", "evaluation/slices.py", "llm/downloads.py", "llm/trie.py"):
         with (smoke / PACKAGE / file).open("a", encoding="utf-8") as handle:
             handle.write("# a comment\n")
