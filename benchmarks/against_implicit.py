@@ -37,10 +37,9 @@ from rectools_data import best_of, quality, rectools_best_of, rectools_dataset
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet
 from recalign.data.records import Items
-from recalign.params import load_params
+from recalign.params.load import load_params
 from recalign.ranking.trial import read_trial
 from recalign.recommenders import item_knn
-from recalign.recommenders.tuning import tuned_item_knn
 
 
 def simulated(events: int, items: int, seed: int = 1) -> tuple[Items, pa.Table]:
@@ -87,7 +86,7 @@ def main() -> None:
         events = read_parquet(arguments.prepared / "events.parquet")
         train = events.filter(pc.equal(events[c.SPLIT], c.TRAIN))
         clock, seed = read_json(arguments.prepared / "summary.json")["clock"], load_params().seed
-        models["tuned"] = item_knn.Settings(**tuned_item_knn(catalogue, train, clock, seed)[1]["chosen"])
+        models["tuned"] = item_knn.Settings(**item_knn.tuned_item_knn(catalogue, train, clock, seed)[1]["chosen"])
         trial = read_trial(arguments.prepared, c.TEST, "uniform", None, seed)
         requests, targets = list(trial.requests), [case.example.target for case in trial.cases]
     print(f"{len(train):,} events, {len(catalogue.ids):,} items, {arguments.repeats} alternating fits")

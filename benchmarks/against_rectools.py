@@ -35,7 +35,8 @@ from rectools_data import Ranking, best_of, quality, rectools_best_of, rectools_
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet
 from recalign.data.records import Items
-from recalign.params import NextItemParams, load_params
+from recalign.params.load import load_params
+from recalign.params.recommenders import NextItemParams
 from recalign.ranking.trial import read_trial
 from recalign.recommenders.held_out import held_out
 from recalign.recommenders.neural.next_item import Training

@@ -33,7 +33,8 @@ from trl import __version__ as trl_version
 from recalign.common.machine import machine
 from recalign.llm.base import LanguageModel
 from recalign.llm.scoring import response_logprobs
-from recalign.objectives import PreferenceBatch, build_objective
+from recalign.objectives.batch import PreferenceBatch
+from recalign.objectives.presets import build_objective
 from recalign.training.examples import PreferenceExample
 
 BETA, RATE, CLIP, PROMPTS = 0.1, 1e-6, 1.0, 2

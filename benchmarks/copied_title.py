@@ -32,7 +32,7 @@ from recalign.data.records import Case, Items, hashed_order, read_cases, read_me
 from recalign.evaluation.metrics import Floats
 from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, ranking_scores
 from recalign.evaluation.significance import bootstrap_interval
-from recalign.params import Params, load_params
+from recalign.params.load import Params, load_params
 from recalign.ranking.language_model import LanguageModelRecommender, Setting, open_recommender
 from recalign.recommenders.recommender import Request
 

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from recalign.data.case_file import FileCase, read_catalogue, read_file_cases
 from recalign.data.records import Items, hashed_order
 from recalign.llm.prompts import PromptBuilder
-from recalign.params import PromptParams, load_params
+from recalign.params.load import load_params
+from recalign.params.prompt import PromptParams
 from recalign.training.examples import PreferenceExample
 
 CANDIDATES = 20

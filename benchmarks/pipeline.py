@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recalign.common import columns as c
-from recalign.params import Params, PrepareParams, load_params
+from recalign.params.load import Params, load_params
+from recalign.params.prepare import PrepareParams
 from recalign.project import CACHE
 
 if TYPE_CHECKING:

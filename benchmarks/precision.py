@@ -21,7 +21,7 @@ from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.significance import metric_interval, paired_difference
 from recalign.llm.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
-from recalign.params import Params, load_params
+from recalign.params.load import Params, load_params
 from recalign.project import BASE, PREPARED
 from recalign.ranking.language_model import LanguageModelRecommender
 from recalign.ranking.trial import rank_sampled, read_trial

@@ -34,8 +34,10 @@ from torch.nn.functional import logsigmoid
 from recalign.common.machine import machine
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.scoring import response_logprobs
-from recalign.objectives import PRESETS, PreferenceBatch, build_objective
-from recalign.params import LoraParams, load_params
+from recalign.objectives.batch import PreferenceBatch
+from recalign.objectives.presets import PRESETS, build_objective
+from recalign.params.load import load_params
+from recalign.params.lora import LoraParams
 from recalign.training.examples import PreferenceExample
 from recalign.training.reference import Store, compute, reference_sums
 

@@ -36,7 +36,7 @@ from recalign.llm.branches import Branches
 from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring import naive_logprobs, response_logprobs
 from recalign.llm.trie import Found, Trie, Wanted, best_items, item_logprobs
-from recalign.params import load_params
+from recalign.params.load import load_params
 
 TOKENS, USERS, BEST = 20, 6, 10
 PASS = 2  # cases in a forward pass of the six

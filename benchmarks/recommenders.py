@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow.compute as pc
 import torch
@@ -32,9 +32,10 @@ from recalign.evaluation.metrics import hit_rate
 from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.scorecard import Comparison
 from recalign.evaluation.significance import Interval, bootstrap_interval, holm, metric_intervals, paired_gains
-from recalign.params import Params, RecommenderName, load_params
+from recalign.params.load import Params, load_params
+from recalign.params.recommenders import RecommenderName
 from recalign.ranking.trial import Trial, rank_catalogue, rank_sampled, read_trial, whole_catalogue
-from recalign.recommenders.roster import fit, load_fitted
+from recalign.recommenders.roster import ROSTER, fit, load_fitted
 from recalign.report.table import difference, plain
 
 SAMPLED = {"hr_at_1": "HR@1", "hr_at_5": "HR@5", "hr_at_10": "HR@10", "ndcg_at_10": "NDCG@10", "mrr": "MRR"}
@@ -171,7 +172,7 @@ def caption(prepared: Path, catalogue: Items, trial: Trial) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, default=Path("data/prepared"))
-    parser.add_argument("--systems", nargs="+", choices=get_args(RecommenderName), default=get_args(RecommenderName))
+    parser.add_argument("--systems", nargs="+", choices=ROSTER, default=list(ROSTER))
     parser.add_argument("--models", type=Path, help="keep the fitted models there, and read those that stand there")
     parser.add_argument("--out", type=Path, help="write the Markdown there as well")
     parser.add_argument("--json", type=Path, help="write the figures there")

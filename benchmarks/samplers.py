@@ -20,7 +20,7 @@ from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet
 from recalign.data.records import Items, read_met
 from recalign.evaluation.metrics import hit_rate, ndcg
-from recalign.params import load_params
+from recalign.params.load import load_params
 from recalign.ranking.trial import Trial, rank_catalogue, rank_sampled, read_trial, whole_catalogue
 from recalign.recommenders.neural.diffusion import SamplerName
 from recalign.recommenders.neural.dreamrec import DreamRec

@@ -27,7 +27,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet
 from recalign.data.records import Items
-from recalign.params import load_params
+from recalign.params.load import load_params
 from recalign.ranking.trial import read_trial
 from recalign.recommenders.neural.encoders import Block, SASRec
 from recalign.recommenders.neural.sequential import Settings

@@ -20,14 +20,15 @@ from pydantic.fields import FieldInfo
 from recalign.cli import subcommands
 from recalign.evaluation.metrics import LABELS, METRICS, metric_values
 from recalign.objectives.presets import PRESETS, SOURCES
-from recalign.params import Params
+from recalign.params.load import Params
+from recalign.recommenders.roster import ROSTER
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reference.md"
 HEAD = """# Reference
 
-Made from the code by `python docs/make_reference.py`; do not edit. Commands, parameters, metrics, objectives.
-What a figure is about is explained in [protocol.md](protocol.md), each file and its columns in
+Made from the code by `python docs/make_reference.py`; do not edit: commands, parameters, metrics, recommenders,
+objectives. What a figure is about is explained in [protocol.md](protocol.md), each file and its columns in
 [contracts.md](contracts.md).
 """
 RANKS = (1, 2, 5, 10, 20)  # shown of each metric
@@ -47,7 +48,7 @@ class Parameter:
 
 def reference() -> str:
     """The page."""
-    return "\n".join([HEAD, *commands(), *parameters(), *metrics(), *objectives()])
+    return "\n".join([HEAD, *commands(), *parameters(), *metrics(), *recommenders(), *objectives()])
 
 
 def commands() -> Iterator[str]:
@@ -152,6 +153,8 @@ def _budgets(rows: list[Parameter]) -> Iterator[str]:
 
 def allowed(key: str) -> str:
     """What the parameter may be, in words, from the pydantic tree; "" for a key below the tree."""
+    if key == "recommenders.systems":
+        return f"list of {', '.join(f'`{name}`' for name in ROSTER)}"
     model: Any = Params
     field: FieldInfo | None = None
     for part in key.split("."):
@@ -174,7 +177,7 @@ def allowed(key: str) -> str:
 
 def read_null(key: str) -> bool:
     """Whether a null here means "as the budget says"."""
-    from recalign.params import FROM_BUDGET
+    from recalign.params.budgets import FROM_BUDGET
 
     return any(key == f"{section}.{name}" for section, name, _ in FROM_BUDGET)
 
@@ -201,6 +204,15 @@ def metrics() -> Iterator[str]:
     for key in METRICS:
         values = metric_values(key, list(RANKS))
         yield f"| {LABELS[key]} | `{key}` | {' | '.join(f'{value:.3f}' for value in values)} |"
+    yield ""
+
+
+def recommenders() -> Iterator[str]:
+    """Each ID recommender of the roster, and what orders items."""
+    yield "## Recommenders\n"
+    yield "`recommenders.systems` takes the names; [recommenders.md](recommenders.md) says what each is.\n"
+    yield "| name | ranks by | needs |\n|---|---|---|"
+    yield from (f"| `{name}` | {own.ranked_by} | {'a clock' if own.clock else ''} |" for name, own in ROSTER.items())
     yield ""
 
 

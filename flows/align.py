@@ -9,7 +9,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from recalign.common.errors import RecalignError
-from recalign.params import ObjectiveName, Params, load_params
+from recalign.params.align import ObjectiveName
+from recalign.params.load import Params, load_params
 from recalign.project import PARAMS
 from reproduce import passed_on, reproduce
 from runs import only_run

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from recalign.common.artifacts import write_text
 from recalign.common.errors import RecalignError
-from recalign.params import load_params
+from recalign.params.load import load_params
 from recalign.project import PARAMS, RAW
 from worktree import dvc, git, output
 

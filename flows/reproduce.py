@@ -19,7 +19,7 @@ from prefect.exceptions import PrefectException
 from prefect.states import Completed, Failed
 
 from graph import planned_stages
-from recalign.params import ScheduleParams
+from recalign.params.schedule import ScheduleParams
 from subprocesses import run
 
 RETRY_DELAY_SECONDS = 5

@@ -9,7 +9,7 @@ from prefect.states import Completed, Failed
 
 from align import register_adapter
 from recalign.common.errors import RecalignError
-from recalign.params import load_params
+from recalign.params.load import load_params
 from recalign.project import PARAMS
 from refresh import refresh
 from reproduce import passed_on, reproduce

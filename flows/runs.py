@@ -16,7 +16,7 @@ from prefect.states import Crashed
 
 from locks import guarded, lock_folder
 from recalign.common.locks import held, is_left_over, owner, try_lock
-from recalign.params import ScheduleParams
+from recalign.params.schedule import ScheduleParams
 from subprocesses import end_with_parent
 
 SLOT = "slot.lock"

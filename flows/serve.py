@@ -14,7 +14,7 @@ from align import align
 from locks import guarded
 from recalign.common.errors import RecalignError
 from recalign.doctor.prefect_server import server_fault
-from recalign.params import Params, load_params
+from recalign.params.load import Params, load_params
 from retrain import retrain
 from runs import close_dead_runs
 from worktree import needs_git, sweep

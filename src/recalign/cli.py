@@ -20,23 +20,7 @@ from pathlib import Path
 from recalign import __version__
 from recalign.common import console
 from recalign.common.errors import RecalignError
-
-# The stages of dvc.yaml in its order, with what `recalign --help` says of each.
-STAGES = {
-    "ingest": "read the raw files of `source` into interactions and items",
-    "validate": "check every row, quarantine the bad ones with their reasons",
-    "prepare": "k-core, sequences, time split, examples and frozen candidate lists",
-    "baselines": "fit and tune one ID recommender (see --system)",
-    "base": "fetch the base model and convert it to safetensors",
-    "profiles": "infer what each user likes, from the history before the split's cutoff",
-    "pairs": "build preference pairs: one chosen item, K rejected ones",
-    "sft": "supervised fine-tuning of a LoRA adapter on histories",
-    "reference": "store the pairs' log-probs under the SFT adapter",
-    "align": "train one objective's adapter on the pairs (see --objective)",
-    "fuse": "one table of all systems' ranks, and the fusion of the best of them",
-    "report": "metrics, plots, the table and report.html",
-}
-
+from recalign.pipeline import STAGES
 
 OF_MANY = {"align": "objective", "baselines": "system", "rank": "system"}  # stages of many runs, and what names one
 BAD_INPUT, INTERRUPTED, CLOSED_PIPE = 2, 130, 141  # the last two as shells count signals: 128 + SIGINT, + SIGPIPE
@@ -122,17 +106,18 @@ def _parser() -> argparse.ArgumentParser:
     shown = f"show the stack trace of an unforeseen fault (or {DEBUG_VARIABLE}=1)"
     parser.add_argument("--debug", action="store_true", help=shown)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, summary in STAGES.items():
-        stage = commands.add_parser(name, help=summary, description=f"Stage {name}: {summary}.")
-        stage.set_defaults(run=_run_stage)
-        if name == "align":
-            stage.add_argument("--objective", required=True, help="one of align.settings in params.yaml")
-        if name == "baselines":
-            stage.add_argument("--system", required=True, help="one of recommenders.systems in params.yaml")
+    for name, stage in STAGES.items():
+        if name == "rank":  # which ranks anyone's lists, too
+            _add_rank(commands)
+            continue
+        parser_of_stage = commands.add_parser(name, help=stage.summary, description=f"Stage {name}: {stage.summary}.")
+        parser_of_stage.set_defaults(run=_run_stage)
+        if stage.option:
+            parser_of_stage.add_argument(f"--{stage.option}", required=True, help=stage.option_help)
+    _add_graph(commands)
     _add_simulate(commands)
     _add_registry(commands)
     _add_recommend(commands)
-    _add_rank(commands)
     _add_doctor(commands)
     _add_audit(commands)
     _add_compare(commands)
@@ -145,36 +130,38 @@ def subcommands() -> dict[str, argparse.ArgumentParser]:
     return dict(action.choices)
 
 
-def _call(name: str, module: str = "") -> Callable[..., int | None]:
-    """The function of a command's module; imported here, so that `--help` imports none of the heavy libraries."""
-    place = importlib.import_module(f"recalign.commands.{module or name}")
-    function: Callable[..., int | None] = getattr(place, name)
-    return function
-
-
-def _stage(name: str) -> Callable[..., None]:
-    """The function of a stage's module."""
-    function: Callable[..., None] = getattr(importlib.import_module(f"recalign.stages.{name}"), name)
+def _call(name: str, room: str = "commands", module: str = "") -> Callable[..., int | None]:
+    """A command's function; imported here, so that `--help` imports none of the heavy libraries."""
+    function: Callable[..., int | None] = getattr(importlib.import_module(f"recalign.{room}.{module or name}"), name)
     return function
 
 
 def _params():  # type: ignore[no-untyped-def]  # its type would import pydantic for --help
-    from recalign.params import load_params
+    from recalign.params.load import load_params
 
     return load_params()
 
 
 def _run_stage(arguments: argparse.Namespace) -> None:
     from recalign.common.run_log import noted
+    from recalign.recommenders.roster import check_systems
 
-    chosen = OF_MANY.get(arguments.command)
+    chosen = STAGES[arguments.command].option
     options = {chosen: getattr(arguments, chosen)} if chosen else {}
     params = _params()
+    check_systems(params.recommenders.systems)
     with noted("@".join([arguments.command, *options.values()])):
-        _stage(arguments.command)(params, **options)
+        _call(arguments.command, "stages")(params, **options)
 
 
 Commands = argparse._SubParsersAction
+
+
+def _add_graph(commands: Commands) -> None:
+    judged = "exit code: 0 up to date, 1 out of date, 2 bad input"
+    graph = commands.add_parser("graph", help="what dvc.yaml lacks of the modules that stages import", epilog=judged)
+    graph.add_argument("--write", action="store_true", help="write them into dvc.yaml; its comments stay")
+    graph.set_defaults(run=lambda a: _call("graph")(write=a.write))
 
 
 def _add_simulate(commands: Commands) -> None:
@@ -190,10 +177,10 @@ def _add_registry(commands: Commands) -> None:
     promote = commands.add_parser("promote", help="make a registered version the champion")
     promote.add_argument("version", help="version number in the registry")
     promote.add_argument("--reason", required=True, help="why; kept with the version")
-    promote.set_defaults(run=lambda a: _call("promote", "champion")(_params(), a.version, a.reason))
+    promote.set_defaults(run=lambda a: _call("promote", module="champion")(_params(), a.version, a.reason))
     rollback = commands.add_parser("rollback", help="give the alias champion back to the previous champion")
     rollback.add_argument("--reason", required=True, help="why; kept with the version")
-    rollback.set_defaults(run=lambda a: _call("rollback", "champion")(_params(), a.reason))
+    rollback.set_defaults(run=lambda a: _call("rollback", module="champion")(_params(), a.reason))
 
 
 def _add_recommend(commands: Commands) -> None:

@@ -12,7 +12,7 @@ from recalign.audit.cases import CaseSet
 from recalign.common.artifacts import write_json, write_parquet
 from recalign.common.errors import RecalignError
 from recalign.evaluation.ranks import SystemRanks, in_case_order
-from recalign.params import Params, parse_params
+from recalign.params.load import Params, parse_params
 from recalign.report.probes import probe
 
 

@@ -9,7 +9,7 @@ import pytest
 from recalign.commands.rank import rank
 from recalign.common.errors import RecalignError
 from recalign.data.case_file import read_catalogue, read_file_cases, read_file_log
-from recalign.params import Params, parse_params
+from recalign.params.load import Params, parse_params
 
 TITLES = {1: "Alien", 2: "Heat", 3: "Fargo, or a \u2028 snow", 4: "Up", 5: "Jaws"}
 CASE = {"case": 0, "user_id": 7, "history": [1, 2], "candidates": [3, 4, 5], "target": 4}

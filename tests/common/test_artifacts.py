@@ -127,7 +127,8 @@ def test_a_full_disk_is_one_line_and_the_old_state_is_kept(kind, tmp_path):
         (partial / "a").write_text("old")
         artifacts.write_text(partial / "file", "old")
     code = (
-        "import sys, pathlib, resource, signal, os\nimport numpy as np, pyarrow as pa\nfrom recalign.common import artifacts\n"
+        "import sys, pathlib, resource, signal, os\nimport numpy as np, pyarrow as pa\n"
+        "from recalign.common import artifacts\n"
         "from safetensors.numpy import save_file\nfrom recalign.common.errors import RecalignError\n"
         "place, kind = pathlib.Path(sys.argv[1]), sys.argv[2]\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"

@@ -8,7 +8,7 @@ from prefect._vendor.croniter import croniter
 
 from recalign.common.cron import check_zone, parse_cron
 from recalign.common.errors import RecalignError
-from recalign.params import parse_params
+from recalign.params.load import parse_params
 
 START = datetime(2026, 11, 28, 12, 0, 30, tzinfo=UTC)
 

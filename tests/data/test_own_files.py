@@ -21,7 +21,7 @@ from recalign.data.database import database
 from recalign.data.sources import ids
 from recalign.data.sources.files import drawn_in
 from recalign.doctor.columns import by_name, describe
-from recalign.params import parse_params
+from recalign.params.load import parse_params
 from recalign.stages.ingest import ingest
 
 Rows = list[dict[str, Any]]

@@ -13,7 +13,7 @@ from validated_log import START, Row, random_log, rows_of, small_params, write_l
 from recalign.common.artifacts import read_json, verify
 from recalign.common.errors import RecalignError
 from recalign.data.preparation.tables import unique_titles
-from recalign.params import Params, parse_params
+from recalign.params.load import Params, parse_params
 from recalign.stages.prepare import prepare
 
 FILES = ("events", "items", "met", "examples", "candidates")

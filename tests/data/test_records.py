@@ -9,7 +9,7 @@ import pytest
 from recalign.commands.recommend import user_history
 from recalign.common.artifacts import folder, write_json, write_parquet
 from recalign.data.records import longest_histories, read_examples, read_outlines, read_whole, unread_first
-from recalign.params import parse_params
+from recalign.params.load import parse_params
 from recalign.preferences.profiles.selection import nobody, pair_examples, sft_examples
 
 

@@ -18,7 +18,7 @@ from recalign.common.artifacts import verify
 from recalign.common.errors import RecalignError
 from recalign.data import simulator
 from recalign.data.simulator import Taste, days_since_start, load_catalogue, next_item_log_probs
-from recalign.params import load_params
+from recalign.params.load import load_params
 
 Event = tuple[int, int, datetime]
 TASTE = Taste(

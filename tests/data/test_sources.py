@@ -14,7 +14,7 @@ import pytest
 from recalign.commands.simulate import simulate
 from recalign.common.artifacts import read_json, verify
 from recalign.common.errors import RecalignError
-from recalign.params import parse_params
+from recalign.params.load import parse_params
 from recalign.stages.ingest import ingest
 
 Rows = list[dict[str, Any]]

@@ -18,7 +18,7 @@ from recalign.data.sources.reading import INTERACTIONS, ITEMS, QUARANTINE, USERS
 from recalign.data.titles import safe_title
 from recalign.data.validation.rules import Rule
 from recalign.data.validation.tables import broken_rows
-from recalign.params import Params, parse_params
+from recalign.params.load import Params, parse_params
 from recalign.stages.ingest import ingest
 from recalign.stages.validate import validate
 

@@ -28,7 +28,7 @@ from recalign.doctor import speed
 from recalign.doctor.findings import Finding, from_error, worst
 from recalign.doctor.own_table import examine, params_block
 from recalign.llm.base import fetch_base
-from recalign.params import Params, load_params, parse_params
+from recalign.params.load import Params, load_params, parse_params
 from recalign.registry.tracking import connect
 from recalign.stages.ingest import ingest
 

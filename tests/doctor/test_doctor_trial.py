@@ -17,7 +17,7 @@ from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
 from recalign.doctor.findings import Finding, worst
 from recalign.doctor.own_table import examine, params_block
-from recalign.params import Params, parse_params
+from recalign.params.load import Params, parse_params
 from recalign.stages.ingest import ingest
 from recalign.stages.prepare import prepare
 from recalign.stages.validate import validate

@@ -14,7 +14,7 @@ from recalign.common.errors import RecalignError
 from recalign.evaluation.comparison import Run, compare_runs
 from recalign.evaluation.ranks import SystemRanks, in_case_order, write_system_ranks
 from recalign.evaluation.significance import paired_difference
-from recalign.params import parse_params
+from recalign.params.load import parse_params
 
 USERS = 40
 KINDS = {

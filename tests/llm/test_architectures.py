@@ -18,7 +18,8 @@ from recalign.llm import check, packing, twin
 from recalign.llm.base import load_language_model
 from recalign.llm.check import Way, verdict_of
 from recalign.llm.scoring import one_by_one_logprobs, response_logprobs, tokens_at_once
-from recalign.params import LoraParams, load_params
+from recalign.params.load import load_params
+from recalign.params.lora import LoraParams
 
 ROOT = Path(__file__).parents[2]
 BASE = load_params(ROOT / "params.yaml").base.model_copy(update={"compute": "fp32", "quantisation": "none"})

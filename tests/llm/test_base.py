@@ -12,10 +12,11 @@ import torch
 from recalign.common.artifacts import file_digest, folder, read_json
 from recalign.common.errors import RecalignError
 from recalign.llm import downloads, quantisation
-from recalign.llm.adapters import save_adapter
 from recalign.llm.base import fetch_base, load_language_model
 from recalign.llm.scoring import response_logprobs
-from recalign.params import BaseParams, LoraParams
+from recalign.params.base import BaseParams
+from recalign.params.lora import LoraParams
+from recalign.training.results import save_adapter
 
 LORA = LoraParams(rank=4, alpha=8.0, dropout=0.0, targets="all-linear")
 

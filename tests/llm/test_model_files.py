@@ -14,10 +14,12 @@ from safetensors.torch import load_file, save_file
 from recalign.common.artifacts import folder, write_json
 from recalign.common.errors import RecalignError
 from recalign.llm import downloads
-from recalign.llm.adapters import check_adapter, save_adapter
+from recalign.llm.adapters import check_adapter
 from recalign.llm.base import fetch_base, load_language_model
 from recalign.llm.model_files import check_model_files
-from recalign.params import BaseParams, LoraParams
+from recalign.params.base import BaseParams
+from recalign.params.lora import LoraParams
+from recalign.training.results import save_adapter
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 134\n"
 LORA = LoraParams(rank=4, alpha=8.0, dropout=0.0, targets="all-linear")

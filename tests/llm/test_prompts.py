@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from recalign.common.errors import RecalignError
 from recalign.data.titles import safe_title
 from recalign.llm.prompts import PromptBuilder
-from recalign.params import PromptParams
+from recalign.params.prompt import PromptParams
 
 PARAMS = PromptParams(form="history", history=3, training_history=5, profile=False, max_title_tokens=24)
 TITLES = ["Alien (1979)", "Heat (1995)", "Big (1988)", "Se7en (1995)", "Up (2009)"]

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from recalign.common.errors import RecalignError
 from recalign.common.locks import held
-from recalign.params import load_params
+from recalign.params.load import load_params
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "flows"))  # as `python flows/serve.py` has it

@@ -15,7 +15,7 @@ from recalign.common.artifacts import MANIFEST, read_parquet, verify, write_parq
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items, read_examples
 from recalign.data.taken import read_taken
-from recalign.params import Params, parse_params
+from recalign.params.load import Params, parse_params
 from recalign.recommenders.item_knn import ItemKNN
 from recalign.recommenders.recommender import Request
 from recalign.stages.pairs import pairs

@@ -17,7 +17,7 @@ from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.data.simulator import Taste
 from recalign.llm.base import fetch_base
-from recalign.params import Params, parse_params
+from recalign.params.load import Params, parse_params
 from recalign.preferences.profiles import endpoint
 from recalign.preferences.profiles.answers import answer_all
 from recalign.preferences.profiles.histories import read_histories

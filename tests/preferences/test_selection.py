@@ -14,7 +14,7 @@ from recalign.common import columns as c
 from recalign.common.artifacts import read_parquet, write_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items, read_examples
-from recalign.params import Params, parse_params
+from recalign.params.load import Params, parse_params
 from recalign.preferences.profiles.histories import read_histories
 from recalign.preferences.profiles.profiles import profile_texts, read_profiles, read_told
 from recalign.preferences.profiles.selection import nobody, pair_examples, profile_users, profiled_views, sft_examples

@@ -12,7 +12,8 @@ from recalign.data.preparation.tables import unique_titles
 from recalign.data.sources.reading import INTERACTIONS, ITEMS, QUARANTINE, USERS
 from recalign.llm.base import LanguageModel
 from recalign.llm.prompts import PromptBuilder
-from recalign.params import PromptParams, parse_params
+from recalign.params.load import parse_params
+from recalign.params.prompt import PromptParams
 from recalign.ranking.language_model import Asked, LanguageModelRecommender
 from recalign.stages.validate import validate
 

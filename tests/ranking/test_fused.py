@@ -15,7 +15,8 @@ from recalign.evaluation.metrics import draw_lots
 from recalign.evaluation.ranking_rule import RankingRule
 from recalign.llm.base import LanguageModel
 from recalign.llm.prompts import PromptBuilder
-from recalign.params import PromptParams, load_params
+from recalign.params.load import load_params
+from recalign.params.prompt import PromptParams
 from recalign.project import BASELINES, Project
 from recalign.ranking import fused as under_test
 from recalign.ranking.fused import FusedRecommender

@@ -22,7 +22,7 @@ from recalign.llm.base import LanguageModel
 from recalign.llm.branches import Branches
 from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring import naive_logprobs
-from recalign.params import PromptParams
+from recalign.params.prompt import PromptParams
 from recalign.ranking import language_model as under_test
 from recalign.ranking import logprob_store
 from recalign.ranking.language_model import Asked, LanguageModelRecommender

@@ -16,7 +16,7 @@ from recalign.common.errors import RecalignError
 from recalign.evaluation.ranks import SystemRanks, in_case_order
 from recalign.evaluation.scorecard import Scorecard, build_scorecard
 from recalign.evaluation.systems import System, system_of
-from recalign.params import Params, parse_params
+from recalign.params.load import Params, parse_params
 from recalign.project import BASE as BASE_FOLDER
 from recalign.project import OTHER, PREPARED, Project
 from recalign.ranking.transferred import transferred

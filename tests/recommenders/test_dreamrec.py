@@ -15,7 +15,8 @@ from test_next_item import SUMS as STATE
 from torch import Tensor
 
 from recalign.common.errors import RecalignError
-from recalign.params import RecommendersParams, load_params
+from recalign.params.load import load_params
+from recalign.params.recommenders import RecommendersParams
 from recalign.recommenders.held_out import HeldOut, held_out
 from recalign.recommenders.neural import sequential
 from recalign.recommenders.neural.diffusion import CLEAN, Diffusion, SamplerName, ScheduleName, guided, variances

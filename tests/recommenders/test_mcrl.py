@@ -12,7 +12,8 @@ from test_next_item import SUMS, chain_log, quick
 from torch import Tensor
 
 from recalign.data.records import Items
-from recalign.params import McrlParams, RecommendersParams, load_params
+from recalign.params.load import load_params
+from recalign.params.recommenders import McrlParams, RecommendersParams
 from recalign.recommenders.neural import losses as mcrl_losses
 from recalign.recommenders.neural.encoders import EncoderName
 from recalign.recommenders.neural.mcrl import MCRL, DecisionHeads, DecisionLosses, Steps, fit_mcrl

@@ -13,7 +13,8 @@ from rounding import rounding
 from recalign.common import columns as c
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.params import NextItemParams, load_params
+from recalign.params.load import load_params
+from recalign.params.recommenders import NextItemParams
 from recalign.recommenders.held_out import held_out
 from recalign.recommenders.neural import losses as item_losses
 from recalign.recommenders.neural.encoders import Block, Caser, Dropout, EncoderName, GRU4Rec, SASRec

@@ -24,11 +24,12 @@ from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.data.simulator import days_since_start, load_catalogue, next_item_log_probs, simulate
 from recalign.evaluation.metrics import draw_lots, metric_values, target_places, target_ranks
-from recalign.params import RecommenderName, load_params
-from recalign.recommenders import ease, markov, recent_popularity, tuning
+from recalign.params.load import load_params
+from recalign.params.recommenders import RecommenderName
+from recalign.recommenders import ease, item_knn, markov, recent_popularity
 from recalign.recommenders.ease import EASE, item_weights
 from recalign.recommenders.held_out import HeldOut, held_out
-from recalign.recommenders.item_knn import ItemKNN, Settings, fitter, nth_largest, strongest
+from recalign.recommenders.item_knn import GRID, ItemKNN, Settings, fitter, nth_largest, strongest, tuned_item_knn
 from recalign.recommenders.markov import Markov
 from recalign.recommenders.neural.encoders import EncoderName
 from recalign.recommenders.neural.mcrl import fit_mcrl
@@ -37,10 +38,10 @@ from recalign.recommenders.neural.next_item import fit_next_item
 from recalign.recommenders.oracle import Oracle
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recommender import Recommender, Request, top
-from recalign.recommenders.roster import fit, load_fitted
+from recalign.recommenders.roster import ROSTER, fit, load_fitted
 from recalign.recommenders.store import save_state
 from recalign.recommenders.train_log import fit_on_log, read_train_log
-from recalign.recommenders.tuning import GRID, tuned_item_knn, whole_users
+from recalign.recommenders.tuning import whole_users
 from recalign.stages.baselines import baselines
 from recalign.stages.prepare import prepare
 
@@ -163,25 +164,7 @@ def test_what_nobody_liked_comes_last_for_a_user_without_history() -> None:
         assert top(fitted(name), CATALOGUE, [Request(None, ())], 5)[0][-1].item_id == 4
 
 
-@pytest.mark.parametrize("name", get_args(RecommenderName))
-def test_a_catalogue_of_one_item_and_a_history_with_repetitions_are_ranked(name: RecommenderName) -> None:
-    one = Items((7,), {7: "Seven"}, {}, {})
-    model, _ = fit(name, one, events_of({1: [7], 2: [7]}), True, QUICK_PARAMS)
-    scores = model.scores([Request(1, ()), Request(None, (7,)), Request(3, (7,) * 300)], None)
-
-    assert scores.shape == (3, 1)
-    assert scores.isfinite().all()
-
-
-@pytest.mark.parametrize("name", get_args(RecommenderName))
-def test_a_fitted_recommender_is_read_back_by_its_name(name: RecommenderName, tmp_path: Path) -> None:
-    model, report = fit(name, CATALOGUE, events_of(LIKES), True, QUICK_PARAMS)
-    model.save(tmp_path)
-    assert set(report) >= {"chosen", "tried"}
-    assert torch.equal(load_fitted(name, tmp_path, CATALOGUE).scores(REQUESTS, None), model.scores(REQUESTS, None))
-
-
-@pytest.mark.parametrize("name", ["recent_popularity", "markov"])
+@pytest.mark.parametrize("name", [name for name, entry in ROSTER.items() if entry.clock])
 def test_a_log_without_a_clock_is_refused_where_time_is_what_counts(name: RecommenderName) -> None:
     events = events_of(LIKES).set_column(2, c.TIMESTAMP, pa.nulls(6 + 1, pa.timestamp("us")))
     with pytest.raises(RecalignError, match=f"{name} needs a clock, and the log has none"):
@@ -414,7 +397,7 @@ def test_a_large_log_is_tuned_on_whole_users_up_to_a_bound_and_then_fitted_on_al
     caplog.set_level("INFO")
     catalogue, events = log_events(clock)
     shuffled = events.take(np.random.default_rng(1).permutation(len(events)))
-    monkeypatch.setattr(tuning, "KNN_EVENTS", 305)
+    monkeypatch.setattr(item_knn, "KNN_EVENTS", 305)
     model, report = tuned_item_knn(catalogue, events, clock, seed=1)
     _, again = tuned_item_knn(catalogue, shuffled, clock, seed=1)
 
@@ -464,8 +447,9 @@ def test_the_stage_writes_each_model_and_what_was_tried(tmp_path: Path, tree: di
 
 
 def test_an_unknown_system_lists_the_known_ones(tmp_path: Path, tree: dict[str, Any]) -> None:
-    with pytest.raises(RecalignError, match="system is svd; one of popularity, recent_popularity, item_knn"):
-        baselines(small_params(tree), "svd", tmp_path, tmp_path)  # type: ignore[arg-type]
+    message = "system is 'svd'; input should be one of 'popularity', 'recent_popularity', 'item_knn'"
+    with pytest.raises(RecalignError, match=message):
+        baselines(small_params(tree), "svd", tmp_path, tmp_path)
 
 
 def test_the_oracle_gives_the_simulators_own_probabilities(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from scipy.stats import t
 
 from recalign.common.errors import RecalignError
 from recalign.evaluation.ranks import SAMPLED, SystemRanks, in_case_order
-from recalign.params import Params, parse_params
+from recalign.params.load import Params, parse_params
 from recalign.registry.gate import Opponent, Verdict, few_users, judge, share_of_error
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gate.py"

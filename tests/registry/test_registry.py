@@ -41,7 +41,7 @@ from recalign.data.records import Items
 from recalign.evaluation.ranks import SystemRanks
 from recalign.llm.adapters import adapter_digest
 from recalign.llm.base import load_language_model
-from recalign.params import Params, parse_params
+from recalign.params.load import Params, parse_params
 from recalign.ranking.made_by import language_model_artifacts
 from recalign.ranking.package import read_settings
 from recalign.ranking.trial import rank_sampled, read_trial

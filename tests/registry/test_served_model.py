@@ -37,7 +37,7 @@ from recalign.common.errors import RecalignError
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.llm.base import load_language_model
-from recalign.params import parse_params
+from recalign.params.load import parse_params
 from recalign.preferences.profiles.engines import open_engine
 from recalign.preferences.profiles.histories import Histories
 from recalign.preferences.profiles.statements import closed_statements

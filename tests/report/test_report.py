@@ -28,7 +28,7 @@ from recalign.evaluation.ranks import SystemRanks, in_case_order, write_system_r
 from recalign.evaluation.scorecard import Comparison, Scorecard, build_scorecard
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.systems import System, write_systems
-from recalign.params import Params, load_params, parse_params
+from recalign.params.load import Params, load_params, parse_params
 from recalign.preferences.profiles.profiles import Claim, Profile, profiles_table
 from recalign.report.curves import read_curve
 from recalign.report.table import cells, difference

@@ -37,7 +37,7 @@ from recalign.evaluation.scorecard import Row, Scorecard
 from recalign.evaluation.significance import user_draws
 from recalign.llm.base import LanguageModel
 from recalign.llm.prompts import PromptBuilder
-from recalign.params import PromptParams
+from recalign.params.prompt import PromptParams
 from recalign.ranking.generated import answers
 from recalign.ranking.language_model import Asked, LanguageModelRecommender
 from recalign.ranking.trial import Trial, full_ranks, rank_catalogue, searched_ranks, whole_catalogue

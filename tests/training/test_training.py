@@ -23,8 +23,8 @@ from training_world import LONG, World, make_params, make_world, shared_params, 
 from recalign.common.artifacts import file_digest, folder_digest, verify
 from recalign.common.errors import RecalignError
 from recalign.llm.packing import pack
-from recalign.objectives import PRESETS, build_objective
-from recalign.params import SftParams
+from recalign.objectives.presets import PRESETS, build_objective
+from recalign.params.sft import SftParams
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample, TextExample
 from recalign.training.loop import Measured, batches, evaluation_steps, learning_rate, train, trainable_weights

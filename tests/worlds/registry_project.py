@@ -17,13 +17,14 @@ from recalign.common.artifacts import folder, folder_digest, read_json, write_js
 from recalign.data.records import Items
 from recalign.evaluation.metrics import METRICS, metric_values
 from recalign.evaluation.ranks import SAMPLED, in_case_order, write_system_ranks
-from recalign.llm.adapters import adapter_digest, save_adapter
+from recalign.llm.adapters import adapter_digest
 from recalign.llm.base import fetch_base, load_language_model
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.ranking.fusion import FittedFusion, Part
 from recalign.ranking.made_by import language_model_artifacts, recommender_artifacts
 from recalign.recommenders.popularity import Popularity
 from recalign.registry.tracking import connect
+from recalign.training.results import save_adapter
 
 GENRES = ("crime", "drama", "comedy")
 WORDS = ("House", "Secret", "Last", "Winter", "Return", "King", "Story", "Fall", "Legend", "Heart", "River", "Fire")

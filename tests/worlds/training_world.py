@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from recalign.common.artifacts import folder, write_json, write_parquet
 from recalign.llm.base import fetch_base
-from recalign.params import Params, parse_params
+from recalign.params.load import Params, parse_params
 from recalign.stages.align import align
 from recalign.stages.reference import reference
 from recalign.stages.sft import sft

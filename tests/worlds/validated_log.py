@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recalign.common.artifacts import write_json
-from recalign.params import Params, parse_params
+from recalign.params.load import Params, parse_params
 
 START = datetime(2024, 1, 1)
 Row = tuple[int, int, int | None, float | None]  # user, item, hours after START, rating

@@ -1,6 +1,6 @@
 """`recalign promote`: make a registered version the champion."""
 
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.registry import promotion
 
 

@@ -11,7 +11,7 @@ from recalign.evaluation.comparison import Run, compare_agreements, compare_answ
 from recalign.evaluation.generation import read_answers
 from recalign.evaluation.ranks import SystemRanks, read_system_ranks
 from recalign.evaluation.systems import SYSTEMS, read_systems
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.project import RANKS
 from recalign.report.second_view import in_whole_catalogue
 from recalign.report.table import print_comparison, print_second_views

@@ -15,7 +15,8 @@ from recalign.common.errors import RecalignError
 from recalign.doctor.findings import Finding, print_findings, worst
 from recalign.doctor.own_table import examine, params_block
 from recalign.doctor.project import check_project
-from recalign.params import BaseParams, Params, load_params, params_or_shipped
+from recalign.params.base import BaseParams
+from recalign.params.load import Params, load_params, params_or_shipped
 from recalign.project import BASE, PARAMS, RAW
 
 if TYPE_CHECKING:

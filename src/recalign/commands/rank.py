@@ -4,19 +4,19 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
 from recalign.common import columns as c
 from recalign.common.artifacts import file_digest, write_text
-from recalign.common.errors import RecalignError, did_you_mean
+from recalign.common.errors import RecalignError
 from recalign.data.case_file import CASE, FileCase, read_catalogue, read_file_cases
 from recalign.data.records import Items
 from recalign.evaluation.metrics import LABELS, METRICS, Floats, Lots, draw_lots, target_places, target_ranks
 from recalign.evaluation.ranks import SystemRanks, in_case_order
 from recalign.evaluation.significance import metric_interval, plain
-from recalign.params import Params, RecommenderName
+from recalign.params.load import Params
+from recalign.params.recommenders import RecommenderName
 from recalign.project import RANKS
 from recalign.ranking.fusion import read_fusion
 from recalign.ranking.language_model import LanguageModelRecommender
@@ -68,12 +68,10 @@ def _system(
 ) -> tuple[Ranker, str]:
     """The system that the options name, and what ranks it in words."""
     if recommender is not None:
+        from recalign.recommenders.roster import known
         from recalign.recommenders.train_log import fit_on_log
 
-        if recommender not in get_args(RecommenderName):
-            hint = did_you_mean(recommender, get_args(RecommenderName))
-            allowed = ", ".join(get_args(RecommenderName))
-            raise RecalignError(f"--recommender is {recommender}; one of {allowed} is allowed{hint}")
+        known(recommender, "--recommender")
         if train is None:
             raise RecalignError(f"--recommender {recommender} needs --train: an interactions CSV (user_id,item_id)")
         return fit_on_log(recommender, catalogue, train, params), f"fitted on {train}"

@@ -13,7 +13,7 @@ from recalign.common.artifacts import read_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.evaluation.systems import SYSTEMS, read_systems
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.project import ALIGN, INTERACTIONS, PREPARED, RANKS
 
 if TYPE_CHECKING:

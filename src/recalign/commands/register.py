@@ -11,7 +11,7 @@ from recalign.common.locks import held
 from recalign.data.records import Items
 from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.systems import FUSION, SYSTEMS, read_systems
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.ranking.package import Settings, best_objective, check_ranks, package_digest, settings_of
 from recalign.registry.contest import (
     UnscorableError,

@@ -6,7 +6,7 @@ from pathlib import Path
 from recalign.common import artifacts
 from recalign.common.errors import RecalignError
 from recalign.data import simulator
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.project import RAW
 
 log = logging.getLogger(__name__)

@@ -15,24 +15,11 @@ from typing import Any
 
 from recalign import project as layout
 from recalign.common.artifacts import MANIFEST, folder_digest, write_json
+from recalign.pipeline import STAGES
 
 NOTES = layout.CACHE / "stages"
 COSTS = layout.CACHE / "costs"
-# What a stage leaves: its folder, the file whose rows tell how much it did (Parquet, or JSON with "examples"), its noun
-LEFT: dict[str, tuple[Path, str, str]] = {
-    "ingest": (layout.INTERACTIONS, "interactions.parquet", "interactions"),
-    "validate": (layout.VALIDATED, "interactions.parquet", "interactions"),
-    "prepare": (layout.PREPARED, "examples.parquet", "examples"),
-    "baselines": (layout.BASELINES, "", ""),
-    "base": (layout.BASE, "", ""),
-    "profiles": (layout.PROFILES, "profiles.parquet", "profiles"),
-    "pairs": (layout.PAIRS, "pairs.parquet", "pairs"),
-    "sft": (layout.SFT, "training.json", "histories"),
-    "reference": (layout.REFERENCE, "reference.parquet", "log-probs"),
-    "align": (layout.ALIGN, "training.json", "pairs"),
-    "rank": (layout.SCORES, "ranks.parquet", "ranks"),
-    "fuse": (layout.RANKS, "ranks.parquet", "ranks"),
-}
+LEFT = {name: stage for name, stage in STAGES.items() if stage.writes != layout.REPORTS}  # what the screen shows
 
 
 @dataclass(frozen=True)
@@ -103,7 +90,8 @@ def stage_lines(parts: Mapping[str, Sequence[str]]) -> list[StageLine]:
     """The stages whose folders exist, in their order; `parts` names what a stage of many runs has now
     ({"align": ["sdpo"]}), so that what an earlier run left is not shown."""
     lines = []
-    for stage, (place, _, _) in LEFT.items():
+    for stage, about in LEFT.items():
+        place = about.writes
         if (place / MANIFEST).is_file():
             lines.append(_line(stage, place))
             continue
@@ -143,7 +131,7 @@ def _place(stage: str) -> Path | None:
     name, _, part = stage.partition("@")
     if name not in LEFT:
         return None
-    place = LEFT[name][0]
+    place = LEFT[name].writes
     return place / part if part else place
 
 
@@ -154,7 +142,7 @@ def _line(stage: str, place: Path) -> StageLine:
         own = note if note["digest"] == digest else {}
     except (OSError, ValueError, KeyError, TypeError):  # the notes are only notes: without them the line is shorter
         own = {}
-    _, file, noun = LEFT[stage.partition("@")[0]]
+    file, noun = LEFT[stage.partition("@")[0]].counted
     return StageLine(stage, own.get("seconds"), own.get("peak_mb"), _rows(place / file, noun), digest)
 
 

@@ -41,7 +41,7 @@ def scratch(connection: "DuckDBPyConnection") -> Path:
 
 
 def statement(name: str) -> str:
-    """The text of sql/<name>.sql."""
+    """The text of preparation/sql/<name>.sql."""
     return (files("recalign.data") / "preparation" / "sql" / f"{name}.sql").read_text("utf-8")
 
 

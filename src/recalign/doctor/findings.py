@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from recalign.common.errors import RecalignError
-from recalign.params import Params
+from recalign.params.load import Params
 
 State = Literal["ok", "warn", "fail"]
 Result = tuple[State, str, str]  # state, what was found, the fix

@@ -14,7 +14,8 @@ from recalign.data.sources.table import load_columns
 from recalign.doctor.columns import ATTRIBUTES, THINGS, Column, by_name, describe
 from recalign.doctor.findings import Finding
 from recalign.doctor.trial import Trial, try_stages
-from recalign.params import Params, TableParams
+from recalign.params.load import Params
+from recalign.params.table import TableParams
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -19,7 +19,8 @@ from recalign.common.errors import RecalignError
 from recalign.doctor.findings import Check, Finding, Result, State, from_error
 from recalign.doctor.prefect_server import VARIABLE, configured_url, server_fault
 from recalign.doctor.trial import try_stages
-from recalign.params import Params, load_params
+from recalign.params.load import Params, load_params
+from recalign.recommenders.roster import check_systems
 
 GB = 1e9
 FREE_DISK_FAIL, FREE_DISK_WARN = 1.0 * GB, 3.0 * GB  # a default run leaves 0.6 GB, half of it in DVC's cache
@@ -34,6 +35,7 @@ def check_project(more: dict[str, Check]) -> list[Finding]:
     params: Params | None = None
     try:
         params = load_params()
+        check_systems(params.recommenders.systems)
         about = Finding("params", "ok", f"params.yaml: source {params.source}, budget {params.budget}")
     except RecalignError as error:
         about = from_error("params", error)

@@ -14,7 +14,7 @@ from recalign.common.progress import track
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.quantisation import choose_device, choose_dtype, why_not_quantised
 from recalign.llm.scoring import response_logprobs
-from recalign.params import Params
+from recalign.params.load import Params
 
 # A batch as training has it: histories of some titles, a chosen and a rejected title each
 PROMPTS, PROMPT_TOKENS, RESPONSES, RESPONSE_TOKENS = 4, 128, 2, 8

@@ -22,7 +22,7 @@ from recalign.data.validation.page import refusal
 from recalign.data.validation.rules import EXACT_COPY, UNKNOWN_ITEM
 from recalign.data.validation.tables import Outcome, Validation, write_validated
 from recalign.doctor.findings import Finding, from_error
-from recalign.params import Params
+from recalign.params.load import Params
 
 FEW_USERS = 50  # fewer leave a handful of test users
 LONGEST_VALUE = 60  # characters of a faulty value that are shown

@@ -1,21 +1,17 @@
-"""LoRA adapters: made, saved so that they can move, and loaded only onto the base they were trained on."""
+"""LoRA adapters: made, checked, and loaded only onto the base they were trained on."""
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers.pytorch_utils import Conv1D
 
-from recalign.common.artifacts import digest_of, file_digest, read_json, verify_once, write_json
+from recalign.common.artifacts import digest_of, file_digest, read_json, verify_once
 from recalign.common.errors import RecalignError
 from recalign.llm.model_files import check_whole, first_line, read_config
-from recalign.params import LoraParams
-
-if TYPE_CHECKING:
-    from recalign.llm.base import LanguageModel
+from recalign.params.lora import LoraParams
 
 log = logging.getLogger(__name__)
 WEIGHTS, CONFIG, IDENTITY = "adapter_model.safetensors", "adapter_config.json", "recalign.json"
@@ -55,7 +51,7 @@ def check_adapter(folder: Path, identity: dict[str, Any]) -> None:
         raise RecalignError(f"{called}: {WEIGHTS} holds no tensor; give the folder that training wrote")
     _check_config(read_config(folder / CONFIG, called), called)
     verify_once(folder)
-    _check_finite(folder / WEIGHTS, called)
+    check_finite(folder / WEIGHTS, called)
     _check_base(folder, identity)
 
 
@@ -96,7 +92,8 @@ def _check_config(config: dict[str, Any], called: str) -> None:
         raise RecalignError(f"{called}: {CONFIG} cannot be followed ({first_line(error)}); save it anew") from None
 
 
-def _check_finite(file: Path, called: str) -> None:
+def check_finite(file: Path, called: str) -> None:
+    """Raise RecalignError where the weights of `called`, in a safetensors file, hold NaN or infinity."""
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as weights:
@@ -194,29 +191,3 @@ def _sizes(module: Any) -> tuple[int, int] | None:
     if isinstance(module, Conv1D):
         return module.weight.shape[0], module.weight.shape[1]
     return None
-
-
-def save_adapter(language_model: "LanguageModel", folder: Path) -> None:
-    """Write the adapter into an existing folder (one that `artifacts.folder` yields): weights, configuration, base.
-
-    The configuration names the base by id instead of this machine's path, and its lists are sorted: equal
-    adapters are equal bytes. Raises RecalignError where training left values that are not finite.
-    """
-    # "auto" would ask the Hub whether the vocabulary grew; embeddings are never trained here
-    language_model.model.save_pretrained(str(folder), save_embedding_layers=False)
-    _check_finite(folder / WEIGHTS, "the adapter that was trained")
-    (folder / "README.md").unlink(missing_ok=True)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = language_model.identity["id"]
-    config["revision"] = language_model.identity["revision"]
-    config["target_modules"] = _ordered(config["target_modules"])
-    write_json(folder / CONFIG, config)
-    write_json(folder / IDENTITY, {
-        "base": language_model.identity,
-        "quantisation": language_model.quantisation,
-        "dtype": language_model.dtype,
-    })  # fmt: skip
-
-
-def _ordered(value: Any) -> Any:
-    return sorted(value) if isinstance(value, list) else value

@@ -17,7 +17,8 @@ from recalign.llm.check import verdict_of
 from recalign.llm.model_files import check_model_files
 from recalign.llm.quantisation import choose_device, choose_dtype, quantisation_config, same_in_both_modes
 from recalign.llm.twin import silence
-from recalign.params import BaseParams, LoraParams
+from recalign.params.base import BaseParams
+from recalign.params.lora import LoraParams
 
 log = logging.getLogger(__name__)
 IDENTITY = "base.json"

@@ -11,7 +11,7 @@ from recalign.common.artifacts import digest_of
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.data.titles import safe_title
-from recalign.params import PromptParams
+from recalign.params.prompt import PromptParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from recalign.params import BaseParams
+from recalign.params.base import BaseParams
 
 log = logging.getLogger(__name__)
 # bitsandbytes tells at import which optional kernels it lacks, and at every 8-bit layer that it rounds: both are known

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from recalign.common.errors import RecalignError
 from recalign.objectives.objective import Objective
-from recalign.params import ObjectiveSettings
+from recalign.params.align import ObjectiveSettings
 
 Row = Mapping[str, Any]
 
@@ -44,7 +44,7 @@ SOURCES = {
 def build_objective(name: str, *, seed: int = 0, **settings: Any) -> Objective:
     """The objective called `name`: a key of PRESETS, or any name with `like` naming one.
 
-    settings: as in `recalign.params.ObjectiveSettings` (beta is needed); what is given wins over the preset's row, so
+    settings: as in `ObjectiveSettings` of params (beta is needed); what is given wins over the preset's row, so
     any combination can be had. Raises RecalignError for an unknown name, with the nearest one, or a value out of range.
     """
     try:

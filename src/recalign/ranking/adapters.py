@@ -23,7 +23,7 @@ from recalign.evaluation.ranking_rule import (
 )
 from recalign.evaluation.ranks import FULL, SystemRanks
 from recalign.evaluation.systems import LLM, TUNED, UNTRAINED, System, adapter_of, system_of
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.project import Project
 from recalign.ranking.made_by import ADAPTER, REFERENCE, language_model_artifacts
 from recalign.ranking.measured import VALIDATION, Measured, name_of, read_measured

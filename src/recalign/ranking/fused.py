@@ -17,7 +17,7 @@ from recalign.data.records import Items, hashed_order
 from recalign.evaluation.metrics import Floats, order_of_equals
 from recalign.evaluation.ranking_rule import RankingRule
 from recalign.evaluation.systems import FUSION
-from recalign.params import RecommenderName
+from recalign.params.recommenders import RecommenderName
 from recalign.ranking.fusion import Bools, Fusion, moments, standardised
 from recalign.ranking.language_model import Asked, LanguageModelRecommender
 from recalign.ranking.trial import Ranker, scores_of

@@ -22,7 +22,7 @@ from scipy.special import log_softmax
 
 from recalign.common.artifacts import read_json, write_json
 from recalign.common.errors import RecalignError
-from recalign.params import RecommenderName
+from recalign.params.recommenders import RecommenderName
 
 FITTED = "fusion.json"
 RIDGE = 0.25  # in cases; a weight of 2 costs half a nat, so that a handful of cases cannot make it infinite

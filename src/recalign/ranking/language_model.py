@@ -22,7 +22,8 @@ from recalign.llm.branches import Branches
 from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring import response_logprobs, why_not_shared
 from recalign.llm.trie import Found, Trie, Wanted, best_items, item_logprobs
-from recalign.params import BaseParams, PromptParams
+from recalign.params.base import BaseParams
+from recalign.params.prompt import PromptParams
 from recalign.ranking.logprob_store import read_stored, store_key, write_stored
 from recalign.recommenders.recommender import Request, Scored
 

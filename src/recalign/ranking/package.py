@@ -19,7 +19,10 @@ from recalign.evaluation.ranks import FULL
 from recalign.evaluation.systems import FUSION, SYSTEMS, TRANSFERRED, TUNED, System, adapter_of, read_systems, system_of
 from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter, find_adapter
 from recalign.llm.base import IDENTITY
-from recalign.params import BaseParams, Params, ProfilesParams, PromptParams
+from recalign.params.base import BaseParams
+from recalign.params.load import Params
+from recalign.params.profiles import ProfilesParams
+from recalign.params.prompt import PromptParams
 from recalign.project import ALIGN, BASE, BASELINES, INTERACTIONS, OTHER, PREPARED, RANKS, SFT
 from recalign.ranking.fusion import FITTED, FittedFusion, read_fusion
 from recalign.ranking.language_model import Setting

@@ -12,29 +12,16 @@ from recalign.evaluation.costs import per_thousand, total, weights_mb
 from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.systems import FUSION, ID, LLM, ORACLE, UNTRAINED, System, best_by_validation
 from recalign.llm.adapters import adapter_digest
-from recalign.params import RecommenderName
+from recalign.params.recommenders import RecommenderName
 from recalign.project import Project
 from recalign.ranking.fusion import FittedFusion, Fusion, Part
 from recalign.ranking.made_by import recommender_artifacts
 from recalign.ranking.measured import Measured
 from recalign.ranking.trial import Ranker, rank_catalogue, sampled_ranks, scores_of
 from recalign.ranking.trials import UNIFORM, Trials, digests_of, kind_of, mean_metrics
+from recalign.recommenders.roster import ROSTER, load_fitted
 
 log = logging.getLogger(__name__)
-
-RANKED_BY = {
-    "popularity": "train events",
-    "recent_popularity": "train events, newest first",
-    "item_knn": "co-occurrence",
-    "ease": "linear item weights",
-    "markov": "transitions",
-    "sasrec": "self-attention",
-    "gru4rec": "recurrent states",
-    "caser": "convolutions",
-    "mcrl": "supervised head",
-    "dreamrec": "generated embedding",
-    "oracle": "true probability",
-}
 
 
 def open_recommender(name: str, project: Project, catalogue: Items) -> Ranker:
@@ -43,7 +30,6 @@ def open_recommender(name: str, project: Project, catalogue: Items) -> Ranker:
         from recalign.recommenders.oracle import Oracle
 
         return Oracle.read(project.interactions, catalogue)
-    from recalign.recommenders.roster import load_fitted
 
     return load_fitted(cast(RecommenderName, name), project.baselines / name, catalogue)
 
@@ -66,7 +52,7 @@ def measure_recommender(recommender: Ranker, trials: Trials, baselines: Path) ->
     ranks += whole_catalogue_ranks(recommender, trials)
     system = System(
         kind=ORACLE if is_oracle else ID,
-        ranked_by=RANKED_BY[recommender.name],
+        ranked_by="true probability" if is_oracle else ROSTER[recommender.name].ranked_by,
         cases=len(trials.main.cases),
         megabytes=None if is_oracle else weights_mb(baselines / recommender.name),
         validation=mean_metrics(sampled_ranks(recommender.name, trials.validation, validation)),

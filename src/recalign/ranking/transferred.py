@@ -9,7 +9,7 @@ from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
 from recalign.evaluation.systems import TRANSFERRED, TUNED, UNTRAINED, system_of
 from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter, find_adapter
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.project import Project
 
 log = logging.getLogger(__name__)

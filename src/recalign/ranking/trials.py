@@ -9,7 +9,7 @@ from recalign.common.errors import RecalignError
 from recalign.data.records import Items, read_met
 from recalign.evaluation.metrics import METRICS, metric_values
 from recalign.evaluation.ranks import SystemRanks
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import profile_texts
 from recalign.preferences.profiles.selection import profiled_views
 from recalign.ranking.measured import Kind, name_of

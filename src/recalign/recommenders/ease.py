@@ -20,9 +20,11 @@ from recalign.common import columns as c
 from recalign.common.errors import TooLargeError
 from recalign.data.records import Items
 from recalign.recommenders.popularity import Popularity
-from recalign.recommenders.recommender import Request
+from recalign.recommenders.recommender import Fitting, Request, Tuning
 from recalign.recommenders.store import bags, columns_of, in_blocks, load_state, save_state
+from recalign.recommenders.tuning import tuned
 
+GRID = {"ridge": (100.0, 300.0, 1000.0, 3000.0), "damping": (0.0, 0.25, 0.5)}
 MOST_ITEMS = 20_000  # a dense matrix of items × items: 3.2 GB in float64, and its inverse takes minutes
 
 
@@ -101,3 +103,13 @@ def item_weights(together: NDArray[np.float64], ridge: float) -> NDArray[np.floa
     weights: NDArray[np.float64] = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0.0)
     return weights
+
+
+def fit(log: Fitting) -> tuple[EASE, Tuning]:
+    """Choose ridge and damping, then fit on all of train; raises TooLargeError above MOST_ITEMS items."""
+    return tuned("EASE", fitter, Settings(), GRID, log.catalogue, log.events, log.clock, log.seed, log.met)
+
+
+def load(name: str, path: Path, catalogue: Items) -> EASE:
+    """Read what `save` wrote."""
+    return EASE.load(path, catalogue)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from scipy import sparse
 
 from recalign.common import columns as c
 from recalign.data.records import Items
-from recalign.recommenders.recommender import Request
+from recalign.recommenders.recommender import Fitting, Request, Tuning
 from recalign.recommenders.store import (
     REACH,
     bags,
@@ -33,7 +34,16 @@ from recalign.recommenders.store import (
     sparse_arrays,
     sparse_matrix,
 )
+from recalign.recommenders.tuning import tuned
 
+KNN_EVENTS = 500_000  # train events that it is tuned on: a setting's time grows with them, its choice does not
+GRID: dict[str, tuple[Any, ...]] = {
+    "distance": (None, 30.0, 10.0, 5.0, 2.5),
+    "recency": (None, 30.0, 10.0, 5.0, 2.5),
+    "user_damping": (0.0, 0.5, 1.0),
+    "damping": (0.25, 0.5, 0.75),
+    "context_damping": (0.0, 0.25, 0.5),
+}
 PAIRS = 2**21  # of likes that are counted at once
 TIE_BREAK = 1e-9  # weight of popularity, which only orders items that the votes leave equal
 
@@ -221,3 +231,22 @@ def nth_largest(values: NDArray[np.float64], n: int) -> float:
         values = values[values >= np.partition(maxima, n)[n]]
     place = len(values) - n
     return float(np.partition(values, place)[place])
+
+
+def tuned_item_knn(
+    catalogue: Items, events: pa.Table, clock: bool, seed: int, met: pa.Table | None = None
+) -> tuple[ItemKNN, Tuning]:
+    """As `tuned`, on whole users with KNN_EVENTS events at most. Without a clock, order is never looked at."""
+    start = Settings(distance=10.0, recency=10.0) if clock else Settings()
+    grid = GRID if clock else {name: GRID[name] for name in GRID if name not in ("distance", "recency")}
+    return tuned("item-kNN", fitter, start, grid, catalogue, events, clock, seed, met, KNN_EVENTS)
+
+
+def fit(log: Fitting) -> tuple[ItemKNN, Tuning]:
+    """Choose the settings, then fit on all of train."""
+    return tuned_item_knn(log.catalogue, log.events, log.clock, log.seed, log.met)
+
+
+def load(name: str, path: Path, catalogue: Items) -> ItemKNN:
+    """Read what `save` wrote."""
+    return ItemKNN.load(path, catalogue)

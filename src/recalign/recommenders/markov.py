@@ -21,7 +21,7 @@ from scipy import sparse
 from recalign.common import columns as c
 from recalign.data.records import Items
 from recalign.recommenders.popularity import Popularity
-from recalign.recommenders.recommender import Request
+from recalign.recommenders.recommender import Fitting, Request, Tuning
 from recalign.recommenders.store import (
     REACH,
     bags,
@@ -34,6 +34,14 @@ from recalign.recommenders.store import (
     successions,
     with_clock,
 )
+from recalign.recommenders.tuning import tuned
+
+GRID = {
+    "distance": (1.0, 3.0, 10.0, 30.0),
+    "recency": (1.0, 3.0, 10.0, 30.0),
+    "damping": (0.0, 0.25, 0.5, 0.75),
+    "smoothing": (0.1, 1.0, 10.0, 100.0),
+}
 
 
 @dataclass(frozen=True)
@@ -121,3 +129,13 @@ def transitions(users: NDArray[np.int64], items: NDArray[np.int64], size: int, d
     follows = successions(users, items, size, max(int(REACH * distance), 1), weight)
     follows.sort_indices()
     return follows
+
+
+def fit(log: Fitting) -> tuple[Markov, Tuning]:
+    """Choose the settings, then fit on all of train; raises RecalignError without a clock."""
+    return tuned("Markov", fitter, Settings(), GRID, log.catalogue, log.events, log.clock, log.seed, log.met)
+
+
+def load(name: str, path: Path, catalogue: Items) -> Markov:
+    """Read what `save` wrote."""
+    return Markov.load(path, catalogue)

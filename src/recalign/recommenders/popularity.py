@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from recalign.common import columns as c
 from recalign.data.records import Items
-from recalign.recommenders.recommender import Request
+from recalign.recommenders.recommender import Fitting, Request, Tuning
 from recalign.recommenders.store import columns_of, load_state, same_for_all, save_state
 
 
@@ -42,3 +42,13 @@ class Popularity:
         """Read what `save` wrote. Raises RecalignError for a model of another catalogue."""
         arrays, _ = load_state(path, cls.name, catalogue)
         return cls(catalogue, arrays["counts"])
+
+
+def fit(log: Fitting) -> tuple[Popularity, Tuning]:
+    """Count the train events; there is nothing to choose."""
+    return Popularity.fit(log.catalogue, log.events), {"chosen": {}, "tried": []}
+
+
+def load(name: str, path: Path, catalogue: Items) -> Popularity:
+    """Read what `save` wrote."""
+    return Popularity.load(path, catalogue)

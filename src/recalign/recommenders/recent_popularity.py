@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 
 from recalign.common import columns as c
 from recalign.data.records import Items
-from recalign.recommenders.recommender import Request
+from recalign.recommenders.recommender import Fitting, Request, Tuning
 from recalign.recommenders.store import columns_of, load_state, same_for_all, save_state, with_clock
+from recalign.recommenders.tuning import tuned
 
 DAY = 86400.0e6  # microseconds
+
+GRID = {"half_life": (7.0, 30.0, 90.0, 180.0, 365.0, 1460.0)}
 
 
 @dataclass(frozen=True)
@@ -65,3 +68,13 @@ def fitter(catalogue: Items, events: pa.Table) -> Callable[[Settings], RecentPop
         return RecentPopularity(catalogue, faded.astype(np.float64), settings)
 
     return fit
+
+
+def fit(log: Fitting) -> tuple[RecentPopularity, Tuning]:
+    """Choose the half-life, then fit on all of train; raises RecalignError without a clock."""
+    return tuned("recent popularity", fitter, Settings(), GRID, log.catalogue, log.events, log.clock, log.seed, log.met)
+
+
+def load(name: str, path: Path, catalogue: Items) -> RecentPopularity:
+    """Read what `save` wrote."""
+    return RecentPopularity.load(path, catalogue)

@@ -5,10 +5,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
 import torch
 
 from recalign.data.records import Items, hashed_order
+from recalign.params.recommenders import RecommendersParams
 
+Tuning = dict[str, Any]  # tuning.json: what was `chosen` of what was `tried`, and on how many cases
 CASES_AT_ONCE = 256  # requests in one call over the whole catalogue
 CELLS_AT_ONCE = 2**22  # and their scores, 32 MiB in float64: several matrices of that size stand beside one another
 
@@ -57,6 +60,25 @@ class Recommender(Protocol):
     def save(self, path: Path) -> None:
         """Write the fitted state into the folder `path` (safetensors, Parquet, JSON)."""
         ...
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What a recommender of the roster is fitted on, and by which settings.
+
+    name: as the roster has it; catalogue: the items that train knows; events: train's (user_id, item_id, timestamp,
+    position); clock: False where histories are sets; met: (user_id, item_id) of what users met in training's time,
+    liked or not, which is no wrong item where settings are chosen; threads: of torch.
+    """
+
+    name: str
+    catalogue: Items
+    events: pa.Table
+    clock: bool
+    seed: int
+    threads: int
+    params: RecommendersParams
+    met: pa.Table | None = None
 
 
 def top(recommender: Recommender, catalogue: Items, requests: list[Request], k: int) -> list[list[Scored]]:

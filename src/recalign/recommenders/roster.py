@@ -1,104 +1,101 @@
-"""Any ID recommender by its name: fitted on train events."""
+"""Every ID recommender by its name, once: where it lies, what ranks it in words, and what it needs.
 
+A new one is a file beside this one with `fit(log: Fitting)` and `load(name, path, catalogue)`, and a line of ROSTER.
+Modules are imported when they are asked for: reading the names imports no torch.
+"""
+
+import importlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
+from recalign.common.errors import RecalignError, did_you_mean
 
-from recalign.common.artifacts import read_json
-from recalign.data.records import Items
-from recalign.params import Params, RecommenderName
-from recalign.recommenders.ease import EASE
-from recalign.recommenders.item_knn import ItemKNN
-from recalign.recommenders.markov import Markov
-from recalign.recommenders.neural.dreamrec import DreamRec
-from recalign.recommenders.neural.mcrl import MCRL, fit_mcrl
-from recalign.recommenders.neural.next_embedding import fit_dreamrec
-from recalign.recommenders.neural.next_item import fit_next_item
-from recalign.recommenders.neural.sequential import Sequential
-from recalign.recommenders.popularity import Popularity
-from recalign.recommenders.recent_popularity import RecentPopularity
-from recalign.recommenders.recommender import Recommender
-from recalign.recommenders.transplanted import on_catalogue
-from recalign.recommenders.tuning import tuned_ease, tuned_item_knn, tuned_markov, tuned_recent_popularity
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from recalign.data.records import Items
+    from recalign.params.load import Params
+    from recalign.recommenders.recommender import Recommender, Tuning
+
+
+@dataclass(frozen=True)
+class Entry:
+    """module: with `fit` and `load`; ranked_by: what orders items, in words; clock: it needs one."""
+
+    module: str
+    ranked_by: str
+    clock: bool = False
+
+
+ROSTER = {
+    "popularity": Entry("recalign.recommenders.popularity", "train events"),
+    "recent_popularity": Entry("recalign.recommenders.recent_popularity", "train events, newest first", clock=True),
+    "item_knn": Entry("recalign.recommenders.item_knn", "co-occurrence"),
+    "ease": Entry("recalign.recommenders.ease", "linear item weights"),
+    "markov": Entry("recalign.recommenders.markov", "transitions", clock=True),
+    "sasrec": Entry("recalign.recommenders.neural.next_item", "self-attention"),
+    "gru4rec": Entry("recalign.recommenders.neural.next_item", "recurrent states"),
+    "caser": Entry("recalign.recommenders.neural.next_item", "convolutions"),
+    "mcrl": Entry("recalign.recommenders.neural.mcrl", "supervised head"),
+    "dreamrec": Entry("recalign.recommenders.neural.next_embedding", "generated embedding"),
+}
+REFUSED = "refused.json"  # in the folder of one that could not be fitted: why
+
+
+def known(name: str, key: str) -> Entry:
+    """The entry of a recommender. Raises RecalignError, which names `key`, where the roster has none of that name."""
+    if name not in ROSTER:
+        allowed = ", ".join(f"'{own}'" for own in ROSTER)
+        raise RecalignError(f"{key} is '{name}'; input should be one of {allowed}{did_you_mean(name, ROSTER)}")
+    return ROSTER[name]
+
+
+def check_systems(systems: Sequence[str]) -> None:
+    """Raise RecalignError for the first name of recommenders.systems that the roster does not have."""
+    for place, name in enumerate(systems):
+        known(name, f"recommenders.systems.{place}")
 
 
 def fit(
-    name: RecommenderName,
-    catalogue: Items,
-    events: pa.Table,
+    name: str,
+    catalogue: "Items",
+    events: "pa.Table",
     clock: bool,
-    params: Params,
-    met: pa.Table | None = None,
-) -> tuple[Recommender, dict[str, Any]]:
+    params: "Params",
+    met: "pa.Table | None" = None,
+) -> tuple["Recommender", "Tuning"]:
     """Fit a recommender on train events (user_id, item_id, timestamp, position); also what was tried to choose it.
 
     It learns the items that train knows, and answers for the whole catalogue (`transplanted`).
     met: (user_id, item_id) of what users met in training's time, liked or not: no wrong item where it is tuned.
-    Raises RecalignError where the recommender needs a clock that the log lacks, or a smaller catalogue.
+    Raises RecalignError for an unknown name, or where the recommender needs a clock that the log lacks, or a smaller
+    catalogue.
     """
-    recommender, tuning = _fit(name, catalogue.trained, events, clock, params, met)
+    from recalign.recommenders.recommender import Fitting
+    from recalign.recommenders.transplanted import on_catalogue
+
+    log = Fitting(name, catalogue.trained, events, clock, params.seed, params.threads, params.recommenders, met)
+    recommender, tuning = importlib.import_module(known(name, "the recommender").module).fit(log)
     return on_catalogue(recommender, catalogue.trained, catalogue), tuning
-
-
-def _fit(
-    name: RecommenderName, catalogue: Items, events: pa.Table, clock: bool, params: Params, met: pa.Table | None
-) -> tuple[Recommender, dict[str, Any]]:
-    seed = params.seed
-    match name:
-        case "popularity":
-            return Popularity.fit(catalogue, events), {"chosen": {}, "tried": []}
-        case "recent_popularity":
-            return tuned_recent_popularity(catalogue, events, clock, seed, met)
-        case "item_knn":
-            return tuned_item_knn(catalogue, events, clock, seed, met)
-        case "ease":
-            return tuned_ease(catalogue, events, clock, seed, met)
-        case "markov":
-            return tuned_markov(catalogue, events, clock, seed, met)
-        case "sasrec" | "gru4rec" | "caser":
-            settings = params.recommenders.next_item
-            return fit_next_item(name, catalogue, events, clock, seed, settings, params.threads, met)
-        case "mcrl":
-            return fit_mcrl(catalogue, events, clock, seed, params.recommenders, params.threads, met)
-        case "dreamrec":
-            return fit_dreamrec(catalogue, events, clock, seed, params.recommenders, params.threads, met)
-
-
-REFUSED = "refused.json"  # in the folder of one that could not be fitted: why
 
 
 def refusals(systems: Sequence[str], baselines: Path) -> dict[str, str]:
     """Why a system of the list was not fitted, for each that was not."""
+    from recalign.common.artifacts import read_json
+
     files = {name: baselines / name / REFUSED for name in systems}
     return {name: str(read_json(file)["why"]) for name, file in files.items() if file.is_file()}
 
 
-def load_fitted(name: RecommenderName, path: Path, catalogue: Items) -> Recommender:
+def load_fitted(name: str, path: Path, catalogue: "Items") -> "Recommender":
     """Read what the recommender's `save` wrote into the folder `path`; it answers for the whole catalogue.
 
-    Raises RecalignError when the folder holds another recommender, or one fitted on other items than those with train
-    events.
+    Raises RecalignError for an unknown name, or when the folder holds another recommender, or one fitted on other items
+    than those with train events.
     """
-    return on_catalogue(_load(name, path, catalogue.trained), catalogue.trained, catalogue)
+    from recalign.recommenders.transplanted import on_catalogue
 
-
-def _load(name: RecommenderName, path: Path, catalogue: Items) -> Recommender:
-    match name:
-        case "popularity":
-            return Popularity.load(path, catalogue)
-        case "recent_popularity":
-            return RecentPopularity.load(path, catalogue)
-        case "item_knn":
-            return ItemKNN.load(path, catalogue)
-        case "ease":
-            return EASE.load(path, catalogue)
-        case "markov":
-            return Markov.load(path, catalogue)
-        case "sasrec" | "gru4rec" | "caser":
-            return Sequential.load(name, path, catalogue)
-        case "mcrl":
-            return MCRL.load(path, catalogue)
-        case "dreamrec":
-            return DreamRec.load(path, catalogue)
+    module = importlib.import_module(known(name, "the recommender").module)
+    return on_catalogue(module.load(name, path, catalogue.trained), catalogue.trained, catalogue)

@@ -13,7 +13,8 @@ from pyarrow import csv
 from recalign.common import columns as c
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items, hashed_order
-from recalign.params import Params, RecommenderName
+from recalign.params.load import Params
+from recalign.params.recommenders import RecommenderName
 from recalign.recommenders.recommender import Recommender
 from recalign.recommenders.roster import fit
 from recalign.recommenders.store import columns_of

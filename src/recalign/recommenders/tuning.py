@@ -11,61 +11,12 @@ import pyarrow.compute as pc
 
 from recalign.common import columns as c
 from recalign.data.records import Items, hashed_order
-from recalign.recommenders import ease, item_knn, markov, recent_popularity
 from recalign.recommenders.held_out import METRIC, HeldOut, held_out
-from recalign.recommenders.recommender import Recommender
+from recalign.recommenders.recommender import Recommender, Tuning
 
 log = logging.getLogger(__name__)
-KNN_EVENTS = 500_000  # train events that item-kNN is tuned on: a setting's time grows with them, its choice does not
 SWEEPS = 2  # of coordinate descent: one setting after the other, the rest held
-GRID: dict[str, tuple[Any, ...]] = {
-    "distance": (None, 30.0, 10.0, 5.0, 2.5),
-    "recency": (None, 30.0, 10.0, 5.0, 2.5),
-    "user_damping": (0.0, 0.5, 1.0),
-    "damping": (0.25, 0.5, 0.75),
-    "context_damping": (0.0, 0.25, 0.5),
-}
-EASE_GRID = {"ridge": (100.0, 300.0, 1000.0, 3000.0), "damping": (0.0, 0.25, 0.5)}
-MARKOV_GRID = {
-    "distance": (1.0, 3.0, 10.0, 30.0),
-    "recency": (1.0, 3.0, 10.0, 30.0),
-    "damping": (0.0, 0.25, 0.5, 0.75),
-    "smoothing": (0.1, 1.0, 10.0, 100.0),
-}
-RECENT_GRID = {"half_life": (7.0, 30.0, 90.0, 180.0, 365.0, 1460.0)}
-
 Fitter = Callable[[Items, pa.Table], Callable[[Any], Any]]  # (catalogue, events) -> (settings -> recommender)
-
-
-def tuned_item_knn(
-    catalogue: Items, events: pa.Table, clock: bool, seed: int, met: pa.Table | None = None
-) -> tuple[item_knn.ItemKNN, dict[str, Any]]:
-    """As `tuned`, on whole users with KNN_EVENTS events at most. Without a clock, order is never looked at."""
-    start = item_knn.Settings(distance=10.0, recency=10.0) if clock else item_knn.Settings()
-    grid = GRID if clock else {name: GRID[name] for name in GRID if name not in ("distance", "recency")}
-    return tuned("item-kNN", item_knn.fitter, start, grid, catalogue, events, clock, seed, met, KNN_EVENTS)
-
-
-def tuned_ease(
-    catalogue: Items, events: pa.Table, clock: bool, seed: int, met: pa.Table | None = None
-) -> tuple[ease.EASE, dict[str, Any]]:
-    """As `tuned`; raises TooLargeError for a catalogue that is too large to be inverted."""
-    return tuned("EASE", ease.fitter, ease.Settings(), EASE_GRID, catalogue, events, clock, seed, met)
-
-
-def tuned_markov(
-    catalogue: Items, events: pa.Table, clock: bool, seed: int, met: pa.Table | None = None
-) -> tuple[markov.Markov, dict[str, Any]]:
-    """As `tuned`; raises RecalignError without a clock."""
-    return tuned("Markov", markov.fitter, markov.Settings(), MARKOV_GRID, catalogue, events, clock, seed, met)
-
-
-def tuned_recent_popularity(
-    catalogue: Items, events: pa.Table, clock: bool, seed: int, met: pa.Table | None = None
-) -> tuple[recent_popularity.RecentPopularity, dict[str, Any]]:
-    """As `tuned`; raises RecalignError without a clock."""
-    start = recent_popularity.Settings()
-    return tuned("recent popularity", recent_popularity.fitter, start, RECENT_GRID, catalogue, events, clock, seed, met)
 
 
 def tuned(
@@ -79,7 +30,7 @@ def tuned(
     seed: int,
     met: pa.Table | None = None,
     most: int | None = None,
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, Tuning]:
     """Choose settings (a dataclass) on a split of the train events, then fit on all of them; also what was tried.
 
     events: user_id, item_id, timestamp, position of train; met: as in `held_out`. A log too small to split keeps

@@ -15,7 +15,7 @@ from recalign.common.artifacts import digest_of, read_json
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.evaluation.ranks import SAMPLED, SystemRanks, read_system_ranks
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import profile_texts
 from recalign.project import PREPARED, PROFILES, RANKS, REPORTS
 from recalign.ranking.package import Settings, read_settings

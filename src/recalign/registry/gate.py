@@ -9,7 +9,7 @@ from typing import Any
 from recalign.evaluation.metrics import LABELS
 from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.significance import Interval, paired_difference, paired_lower_bound
-from recalign.params import Params
+from recalign.params.load import Params
 
 BAR = "popularity"  # what the first champion must beat
 DECAY = 1.6  # of the shares of the budget: the first try then errs about as rarely as one 95 % interval (2.2 %)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.registry.tracking import checked_experiment, connect, reached, redacted
 
 ANSWER_SECONDS = 5.0

@@ -16,7 +16,7 @@ from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.metrics import METRICS, metric_values
 from recalign.evaluation.ranks import SystemRanks, write_system_ranks
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.project import PARAMS, RANKS, REPORTS
 from recalign.ranking.package import Settings, write_package
 from recalign.registry import served_model

@@ -14,7 +14,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from recalign.common.errors import RecalignError
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.registry.gate import NotJudged, Verdict
 from recalign.registry.tracking import answering_soon, connect, reached, redacted
 

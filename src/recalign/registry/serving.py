@@ -17,7 +17,7 @@ from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.data.titles import safe_title
 from recalign.llm.base import IDENTITY, LanguageModel, fetch_base
-from recalign.params import ProfilesParams
+from recalign.params.profiles import ProfilesParams
 from recalign.preferences.profiles.engines import Inference, open_engine
 from recalign.preferences.profiles.histories import Histories
 from recalign.preferences.profiles.profiles import COUNTING, Engine, Profile, make_profile

@@ -8,7 +8,7 @@ from recalign.evaluation.costs import Cost, total
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.scorecard import Scorecard
 from recalign.evaluation.systems import FUSION, ORACLE, TUNED, UNTRAINED, System, system_of
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.report.verdict import spoken
 
 NEAR = 0.01  # NDCG@10: a system so close to the best one is as good for most purposes

@@ -16,7 +16,7 @@ from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.slices import AFTER, BEFORE, LATE, NEVER, CaseFacts, Slice, build_slices, popularity_fifths
 from recalign.evaluation.truth import oracle_shares
-from recalign.params import Params
+from recalign.params.load import Params
 
 POPULARITY = "popularity"
 

@@ -12,7 +12,7 @@ from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet
 from recalign.data.records import Case, Items, read_cases
 from recalign.evaluation.ranks import SystemRanks
-from recalign.params import Params
+from recalign.params.load import Params
 
 UNIFORM = "uniform"  # the manifest whose candidates are drawn without regard to counts
 

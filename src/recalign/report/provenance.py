@@ -11,7 +11,7 @@ from recalign.common.artifacts import file_digest, folder_digest, read_json, rea
 from recalign.common.git import git_revision
 from recalign.evaluation.ranks import UNKNOWN
 from recalign.evaluation.systems import TRANSFERRED, System
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.preferences.profiles.shares import shares_sentence, training_shares
 
 

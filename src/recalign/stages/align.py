@@ -8,7 +8,8 @@ from recalign.common import columns as c
 from recalign.common.artifacts import digest_of
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.objectives.presets import build_objective
-from recalign.params import Params
+from recalign.params.align import AlignParams
+from recalign.params.load import Params
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample, read_preference_examples
@@ -62,7 +63,7 @@ def align(
         "inputs": checkpoints.digest,
         "examples": len(examples[c.TRAIN]),
         "step_0_difference": apart,
-        "params": {"align": _settings(params, objective), "seed": params.seed},
+        "params": {"align": _settings(params.align, objective), "seed": params.seed},
     }
     if processes.first():
         write_training(lm, result, facts, out / objective, cache / "costs")
@@ -78,14 +79,14 @@ def _check_start(
     return task.check_start(first, TOLERANCE[lm.dtype])
 
 
-def _settings(params: Params, objective: str) -> dict[str, Any]:
+def _settings(align: AlignParams, objective: str) -> dict[str, Any]:
     """The part of align that one objective reads."""
-    own = params.align.model_dump(exclude={"objectives", "settings", "beta", "rho"})
-    return {**own, "objective": {"name": objective, **params.align.of(objective)}}
+    own = align.model_dump(exclude={"objectives", "settings", "beta", "rho"})
+    return {**own, "objective": {"name": objective, **align.of(objective)}}
 
 
 def _inputs(params: Params, objective: str, lm: LanguageModel, examples: dict[str, list[PreferenceExample]]) -> str:
     """Digest of everything that the trained weights depend on."""
     read = [[split, e.example_id, e.prompt, e.responses] for split, part in examples.items() for e in part]
-    sections = [_settings(params, objective), params.lora.model_dump(), params.seed, params.threads]
+    sections = [_settings(params.align, objective), params.lora.model_dump(), params.seed, params.threads]
     return digest_of([*sections, lm.digest, read])

@@ -6,7 +6,7 @@ from pathlib import Path
 from recalign import project as layout
 from recalign.common.artifacts import read_json
 from recalign.llm.base import IDENTITY, fetch_base
-from recalign.params import Params
+from recalign.params.load import Params
 
 log = logging.getLogger(__name__)
 

@@ -3,22 +3,22 @@
 import logging
 from datetime import datetime
 from pathlib import Path
-from typing import get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from recalign.common import artifacts
 from recalign.common import columns as c
-from recalign.common.errors import RecalignError, TooLargeError, did_you_mean
+from recalign.common.errors import TooLargeError
 from recalign.common.forecast import ITEMS, WORK, fitting_forecast
 from recalign.common.run_log import COSTS, note_costs
 from recalign.data.records import Items, read_cases
 from recalign.evaluation.metrics import LABELS, draw_lots, metric_values, target_ranks
-from recalign.params import Params, RecommenderName
+from recalign.params.load import Params
+from recalign.params.recommenders import RecommenderName
 from recalign.project import BASELINES, PREPARED
 from recalign.recommenders.recommender import Recommender, Request
-from recalign.recommenders.roster import REFUSED, fit
+from recalign.recommenders.roster import REFUSED, fit, known
 
 log = logging.getLogger(__name__)
 MANIFEST = "uniform"
@@ -40,10 +40,7 @@ def baselines(
     One that cannot be fitted on a catalogue of this size leaves only REFUSED there, with the reason: the others go on.
     Raises RecalignError for a system that is none, or that cannot be fitted on this source.
     """
-    if system not in get_args(RecommenderName):
-        hint = did_you_mean(system, get_args(RecommenderName))
-        allowed = ", ".join(get_args(RecommenderName))
-        raise RecalignError(f"system is {system}; one of {allowed} is allowed{hint}")
+    known(system, "system")
     catalogue = Items.read(prepared)
     clock = artifacts.read_json(prepared / "summary.json")["clock"]
     train = artifacts.read_parquet(prepared / "events.parquet", filters=pc.field(c.SPLIT) == c.TRAIN)

@@ -14,7 +14,7 @@ from recalign.evaluation.generation import write_answers
 from recalign.evaluation.metrics import best_items
 from recalign.evaluation.ranks import SystemRanks, write_system_ranks
 from recalign.evaluation.systems import FUSION, SYSTEMS, write_systems
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import profile_texts
 from recalign.preferences.profiles.shares import case_shares, shares_sentence
 from recalign.project import Project

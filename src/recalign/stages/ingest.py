@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from recalign.common.artifacts import folder
 from recalign.data.sources.readers import read_source
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.project import CACHE, INTERACTIONS, RAW
 
 log = logging.getLogger(__name__)

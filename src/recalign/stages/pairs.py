@@ -10,7 +10,7 @@ from recalign.common.artifacts import folder, read_json, read_parquet, write_par
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.data.taken import read_taken
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.preferences.pairs.negatives import STRATEGIES, strategy_shares
 from recalign.preferences.pairs.pairs import Pair, build_pairs, pairs_table
 from recalign.preferences.profiles.histories import read_known

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from recalign.data.preparation.prepared import write_prepared
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.project import CACHE, PREPARED, VALIDATED
 
 log = logging.getLogger(__name__)

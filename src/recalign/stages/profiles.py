@@ -10,7 +10,7 @@ from recalign.common.artifacts import folder, read_json, write_json, write_parqu
 from recalign.data.records import Items
 from recalign.data.simulator import read_tastes
 from recalign.llm.base import LanguageModel, load_language_model
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.preferences.profiles.engines import can_tell, count, open_engine
 from recalign.preferences.profiles.histories import Known, read_known
 from recalign.preferences.profiles.profiles import COUNTING, Profile, profiles_table

@@ -8,7 +8,7 @@ from recalign.common.forecast import PER_THOUSAND, WEIGHTS_MB, ranking_forecast
 from recalign.common.run_log import note_costs
 from recalign.evaluation.costs import weights_mb
 from recalign.evaluation.systems import ORACLE, system_of
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.project import Project
 from recalign.ranking.adapters import language_models, measure_language_model
 from recalign.ranking.measured import Measured, write_measured, write_refusal

@@ -9,7 +9,7 @@ from recalign.common import artifacts
 from recalign.common.forecast import WEIGHTS_MB, memory_mb, reading_forecast
 from recalign.common.run_log import note_costs
 from recalign.llm.base import load_language_model
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.training.examples import read_preference_examples
 from recalign.training.reference import Store, compute, keys_of, missing_examples, read_store, store_table
 

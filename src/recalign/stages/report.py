@@ -18,7 +18,7 @@ from recalign.evaluation.figures import MATCHING, Figure, Provenance, Recorder, 
 from recalign.evaluation.ranks import CATALOGUE, CATALOGUE_CASES, SAMPLED, UNKNOWN, SystemRanks, read_system_ranks
 from recalign.evaluation.scorecard import Scorecard, build_scorecard
 from recalign.evaluation.systems import SYSTEMS, read_systems
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import read_profiles
 from recalign.preferences.profiles.truth import learned_values
 from recalign.project import ALIGN, BASE, PAIRS, PREPARED, PROFILES, RANKS, REPORTS, SFT, VALIDATED

@@ -10,7 +10,7 @@ from recalign.common.artifacts import digest_of, read_json
 from recalign.data.records import Items
 from recalign.llm.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import profile_texts, read_told
 from recalign.preferences.profiles.selection import nobody, sft_examples
 from recalign.preferences.profiles.shares import shares_sentence, training_shares

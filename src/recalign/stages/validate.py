@@ -8,7 +8,7 @@ from recalign.common.artifacts import folder, replacing, write_text
 from recalign.common.errors import RecalignError
 from recalign.data.validation.page import refusal, report_page, summary_lines
 from recalign.data.validation.tables import write_validated
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.project import CACHE, INTERACTIONS, REPORTS, VALIDATED
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from recalign.common.artifacts import read_json, read_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.records import Example, Items
 from recalign.llm.prompts import PromptBuilder
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.training.listing import Listing, read_listing
 
 if TYPE_CHECKING:

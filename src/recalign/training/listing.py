@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recalign.data.records import Items, hashed_order, read_named
 from recalign.data.taken import later_items, read_taken
-from recalign.params import Params
+from recalign.params.load import Params
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from recalign.common import artifacts
 from recalign.common.forecast import WEIGHTS_MB, memory_mb
 from recalign.common.run_log import note_costs
-from recalign.llm.adapters import save_adapter
+from recalign.llm.adapters import CONFIG, IDENTITY, WEIGHTS, check_finite
 from recalign.llm.base import LanguageModel
 from recalign.training.loop import TrainingResult
 
@@ -72,3 +73,29 @@ def write_training(
         out, result.rows[-1]["step"], result.seconds, result.tokens_per_second,
         result.rows[0]["validation_loss"], result.best_loss, result.best_step,
     )  # fmt: skip
+
+
+def save_adapter(language_model: LanguageModel, folder: Path) -> None:
+    """Write the adapter into an existing folder (one that `artifacts.folder` yields): weights, configuration, base.
+
+    The configuration names the base by id instead of this machine's path, and its lists are sorted: equal
+    adapters are equal bytes. Raises RecalignError where training left values that are not finite.
+    """
+    # "auto" would ask the Hub whether the vocabulary grew; embeddings are never trained here
+    language_model.model.save_pretrained(str(folder), save_embedding_layers=False)
+    check_finite(folder / WEIGHTS, "the adapter that was trained")
+    (folder / "README.md").unlink(missing_ok=True)
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = language_model.identity["id"]
+    config["revision"] = language_model.identity["revision"]
+    config["target_modules"] = _ordered(config["target_modules"])
+    artifacts.write_json(folder / CONFIG, config)
+    artifacts.write_json(folder / IDENTITY, {
+        "base": language_model.identity,
+        "quantisation": language_model.quantisation,
+        "dtype": language_model.dtype,
+    })  # fmt: skip
+
+
+def _ordered(value: Any) -> Any:
+    return sorted(value) if isinstance(value, list) else value

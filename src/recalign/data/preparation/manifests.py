@@ -16,7 +16,7 @@ from recalign.common.progress import track
 from recalign.data.database import run, write_rows
 from recalign.data.preparation.candidates import Lists, draw_candidates
 from recalign.data.preparation.tables import user_ranges
-from recalign.params import PrepareParams
+from recalign.params.prepare import PrepareParams
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -20,7 +20,7 @@ from recalign.data.preparation.tables import (
     write_examples,
     write_met,
 )
-from recalign.params import Params
+from recalign.params.load import Params
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -20,7 +20,7 @@ from recalign.common.artifacts import digest_of, read_parquet
 from recalign.common.errors import RecalignError
 from recalign.common.progress import track
 from recalign.data.database import ROW_GROUP, one, run, select, write_rows
-from recalign.params import PrepareParams
+from recalign.params.prepare import PrepareParams
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recalign.data.sources import files, reading
-from recalign.params import Params
+from recalign.params.load import Params
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

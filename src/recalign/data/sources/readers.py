@@ -8,7 +8,7 @@ from recalign.common.artifacts import write_json
 from recalign.data.database import database
 from recalign.data.sources import lastfm, movielens, reading, simulated, table
 from recalign.data.sources.files import MALFORMED
-from recalign.params import Params
+from recalign.params.load import Params
 
 log = logging.getLogger(__name__)
 READERS = {

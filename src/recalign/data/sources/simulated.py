@@ -9,7 +9,7 @@ import pyarrow as pa
 from recalign.common import columns as c
 from recalign.common.artifacts import file_digest, write_parquet
 from recalign.data.sources import files, reading, times
-from recalign.params import Params
+from recalign.params.load import Params
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -10,7 +10,8 @@ from recalign.common.errors import RecalignError
 from recalign.data.database import one
 from recalign.data.sources import files, json_rows, parquet, reading, times
 from recalign.data.sources.reading import FILE, LINE
-from recalign.params import Params, TableParams
+from recalign.params.load import Params
+from recalign.params.table import TableParams
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

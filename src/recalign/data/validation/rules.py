@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from recalign.common import columns as c
 from recalign.data.titles import CHAT_TOKENS, HTML_ENTITY
-from recalign.params import ValidateParams
+from recalign.params.validate import ValidateParams
 
 EARLIEST = datetime(1990, 1, 1)  # earlier times are zeros or another unit: no log of this kind goes back further
 LONGEST_TITLE = 200  # characters; `prompt.max_title_tokens` cuts further

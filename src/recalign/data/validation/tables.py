@@ -37,7 +37,7 @@ from recalign.data.validation.rules import (
     item_rules,
     table_rules,
 )
-from recalign.params import Params
+from recalign.params.load import Params
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from recalign.common.errors import RecalignError
 from recalign.data.records import Example, Items, hashed_order
 from recalign.data.taken import Taken
-from recalign.params import PairsParams, Strategy
+from recalign.params.pairs import PairsParams, Strategy
 from recalign.recommenders.recommender import Recommender, Request
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)

@@ -11,7 +11,7 @@ from recalign.common import columns as c
 from recalign.common.errors import RecalignError
 from recalign.data.records import Example, Items
 from recalign.data.taken import Taken
-from recalign.params import PairsParams, Strategy
+from recalign.params.pairs import PairsParams, Strategy
 from recalign.preferences.pairs.negatives import (
     FALLBACK,
     STRATEGIES,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recalign.data.records import Items
 from recalign.llm.base import LanguageModel
-from recalign.params import ProfilesParams
+from recalign.params.profiles import ProfilesParams
 from recalign.preferences.profiles.histories import Histories
 from recalign.preferences.profiles.profiles import COUNTING, Engine, Profile, make_profile
 from recalign.preferences.profiles.scored import StatementScorer, shortlist

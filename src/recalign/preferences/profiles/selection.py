@@ -21,7 +21,7 @@ from recalign.data.records import (
     unread_first,
 )
 from recalign.data.taken import read_taken
-from recalign.params import Params
+from recalign.params.load import Params
 
 Told = Callable[[str, int], bool]  # whether there is something to say of a user, in a split's profiles
 MOST_WITHOUT = 0.05  # share of prompts, or of rejected items, that may do without what params ask for

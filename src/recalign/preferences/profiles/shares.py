@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from recalign.common.errors import RecalignError
-from recalign.params import Params
+from recalign.params.load import Params
 from recalign.preferences.profiles.histories import read_known
 from recalign.preferences.profiles.profiles import read_profiles
 from recalign.preferences.profiles.selection import MOST_WITHOUT, profiled_views

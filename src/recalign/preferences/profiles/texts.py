@@ -10,7 +10,7 @@ from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.data.titles import safe_title
 from recalign.llm.base import LanguageModel
-from recalign.params import ProfilesParams
+from recalign.params.profiles import ProfilesParams
 from recalign.preferences.profiles.answers import answer_all
 from recalign.preferences.profiles.profiles import Engine
 

@@ -22,7 +22,6 @@ formula: this is a reconstruction from the abstract. The loss is the encoder's o
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,13 +29,13 @@ import torch
 from torch import Tensor, nn
 
 from recalign.data.records import Items
-from recalign.params import McrlParams, RecommendersParams
+from recalign.params.recommenders import McrlParams, RecommendersParams
 from recalign.recommenders.held_out import held_out
 from recalign.recommenders.neural import losses as mcrl_losses
 from recalign.recommenders.neural.encoders import Encoder
 from recalign.recommenders.neural.next_item import NO_TARGET, Batch, Histories, Training
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder
-from recalign.recommenders.recommender import Request, own_seed
+from recalign.recommenders.recommender import Fitting, Request, Tuning, own_seed
 from recalign.recommenders.store import load_state, save_state
 
 REWARD = 1.0  # of every event: see above
@@ -187,7 +186,7 @@ def fit_mcrl(
     params: RecommendersParams,
     threads: int,
     met: pa.Table | None = None,
-) -> tuple[MCRL, dict[str, Any]]:
+) -> tuple[MCRL, Tuning]:
     """Train a backbone as `fit_next_item` does, from the same random numbers, with the further terms of params.mcrl.
 
     events: train events (user_id, item_id, timestamp, position); also its curve of held-out NDCG@10.
@@ -204,3 +203,13 @@ def fit_mcrl(
     training = Training.of(params.mcrl.backbone, catalogue, clock, seed, params.next_item)
     backbone, losses, report = training.fit(events, held_out(catalogue, events, clock, seed, met), make_losses)
     return MCRL(backbone, losses.heads), report
+
+
+def fit(log: Fitting) -> tuple[MCRL, Tuning]:
+    """Train as `recommenders` in params says."""
+    return fit_mcrl(log.catalogue, log.events, log.clock, log.seed, log.params, log.threads, log.met)
+
+
+def load(name: str, path: Path, catalogue: Items) -> MCRL:
+    """Read what `save` wrote."""
+    return MCRL.load(path, catalogue)

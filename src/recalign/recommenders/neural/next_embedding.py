@@ -9,7 +9,7 @@ is learned anew from all of train for so many.
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from recalign.data.records import Items
-from recalign.params import DreamRecParams, NextItemParams, RecommendersParams
+from recalign.params.recommenders import DreamRecParams, NextItemParams, RecommendersParams
 from recalign.recommenders.held_out import HeldOut, held_out
 from recalign.recommenders.neural.dreamrec import Denoiser, DreamRec, Settings
 from recalign.recommenders.neural.next_item import NO_TARGET, Histories, Training, choose_epochs
 from recalign.recommenders.neural.sequential import Sequential, build_encoder
-from recalign.recommenders.recommender import own_seed
+from recalign.recommenders.recommender import Fitting, Tuning, own_seed
 
 SPREAD = 1.0  # standard deviation of embeddings at the start of joint training: that of the noise
 
@@ -35,7 +35,7 @@ def fit_dreamrec(
     params: RecommendersParams,
     threads: int,
     met: pa.Table | None = None,
-) -> tuple[DreamRec, dict[str, Any]]:
+) -> tuple[DreamRec, Tuning]:
     """Train DreamRec on train events (user_id, item_id, timestamp, position); also its curve of held-out NDCG@10.
 
     Sizes, batches and rates are params.next_item's. A log too small to split is learned for params.next_item.epochs. At
@@ -136,3 +136,13 @@ class Learner:
             chosen.sampler_steps,
             self.own_seed,
         )
+
+
+def fit(log: Fitting) -> tuple[DreamRec, Tuning]:
+    """Train as `recommenders` in params says."""
+    return fit_dreamrec(log.catalogue, log.events, log.clock, log.seed, log.params, log.threads, log.met)
+
+
+def load(name: str, path: Path, catalogue: Items) -> DreamRec:
+    """Read what `save` wrote."""
+    return DreamRec.load(path, catalogue)

@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple, Protocol, TypeVar
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +18,12 @@ from torch import Tensor, nn
 
 from recalign.common import columns as c
 from recalign.data.records import Items
-from recalign.params import NextItemParams
+from recalign.params.recommenders import NextItemParams
 from recalign.recommenders.held_out import METRIC, HeldOut, held_out
 from recalign.recommenders.neural import losses as item_losses
 from recalign.recommenders.neural.encoders import Encoder, EncoderName
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder, filled
-from recalign.recommenders.recommender import Recommender, own_seed
+from recalign.recommenders.recommender import Fitting, Recommender, Tuning, own_seed
 from recalign.recommenders.store import columns_of
 
 log = logging.getLogger(__name__)
@@ -111,9 +112,7 @@ class Training:
         """What `params` say of a log with or without a clock, in a run with `seed`."""
         return cls(name, catalogue, Settings.of(params, clock), own_seed(seed, name), params)
 
-    def fit(
-        self, events: pa.Table, cases: HeldOut, make_heads: Callable[[Encoder], H]
-    ) -> tuple[Sequential, H, dict[str, Any]]:
+    def fit(self, events: pa.Table, cases: HeldOut, make_heads: Callable[[Encoder], H]) -> tuple[Sequential, H, Tuning]:
         """Trained on all events for as many epochs as are best on the held-out cases; also what was tried."""
 
         def on_part() -> Iterator[Sequential]:
@@ -162,7 +161,7 @@ def fit_next_item(
     params: NextItemParams,
     threads: int,
     met: pa.Table | None = None,
-) -> tuple[Sequential, dict[str, Any]]:
+) -> tuple[Sequential, Tuning]:
     """Train an encoder on train events (user_id, item_id, timestamp, position); also its curve of held-out NDCG@10.
 
     A log too small to split is learned for params.epochs. `threads` of torch on the CPU: at a fixed number, the same
@@ -176,7 +175,7 @@ def fit_next_item(
 
 def choose_epochs(
     name: str, cases: HeldOut, on_part: Callable[[], Iterator[Recommender]], params: NextItemParams
-) -> tuple[int, dict[str, Any]]:
+) -> tuple[int, Tuning]:
     """How many epochs are best on the held-out cases, and what was tried; params.epochs where there is no case.
 
     on_part: starts training on cases.events; the recommender after each epoch. It ends params.patience after the best.
@@ -221,3 +220,22 @@ def batch_loss(
     allowed = histories.allowed(batch.users, drawn).repeat_interleave(real.sum(dim=1), dim=0)
     loss = item_losses.sampled if params.loss == "sampled" else item_losses.binary
     return loss(encoder.scores_of_one(asked, wanted), encoder.scores_of_all(asked, drawn), allowed).mean()
+
+
+def fit(log: Fitting) -> tuple[Sequential, Tuning]:
+    """Train as `recommenders` in params says."""
+    return fit_next_item(
+        cast(EncoderName, log.name),
+        log.catalogue,
+        log.events,
+        log.clock,
+        log.seed,
+        log.params.next_item,
+        log.threads,
+        log.met,
+    )
+
+
+def load(name: str, path: Path, catalogue: Items) -> Sequential:
+    """Read what `save` wrote."""
+    return Sequential.load(cast(EncoderName, name), path, catalogue)

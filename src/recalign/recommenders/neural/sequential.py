@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recalign.data.records import Items
-from recalign.params import NextItemParams
+from recalign.params.recommenders import NextItemParams
 from recalign.recommenders.neural.encoders import Caser, Encoder, EncoderName, GRU4Rec, SASRec
 from recalign.recommenders.recommender import Request
 from recalign.recommenders.store import CELLS, columns_of, in_blocks, load_state, save_state

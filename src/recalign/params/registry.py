@@ -1,0 +1,27 @@
+"""`registry`: the registered model and its gate."""
+
+import re
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from recalign.params.section import Section
+
+Metric = Literal["hr_at_1", "hr_at_5", "ndcg_at_10", "mrr"]
+
+
+class RegistryParams(Section):
+    model: str
+    system: Literal["adapter", "fusion"]
+    metric: Metric
+    error: float = Field(gt=0.0, lt=0.5)
+    min_users: int = Field(ge=10)
+    margin: float = Field(ge=0.0)
+
+    @field_validator("model")
+    @classmethod
+    def _plain_name(cls, model: str) -> str:
+        """MLflow refuses "/" and ":" only after training, its filters end at a quote, and the name is a folder's."""
+        if not re.fullmatch(r"\w[\w .-]*", model) or ".." in model or model.endswith((".", " ")):
+            raise ValueError("use letters, digits, spaces, '-', '_' and single dots, the first a letter or digit")
+        return model
