@@ -27,6 +27,7 @@ from recalign.evaluation.metrics import draw_lots, metric_values, target_places,
 from recalign.params.load import load_params
 from recalign.params.recommenders import RecommenderName
 from recalign.recommenders import ease, item_knn, markov, recent_popularity
+from recalign.recommenders.content_choice import chosen_content, chosen_prior
 from recalign.recommenders.ease import EASE, item_weights
 from recalign.recommenders.held_out import HeldOut, held_out
 from recalign.recommenders.item_knn import GRID, ItemKNN, Settings, fitter, nth_largest, strongest, tuned_item_knn
@@ -81,6 +82,8 @@ FITS: dict[str, Callable[[], Recommender]] = {
         name: lambda name=name: fit_next_item(name, CATALOGUE, LOG, True, 1, QUICK, 1)[0]
         for name in get_args(EncoderName)
     },
+    "content": lambda: chosen_content(CATALOGUE, LOG, True, 1, PARAMS.recommenders.content, 1)[0],
+    "content_prior": lambda: chosen_prior(CATALOGUE, LOG, True, 1, PARAMS.recommenders.content, 1)[0],
 }
 
 
@@ -114,7 +117,7 @@ def test_a_request_scores_the_same_alone_and_in_a_batch(recommender: Recommender
     alone = torch.cat([recommender.scores([request], None) for request in REQUESTS])
     # in float32 a batch of another shape adds up in another order; sums of 8 terms (the width) or fewer, through two
     # blocks of five sums each, and through the denoiser's three of 24 terms at each step of the sampler
-    if recommender.name in (*get_args(EncoderName), "mcrl", "dreamrec"):
+    if recommender.name in (*get_args(EncoderName), "mcrl", "dreamrec", "content"):
         steps = QUICK_PARAMS.recommenders.dreamrec.sampler_steps if recommender.name == "dreamrec" else 0
         allowed = rounding(2 * 5 * 8 + steps * 3 * 24, size=float(together.abs().max().clamp(min=1.0)))
         assert torch.allclose(together, alone, rtol=0, atol=allowed)

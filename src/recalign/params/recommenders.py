@@ -1,12 +1,15 @@
 """`recommenders`: which ID recommenders are fitted, and how the neural ones learn."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
+from recalign.common.errors import did_you_mean
 from recalign.params.section import Section, Share
 
 RecommenderName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]  # recommenders/roster.py has them
+
+ItemEncoder = Literal["attributes", "tfidf", "minilm", "base", "model"]
 
 
 class NextItemParams(Section):
@@ -51,8 +54,31 @@ class DreamRecParams(Section):
         return sampler_steps
 
 
+class ContentParams(Section):
+    encoders: tuple[str, ...] = Field(min_length=1)
+    dimensions: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    ridges: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(min_length=1)
+    model: str | None
+    revision: str | None
+
+    @field_validator("encoders")
+    @classmethod
+    def _known_blocks(cls, encoders: tuple[str, ...]) -> tuple[str, ...]:
+        allowed = get_args(ItemEncoder)
+        for encoder in encoders:
+            blocks = encoder.split("+")
+            for block in blocks:
+                if block not in allowed:
+                    hint = did_you_mean(block, allowed)
+                    raise ValueError(f"'{block}' in '{encoder}' is none of {', '.join(allowed)}{hint}")
+            if len(set(blocks)) < len(blocks):
+                raise ValueError(f"'{encoder}' names a block twice; name each once")
+        return encoders
+
+
 class RecommendersParams(Section):
     systems: tuple[RecommenderName, ...]
+    content: ContentParams
     next_item: NextItemParams
     mcrl: McrlParams
     dreamrec: DreamRecParams
@@ -63,6 +89,8 @@ class RecommendersParams(Section):
         for needed, reader in (("popularity", "the registry's gate"), ("item_knn", "hard negatives")):
             if needed not in systems:
                 raise ValueError(f"{needed} is missing, which {reader} read; add it")
+        if "content" in systems and "content_prior" not in systems:
+            raise ValueError("content is listed without content_prior, which shows what of it is personal; add it")
         if len(set(systems)) != len(systems):
             raise ValueError("a system stands twice; name each once")
         return systems

@@ -21,6 +21,7 @@ HELD_OUT = 0.1  # share of train that tunes
 CASES_PER_USER = 10
 CASES = 2000  # more than enough to tell settings apart
 CANDIDATES = 20
+NEW_ITEMS = 0.2  # share of the trained items that stand for new ones, where a run hides none
 MIN_HISTORY = 3
 MAX_HISTORY = 50
 METRIC = "ndcg_at_10"
@@ -37,7 +38,10 @@ class HeldOut:
 
     def value(self, recommender: Recommender) -> float:
         """Mean METRIC of a recommender that was fitted on `events`."""
-        scores = recommender.scores(self.requests, self.candidates).numpy()
+        return self.value_of(recommender.scores(self.requests, self.candidates).numpy())
+
+    def value_of(self, scores: NDArray[np.float64]) -> float:
+        """Mean METRIC of scores [B, C] of the candidates."""
         targets = [items[place] for items, place in zip(self.candidates, self.target_index, strict=True)]
         names = [f"{request.user_id}-{target}" for request, target in zip(self.requests, targets, strict=True)]
         lots = draw_lots(names, self.candidates)
@@ -71,6 +75,46 @@ def held_out(catalogue: Items, events: pa.Table, clock: bool, seed: int, met: pa
     examples = examples[:CASES]
     lists, places = _lists(catalogue, *seen, examples, seed)
     return HeldOut(events.filter(pa.array(~held)), [request for request, _ in examples], lists, places)
+
+
+def held_out_items(catalogue: Items, events: pa.Table, clock: bool, seed: int, met: pa.Table | None = None) -> HeldOut:
+    """Cases on new items: a hash-chosen NEW_ITEMS of the trained items is taken out of the events and of histories.
+
+    A target is such an item, its wrong items are others of them; the history is what came before (without a clock:
+    everything else). No request where they are too few.
+    """
+    events = events.sort_by([(c.USER, "ascending"), (c.POSITION, "ascending")])
+    users, items = events[c.USER].to_numpy(), events[c.ITEM].to_numpy()
+    trained = np.unique(items)
+    new = trained[[key("new items", seed, item) < NEW_ITEMS * 2**64 for item in trained.tolist()]]
+    held = np.isin(items, new)
+    rest = events.filter(pa.array(~held))
+    if len(new) < CANDIDATES or not len(rest):
+        return HeldOut(rest, [], [], np.zeros(0, dtype=np.int64))
+    pool = catalogue.part(new.tolist())
+    seen = _seen(pool, users[held], items[held], met)
+    all_seen = Counter(seen[0].tolist())
+    examples = []
+    starts = np.flatnonzero(np.diff(users, prepend=users[:1] - 1))
+    for start, end in zip(starts, [*starts[1:], len(users)], strict=True):
+        user = int(users[start])
+        if all_seen[user] <= len(new) - CANDIDATES + 1:
+            examples += _of_new_items(user, items[start:end].tolist(), held[start:end], clock)
+    examples.sort(key=lambda example: hashed_order(seed, example[0].user_id, example[1]))
+    examples = examples[:CASES]
+    lists, places = _lists(pool, *seen, examples, seed)
+    return HeldOut(rest, [request for request, _ in examples], lists, places)
+
+
+def _of_new_items(user: int, items: list[int], held: NDArray[np.bool_], clock: bool) -> list[tuple[Request, int]]:
+    """(request, target) of a user's likes of held-out items; histories hold none of them."""
+    cases = []
+    for place in sorted(np.flatnonzero(held).tolist(), key=lambda place: hashed_order("new items", user, items[place])):
+        before = items[:place] if clock else items
+        history = [item for item, out in zip(before, held, strict=False) if not out][-MAX_HISTORY:]
+        if len(history) >= MIN_HISTORY:
+            cases.append((Request(user, tuple(history)), items[place]))
+    return cases[:CASES_PER_USER]
 
 
 def _seen(

@@ -17,16 +17,21 @@ if TYPE_CHECKING:
 
     from recalign.data.records import Items
     from recalign.params.load import Params
+    from recalign.recommenders.held_out import HeldOut
     from recalign.recommenders.recommender import Recommender, Tuning
 
 
 @dataclass(frozen=True)
 class Entry:
-    """module: with `fit` and `load`; ranked_by: what orders items, in words; clock: it needs one."""
+    """module: with `fit` and `load`; ranked_by: what orders items, in words; clock: it needs one.
+
+    reads_new: it knows items without train events too, so it is fitted on the whole catalogue.
+    """
 
     module: str
     ranked_by: str
     clock: bool = False
+    reads_new: bool = False
 
 
 ROSTER = {
@@ -40,6 +45,10 @@ ROSTER = {
     "caser": Entry("recalign.recommenders.neural.next_item", "convolutions"),
     "mcrl": Entry("recalign.recommenders.neural.mcrl", "supervised head"),
     "dreamrec": Entry("recalign.recommenders.neural.next_embedding", "generated embedding"),
+    "content": Entry("recalign.recommenders.content_choice", "text and attributes", reads_new=True),
+    "content_prior": Entry(
+        "recalign.recommenders.content_choice", "train events, of new items read off their text", reads_new=True
+    ),
 }
 REFUSED = "refused.json"  # in the folder of one that could not be fitted: why
 
@@ -65,20 +74,24 @@ def fit(
     clock: bool,
     params: "Params",
     met: "pa.Table | None" = None,
+    hidden: "HeldOut | None" = None,
 ) -> tuple["Recommender", "Tuning"]:
     """Fit a recommender on train events (user_id, item_id, timestamp, position); also what was tried to choose it.
 
     It learns the items that train knows, and answers for the whole catalogue (`transplanted`).
     met: (user_id, item_id) of what users met in training's time, liked or not: no wrong item where it is tuned.
+    hidden: validation cases on items that the run hides, on which content is chosen; None: it hides some of its own.
     Raises RecalignError for an unknown name, or where the recommender needs a clock that the log lacks, or a smaller
     catalogue.
     """
     from recalign.recommenders.recommender import Fitting
     from recalign.recommenders.transplanted import on_catalogue
 
-    log = Fitting(name, catalogue.trained, events, clock, params.seed, params.threads, params.recommenders, met)
-    recommender, tuning = importlib.import_module(known(name, "the recommender").module).fit(log)
-    return on_catalogue(recommender, catalogue.trained, catalogue), tuning
+    entry = known(name, "the recommender")
+    own = catalogue if entry.reads_new else catalogue.trained
+    log = Fitting(name, own, events, clock, params.seed, params.threads, params.recommenders, met, hidden)
+    recommender, tuning = importlib.import_module(entry.module).fit(log)
+    return on_catalogue(recommender, own, catalogue), tuning
 
 
 def refusals(systems: Sequence[str], baselines: Path) -> dict[str, str]:
@@ -93,9 +106,10 @@ def load_fitted(name: str, path: Path, catalogue: "Items") -> "Recommender":
     """Read what the recommender's `save` wrote into the folder `path`; it answers for the whole catalogue.
 
     Raises RecalignError for an unknown name, or when the folder holds another recommender, or one fitted on other items
-    than those with train events.
+    than those with train events (content: than those of the catalogue).
     """
     from recalign.recommenders.transplanted import on_catalogue
 
-    module = importlib.import_module(known(name, "the recommender").module)
-    return on_catalogue(module.load(name, path, catalogue.trained), catalogue.trained, catalogue)
+    entry = known(name, "the recommender")
+    own = catalogue if entry.reads_new else catalogue.trained
+    return on_catalogue(importlib.import_module(entry.module).load(name, path, own), own, catalogue)

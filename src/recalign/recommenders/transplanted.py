@@ -6,6 +6,7 @@ A champion is scored again on the newest log, whose catalogue has other items th
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -60,7 +61,19 @@ class Transplanted:
         return self._places[np.array([[self._column[item] for item in items] for items in candidates], dtype=np.int64)]
 
 
+@runtime_checkable
+class ReadsItems(Protocol):
+    """A recommender that ranks items which it never saw by what is written of them."""
+
+    def on(self, catalogue: Items) -> Recommender:
+        """Itself on another catalogue: items of the same title as it knows them, all others read."""
+        ...
+
+
 def on_catalogue(recommender: Recommender, own: Items, catalogue: Items) -> Recommender:
-    """The recommender as it is where the catalogue is its own, else transplanted."""
-    same = own.ids == catalogue.ids and own.titles == catalogue.titles
-    return recommender if same else Transplanted(recommender, own, catalogue)
+    """The recommender as it is where the catalogue is its own; else by reading what is new, or transplanted."""
+    if own.ids == catalogue.ids and own.titles == catalogue.titles:
+        return recommender
+    if isinstance(recommender, ReadsItems):
+        return recommender.on(catalogue)
+    return Transplanted(recommender, own, catalogue)

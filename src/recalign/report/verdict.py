@@ -15,6 +15,8 @@ NAMES = {
     "caser": "Caser",
     "mcrl": "MCRL",
     "dreamrec": "DreamRec",
+    "content": "the content recommender",
+    "content_prior": "the content prior",
     FUSION: "the fusion",
     "oracle": "the oracle",
     UNTRAINED: "the untrained model",

@@ -17,6 +17,7 @@ from recalign.evaluation.metrics import LABELS, draw_lots, metric_values, target
 from recalign.params.load import Params
 from recalign.params.recommenders import RecommenderName
 from recalign.project import BASELINES, PREPARED
+from recalign.recommenders.content_choice import hidden_cases
 from recalign.recommenders.recommender import Recommender, Request
 from recalign.recommenders.roster import REFUSED, fit, known
 
@@ -47,7 +48,9 @@ def baselines(
     if system in SEQUENCE_MODELS:
         log.info(_forecast(params, system, len(train), len(catalogue.trained.ids), notes))
     try:
-        recommender, tuning = fit(system, catalogue, train, clock, params, _met_in_training(prepared, clock))
+        hidden = hidden_cases(prepared, train, params.seed) if known(system, "system").reads_new else None
+        met = _met_in_training(prepared, clock)
+        recommender, tuning = fit(system, catalogue, train, clock, params, met, hidden)
     except TooLargeError as error:
         with artifacts.folder(out / system) as folder:
             artifacts.write_json(folder / REFUSED, {"why": str(error)})

@@ -1,0 +1,275 @@
+"""Content: what is written of an item says where it stands among the others, whether anybody liked it yet or not.
+
+The trained items' factors are those of their co-occurrence: with X [users, items] of 0 and 1 and n the likes of an
+item, the leading right singular vectors of X · diag(n)^−½, times their singular values, so that products of factors are
+cosines of co-occurrence. A ridge regression in closed form leads from the description of an item (`item_text`) to its
+factors, each trained item weighing √n, the constant free:
+    W = (Fᵀ D F + λI)⁻¹ Fᵀ D (Y − ȳ),  D = diag(√n) over its mean, F centred by D.
+An item with train events keeps its own factors, one without has those that its description gives. A history is the sum
+of its items' factors over √n (an item without train events counts as one with the median of them); an empty one is the
+mean user. The score is the product. Items are mapped from attributes to factors as by Gantner et al. (ICDM 2010); the
+targets and weights are ours.
+
+`content_prior` is the same regression to log(1 + n) alone: one list for everybody, which shows how much of `content` is
+popularity that can be read off an item's description.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+
+from recalign.common import columns as c
+from recalign.common.errors import RecalignError
+from recalign.data.records import Items
+from recalign.recommenders.item_text import Description, Matrix, TextReader, fit_description, leading
+from recalign.recommenders.recommender import Request
+from recalign.recommenders.store import bags, columns_of, in_blocks, load_state, same_for_all, save_state
+
+
+@dataclass(frozen=True)
+class Settings:
+    """encoder: names of blocks joined by "+"; dimension of the factors; ridge λ, in items of mean weight."""
+
+    encoder: str
+    dimension: int
+    ridge: float
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """As Settings; the target has one dimension."""
+
+    encoder: str
+    ridge: float
+
+
+@dataclass(frozen=True)
+class TextMap:
+    """Leads from a description to targets: vectors @ weights [features, d] + constant [d]."""
+
+    description: Description
+    weights: Matrix
+    constant: Matrix
+
+    def of(self, items: Items, ids: Sequence[int]) -> Matrix:
+        """[ids, d]."""
+        told: Matrix = self.description.vectors(items, ids) @ self.weights + self.constant
+        return told
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        told, arrays = self.description.state()
+        return {"blocks": told}, arrays | {"weights": self.weights, "constant": self.constant}
+
+    @classmethod
+    def of_state(cls, told: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> "TextMap":
+        description = Description.of_state(told["blocks"], arrays)
+        return cls(description, arrays["weights"], arrays["constant"])
+
+
+class Content:
+    """Scores known items by their own factors and new ones by what is written of them."""
+
+    name = "content"
+
+    def __init__(
+        self,
+        catalogue: Items,
+        factors: NDArray[np.float32],
+        counts: NDArray[np.int64],
+        mean_user: NDArray[np.float32],
+        text_map: TextMap,
+        settings: Settings,
+    ) -> None:
+        """factors [items, d]; counts [items] of train events; mean_user [d]: whom an empty history stands for."""
+        self.catalogue = catalogue
+        self.factors = factors
+        self.counts = counts
+        self.mean_user = mean_user
+        self.text_map = text_map
+        self.settings = settings
+        self._spoken = factors * history_weights(counts)[:, None]
+
+    def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
+        """[B, C] scores of the candidates, or [B, items] of the whole catalogue; float64.
+
+        Raises RecalignError for an item, in a history or a list, that the catalogue does not hold.
+        """
+        return in_blocks(self.catalogue, requests, candidates, self._scores)
+
+    def users(self, histories: list[tuple[int, ...]]) -> Matrix:
+        """[B, d]: what stands for each history, as a set."""
+        likes = bags(self.catalogue, [tuple(set(history)) for history in histories])
+        users = np.asarray(likes @ self._spoken.astype(np.float64))
+        users[[not history for history in histories]] = self.mean_user
+        return users
+
+    def _scores(self, histories: list[tuple[int, ...]]) -> Matrix:
+        scores: Matrix = self.users(histories) @ self.factors.T.astype(np.float64)
+        return scores
+
+    def on(self, catalogue: Items) -> "Content":
+        """The same on another catalogue: items of the same title keep their factors, all others are read.
+
+        Raises RecalignError where the text encoder is not what it was.
+        """
+        rows, new = _met(self.catalogue, catalogue)
+        factors = self.factors[rows]
+        if new:
+            factors[rows < 0] = self.text_map.of(catalogue, new)
+        counts = np.where(rows < 0, 0, self.counts[rows])
+        return Content(catalogue, factors, counts, self.mean_user, self.text_map, self.settings)
+
+    def save(self, path: Path) -> None:
+        """Write factors, counts and the map from text to factors into the folder `path`."""
+        told, arrays = self.text_map.state()
+        own = {"factors": self.factors, "counts": self.counts, "mean_user": self.mean_user}
+        save_state(path, self.name, self.catalogue, arrays | own, asdict(self.settings) | told)
+
+    @classmethod
+    def load(cls, path: Path, catalogue: Items) -> "Content":
+        """Read what `save` wrote. Raises RecalignError for a model of another catalogue."""
+        arrays, told = load_state(path, cls.name, catalogue)
+        settings = Settings(told["encoder"], told["dimension"], told["ridge"])
+        text_map = TextMap.of_state(told, arrays)
+        return cls(catalogue, arrays["factors"], arrays["counts"], arrays["mean_user"], text_map, settings)
+
+
+class ContentPrior:
+    """Scores an item by its log count in train, a new one by the log count that its description lets expect."""
+
+    name = "content_prior"
+
+    def __init__(self, catalogue: Items, values: Matrix, text_map: TextMap, settings: PriorSettings) -> None:
+        """values [items]: log(1 + train events), or what was read for it."""
+        self.catalogue = catalogue
+        self.values = values
+        self.text_map = text_map
+        self.settings = settings
+
+    def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
+        """[B, C] of the candidates, or [B, items] of the whole catalogue: the same for everybody."""
+        return same_for_all(self.values, self.catalogue, requests, candidates)
+
+    def on(self, catalogue: Items) -> "ContentPrior":
+        """As `Content.on`."""
+        rows, new = _met(self.catalogue, catalogue)
+        values = self.values[rows]
+        if new:
+            values[rows < 0] = self.text_map.of(catalogue, new)[:, 0]
+        return ContentPrior(catalogue, values, self.text_map, self.settings)
+
+    def save(self, path: Path) -> None:
+        """Write the values and the map from text to them into the folder `path`."""
+        told, arrays = self.text_map.state()
+        save_state(path, self.name, self.catalogue, arrays | {"values": self.values}, asdict(self.settings) | told)
+
+    @classmethod
+    def load(cls, path: Path, catalogue: Items) -> "ContentPrior":
+        """Read what `save` wrote. Raises RecalignError for a model of another catalogue."""
+        arrays, told = load_state(path, cls.name, catalogue)
+        settings = PriorSettings(told["encoder"], told["ridge"])
+        return cls(catalogue, arrays["values"], TextMap.of_state(told, arrays), settings)
+
+
+def _met(own: Items, catalogue: Items) -> tuple[NDArray[np.int64], list[int]]:
+    """The row in `own` of each item by its title, −1 where it has none, and the items that have none."""
+    rows = {own.titles[item]: row for row, item in enumerate(own.ids) if item in own.titles}
+    found = np.array([rows.get(catalogue.titles.get(item, ""), -1) for item in catalogue.ids], dtype=np.int64)
+    return found, [item for item, row in zip(catalogue.ids, found, strict=True) if row < 0]
+
+
+def history_weights(counts: NDArray[np.int64]) -> Matrix:
+    """[items]: 1/√n of what an item adds to a history; n is the median of the trained items for one without events."""
+    median = float(np.median(counts[counts > 0])) if (counts > 0).any() else 1.0
+    weights: Matrix = np.where(counts > 0, counts, median) ** -0.5
+    return weights
+
+
+class Fitter:
+    """Fits any settings on train events (user_id, item_id); what they share is computed once."""
+
+    def __init__(self, catalogue: Items, events: pa.Table, most: int, read: TextReader) -> None:
+        """most: the largest dimension that will be asked for; read: texts by a text encoder's name."""
+        self.catalogue = catalogue
+        _, users = np.unique(events[c.USER].to_numpy(), return_inverse=True)
+        items = columns_of(catalogue, events[c.ITEM].to_numpy())
+        likes = sparse.csr_array((np.ones(len(items)), (users, items)), shape=(users.max() + 1, len(catalogue.ids)))
+        likes.data[:] = 1.0  # a repetition is one like
+        self.counts = np.asarray(likes.sum(axis=0)).astype(np.int64)
+        self.trained = np.flatnonzero(self.counts)
+        self.known = [catalogue.ids[column] for column in self.trained]
+        self._likes = likes[:, self.trained]
+        count = self.counts[self.trained].astype(np.float64)
+        self._weights = np.sqrt(count) / np.sqrt(count).mean()
+        self.described = cache(lambda encoder: fit_description(encoder, catalogue, self.known, read))
+        self._features = cache(lambda encoder: self.described(encoder).vectors(catalogue, self.known))
+        scaled = sparse.csr_array(self._likes * count**-0.5)
+        values, vectors = leading(scaled, most)
+        self.factors: Matrix = vectors * values  # [trained, d]
+        self.log_counts: Matrix = np.log1p(count)[:, None]
+
+    def says_anything(self, encoder: str) -> bool:
+        """False where the encoder describes all trained items alike; a single item has nothing to differ from."""
+        return len(self.known) < 2 or bool(self.described(encoder).blocks)
+
+    def text_map(self, encoder: str, ridge: float, targets: Matrix) -> TextMap:
+        """The regression of the module's docstring, from descriptions to targets [trained, d]."""
+        return TextMap(self.described(encoder), *ridge_map(self._features(encoder), targets, self._weights, ridge))
+
+    def content(self, settings: Settings) -> Content:
+        """The recommender by these settings; a dimension above what the log holds is cut to it."""
+        own = self.factors[:, : settings.dimension]
+        text_map = self.text_map(settings.encoder, settings.ridge, own)
+        factors = np.zeros((len(self.catalogue.ids), own.shape[1]))
+        factors[self.trained] = own
+        new = [item for item, count in zip(self.catalogue.ids, self.counts, strict=True) if not count]
+        if new:
+            factors[self.counts == 0] = text_map.of(self.catalogue, new)
+        spoken = own * history_weights(self.counts)[self.trained, None]
+        mean_user = np.asarray(self._likes @ spoken).mean(axis=0)
+        return Content(
+            self.catalogue, factors.astype(np.float32), self.counts, mean_user.astype(np.float32), text_map, settings
+        )
+
+    def prior(self, settings: PriorSettings) -> ContentPrior:
+        """The history-blind prior by these settings."""
+        text_map = self.text_map(settings.encoder, settings.ridge, self.log_counts)
+        values = np.log1p(self.counts.astype(np.float64))
+        new = [item for item, count in zip(self.catalogue.ids, self.counts, strict=True) if not count]
+        if new:
+            values[self.counts == 0] = text_map.of(self.catalogue, new)[:, 0]
+        return ContentPrior(self.catalogue, values, text_map, settings)
+
+
+def ridge_map(features: Matrix, targets: Matrix, weights: Matrix, ridge: float) -> tuple[Matrix, Matrix]:
+    """Weights [f, d] and constant [d] that minimise Σ w ‖target − feature W − constant‖² + λ‖W‖² over rows.
+
+    features [n, f], targets [n, d], weights w [n]; the constant is not penalised. Solved in whichever of n and f is
+    smaller.
+    """
+    share = weights / weights.sum()
+    centre, mean = share @ features, share @ targets
+    root = np.sqrt(weights)[:, None]
+    f, y = (features - centre) * root, (targets - mean) * root
+    if f.shape[1] <= len(f):
+        solved = np.linalg.solve(f.T @ f + ridge * np.eye(f.shape[1]), f.T @ y)
+    else:
+        solved = f.T @ np.linalg.solve(f @ f.T + ridge * np.eye(len(f)), y)
+    return solved, mean - centre @ solved
+
+
+def nothing_to_read(encoders: Sequence[str], items: int) -> RecalignError:
+    """What is said where no encoder tells the trained items apart."""
+    return RecalignError(
+        f"recommenders.content.encoders {', '.join(encoders)}: none tells the {items} trained items apart (no "
+        "attributes, and texts that are empty or all the same); give titles or attributes (table.attributes), or take "
+        "content and content_prior out of recommenders.systems"
+    )

@@ -1,0 +1,168 @@
+"""Settings of `content` and its prior, chosen on items that are new to them; then fitted on all train events.
+
+The new items are those that the run hides for validation or, where it hides none, a hash-chosen fifth of the trained
+ones. Test is never looked at.
+"""
+
+import itertools
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from recalign.common import columns as c
+from recalign.common.artifacts import read_json
+from recalign.data.records import Items, read_cases
+from recalign.params.recommenders import ContentParams
+from recalign.recommenders.content import Content, ContentPrior, Fitter, PriorSettings, Settings, nothing_to_read
+from recalign.recommenders.held_out import METRIC, HeldOut, held_out_items
+from recalign.recommenders.item_text import ATTRIBUTES, TFIDF, TextReader, text_of
+from recalign.recommenders.recommender import Fitting, Request, Tuning
+
+log = logging.getLogger(__name__)
+HIDDEN_ITEMS, TRAIN_ITEMS = "hidden validation items", "a fifth of the trained items"
+
+
+def hidden_cases(prepared: Path, events: pa.Table, seed: int, most: int = 2000) -> HeldOut | None:
+    """The validation cases whose targets the run hides, with the train events that know none of them; None where it
+    hides no item, or too few for a case."""
+    if not read_json(prepared / "summary.json")["counts"]["views"].get(c.HIDDEN, {}).get(c.VALIDATION):
+        return None
+    cases = read_cases(prepared, c.VALIDATION, "uniform", most, seed=seed, view=c.HIDDEN)
+    requests = [Request(case.example.user_id, case.example.history, case.example.cutoff) for case in cases]
+    lists = [list(case.candidates) for case in cases]
+    return HeldOut(events, requests, lists, np.array([case.target_index for case in cases], dtype=np.int64))
+
+
+def chosen_content(
+    catalogue: Items,
+    events: pa.Table,
+    clock: bool,
+    seed: int,
+    params: ContentParams,
+    threads: int,
+    met: pa.Table | None = None,
+    hidden: HeldOut | None = None,
+) -> tuple[Content, dict[str, Any]]:
+    """`content` by the settings that rank the new items best; also what was tried.
+
+    hidden: as `hidden_cases` gives it. Raises RecalignError where no encoder tells the trained items apart.
+    """
+    choice = _Choice(catalogue, events, clock, seed, params, threads, met, hidden)
+    grid = [
+        Settings(encoder, dimension, ridge)
+        for encoder, dimension, ridge in itertools.product(choice.encoders, params.dimensions, params.ridges)
+    ]
+    return choice.full.content(choice.best(grid, choice.content_scores)), choice.report
+
+
+def chosen_prior(
+    catalogue: Items,
+    events: pa.Table,
+    clock: bool,
+    seed: int,
+    params: ContentParams,
+    threads: int,
+    met: pa.Table | None = None,
+    hidden: HeldOut | None = None,
+) -> tuple[ContentPrior, dict[str, Any]]:
+    """The history-blind prior, chosen and told as `chosen_content`."""
+    choice = _Choice(catalogue, events, clock, seed, params, threads, met, hidden)
+    grid = [PriorSettings(encoder, ridge) for encoder, ridge in itertools.product(choice.encoders, params.ridges)]
+    return choice.full.prior(choice.best(grid, choice.prior_scores)), choice.report
+
+
+class _Choice:
+    """What both searches share: the cases, and a fitter on the events that they leave."""
+
+    def __init__(
+        self,
+        catalogue: Items,
+        events: pa.Table,
+        clock: bool,
+        seed: int,
+        params: ContentParams,
+        threads: int,
+        met: pa.Table | None,
+        hidden: HeldOut | None,
+    ) -> None:
+        most = max(params.dimensions)
+        read = TextReader(params.model, params.revision, threads)
+        for block in sorted(
+            {block for encoder in params.encoders for block in encoder.split("+")} - {ATTRIBUTES, TFIDF}
+        ):
+            read(block, [text_of(catalogue, item) for item in catalogue.ids])  # at once: one file, whatever is held out
+        self.full = Fitter(catalogue, events, most, read)
+        self.encoders = [encoder for encoder in params.encoders if self.full.says_anything(encoder)]
+        if not self.encoders:
+            raise nothing_to_read(params.encoders, len(self.full.known))
+        for encoder in params.encoders:
+            if encoder not in self.encoders:
+                log.info("content: '%s' describes all items alike here, and is left out", encoder)
+        self.cases = hidden or held_out_items(catalogue, events, clock, seed, met)
+        self.chosen_on = HIDDEN_ITEMS if hidden else TRAIN_ITEMS
+        self.fitter = self.full
+        self.report: dict[str, Any] = {}
+        if self.cases.requests:
+            self.fitter = self.full if hidden else Fitter(catalogue, self.cases.events, most, read)
+            self._targets = sorted({item for row in self.cases.candidates for item in row})
+            self._columns = np.searchsorted(self._targets, self.cases.candidates)
+            self._users: dict[int, NDArray[np.float64]] = {}
+            self._described = cache(lambda encoder: self.fitter.described(encoder).vectors(catalogue, self._targets))
+
+    def best(self, grid: list[Any], scores: Callable[[Any], NDArray[np.float64]]) -> Any:
+        """The settings of the highest value, of equals the first; the first of all where there is no case."""
+        self.report = {"chosen": asdict(grid[0]), "metric": METRIC, "tried": []}
+        if not self.cases.requests:
+            log.info("content keeps the first of its settings: train is too small to choose on")
+            return grid[0]
+        tried = [(self.cases.value_of(scores(settings)), settings) for settings in grid]
+        chosen = max(tried, key=lambda pair: pair[0])[1]
+        shown = ", ".join(f"{name} {setting}" for name, setting in asdict(chosen).items())
+        log.info("content: %s; %d settings tried on %d cases", shown, len(tried), len(self.cases.requests))
+        self.report |= {
+            "chosen": asdict(chosen),
+            "chosen_on": self.chosen_on,
+            "cases": len(self.cases.requests),
+            "tried": [asdict(settings) | {METRIC: value} for value, settings in tried],
+        }
+        return chosen
+
+    def content_scores(self, settings: Settings) -> NDArray[np.float64]:
+        """[B, C]: as `Content.scores`, for new items alone."""
+        users = self._users_of(settings)
+        text_map = self.fitter.text_map(settings.encoder, settings.ridge, self.fitter.factors[:, : settings.dimension])
+        made = self._described(settings.encoder) @ text_map.weights + text_map.constant
+        scores: NDArray[np.float64] = np.einsum("bd,bcd->bc", users, made[self._columns])
+        return scores
+
+    def _users_of(self, settings: Settings) -> NDArray[np.float64]:
+        if settings.dimension not in self._users:
+            model = self.fitter.content(settings)
+            self._users[settings.dimension] = model.users([request.history for request in self.cases.requests])
+        return self._users[settings.dimension]
+
+    def prior_scores(self, settings: PriorSettings) -> NDArray[np.float64]:
+        """[B, C] of new items."""
+        text_map = self.fitter.text_map(settings.encoder, settings.ridge, self.fitter.log_counts)
+        made = self._described(settings.encoder) @ text_map.weights + text_map.constant
+        values: NDArray[np.float64] = made[:, 0][self._columns]
+        return values
+
+
+def fit(log: Fitting) -> tuple[Content | ContentPrior, Tuning]:
+    """Choose encoder, dimension and ridge on hidden items, then fit on all of train."""
+    choose = chosen_content if log.name == Content.name else chosen_prior
+    own = log.params.content
+    return choose(log.catalogue, log.events, log.clock, log.seed, own, log.threads, log.met, log.hidden)
+
+
+def load(name: str, path: Path, catalogue: Items) -> Content | ContentPrior:
+    """Read what `save` wrote."""
+    return Content.load(path, catalogue) if name == Content.name else ContentPrior.load(path, catalogue)
