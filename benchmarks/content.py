@@ -1,8 +1,8 @@
 """What is written of new items: `content` by encoder against its history-blind prior and the ID recommenders.
 
-    python benchmarks/content.py --prepared draw1/data/prepared draw2/data/prepared draw3/data/prepared --out content.md
+    python benchmarks/content.py --prepared draw1/prepared draw2/prepared draw3/prepared --out content.md
 
-Reads what `dvc repro prepare` made with `prepare.hidden_items` above 0, once a draw of the hidden items (another `seed`).
+Reads what `dvc repro prepare` made with `prepare.hidden_items` above 0, once a draw of them (another `seed`).
 Every encoder's dimension and ridge, and of the row "chosen" the encoder too, are chosen on the hidden validation items;
 the figures are of the hidden test items: the target and all its wrong candidates are without one train event.
 "by events" weighs each case alike; "by items" each target item alike, so that a popular one counts no more than a rare
@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow.compute as pc
@@ -35,8 +35,7 @@ from recalign.recommenders.roster import fit
 from recalign.report.table import plain
 
 METRICS = {"ndcg_at_10": "NDCG@10", "hr_at_1": "HR@1"}
-ENCODERS = ("attributes", "tfidf", "attributes+tfidf", "minilm", "attributes+minilm", "attributes+tfidf+minilm")
-OTHERS: tuple[RecommenderName, ...] = ("popularity", "item_knn")
+ENCODERS = ("attributes", "tfidf", "attributes+tfidf", "attributes+minilm")
 CHOSEN = "content (encoder chosen)"
 
 
@@ -58,7 +57,9 @@ class Draw:
     told: str
 
 
-def measure(prepared: Path, params: Params, encoders: Sequence[str], rows: dict[str, Row]) -> Draw:
+def measure(
+    prepared: Path, params: Params, encoders: Sequence[str], others: Sequence[RecommenderName], rows: dict[str, Row]
+) -> Draw:
     """Fit and rank every system on one draw; adds to `rows`."""
     summary = read_json(prepared / "summary.json")
     catalogue = Items.read(prepared)
@@ -67,7 +68,7 @@ def measure(prepared: Path, params: Params, encoders: Sequence[str], rows: dict[
     trial = read_trial(prepared, c.TEST, "uniform", None, params.seed, view=c.HIDDEN)
     hidden = hidden_cases(prepared, train, params.seed)
     content: list[tuple[str, RecommenderName, tuple[str, ...]]] = [
-        *((name, name, ()) for name in OTHERS),
+        *((name, name, ()) for name in others),
         ("content_prior", "content_prior", tuple(encoders)),
         *((f"content {encoder}", "content", (encoder,)) for encoder in encoders),
         (CHOSEN, "content", tuple(encoders)),
@@ -130,13 +131,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, nargs="+", required=True, help="a folder a draw of the hidden items")
     parser.add_argument("--encoders", nargs="+", default=ENCODERS, help="as recommenders.content.encoders names them")
+    parser.add_argument(
+        "--others", nargs="+", choices=get_args(RecommenderName), default=("popularity",),
+        help="ID recommenders beside it; all of them give every new item one score, and rank by lot",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, help="write the Markdown there as well")
     parser.add_argument("--json", type=Path, help="write what was chosen there")
     arguments = parser.parse_args()
     params = load_params().model_copy(update={"threads": 1})
     torch.set_num_threads(1)
     rows: dict[str, Row] = {}
-    draws = [measure(prepared, params, arguments.encoders, rows) for prepared in arguments.prepared]
+    draws = [measure(prepared, params, arguments.encoders, arguments.others, rows) for prepared in arguments.prepared]
     told = "\n".join(f"- {draw.told}" for draw in draws)
     text = f"{told}\n- {machine()}\n\n{markdown(rows, draws, params)}"
     print(f"\n{text}")

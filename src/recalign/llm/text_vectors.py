@@ -213,8 +213,8 @@ def _computed(encoder: TextEncoder, texts: list[str], width: int, threads: int) 
     spoken = [place for place, text in enumerate(texts) if text.strip()]
     order = sorted(spoken, key=lambda place: (len(texts[place]), place))  # alike in length: little padding
     log.info("text vectors: %d texts by the encoder in %s, once", len(order), encoder.folder)
-    for start in track(range(0, len(order), TEXTS_AT_ONCE), "text vectors"):
-        rows = order[start : start + TEXTS_AT_ONCE]
+    parts = [order[start : start + TEXTS_AT_ONCE] for start in range(0, len(order), TEXTS_AT_ONCE)]
+    for rows in track(parts, len(parts), "text vectors", "batches"):
         batch = tokenizer(
             [texts[row] for row in rows], padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt"
         )

@@ -130,8 +130,8 @@ class Content:
     def save(self, path: Path) -> None:
         """Write factors, counts and the map from text to factors into the folder `path`."""
         told, arrays = self.text_map.state()
-        own = {"factors": self.factors, "counts": self.counts, "mean_user": self.mean_user}
-        save_state(path, self.name, self.catalogue, arrays | own, asdict(self.settings) | told)
+        arrays |= {"factors": self.factors, "counts": self.counts, "mean_user": self.mean_user}
+        save_state(path, self.name, self.catalogue, arrays, asdict(self.settings) | told)
 
     @classmethod
     def load(cls, path: Path, catalogue: Items) -> "Content":

@@ -94,9 +94,8 @@ class _Choice:
     ) -> None:
         most = max(params.dimensions)
         read = TextReader(params.model, params.revision, threads)
-        for block in sorted(
-            {block for encoder in params.encoders for block in encoder.split("+")} - {ATTRIBUTES, TFIDF}
-        ):
+        named = {block for encoder in params.encoders for block in encoder.split("+")}
+        for block in sorted(named - {ATTRIBUTES, TFIDF}):
             read(block, [text_of(catalogue, item) for item in catalogue.ids])  # at once: one file, whatever is held out
         self.full = Fitter(catalogue, events, most, read)
         self.encoders = [encoder for encoder in params.encoders if self.full.says_anything(encoder)]

@@ -255,7 +255,8 @@ class Description:
 
     def state(self) -> tuple[list[Any], dict[str, NDArray[Any]]]:
         """What `of_state` reads: JSON-able values, and arrays by name."""
-        told, arrays = [], {}
+        told: list[Any] = []
+        arrays: dict[str, NDArray[Any]] = {}
         for (name, block), mean, scale in zip(self.blocks, self.means, self.scales, strict=True):
             own, kept = block.state()
             told.append({"name": name, "scale": scale} | own)
