@@ -13,7 +13,10 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, get_args
 
@@ -58,9 +61,11 @@ class Draw:
 
 
 def measure(
-    prepared: Path, params: Params, encoders: Sequence[str], others: Sequence[RecommenderName], rows: dict[str, Row]
-) -> Draw:
-    """Fit and rank every system on one draw; adds to `rows`."""
+    prepared: Path, params: Params, encoders: Sequence[str], others: Sequence[RecommenderName]
+) -> tuple[Draw, dict[str, Row]]:
+    """Fit and rank every system on one draw."""
+    torch.set_num_threads(1)
+    rows: dict[str, Row] = {}
     summary = read_json(prepared / "summary.json")
     catalogue = Items.read(prepared)
     events = read_parquet(prepared / "events.parquet")
@@ -90,7 +95,19 @@ def measure(
         f"{summary['source']}, data {summary['data_digest'][:8]}, manifest {trial.manifest} {trial.digest[:8]}: "
         f"{len(trial.cases)} cases"
     )
-    return Draw([user for _, user in trial.keys], [case.example.target for case in trial.cases], told)
+    return Draw([user for _, user in trial.keys], [case.example.target for case in trial.cases], told), rows
+
+
+def together(draws: Sequence[Mapping[str, Row]]) -> dict[str, Row]:
+    """The rows of all draws, a row a system."""
+    rows = {label: Row() for label in draws[0]}
+    for label, row in rows.items():
+        for own in draws:
+            row.seconds += own[label].seconds
+            row.chosen += own[label].chosen
+            for metric in METRICS:
+                row.values[metric] += own[label].values[metric]
+    return rows
 
 
 def by_items(values: Sequence[NDArray[np.float64]], draws: Sequence[Draw], params: Params) -> Interval:
@@ -135,13 +152,15 @@ def main() -> None:
         "--others", nargs="+", choices=get_args(RecommenderName), default=("popularity",),
         help="ID recommenders beside it; all of them give every new item one score, and rank by lot",
     )  # fmt: skip
+    parser.add_argument("--processes", type=int, default=1, help="draws that are measured at once")
     parser.add_argument("--out", type=Path, help="write the Markdown there as well")
     parser.add_argument("--json", type=Path, help="write what was chosen there")
     arguments = parser.parse_args()
     params = load_params().model_copy(update={"threads": 1})
-    torch.set_num_threads(1)
-    rows: dict[str, Row] = {}
-    draws = [measure(prepared, params, arguments.encoders, arguments.others, rows) for prepared in arguments.prepared]
+    put = partial(measure, params=params, encoders=arguments.encoders, others=arguments.others)
+    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
+        draws, found = zip(*pool.map(put, arguments.prepared), strict=True)
+    rows = together(found)
     told = "\n".join(f"- {draw.told}" for draw in draws)
     text = f"{told}\n- {machine()}\n\n{markdown(rows, draws, params)}"
     print(f"\n{text}")

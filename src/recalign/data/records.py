@@ -48,15 +48,15 @@ class Items:
     @property
     def trained(self) -> "Items":
         """The items that are trained on, which is what an ID recommender can know; all where nothing is counted."""
-        return self.part([item for item in self.ids if self.popularity.get(item, 1)])
+        return self._only([item for item in self.ids if self.popularity.get(item, 1)])
 
     @property
     def shown(self) -> "Items":
         """The items that the run does not hide."""
-        return self.part([item for item in self.ids if item not in self.hidden])
+        return self._only([item for item in self.ids if item not in self.hidden])
 
-    def part(self, known: Sequence[int]) -> "Items":
-        """A part of the catalogue, its ids in ascending order; itself where that is all of it."""
+    def _only(self, known: Sequence[int]) -> "Items":
+        """A part of the catalogue; itself where that is all of it."""
         if len(known) == len(self.ids):
             return self
         titles = {item: self.titles[item] for item in known if item in self.titles}

@@ -4,7 +4,7 @@ Cases are made as preparation makes them: history → target among uniform wrong
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -91,7 +91,7 @@ def held_out_items(catalogue: Items, events: pa.Table, clock: bool, seed: int, m
     rest = events.filter(pa.array(~held))
     if len(new) < CANDIDATES or not len(rest):
         return HeldOut(rest, [], [], np.zeros(0, dtype=np.int64))
-    pool = catalogue.part(new.tolist())
+    pool = replace(catalogue, ids=tuple(new.tolist()))
     seen = _seen(pool, users[held], items[held], met)
     all_seen = Counter(seen[0].tolist())
     examples = []
