@@ -264,6 +264,23 @@ def test_settings_are_chosen_on_hidden_validation_items_and_test_is_not_looked_a
     assert cases.value(prior) == pytest.approx(max(row["ndcg_at_10"] for row in told["tried"]), abs=1e-9)
 
 
+def test_what_is_tried_is_what_the_chosen_one_does_where_histories_hold_new_items_too() -> None:
+    """A new item in a history is read by the encoder that is tried, not by the first one."""
+    catalogue, events, cases = planted()
+    told = [
+        replace(request, history=(*(3 + 3 * ((row + step) % 9) for step in range(5)), *request.history[:1]))
+        for row, request in enumerate(cases.requests)
+    ]
+    cases = replace(cases, requests=told)
+    params = OWN.model_copy(update={"encoders": ("tfidf", "attributes"), "dimensions": (8,), "ridges": (1.0, 1e4)})
+    _, report = chosen_content(catalogue, events, True, 1, params, 1, hidden=cases)
+    fitter = Fitter(catalogue, events, 8, TextReader())
+
+    for row in report["tried"]:
+        settings = Settings(row["encoder"], row["dimension"], row["ridge"])
+        assert cases.value(fitter.content(settings)) == pytest.approx(row["ndcg_at_10"], abs=1e-9)
+
+
 @pytest.mark.parametrize("clock", [True, False])
 def test_without_hidden_items_a_fifth_of_the_trained_ones_stands_for_new_ones(clock: bool) -> None:
     catalogue, events, _ = planted()

@@ -210,6 +210,8 @@ class Fitter:
         count = self.counts[self.trained].astype(np.float64)
         self._weights = np.sqrt(count) / np.sqrt(count).mean()
         self.described = cache(lambda encoder: fit_description(encoder, catalogue, self.known, read))
+        self._new = [item for item, count in zip(catalogue.ids, self.counts, strict=True) if not count]
+        self._new_features = cache(lambda encoder: self.described(encoder).vectors(catalogue, self._new))
         self._features = cache(lambda encoder: self.described(encoder).vectors(catalogue, self.known))
         scaled = sparse.csr_array(self._likes * count**-0.5)
         values, vectors = leading(scaled, most)
@@ -224,15 +226,18 @@ class Fitter:
         """The regression of the module's docstring, from descriptions to targets [trained, d]."""
         return TextMap(self.described(encoder), *ridge_map(self._features(encoder), targets, self._weights, ridge))
 
+    def _made(self, encoder: str, text_map: TextMap) -> Matrix:
+        """[items without train events, d], as `text_map.of` makes them."""
+        made: Matrix = self._new_features(encoder) @ text_map.weights + text_map.constant
+        return made
+
     def content(self, settings: Settings) -> Content:
         """The recommender by these settings; a dimension above what the log holds is cut to it."""
         own = self.factors[:, : settings.dimension]
         text_map = self.text_map(settings.encoder, settings.ridge, own)
         factors = np.zeros((len(self.catalogue.ids), own.shape[1]))
         factors[self.trained] = own
-        new = [item for item, count in zip(self.catalogue.ids, self.counts, strict=True) if not count]
-        if new:
-            factors[self.counts == 0] = text_map.of(self.catalogue, new)
+        factors[self.counts == 0] = self._made(settings.encoder, text_map)
         spoken = own * history_weights(self.counts)[self.trained, None]
         mean_user = np.asarray(self._likes @ spoken).mean(axis=0)
         return Content(
@@ -243,9 +248,7 @@ class Fitter:
         """The history-blind prior by these settings."""
         text_map = self.text_map(settings.encoder, settings.ridge, self.log_counts)
         values = np.log1p(self.counts.astype(np.float64))
-        new = [item for item, count in zip(self.catalogue.ids, self.counts, strict=True) if not count]
-        if new:
-            values[self.counts == 0] = text_map.of(self.catalogue, new)[:, 0]
+        values[self.counts == 0] = self._made(settings.encoder, text_map)[:, 0]
         return ContentPrior(self.catalogue, values, text_map, settings)
 
 

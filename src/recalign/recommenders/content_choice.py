@@ -8,7 +8,6 @@ import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from recalign.recommenders.content import Content, ContentPrior, Fitter, PriorSe
 from recalign.recommenders.held_out import METRIC, HeldOut, held_out_items
 from recalign.recommenders.item_text import ATTRIBUTES, TFIDF, TextReader, text_of
 from recalign.recommenders.recommender import Fitting, Request, Tuning
+from recalign.recommenders.store import columns_of
 
 log = logging.getLogger(__name__)
 HIDDEN_ITEMS, TRAIN_ITEMS = "hidden validation items", "a fifth of the trained items"
@@ -110,10 +110,9 @@ class _Choice:
         self.report: dict[str, Any] = {}
         if self.cases.requests:
             self.fitter = self.full if hidden else Fitter(catalogue, self.cases.events, most, read)
-            self._targets = sorted({item for row in self.cases.candidates for item in row})
-            self._columns = np.searchsorted(self._targets, self.cases.candidates)
-            self._users: dict[int, NDArray[np.float64]] = {}
-            self._described = cache(lambda encoder: self.fitter.described(encoder).vectors(catalogue, self._targets))
+            listed = np.array(self.cases.candidates)
+            self._columns = columns_of(catalogue, listed.ravel()).reshape(listed.shape)
+            self._histories = [request.history for request in self.cases.requests]
 
     def best(self, grid: list[Any], scores: Callable[[Any], NDArray[np.float64]]) -> Any:
         """The settings of the highest value, of equals the first; the first of all where there is no case."""
@@ -134,25 +133,15 @@ class _Choice:
         return chosen
 
     def content_scores(self, settings: Settings) -> NDArray[np.float64]:
-        """[B, C]: as `Content.scores`, for new items alone."""
-        users = self._users_of(settings)
-        text_map = self.fitter.text_map(settings.encoder, settings.ridge, self.fitter.factors[:, : settings.dimension])
-        made = self._described(settings.encoder) @ text_map.weights + text_map.constant
-        scores: NDArray[np.float64] = np.einsum("bd,bcd->bc", users, made[self._columns])
+        """[B, C]: what `Content.scores` gives, without a row of the whole catalogue."""
+        model = self.fitter.content(settings)
+        users = model.users(self._histories)
+        scores: NDArray[np.float64] = np.einsum("bd,bcd->bc", users, model.factors[self._columns])
         return scores
 
-    def _users_of(self, settings: Settings) -> NDArray[np.float64]:
-        if settings.dimension not in self._users:
-            model = self.fitter.content(settings)
-            self._users[settings.dimension] = model.users([request.history for request in self.cases.requests])
-        return self._users[settings.dimension]
-
     def prior_scores(self, settings: PriorSettings) -> NDArray[np.float64]:
-        """[B, C] of new items."""
-        text_map = self.fitter.text_map(settings.encoder, settings.ridge, self.fitter.log_counts)
-        made = self._described(settings.encoder) @ text_map.weights + text_map.constant
-        values: NDArray[np.float64] = made[:, 0][self._columns]
-        return values
+        """[B, C]: what `ContentPrior.scores` gives."""
+        return self.fitter.prior(settings).values[self._columns]
 
 
 def fit(log: Fitting) -> tuple[Content | ContentPrior, Tuning]:
