@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -31,10 +31,11 @@ from recalign.common.machine import machine
 from recalign.data.records import Items
 from recalign.evaluation.metrics import metric_values, target_ranks
 from recalign.evaluation.significance import Interval, bootstrap_interval
-from recalign.params import Params, RecommenderName, load_params
+from recalign.params.load import Params, load_params
+from recalign.params.recommenders import RecommenderName
 from recalign.ranking.trial import read_trial, scores_of
 from recalign.recommenders.content_choice import hidden_cases
-from recalign.recommenders.roster import fit
+from recalign.recommenders.roster import ROSTER, fit
 from recalign.report.table import plain
 
 METRICS = {"ndcg_at_10": "NDCG@10", "hr_at_1": "HR@1"}
@@ -149,7 +150,7 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, nargs="+", required=True, help="a folder a draw of the hidden items")
     parser.add_argument("--encoders", nargs="+", default=ENCODERS, help="as recommenders.content.encoders names them")
     parser.add_argument(
-        "--others", nargs="+", choices=get_args(RecommenderName), default=("popularity",),
+        "--others", nargs="+", choices=ROSTER, default=("popularity",),
         help="ID recommenders beside it; all of them give every new item one score, and rank by lot",
     )  # fmt: skip
     parser.add_argument("--processes", type=int, default=1, help="draws that are measured at once")

@@ -216,7 +216,10 @@ def test_a_recommender_without_train_names_the_option(params: Params, items: Pat
 
 
 def test_an_unknown_recommender_lists_the_known_ones(params: Params, items: Path, train: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecalignError, match="--recommender is 'svd'; input should be one of 'popularity', 'recent_popularity', 'item_knn'"):
+    with pytest.raises(
+        RecalignError,
+        match="--recommender is 'svd'; input should be one of 'popularity', 'recent_popularity', 'item_knn'",
+    ):
         rank(params, write(tmp_path, CASE), items, tmp_path / "o", recommender="svd", train=train)  # type: ignore[arg-type]
 
 

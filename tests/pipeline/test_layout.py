@@ -31,6 +31,7 @@ NEIGHBOURS = {
     ("stages", "registry"),
     ("report", "ranking"),
     ("preferences", "training"),
+    ("recommenders", "llm"),  # content reads items by a text encoder
 }
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 LARGEST_SHARE = 0.1  # of the lines of src/recalign, in one folder without the folders in it

@@ -21,7 +21,8 @@ from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.llm import text_vectors as module
 from recalign.llm.text_vectors import open_encoder, text_reader, text_vectors
-from recalign.params import ContentParams, Params, load_params, parse_params
+from recalign.params.load import Params, load_params, parse_params
+from recalign.params.recommenders import ContentParams
 from recalign.recommenders.content import Content, Fitter, PriorSettings, Settings, history_weights, ridge_map
 from recalign.recommenders.content_choice import chosen_content, chosen_prior, hidden_cases
 from recalign.recommenders.held_out import HeldOut, held_out_items

@@ -68,8 +68,8 @@ class Fitting:
 
     name: as the roster has it; catalogue: the items that train knows; events: train's (user_id, item_id, timestamp,
     position); clock: False where histories are sets; met: (user_id, item_id) of what users met in training's time,
-    liked or not, which is no wrong item where settings are chosen; threads: of torch; hidden: validation cases on items that the run
-    hides, None where a recommender that reads new items hides some of its own.
+    liked or not, which is no wrong item where settings are chosen; threads: of torch; hidden: validation cases
+    (`HeldOut`) on items that the run hides, None where a recommender that reads new items hides some of its own.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Fitting:
     threads: int
     params: RecommendersParams
     met: pa.Table | None = None
-    hidden: "HeldOut | None" = None
+    hidden: Any = None
 
 
 def top(recommender: Recommender, catalogue: Items, requests: list[Request], k: int) -> list[list[Scored]]:
