@@ -4,7 +4,7 @@
 
 In a project where `dvc repro prepare base` has run. Trains one SFT adapter a variant on the same sequences in the same
 order, then ranks the same validation cases (never test). Prints NDCG@10 with its interval over users, the paired
-difference to fp32, nats a token on validation targets, and training speed.
+difference to fp32, nats per token on validation targets, and training speed.
 """
 
 import argparse

@@ -54,7 +54,7 @@ def reference() -> str:
 def commands() -> Iterator[str]:
     """A heading, a sentence and the options a command."""
     yield "## Commands\n"
-    yield "Exit codes: 0 well; 1 a finding of a command that judges, or an unforeseen fault; 2 something to mend,"
+    yield "Exit codes: 0 well; 1 a finding of a command that judges, or an unforeseen fault; 2 something to fix,"
     yield "told in one line; 130 interrupted.\n"
     for name, parser in subcommands().items():
         yield f"### `recalign {name}`\n"

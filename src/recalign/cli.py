@@ -223,7 +223,7 @@ def _rank_lists(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
 
 
 def _add_doctor(commands: Commands) -> None:
-    doctor = commands.add_parser("doctor", help="what is wrong with machine, project or your own table, and the mend")
+    doctor = commands.add_parser("doctor", help="what is wrong with machine, project or your own table, and the fix")
     what = doctor.add_mutually_exclusive_group()
     what.add_argument("file", type=Path, nargs="?", help="your log (CSV or Parquet): what it lacks, and its params")
     what.add_argument("--speed", action="store_true", help="measure tokens/s in fp32, bf16 and NF4 instead")

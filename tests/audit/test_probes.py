@@ -66,7 +66,7 @@ def test_on_clean_cases_a_good_system_beats_the_probes_and_a_poor_one_is_named(p
     assert contest.audit.cases == len(test)
     assert contest.reached.high < 0.6
     assert list(contest.unbeaten) == ["poor"]
-    assert "NDCG@10 of poor less that of the leak probe" in contest.unbeaten["poor"]
+    assert "NDCG@10 of poor minus that of the leak probe" in contest.unbeaten["poor"]
     assert contest.lines[1] == "† does not beat that probe by its interval and cannot become champion."
 
 
@@ -93,7 +93,7 @@ def test_the_probes_are_set_against_the_metric_that_the_gate_compares(tree: dict
         few = {"evaluate": tree["evaluate"] | {"resamples": 200}, "registry": tree["registry"] | {"metric": metric}}
         told[metric] = probe(parse_params(tree | few), folder, [system("second", test, 2)])
     assert told["ndcg_at_10"].unbeaten == {}
-    assert "HR@1 of second less that of the leak probe" in told["hr_at_1"].unbeaten["second"]
+    assert "HR@1 of second minus that of the leak probe" in told["hr_at_1"].unbeaten["second"]
     assert "reaches HR@1 " in told["hr_at_1"].lines[0]
     assert set(told["hr_at_1"].as_dict()["best_probe"]) == {"name", "hr_at_1"}
 

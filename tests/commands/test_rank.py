@@ -79,7 +79,7 @@ def test_equals_are_listed_by_lot_as_the_rank_of_the_target_counts(
         (CASE | {"candidates": [3, 4, 99]}, "candidates holds item 99, which --items lacks"),
         (CASE | {"history": [98]}, "history holds item 98, which --items lacks"),
         (CASE | {"case": 1, "candidates": [3, 4]}, "2 candidates, but 3 in the first case"),
-        (CASE, "case 0 stands twice"),
+        (CASE, "case 0 is listed twice"),
     ],
 )
 def test_a_bad_line_is_named_with_its_file_and_number(items: Path, tmp_path: Path, line: object, said: str) -> None:
@@ -95,7 +95,7 @@ def test_a_bad_line_is_named_with_its_file_and_number(items: Path, tmp_path: Pat
         (json.dumps(CASE | {"user_id": 2**64 - 1}), r"user_id holds 18446744073709551615, .*renumber the ids"),
         (json.dumps(CASE | {"history": [1, -(2**63) - 1]}), r"history holds -9223372036854775809"),
         ('{"case": 1, "user_id": ' + "9" * 5000 + "}", "cannot be read"),
-        (json.dumps(CASE)[:-1] + ', "target": 5}', "field 'target' stands twice"),
+        (json.dumps(CASE)[:-1] + ', "target": 5}', "field 'target' is listed twice"),
         ("[" * 100_000, "cannot be read|not JSON"),
         (json.dumps(CASE | {"target": 4.0}), r"target is 4\.0; a whole number is needed"),
         (json.dumps(CASE | {"history": [None]}), r"history is \[null\]"),
@@ -195,7 +195,7 @@ def test_a_missing_file_names_its_option(items: Path, tmp_path: Path) -> None:
     [
         (b"item,title\n1,Alien\n", r"has no column 'item_id' \(it has item, title\)"),
         (b"item_id,title\n1,Alien\nx,Heat\n", r":3: item_id is 'x'"),
-        (b"item_id,title\n1,Alien\n1,Heat\n", r":3: item_id 1 stands twice"),
+        (b"item_id,title\n1,Alien\n1,Heat\n", r":3: item_id 1 is listed twice"),
         (b"item_id,title\n1, \n", r":2: title of item 1 is empty"),
         (b"item_id,title\n", r"holds no item"),
         (b"", r"has no column 'item_id' \(it has none\)"),

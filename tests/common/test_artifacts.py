@@ -56,7 +56,7 @@ def test_equal_values_have_equal_digests():
 
 
 def test_a_missing_file_says_how_to_make_it(tmp_path):
-    """Reading what is not there is one line with the mend."""
+    """Reading what is not there is one line with the fix."""
     with pytest.raises(RecalignError, match=r"x\.json is missing; run 'dvc repro'"):
         artifacts.read_json(tmp_path / "x.json")
 

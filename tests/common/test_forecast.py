@@ -30,7 +30,7 @@ def test_what_ran_here_is_told_by_its_pace_and_its_memory():
 
 
 def test_a_training_takes_its_tokens_at_the_pace_of_the_last_one(tmp_path):
-    """The pace is that of training, 90 tokens a second, not of the stage's 384 seconds."""
+    """The pace is that of training, 90 tokens per second, not of the stage's 384 seconds."""
     notes = tmp_path / "costs"
     noted(notes, "sft", seconds=384.5, peak_mb=2572, costs={"tokens_per_second": 90.0, "weights_mb": 542.98})
     assert reading_forecast("sft", "180 examples", 27_000, 542.98, notes) == (

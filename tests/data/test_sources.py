@@ -234,7 +234,7 @@ GOOD = {"interactions.csv": "user_id,item_id,timestamp\n1,1,2024-01-01\n", "item
 def test_a_bad_file_ends_in_one_line_and_writes_nothing(
     tree: dict[str, Any], source: str, files: dict[str, str | bytes], message: str
 ) -> None:
-    """The message names the file, what was found and the mend; an earlier result stays whole."""
+    """The message names the file, what was found and the fix; an earlier result stays whole."""
     raw = folder(files)
     name = "interactions.parquet" if "interactions.parquet" in files else "interactions.csv"
     with pytest.raises(RecalignError, match=message) as error:

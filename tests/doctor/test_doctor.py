@@ -1,4 +1,4 @@
-"""`recalign doctor` names what is wrong and the mend, knows people's tables, and measures speed."""
+"""`recalign doctor` names what is wrong and the fix, knows people's tables, and measures speed."""
 
 import csv
 import json
@@ -109,21 +109,19 @@ def test_a_sound_project_has_nothing_to_mend(project, capsys):
         "data", "validation", "preparation", "threads", "model", "device", "endpoint", "registry", "schedule",
     ]  # fmt: skip
     assert all(name in screen.out for name in names)
-    assert "To mend" not in screen.out
+    assert "To fix" not in screen.out
     assert screen.err == ""
     assert told["verdict"] in ("ok", "warn")  # a busy machine is something to know
     assert " rows of " in next(f["found"] for f in told["findings"] if f["name"] == "data")
 
 
 def test_a_missing_log_is_told_with_the_command_that_brings_it(project, capsys):
-    """Exit code 1, and the mend stands below the table."""
+    """Exit code 1, and the fix is below the table."""
     for file in (layout.RAW / "simulated").iterdir():
         file.unlink()
     assert main(["doctor"]) == 1
     screen = capsys.readouterr().out
-    assert (
-        "To mend:\n  data: fetch it with 'dvc pull data/raw/films.dvc', or make it with 'recalign simulate'" in screen
-    )
+    assert "To fix:\n  data: fetch it with 'dvc pull data/raw/films.dvc', or make it with 'recalign simulate'" in screen
 
 
 def test_a_typo_in_the_params_is_one_finding_among_others(project, tree):
@@ -141,12 +139,12 @@ def test_outside_of_a_project_the_mend_is_to_go_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     findings = check_all()
-    assert finding("repository", findings).mend == "run recalign in a clone, or 'git init' here"
-    assert finding("params", findings).mend == "run recalign in the project's root, where params.yaml lies"
+    assert finding("repository", findings).fix == "run recalign in a clone, or 'git init' here"
+    assert finding("params", findings).fix == "run recalign in the project's root, where params.yaml lies"
 
 
 def test_without_git_a_project_is_sound_where_dvc_was_told_so(tmp_path, monkeypatch):
-    """core.no_scm is a choice; where nobody made it, the mend is to make a repository."""
+    """core.no_scm is a choice; where nobody made it, the fix is to make a repository."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     (tmp_path / ".dvc").mkdir()
@@ -162,7 +160,7 @@ def test_the_next_retraining_is_told_and_what_keeps_it_from_starting(project, tr
     set_params(tree, schedule=tree["schedule"] | {"cron": "0 3 1 1 *", "timezone": "Europe/Berlin"})
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     told = finding("schedule", check_all())
-    assert (told.state, told.mend) == ("warn", "run 'prefect server start' first, else no run starts")
+    assert (told.state, told.fix) == ("warn", "run 'prefect server start' first, else no run starts")
     next_run = r"retrain/weekly by '0 3 1 1 \*' next on \w{3} \d{4}-01-01 03:00 Europe/Berlin"
     assert re.match(f"{next_run}; no Prefect server at", told.found)
 
@@ -172,7 +170,7 @@ def test_a_cron_line_with_another_meaning_fails_the_params(project, tree):
     set_params(tree, schedule=tree["schedule"] | {"cron": "0 0 3 * * 1"})
     told = finding("params", check_all())
     assert (told.state, told.found) == ("fail", "params.yaml: schedule.cron is '0 0 3 * * 1'")
-    assert "'0 3 * * 1' where its first field counts seconds" in told.mend
+    assert "'0 3 * * 1' where its first field counts seconds" in told.fix
 
 
 def test_a_log_that_the_run_would_refuse_is_a_failed_check_of_the_project(project, tree, capsys):
@@ -193,7 +191,7 @@ def test_a_hub_model_needs_a_revision(project, tree):
     """A name alone may mean other weights tomorrow."""
     set_params(tree, base=tree["base"] | {"model": "owner/name"})
     told = finding("model", check_all())
-    assert (told.state, told.mend) == (
+    assert (told.state, told.fix) == (
         "fail",
         "set base.revision to the commit (40 hex digits) shown on the model's page",
     )
@@ -225,7 +223,7 @@ def test_a_changed_weight_file_is_found(project, tree):
     with (layout.BASE / "model.safetensors").open("ab") as handle:
         handle.write(b"\0")
     told = finding("model", check_all())
-    assert (told.state, told.mend) == ("fail", "'dvc checkout' restores it")
+    assert (told.state, told.fix) == ("fail", "'dvc checkout' restores it")
 
 
 @pytest.fixture
@@ -251,19 +249,19 @@ def endpoint() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("key", "model", "state", "mend"),
+    ("key", "model", "state", "fix"),
     [
         ("open", "tiny", "ok", ""),
         ("open", "huge", "fail", "set profiles.endpoint_model to one of: tiny"),
         ("wrong", "tiny", "fail", "set the environment variable RECALIGN_API_KEY"),
     ],
 )
-def test_the_endpoint_is_asked_for_its_models(project, tree, endpoint, monkeypatch, key, model, state, mend):
+def test_the_endpoint_is_asked_for_its_models(project, tree, endpoint, monkeypatch, key, model, state, fix):
     """Key and model are checked before a run is an hour old; the key is not shown."""
     monkeypatch.setenv("RECALIGN_API_KEY", key)
     set_params(tree, profiles=tree["profiles"] | {"engine": "endpoint", "url": endpoint, "endpoint_model": model})
     told = finding("endpoint", check_all())
-    assert (told.state, told.mend) == (state, mend)
+    assert (told.state, told.fix) == (state, fix)
     assert "open" not in told.found
 
 
@@ -272,7 +270,7 @@ def test_an_endpoint_that_is_not_there_is_told(project, tree):
     url = "http://127.0.0.1:9/v1"
     set_params(tree, profiles=tree["profiles"] | {"engine": "endpoint", "url": url})
     told = finding("endpoint", check_all())
-    assert (told.state, told.mend) == ("fail", "start the endpoint, or set profiles.engine to statements")
+    assert (told.state, told.fix) == ("fail", "start the endpoint, or set profiles.engine to statements")
 
 
 def test_a_registrys_password_is_not_shown(project, monkeypatch):
@@ -285,9 +283,9 @@ def test_a_servers_password_is_not_shown_where_it_does_not_answer(project, monke
     """Nor its user's name; nobody listens on port 9 of this machine."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://anna:s3cret@127.0.0.1:9")
     told = finding("registry", check_all())
-    assert (told.state, told.mend) == ("fail", "start that server, or unset the variable")
+    assert (told.state, told.fix) == ("fail", "start that server, or unset the variable")
     assert told.found.startswith("MLFLOW_TRACKING_URI http://…@127.0.0.1:9 does not answer")
-    assert not {"anna", "s3cret"} & set(re.findall(r"\w+", f"{told.found} {told.mend}"))
+    assert not {"anna", "s3cret"} & set(re.findall(r"\w+", f"{told.found} {told.fix}"))
 
 
 def test_a_deleted_experiment_and_a_folder_of_files_that_cannot_be_written_are_told_before_a_run(project, monkeypatch):
@@ -307,7 +305,7 @@ def test_a_deleted_experiment_and_a_folder_of_files_that_cannot_be_written_are_t
 
 
 def test_an_error_becomes_a_finding_with_its_mend():
-    """The mend of every error follows its semicolon."""
+    """The fix of every error follows its semicolon."""
     assert from_error("data", RecalignError("a is missing; fetch it; or not")) == Finding(
         "data", "fail", "a is missing", "fetch it; or not"
     )
@@ -357,7 +355,7 @@ def test_a_table_of_items_brings_titles_and_attributes(tmp_path, params):
     """The two files share the item's column; ids of the log alone are no titles."""
     path = write(tmp_path / "log.csv", log())
     alone = examine(path, None, params)
-    assert "--items FILE" in finding("title", alone.findings).mend
+    assert "--items FILE" in finding("title", alone.findings).fix
     items = {
         "item_id": [f"i{n}" for n in range(40)],
         "name": [f"Title {n}" for n in range(40)],
@@ -374,14 +372,14 @@ def test_ratings_that_all_count_are_told_with_a_bound(tmp_path, params):
     """A one-star row is no like."""
     told = finding("rating", examine(write(tmp_path / "log.csv", log()), None, params).findings)
     assert (told.state, told.found) == ("warn", "column 'rating', 1 to 5")
-    assert told.mend == "4 and more is taken for a like; where that is not so, set table.min_rating"
+    assert told.fix == "4 and more is taken for a like; where that is not so, set table.min_rating"
 
 
 def test_a_time_in_an_unknown_format_is_named_and_left_out(tmp_path, params):
     """Day and month cannot be told apart in 03/04/2026; the rest of the table still fits."""
     table = log() | {"timestamp": ["03/04/2026"] * 400}
     examined = examine(write(tmp_path / "log.csv", table), None, params)
-    assert "2026-11-21T08:30:00" in finding("timestamp", examined.findings).mend
+    assert "2026-11-21T08:30:00" in finding("timestamp", examined.findings).fix
     assert examined.table is not None
     assert examined.table.timestamp is None
     assert finding("rows", examined.findings).state == "ok"
@@ -398,28 +396,28 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path, params, d
     examined = examine(write(tmp_path / "log.csv", table), None, params)
     told = finding(role, examined.findings)
     assert (told.state, examined.table) == ("fail", None)
-    assert f"name it {role}_id, or set table.{role} (it has: {', '.join(table)})" in told.mend
+    assert f"name it {role}_id, or set table.{role} (it has: {', '.join(table)})" in told.fix
 
 
 @pytest.mark.parametrize(
-    ("change", "name", "mend"),
+    ("change", "name", "fix"),
     [
         ({"core": 50}, "preparation", "lower it, 1 keeps everything"),
         ({"candidates": 60}, "preparation", "lower it"),
     ],
 )
-def test_what_preparation_would_refuse_is_told_before(tmp_path, tree, change, name, mend):
+def test_what_preparation_would_refuse_is_told_before(tmp_path, tree, change, name, fix):
     """The k-core of the very rows is taken."""
     params = parse_params(tree | {"prepare": tree["prepare"] | change})
     told = finding(name, examine(write(tmp_path / "log.csv", log()), None, params).findings)
     assert told.state == "fail"
-    assert mend in told.mend
+    assert fix in told.fix
 
 
 def test_a_short_log_is_told(tmp_path, params):
     """validate.min_rows rows are needed."""
     told = finding("validation", examine(write(tmp_path / "log.csv", log(rows=60)), None, params).findings)
-    assert (told.state, told.mend) == ("fail", "fix the rows, or set validate.min_rows: 60")
+    assert (told.state, told.fix) == ("fail", "fix the rows, or set validate.min_rows: 60")
 
 
 @pytest.mark.parametrize(

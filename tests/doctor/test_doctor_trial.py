@@ -214,7 +214,7 @@ def test_the_doctor_says_what_the_run_does(tree: dict[str, Any], make: Callable[
         assert examined.trial.prepared == read_json(Path("data/prepared/summary.json"))["counts"]
     else:
         assert bad[0].found.replace("data/raw/table/", "") in stopped.replace("data/raw/table/", "")
-        assert bad[0].mend in stopped
+        assert bad[0].fix in stopped
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_the_parameter_that_the_doctor_names_admits_the_log(
     log, items = Path("log.csv"), Path("items.csv") if Path("items.csv").exists() else None
     findings = examine(log, items, parse_params(tree | {"threads": 1})).findings
     (told,) = [finding for finding in failed(findings) if finding.name == "validation"]
-    name, value = told.mend.rpartition("validate.")[2].split(": ")
+    name, value = told.fix.rpartition("validate.")[2].split(": ")
     assert name == key
     again = parse_params(tree | {"threads": 1, "validate": tree["validate"] | {key: float(value)}})
     assert "validation" not in [finding.name for finding in failed(examine(log, items, again).findings)]
@@ -247,7 +247,7 @@ def test_what_lost_items_cost_is_told(tree: dict[str, Any]) -> None:
     (told,) = [f for f in findings if f.name == "quarantine" and "unknown item" in f.found]
     events = sum(row["item_id"] in {f"i{n}" for n in range(6)} for row in rows())
     assert told.found.startswith(f"{events} interactions: unknown item, first ")
-    assert told.mend == "6 items have no row in the table of items: add them, or their events are left out"
+    assert told.fix == "6 items have no row in the table of items: add them, or their events are left out"
 
 
 def test_items_that_quarantine_took_are_told_apart_from_those_that_are_missing(tree: dict[str, Any]) -> None:
@@ -256,7 +256,7 @@ def test_items_that_quarantine_took_are_told_apart_from_those_that_are_missing(t
     write("items.csv", [row | {"title": "\u200b" if n < 5 else row["title"]} for n, row in enumerate(catalogue()[3:])])
     findings = examine(Path("log.csv"), Path("items.csv"), parse_params(tree | {"threads": 1})).findings
     (told,) = [f for f in findings if f.name == "quarantine" and "unknown item" in f.found]
-    assert told.mend == (
+    assert told.fix == (
         "the rows of 5 of these items are in quarantine themselves: fix them there; "
         "3 items have no row in the table of items: add them, or their events are left out"
     )

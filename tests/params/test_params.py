@@ -138,11 +138,11 @@ def test_broken_yaml_is_one_line(tmp_path):
     ("systems", "said"),
     [
         (["popularity", "ease"], r"\['popularity', 'ease'\]; item_knn is missing, which hard negatives read"),
-        (["popularity", "item_knn", "item_knn"], "a system stands twice"),
+        (["popularity", "item_knn", "item_knn"], "a system is listed twice"),
     ],
 )
 def test_the_list_of_recommenders_holds_what_other_stages_read(tree, systems, said):
-    """popularity and item_knn cannot be left out, and none stands twice."""
+    """popularity and item_knn cannot be left out, and none is listed twice."""
     tree["recommenders"]["systems"] = systems
     with pytest.raises(RecalignError, match=said):
         parse_params(tree)

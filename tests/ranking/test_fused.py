@@ -104,7 +104,7 @@ def test_the_best_of_the_catalogue_are_those_of_scoring_all_titles(
 def test_the_whole_catalogue_is_fused_with_what_ranks_it_by_the_language_model(
     language_model: LanguageModelRecommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lists by the log-prob less the prior, the catalogue by the log-prob; the sample too, which tells its scale."""
+    """Lists by the log-prob minus the prior, the catalogue by the log-prob; the sample too, which tells its scale."""
     monkeypatch.setattr(under_test, "SAMPLE", 16)
     mixed = copy(language_model)
     mixed.ranked_by = RankingRule("logprob_less_prior", 0.5)

@@ -121,7 +121,7 @@ def test_an_adapter_that_may_know_the_answers_is_warned_of(params, project, capl
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(["../films"], "should match pattern"), (["a", "a"], "an adapter stands twice; name each once")],
+    [(["../films"], "should match pattern"), (["a", "a"], "an adapter is listed twice; name each once")],
 )
 def test_a_name_is_a_folder_and_stands_once(params, names, message) -> None:
     with pytest.raises(RecalignError, match=message):

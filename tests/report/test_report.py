@@ -91,12 +91,12 @@ def test_the_comparisons_are_each_training_step_and_the_best_llm_against_the_bas
 
 def test_the_verdict_says_plainly_that_the_llm_loses() -> None:
     first = verdict(card())[0]
-    assert first.startswith("The LLM loses: S-DPO stands below item-kNN, the best baseline (NDCG@10 0.431 against")
+    assert first.startswith("The LLM loses: S-DPO is below item-kNN, the best baseline (NDCG@10 0.431 against")
     assert first.endswith("difference −0.200 [−0.200, −0.200] on 40 cases of 40 users).")
 
 
 def test_the_verdict_says_that_the_llm_wins_only_when_the_interval_is_above_zero() -> None:
-    assert verdict(card(sdpo=[1] * 40))[0].startswith("The LLM wins: S-DPO stands above item-kNN")
+    assert verdict(card(sdpo=[1] * 40))[0].startswith("The LLM wins: S-DPO is above item-kNN")
     mixed = verdict(card(sdpo=[1, 4] * 20))[0]
     assert mixed.startswith("No clear winner: S-DPO is within the error of item-kNN")
 

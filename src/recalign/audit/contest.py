@@ -36,7 +36,7 @@ class ProbeContest:
     def unbeaten(self) -> dict[str, str]:
         """Why each system that does not beat the probe may not be champion."""
         return {
-            system: f"{LABELS[self.metric]} of {system} less that of the leak probe '{self.probe}' is {signed(gain)}, "
+            system: f"{LABELS[self.metric]} of {system} minus that of the leak probe '{self.probe}' is {signed(gain)}, "
             "not above zero"
             for system, gain in self.gains.items()
             if gain.low <= 0

@@ -1,4 +1,4 @@
-"""Command doctor: what is wrong with the machine, the project or your own table, and the mend."""
+"""Command doctor: what is wrong with the machine, the project or your own table, and the fix."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ def doctor(
 ) -> int:
     """Check the project; or look at the log `file` (with its table of `items`); or measure the machine's speed.
 
-    json_file: where to write what was found as JSON. Returns 1 where something has to be mended, else 0.
+    json_file: where to write what was found as JSON. Returns 1 where something has to be fixed, else 0.
     Raises RecalignError where `file` is no table at all.
     """
     if items is not None and file is None:

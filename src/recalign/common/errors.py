@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 
 class RecalignError(Exception):
-    """Something the user can mend; shown as one line, without a stack trace, exit code 2.
+    """Something the user can fix; shown as one line, without a stack trace, exit code 2.
 
-    The message names the key or file, the value found, what is allowed, and the mend.
+    The message names the key or file, the value found, what is allowed, and the fix.
     """
 
 

@@ -148,7 +148,7 @@ def _cell(cell: object) -> str:
 
 
 def _framed(headings: Sequence[str], lines: Sequence[str], caption: str, css: str = "") -> str:
-    """The caption stands above the frame, since inside it would be as wide as the table and be cut on a phone."""
+    """The caption is above the frame, since inside it would be as wide as the table and be cut on a phone."""
     head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
     key = _key("t", caption, *headings)
     over = f'<p class="caption" id="{key}">{escape(caption)}</p>\n' if caption else ""

@@ -41,14 +41,14 @@ class FileCase:
 def read_catalogue(path: Path) -> Items:
     """Read a CSV with the columns item_id and title; titles stay as they are, no attributes, no popularity.
 
-    Raises RecalignError naming file and line: a missing file or column, an id that is no number or stands twice, an
+    Raises RecalignError naming file and line: a missing file or column, an id that is no number or is listed twice, an
     empty title, text that is not UTF-8, no row.
     """
     titles: dict[int, str] = {}
     for number, row in _rows(path, "--items", (c.ITEM, c.TITLE)):
         item = _whole(path, number, c.ITEM, row[c.ITEM])
         if item in titles:
-            _refuse(path, number, f"{c.ITEM} {item} stands twice; keep one title an id")
+            _refuse(path, number, f"{c.ITEM} {item} is listed twice; keep one title an id")
         if not (row[c.TITLE] or "").strip():
             _refuse(path, number, f"{c.TITLE} of item {item} is empty; give it one")
         titles[item] = row[c.TITLE]
@@ -79,7 +79,7 @@ def read_file_cases(
             has, first = ("no", "one") if case.guessed else ("a", "none")
             _refuse(path, number, f"{has} {c.USER}, but the first case has {first}; give it in every line or in none")
         if case.case in seen:
-            _refuse(path, number, f"case {case.case!r} stands twice; give each line a name of its own")
+            _refuse(path, number, f"case {case.case!r} is listed twice; give each line a name of its own")
         if cases and len(case.candidates) != len(cases[0].candidates):
             width = len(cases[0].candidates)
             _refuse(path, number, f"{len(case.candidates)} candidates, but {width} in the first case; use one length")
@@ -127,7 +127,7 @@ def _moments(path: Path, times: list[str]) -> NDArray[Any]:
 def _rows(path: Path, option: str, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows of a CSV with its line numbers; every line is a row, so that no quote can swallow another one.
 
-    Raises RecalignError naming file and line: a missing column, one that stands twice, quotes that do not match, a row
+    Raises RecalignError naming file and line: a missing column, one listed twice, quotes that do not match, a row
     that goes on over several lines, that has more or fewer fields than the header, or that is too long to be one.
     """
     header: list[str] | None = None
@@ -240,7 +240,7 @@ def _check(path: Path, number: int, case: FileCase, catalogue: Items | None) -> 
             _refuse(path, number, f"{name} holds item {unknown}, which --items lacks; add it there")
     if len(set(case.candidates)) != len(case.candidates):
         twice = next(item for item in case.candidates if case.candidates.count(item) > 1)
-        _refuse(path, number, f"{c.CANDIDATES} hold item {twice} twice; each may stand once")
+        _refuse(path, number, f"{c.CANDIDATES} hold item {twice} twice; each may be listed once")
     if not case.candidates:
         _refuse(path, number, f"{c.CANDIDATES} are empty; they must hold the target and others")
     if case.target not in case.candidates:
@@ -265,7 +265,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         twice = next(name for name, _ in pairs if [each for each, _ in pairs].count(name) > 1)
-        raise ValueError(f"field '{twice}' stands twice")
+        raise ValueError(f"field '{twice}' is listed twice")
     return fields
 
 

@@ -1,4 +1,4 @@
-"""What the doctor found: a line a check, with the mend where something is wrong."""
+"""What the doctor found: a line a check, with the fix where something is wrong."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ NARROW = 110  # columns of a log or a pipe, which have no width of their own
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was found, and the mend ("" where there is none to make).
+    """One check: what was found, and the fix ("" where there is none to make).
 
     state: ok; warn, it works, but not as one may think; fail, it will not work.
     """
@@ -24,13 +24,13 @@ class Finding:
     name: str
     state: State
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def from_error(name: str, error: RecalignError) -> Finding:
-    """A failed check from an error's line, whose mend follows the semicolon."""
-    found, _, mend = str(error).partition("; ")
-    return Finding(name, "fail", found, mend)
+    """A failed check from an error's line, whose fix follows the semicolon."""
+    found, _, fix = str(error).partition("; ")
+    return Finding(name, "fail", found, fix)
 
 
 def worst(findings: Sequence[Finding]) -> State:
@@ -40,7 +40,7 @@ def worst(findings: Sequence[Finding]) -> State:
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """Print the checks as a table, and below it what to mend; to standard output, in colour where it is a terminal."""
+    """Print the checks as a table, and below it what to fix; to standard output, in colour where it is a terminal."""
     import rich.box
     from rich.console import Console
     from rich.table import Table
@@ -54,11 +54,11 @@ def print_findings(findings: Sequence[Finding]) -> None:
     for finding in findings:
         table.add_row(Text(finding.state, STYLES[finding.state]), finding.name, Text(finding.found))
     console.print(table)
-    for state, heading in (("fail", "To mend:"), ("warn", "To know:")):
+    for state, heading in (("fail", "To fix:"), ("warn", "To know:")):
         told = [finding for finding in findings if finding.state == state]
         if told:
             console.print(heading)
         for finding in told:
-            console.print(Text(f"  {finding.name}: {finding.mend or finding.found}"), soft_wrap=True)
+            console.print(Text(f"  {finding.name}: {finding.fix or finding.found}"), soft_wrap=True)
     if worst(findings) == "ok":
         console.print("Nothing is wrong.")

@@ -134,8 +134,8 @@ def _id(role: str, columns: Sequence[Column], taken: Sequence[Column]) -> tuple[
             role, "warn", found, f"look whether '{chosen.name}' is the {role}, else set table.{role}"
         )
     names = ", ".join(column.name for column in columns) or "no column that both files have"
-    mend = f"a log needs a column that says which {role}: name it {role}_id, or set table.{role} (it has: {names})"
-    return None, Finding(role, "fail", f"no column looks like the {role}", mend)
+    fix = f"a log needs a column that says which {role}: name it {role}_id, or set table.{role} (it has: {names})"
+    return None, Finding(role, "fail", f"no column looks like the {role}", fix)
 
 
 def _time(columns: Sequence[Column]) -> tuple[Column | None, Finding]:
@@ -143,15 +143,15 @@ def _time(columns: Sequence[Column]) -> tuple[Column | None, Finding]:
     if named and named.times >= READABLE:
         return named, Finding("timestamp", "ok", f"column '{named.name}'")
     if named:
-        mend = f"write '{named.name}' as 2026-11-21T08:30:00 or in seconds since 1970; until then histories are sets"
+        fix = f"write '{named.name}' as 2026-11-21T08:30:00 or in seconds since 1970; until then histories are sets"
         found = f"column '{named.name}' is no time that can be read ({named.times:.0%} of its values)"
-        return None, Finding("timestamp", "warn", found, mend)
+        return None, Finding("timestamp", "warn", found, fix)
     likely = next((column for column in columns if column.times >= READABLE and column.filled > READABLE), None)
     if likely:
-        mend = f"look whether '{likely.name}' says when, else set table.timestamp"
-        return likely, Finding("timestamp", "warn", f"column '{likely.name}', guessed from its values", mend)
-    mend = "without a time a history is a set: no order is claimed, and users are split instead of times"
-    return None, Finding("timestamp", "warn", "no column holds times", mend)
+        fix = f"look whether '{likely.name}' says when, else set table.timestamp"
+        return likely, Finding("timestamp", "warn", f"column '{likely.name}', guessed from its values", fix)
+    fix = "without a time a history is a set: no order is claimed, and users are split instead of times"
+    return None, Finding("timestamp", "warn", "no column holds times", fix)
 
 
 def _rating(columns: Sequence[Column]) -> tuple[Column | None, float | None, Finding]:
@@ -160,14 +160,14 @@ def _rating(columns: Sequence[Column]) -> tuple[Column | None, float | None, Fin
     if named is None:
         return None, None, Finding("rating", "ok", "no column: implicit feedback, every row counts as a like")
     if not named.numbers or named.low is None or named.high is None:
-        mend = f"write '{named.name}' as numbers; until then every row counts as a like"
-        return None, None, Finding("rating", "warn", f"column '{named.name}' is not all numbers", mend)
+        fix = f"write '{named.name}' as numbers; until then every row counts as a like"
+        return None, None, Finding("rating", "warn", f"column '{named.name}' is not all numbers", fix)
     found = f"column '{named.name}', {named.low:g} to {named.high:g}"
     if named.low == named.high:
         return named, None, Finding("rating", "ok", f"{found}: every row counts as a like")
     bound = named.low + 0.75 * (named.high - named.low)
-    mend = f"{bound:g} and more is taken for a like; where that is not so, set table.min_rating"
-    return named, bound, Finding("rating", "warn", found, mend)
+    fix = f"{bound:g} and more is taken for a like; where that is not so, set table.min_rating"
+    return named, bound, Finding("rating", "warn", found, fix)
 
 
 def _title(
@@ -179,10 +179,10 @@ def _title(
     if not item.numbers and not item.plain_name.endswith(CODES):
         return item, Finding("title", "ok", f"column '{item.name}': the item's own name")
     where = items.name if items else "the log"
-    mend = "prompts would show bare ids, of which no LLM knows anything: add titles" + (
+    fix = "prompts would show bare ids, of which no LLM knows anything: add titles" + (
         "" if items else ", or give their table with --items FILE"
     )
-    return item, Finding("title", "warn", f"no column of {where} holds titles", mend)
+    return item, Finding("title", "warn", f"no column of {where} holds titles", fix)
 
 
 def _attributes(described: Sequence[Column], taken: Sequence[Column], *, own_file: bool) -> list[str]:

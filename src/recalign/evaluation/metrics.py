@@ -94,7 +94,7 @@ def target_places(candidates: Sequence[Sequence[int]], targets: Sequence[int]) -
     for case, (items, target) in enumerate(zip(candidates, targets, strict=True)):
         if len(set(items)) != len(items):
             twice = next(item for item in items if list(items).count(item) > 1)
-            raise RecalignError(f"candidates of case {case} hold item {twice} twice; each item may stand once")
+            raise RecalignError(f"candidates of case {case} hold item {twice} twice; each item may be listed once")
         if target not in items:
             raise RecalignError(f"candidates of case {case} lack the target {target}; add it to the list")
         places.append(list(items).index(target))

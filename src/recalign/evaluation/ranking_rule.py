@@ -1,4 +1,4 @@
-"""What ranks a language model's candidates: the log-prob, the log-prob less the title's prior, or the reward.
+"""What ranks a language model's candidates: the log-prob, the log-prob minus the title's prior, or the reward.
 
 The rule is chosen on validation cases, never on test, and is named beside every figure.
 """

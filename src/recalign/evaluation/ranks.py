@@ -102,7 +102,7 @@ def in_case_order(
 ) -> SystemRanks:
     """SystemRanks of `cases` (example id, user id) in any order; ranks, the targets' scores and top are in that order.
 
-    Raises RecalignError when an example stands twice.
+    Raises RecalignError when an example is listed twice.
     """
     order = sorted(range(len(cases)), key=lambda row: cases[row][0])
     ids = tuple(cases[row][0] for row in order)

@@ -17,7 +17,7 @@ ERROR_RATE = 0.05  # chance of any false finding among all comparisons of a card
 
 @dataclass(frozen=True)
 class Row:
-    """One system: its metrics, and its NDCG@10 less the best baseline's (None for that baseline itself)."""
+    """One system: its metrics, and its NDCG@10 minus the best baseline's (None for that baseline itself)."""
 
     system: str
     kind: str
@@ -28,7 +28,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A figure (on a card: NDCG@10) of `first` less that of `second` on the same cases; p is corrected for all
+    """A figure (on a card: NDCG@10) of `first` minus that of `second` on the same cases; p is corrected for all
     comparisons of the card or table."""
 
     first: str

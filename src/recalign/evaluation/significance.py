@@ -194,7 +194,7 @@ def of_share(resampled: Interval, cases: int, users: int) -> Interval:
 
 
 def paired_difference(first: SystemRanks, second: SystemRanks, metric: str, resamples: int, seed: int) -> Interval:
-    """The metric of `first` less that of `second`, case by case, with its interval clustered by user.
+    """The metric of `first` minus that of `second`, case by case, with its interval clustered by user.
 
     An interval that leaves out zero says that the two differ on cases of this kind.
     Raises RecalignError naming the field (protocol, manifest, digest, example_id, user_id) in which their cases differ.

@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 
 FIRST_TITLES = 3  # `sequence`: titles in its prompt; the first ones have too little before them to be learned from
 PROFILE_TOKENS = 96  # a longer profile is cut
-LONGEST_READ = 2000  # characters of a title that are read at all: cleaning and tokenising more takes seconds a megabyte
+LONGEST_READ = (
+    2000  # characters of a title that are read at all: cleaning and tokenising more takes seconds per megabyte
+)
 
 
 class PromptBuilder:

@@ -33,7 +33,7 @@ Loss = Literal["logistic", "hinge", "ipo"]
 
 
 def rewards(batch: PreferenceBatch, reward: Reward) -> Tensor:
-    """[B, 1+K] unscaled rewards in nats (nats a token for "mean"), zero in masked columns; half precision is widened.
+    """[B, 1+K] unscaled rewards in nats (nats per token for "mean"), zero in masked columns; half precision is widened.
 
     Only "log_ratio" reads the reference, and gives it no gradient.
     """

@@ -148,7 +148,7 @@ class Objective:
                 setattr(of, key, state[f"{name}.{key}"])
 
     def _margins(self, batch: PreferenceBatch) -> Tensor:
-        """[B, K] unscaled reward of the chosen response less that of each rejected one; 0 where masked."""
+        """[B, K] unscaled reward of the chosen response minus that of each rejected one; 0 where masked."""
         rewards = parts.rewards(batch, self.reward)
         return (rewards[:, :1] - rewards[:, 1:]).masked_fill(~batch.mask[:, 1:], 0.0)
 

@@ -57,7 +57,7 @@ class AlignParams(OptimiserParams):
         for name in objectives:
             _known_objective(name, info.data.get("settings", {name: None}))
         if len(set(objectives)) < len(objectives):
-            raise PydanticCustomError("twice", "an objective may stand there once")
+            raise PydanticCustomError("twice", "an objective may be listed once")
         return objectives
 
     def of(self, objective: str) -> dict[str, Any]:

@@ -29,5 +29,5 @@ class EvaluateParams(Section):
     @classmethod
     def _once(cls, adapters: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(adapters)) < len(adapters):
-            raise ValueError("an adapter stands twice; name each once")
+            raise ValueError("an adapter is listed twice; name each once")
         return adapters

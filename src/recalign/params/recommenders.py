@@ -92,5 +92,5 @@ class RecommendersParams(Section):
         if "content" in systems and "content_prior" not in systems:
             raise ValueError("content is listed without content_prior, which shows what of it is personal; add it")
         if len(set(systems)) != len(systems):
-            raise ValueError("a system stands twice; name each once")
+            raise ValueError("a system is listed twice; name each once")
         return systems

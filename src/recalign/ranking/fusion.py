@@ -111,7 +111,7 @@ class FittedFusion(BaseModel):
         return [cast(RecommenderName, name) for name in self.fusion.used if name != self.language_model]
 
     @property
-    def heard(self) -> str | None:
+    def active_language_model(self) -> str | None:
         """The language model, where it weighs anything: where it does not, it need not be loaded."""
         return self.language_model if self.parts[self.language_model].weight > 0 else None
 

@@ -74,7 +74,7 @@ def fuse_systems(
 ) -> tuple[Measured, Fusion]:
     """Every ID recommender and the best trained language model in one ranking; no model scores anything again.
 
-    spent: seconds a thousand cases by system, None where they are not known.
+    spent: seconds per thousand cases by system, None where they are not known.
     """
     systems = {name: own.system for name, own in measured.items()}
     trained = [name for name, own in systems.items() if own.kind == LLM and name != UNTRAINED]

@@ -91,7 +91,7 @@ class ItemKNN:
 
     def _votes(self, histories: list[tuple[int, ...]]) -> NDArray[np.float64]:
         context = bags(self.catalogue, histories, self.settings.recency)
-        asked = np.unique(context.indices)  # in float64 the whole matrix would stand beside itself, twice as large
+        asked = np.unique(context.indices)  # in float64 the whole matrix would are beside itself, twice as large
         votes: NDArray[np.float64] = (context[:, asked] @ self.votes[asked].astype(np.float64)).toarray()
         return votes + TIE_BREAK * self.popularity / max(int(self.popularity.max()), 1)
 

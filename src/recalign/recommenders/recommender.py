@@ -13,7 +13,7 @@ from recalign.params.recommenders import RecommendersParams
 
 Tuning = dict[str, Any]  # tuning.json: what was `chosen` of what was `tried`, and on how many cases
 CASES_AT_ONCE = 256  # requests in one call over the whole catalogue
-CELLS_AT_ONCE = 2**22  # and their scores, 32 MiB in float64: several matrices of that size stand beside one another
+CELLS_AT_ONCE = 2**22  # and their scores, 32 MiB in float64: several matrices of that size are beside one another
 
 
 def cases_at_once(items: int) -> int:

@@ -41,19 +41,19 @@ def _cheapest(name: str, best: str, seconds: dict[str, float], reached: dict[str
 
 
 def _next_best(best: str, seconds: dict[str, float], reached: dict[str, float]) -> str:
-    """Nothing cheaper is within NEAR of the best: how far the best of the much cheaper ones stands off."""
+    """Nothing cheaper is within NEAR of the best: how far below it the best of the much cheaper ones is."""
     cheap = [name for name in reached if seconds[name] <= seconds[best] / MUCH_CHEAPER]
     if not cheap:
         return f"nothing cheaper is within {NEAR}"
     other = max(cheap, key=lambda name: reached[name])
-    return f"{spoken(other)}, {_seconds(seconds[other])}, stands {reached[best] - reached[other]:.3f} below"
+    return f"{spoken(other)}, {_seconds(seconds[other])}, is {reached[best] - reached[other]:.3f} below"
 
 
 def _bought(llm: str, other: str, seconds: dict[str, float], reached: dict[str, float]) -> str:
     gained = reached[llm] - reached[other]
     times = f", {seconds[llm] / seconds[other]:,.0f} times as many" if seconds[llm] > 2 * seconds[other] > 0 else ""
     side = "above" if gained > 0 else "below"
-    stands = f"stands {abs(gained):.3f} {side} {spoken(other)}"
+    stands = f"is {abs(gained):.3f} {side} {spoken(other)}"
     return f"{_upper(spoken(llm))} takes {_seconds(seconds[llm])}{times}, and {stands}."
 
 

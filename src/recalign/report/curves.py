@@ -51,7 +51,7 @@ def read_curve(stage: str, path: Path) -> Curve:
         try:
             rows.append({name: float(value) if value else None for name, value in line.items()})
         except ValueError:
-            raise RecalignError(f"{path}:{number} holds a value that is no number; 'dvc checkout' mends it") from None
+            raise RecalignError(f"{path}:{number} holds a value that is no number; 'dvc checkout' fixes it") from None
     if rows and "examples" not in rows[0]:
         raise RecalignError(f"{path} has no column 'examples'; 'dvc checkout' restores it")
     return Curve(stage, tuple(rows))

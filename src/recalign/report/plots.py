@@ -78,7 +78,7 @@ def drift_plot(curve: Curve) -> Drawing:
     figure, (drift, accuracy) = _figure(2)
     drift.plot(*curve.points("chosen_logp_drift"), color=THIRD, label="chosen")
     drift.plot(*curve.points("rejected_logp_drift"), color=ACCENT, label="rejected")
-    drift.set_ylabel("log-prob less the reference's (nats)")
+    drift.set_ylabel("log-prob minus the reference's (nats)")
     drift.legend()
     accuracy.plot(*curve.points("reward_accuracy"), color=OTHER)
     accuracy.set_ylim(0, 1)

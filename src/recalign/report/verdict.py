@@ -64,8 +64,8 @@ def verdict(card: Scorecard) -> list[str]:
 def _headline(card: Scorecard, against: Comparison) -> str:
     llm, baseline = (card.row(name).metrics[CHOSEN_BY].value for name in (card.llm or "", card.baseline))
     ends = {
-        "above": f"The LLM wins: {spoken(against.first)} stands above",
-        "below": f"The LLM loses: {spoken(against.first)} stands below",
+        "above": f"The LLM wins: {spoken(against.first)} is above",
+        "below": f"The LLM loses: {spoken(against.first)} is below",
         "level with": f"No clear winner: {spoken(against.first)} is within the error of",
     }[against.words]
     return (

@@ -73,7 +73,7 @@ def fusion_in_whole_catalogue(
 ) -> list[SystemRanks]:
     """The fusion's ranks: beside the language model that it hears, on the cases for which that ranks the catalogue;
     where it hears none as an ID recommender, on all test cases."""
-    name = fusion.heard
+    name = fusion.active_language_model
     if name is None:
         return whole_catalogue_ranks(fused_recommender(fusion, project.baselines, trials.catalogue), trials)
     if not trials.whole:

@@ -32,4 +32,4 @@ def validate(
             raise RecalignError(f"{refusal(validation, stop)}; {reports}/validation.html shows every rule")
     (reports / "quarantine.parquet").unlink(missing_ok=True)  # of a refused log before
     kept = validation.rows["interactions"]["kept"]
-    log.info("%d interactions are clean; every rule stands in %s", kept, reports / "validation.html")
+    log.info("%d interactions are clean; every rule is in %s", kept, reports / "validation.html")

@@ -12,7 +12,7 @@ from recalign.training.micro_batches import micro_batches
 
 
 class LanguageModelling:
-    """Mean negative log-likelihood (nats a token) of the continuations; a batch's mean is over its tokens.
+    """Mean negative log-likelihood (nats per token) of the continuations; a batch's mean is over its tokens.
 
     Validation is the same on the targets of held-out examples. micro_tokens: tokens in one forward pass.
     """
@@ -39,7 +39,7 @@ class LanguageModelling:
         return self.validate()
 
     def validate(self) -> dict[str, float]:
-        """validation_loss: nats a token over all validation targets."""
+        """validation_loss: nats per token over all validation targets."""
         with torch.no_grad():
             own = {i: self._negative(self._validation[i]).item() for i in processes.mine(self._validation)}
         return {"validation_loss": sum(processes.merged(own).values()) / sum(map(_learned, self._validation))}

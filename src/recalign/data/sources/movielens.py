@@ -82,7 +82,7 @@ def _facts(connection: "DuckDBPyConnection", genres: str, digests: dict[str, str
 
 
 def _readable_title(title: str) -> str:
-    """SQL: "Usual Suspects, The (1995)" as "The Usual Suspects"; alternative titles in brackets are mended alike."""
+    """SQL: "Usual Suspects, The (1995)" as "The Usual Suspects"; alternative titles in brackets are fixed alike."""
     articles = ARTICLES.replace("'", "''")
     undated = rf"trim(regexp_replace({title}, '\s*\(\d{{4}}\)(\s*\(V\))?\s*$', ''))"
     moved = rf"regexp_replace({undated}, '^([^(]*), ({articles})( \(.*)?$', '\2 \1\3')"

@@ -30,7 +30,7 @@ class Rule:
     """A rule: row (the row goes to quarantine), table (the run stops) or warning (the row stays).
 
     `expectation` is a class of great_expectations.expectations, applied to `column` of the checked frame with
-    `options`; `shown` is the column whose value stands in the quarantine, for a table rule the params key that mends;
+    `options`; `shown` is the column whose value stands in the quarantine, for a table rule the params key that fixes;
     `beside` another column that the report shows next to it.
     """
 
@@ -122,7 +122,7 @@ def event_rules(source: str, clock: bool, ordered: bool, now: datetime | None = 
 
 
 def table_rules(params: ValidateParams, clock: bool) -> tuple[Rule, ...]:
-    """Rules of the whole log: `column` is one of validation's figures, `shown` the key that mends or moves a bound."""
+    """Rules of the whole log: `column` is one of validation's figures, `shown` the key that fixes or moves a bound."""
 
     def whole(name: str, sentence: str, column: str, key: str, **options: Any) -> Rule:
         return Rule(name, "interactions", "table", sentence, BETWEEN, column, key, options)

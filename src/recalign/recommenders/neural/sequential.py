@@ -57,7 +57,7 @@ class Sequential:
         An empty history is scored by the state of the start. Raises RecalignError for an item, in a history or a list,
         that the catalogue does not hold.
         """
-        # an eighth at once: the scores are copied, and states stand beside them
+        # an eighth at once: the scores are copied, and states are beside them
         return in_blocks(self.catalogue, requests, candidates, self._scores, CELLS // 8)
 
     @torch.inference_mode()
