@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Below this spread (nats, or nats per token) all gaps are one gap and differ by rounding: a policy that still equals its
-# reference would otherwise be standardised by noise, and the next batches by a spread far too small.
+# Below this spread (nats, or nats per token) all gaps are one gap and differ by rounding: a policy that still equals
+# its reference would otherwise be standardised by noise, and the next batches by a spread far too small.
 ROUNDING = 1e-3
 
 
