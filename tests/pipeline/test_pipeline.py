@@ -28,8 +28,8 @@ DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["st
 
 
 def test_dvc_and_the_command_line_know_the_same_stages():
-    """Every stage of dvc.yaml is a subcommand, in the same order."""
-    assert list(DVC) == list(STAGES)
+    """Every stage of dvc.yaml is a subcommand, in the same order; "rank-sft" is one of `recalign rank`."""
+    assert list(dict.fromkeys(name.partition("-")[0] for name in DVC)) == list(STAGES)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -57,7 +57,8 @@ def test_dvc_writes_where_the_code_writes():
     """The outs of dvc.yaml are the places that layout.py names."""
     outs = {str(next(iter(o)) if isinstance(o, dict) else o) for stage in DVC.values() for o in stage.get("outs", [])}
     places = {str(value) for name, value in vars(layout).items() if name.isupper()}
-    folders = {re.sub(r"/\$\{.*", "", out) for out in outs if not out.startswith("reports/")}
+    one_of_many = re.compile(rf"/\$\{{.*|(?<={layout.SCORES})/.*")
+    folders = {one_of_many.sub("", out) for out in outs if not out.startswith("reports/")}
     assert folders <= places
 
 

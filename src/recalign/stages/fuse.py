@@ -13,7 +13,7 @@ from recalign.common.run_log import note_costs, noted_costs
 from recalign.evaluation.generation import write_answers
 from recalign.evaluation.metrics import best_items
 from recalign.evaluation.ranks import SystemRanks, write_system_ranks
-from recalign.evaluation.systems import FUSION, SYSTEMS, write_systems
+from recalign.evaluation.systems import FUSION, ORACLE, SYSTEMS, system_of, write_systems
 from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import profile_texts
 from recalign.preferences.profiles.shares import case_shares, shares_sentence
@@ -25,12 +25,18 @@ from recalign.ranking.recommenders import fitted_fusion, fuse_systems, whole_cat
 from recalign.ranking.trial import Trial
 from recalign.ranking.trials import Trials, digests_of, kind_of, read_trials
 from recalign.ranking.whole_catalogue import catalogue_ranks, fused_recommender
-from recalign.stages.rank import systems
 
 log = logging.getLogger(__name__)
 
 EXAMPLES = 3  # users shown in the report
 SHOWN = 5  # of their ranked titles
+
+
+def systems(params: Params, project: Project) -> list[str]:
+    """Every system that a run ranks, in the order of its tables: ID recommenders, the oracle, language models."""
+    oracle = [ORACLE] if params.source == "simulated" else []
+    elsewhere = [system_of(name) for name in params.evaluate.adapters]
+    return [*params.recommenders.systems, *oracle, *language_models(params, project), *elsewhere]
 
 
 def fuse(params: Params, project: Project = Project()) -> None:  # noqa: B008  # frozen

@@ -14,17 +14,10 @@ from recalign.ranking.adapters import language_models, measure_language_model
 from recalign.ranking.measured import Measured, write_measured, write_refusal
 from recalign.ranking.recommenders import measure_recommender, open_recommender
 from recalign.ranking.trials import UNIFORM, Trials, read_trials
-from recalign.recommenders.roster import refusals
+from recalign.recommenders.roster import ROSTER, refusals
 
 log = logging.getLogger(__name__)
 SIMULATED_ONLY = "only a simulated log tells the probabilities that it was drawn from"
-
-
-def systems(params: Params, project: Project) -> list[str]:
-    """Every system that a run ranks, in the order of its tables: ID recommenders, the oracle, language models."""
-    oracle = [ORACLE] if params.source == "simulated" else []
-    elsewhere = [system_of(name) for name in params.evaluate.adapters]
-    return [*params.recommenders.systems, *oracle, *language_models(params, project), *elsewhere]
 
 
 def rank(params: Params, system: str, project: Project = Project()) -> None:  # noqa: B008  # frozen
@@ -33,10 +26,10 @@ def rank(params: Params, system: str, project: Project = Project()) -> None:  # 
     What could not be fitted on this log leaves only the reason there. Raises RecalignError for a system that params do
     not name, when an input is missing, or where an adapter belongs to another base.
     """
-    known = [*systems(params, project), ORACLE]
+    known = [*ROSTER, ORACLE, *language_models(params, project), *map(system_of, params.evaluate.adapters)]
     if system not in known:
-        hint, allowed = did_you_mean(system, known), ", ".join(dict.fromkeys(known))
-        raise RecalignError(f"system is '{system}'; params.yaml names {allowed}{hint}")
+        hint, allowed = did_you_mean(system, known), ", ".join(known)
+        raise RecalignError(f"system is '{system}'; allowed are {allowed}{hint}")
     place = project.scores / system
     why = _refused(system, params, project)
     if why is not None:
@@ -56,11 +49,11 @@ def rank(params: Params, system: str, project: Project = Project()) -> None:  # 
 def _refused(system: str, params: Params, project: Project) -> str | None:
     if system == ORACLE and params.source != "simulated":
         return SIMULATED_ONLY
-    return refusals(params.recommenders.systems, project.baselines).get(system)
+    return refusals([system], project.baselines).get(system)
 
 
 def _measured(system: str, params: Params, project: Project, trials: Trials) -> Measured:
-    if system == ORACLE or system in params.recommenders.systems:
+    if system == ORACLE or system in ROSTER:
         recommender = open_recommender(system, project, trials.catalogue)
         return measure_recommender(recommender, trials, project.baselines)
     log.info(_forecast(system, params, project, trials))
