@@ -72,15 +72,40 @@ def test_prompts_that_begin_one_another_see_no_further_than_themselves(family):
     assert (shared - naive).norm() / naive.norm() < 1e-4
 
 
-def test_each_prompt_is_encoded_once():
-    """Whatever the number of its responses; the branches come on top."""
+def test_what_begins_alike_is_encoded_once():
+    """An opening of all prompts, a prompt that begins another one or is it again, titles that begin with one word."""
     model = tiny.model()
-    prompts, responses = tiny.nested_case()
-    seen = {}
-    model.model.layers[0].register_forward_pre_hook(lambda _, args: seen.update(decoder=args[0].shape[1]))
-    response_logprobs(model, prompts, responses)
-    branches = sum(len(response) - 1 for group in responses for response in group)
-    assert seen["decoder"] == sum(map(len, prompts)) + branches
+    places, rows = [], []
+    model.model.layers[0].register_forward_pre_hook(lambda _, args: places.append(args[0].shape[1]))
+    model.lm_head.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
+    opening, word = [5, 6, 7], 8
+    titles = [[word, 20, 21, 2], [word, 20, 22, 2], [word, 2], [30, 2], [word, 20, 21, 2]]
+    one, other = [*opening, 9], [*opening, 10]
+    for prompts in ([one], [one, one], [one, other], [opening, one]):
+        response_logprobs(model, prompts, [titles] * len(prompts))
+    of_titles = (
+        1 + 1 + 2 + 1
+    )  # the word, its follower, two that follow that, and the other word; newlines are asked for
+    del places[0], rows[0]  # the check of the model is a pass too
+    assert places[-4:] == [4 + of_titles, 4 + of_titles, 3 + 2 + 2 * of_titles, 4 + 2 * of_titles]
+    assert rows[-4:] == [1 + of_titles, 1 + of_titles, 2 + 2 * of_titles, 2 + 2 * of_titles]
+
+
+@pytest.mark.parametrize("family", tiny.SHARING)
+def test_titles_and_prompts_that_begin_alike_score_as_each_alone(family):
+    """Values and gradients; one response is the beginning of another, one stands twice, one goes on as a prompt does."""
+    model = with_lora(tiny.model(family))
+
+    def case():
+        prompts, responses = tiny.scoring_case()
+        titles = [[8, 20, 21, 2], [8, 20, 22, 2], [8, 2], [8], [8, 20, 21, 2], prompts[2][12:15]]
+        return [prompts[2], prompts[2][:12], prompts[2], [*prompts[2][:4], 9]], [titles, titles, responses[0], titles]
+
+    with torch.no_grad():
+        shared, naive = response_logprobs(model, *case()), naive_logprobs(model, *case())
+    torch.testing.assert_close(shared.sums, naive.sums, rtol=1e-5, atol=1e-5)
+    shared, naive = (gradients(model, score, case) for score in (response_logprobs, naive_logprobs))
+    assert (shared - naive).norm() / naive.norm() < 1e-4
 
 
 @pytest.mark.parametrize("family", ["mistral-window", "gemma3"])

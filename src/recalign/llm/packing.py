@@ -1,9 +1,10 @@
 """Flat rows that hold several prompts, each followed by its responses as branches that share it.
 
-One prompt of P tokens with responses of R_k tokens takes P + Σ(R_k − 1) places: the prompt once, and each response
-without its last token, whose successor nobody asks for. Position ids restart at P in every branch, and the registered
-attention function lets a branch see the tokens of its own prompt and itself only. Nothing is padded but the attention
-of each block.
+One prompt of P tokens with responses of R_k tokens takes at most P + Σ(R_k − 1) places: the prompt once, and each
+response without its last token, whose successor nobody asks for. What begins alike takes its places once in the whole
+row: the opening of all prompts, a prompt that begins another, titles with the same first word after one prompt.
+Position ids restart at P in every branch, and the registered attention function lets a branch see the tokens of its own
+prompt and itself only: each prompt's block is gathered from the row. Nothing is padded but the attention of each block.
 """
 
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from recalign.common.errors import RecalignError
 
 SHARED_ATTENTION = "shared_prefix"
 PROMPT = -1  # the branch number of a prompt's own tokens
+START = -1  # the place before the first one of a row
 PADDING = -2
 _in_packed_row: ContextVar[bool] = ContextVar("in_packed_row", default=False)
 
@@ -44,8 +46,8 @@ def packed_row() -> Iterator[None]:
 class Layout:
     """Where the tokens of a flat row of T places belong; B prompts, the longest with its branches L places long.
 
-    gather [B, L]: place in the row of each token of a prompt's block (padded with 0); scatter [T]: its inverse;
-    positions, branches [B, L]: position id and branch number (PROMPT, 0, 1, … or PADDING).
+    gather [B, L]: place in the row of each token of a prompt's block (padded with 0), the same place in several blocks
+    where they begin alike; scatter [T]: of each place one token of a block, counted through all blocks; positions, branches [B, L]: position id and branch number (PROMPT, 0, 1, … or PADDING).
     """
 
     gather: Tensor
@@ -56,8 +58,8 @@ class Layout:
 
     @property
     def single(self) -> bool:
-        """Whether the row is one block, in which nothing is padded or moved."""
-        return len(self.gather) == 1
+        """Whether the row is one block, in which nothing is padded, shared or moved."""
+        return len(self.gather) == 1 and self.gather.shape[1] == len(self.scatter)
 
     def mask(self, window: int | None) -> Tensor:
         """[B, 1, L, L], True where a query (row) may see a key (column); shared by all layers."""
@@ -133,7 +135,7 @@ def _padded(lists: list[list[int]]) -> Tensor:
 class PackedRow:
     """A flat row and what to read from its logits.
 
-    input_ids, position_ids [1, T]; keep [N]: the places whose logits are needed, N = Σ over prompts of 1 + Σ(R_k − 1);
+    input_ids, position_ids [1, T]; keep [N]: the places whose logits are needed, at most 1 + Σ(R_k − 1) a prompt;
     rows, tokens [B, 1+K, R]: for each token of each response the index into `keep` and its id (0 where valid is False).
     """
 
@@ -152,51 +154,72 @@ def pack(prompts: list[list[int]], responses: list[list[list[int]]], device: tor
     Raises ValueError for an empty prompt, an empty response, or a prompt without responses.
     """
     check(prompts, responses)
-    ids: list[int] = []
-    keep: list[int] = []
-    blocks: list[_Block] = []
+    tree, blocks = _Tree(), []
+    kept: dict[int, int] = {}  # place → its number among those whose logits are needed
     shape = (len(prompts), max(map(len, responses)), max(len(r) for group in responses for r in group))
     rows, tokens = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     valid = torch.zeros(shape, dtype=torch.bool)
     for b, (prompt, group) in enumerate(zip(prompts, responses, strict=True)):
-        block, first = _Block(start=len(ids)), len(keep)
-        block.add(range(len(prompt)), PROMPT)
-        ids += prompt
-        keep.append(len(ids) - 1)
+        block = _Block()
+        block.add(tree.grow(START, prompt), 0, PROMPT)
+        end = block.places[-1]
         for k, response in enumerate(group):
             n = len(response)
+            branch = tree.grow(end, response[:-1])
+            block.add(branch, len(prompt), k)
             # the first token is read off the prompt's last place, token t off the branch's place t − 1
-            rows[b, k, :n] = torch.tensor([first, *range(len(keep), len(keep) + n - 1)])
+            rows[b, k, :n] = torch.tensor([kept.setdefault(place, len(kept)) for place in (end, *branch)])
             tokens[b, k, :n] = torch.tensor(response)
             valid[b, k, :n] = True
-            keep += range(len(ids), len(ids) + n - 1)
-            ids += response[:-1]
-            block.add(range(len(prompt), len(prompt) + n - 1), k)
         blocks.append(block)
-    layout, position_ids = _layout(blocks, device)
     return PackedRow(
-        torch.tensor([ids], device=device), position_ids, layout, torch.tensor(keep, device=device),
+        torch.tensor([tree.tokens], device=device), torch.tensor([tree.positions], device=device),
+        _layout(blocks, device), torch.tensor(list(kept), device=device),
         rows.to(device), tokens.to(device), valid.to(device),
     )  # fmt: skip
 
 
 def places(prompts: list[list[int]], responses: list[list[list[int]]]) -> int:
-    """Places of a packed row with its blocks padded to the longest: what a forward pass's memory grows with."""
+    """Places of a packed row with its blocks padded to the longest, as if nothing began alike: what a forward pass's
+    memory grows with at the most."""
     groups = zip(prompts, responses, strict=True)
     return len(prompts) * max(len(prompt) + sum(len(response) - 1 for response in group) for prompt, group in groups)
+
+
+class _Tree:
+    """The places of a row: a token after the same tokens has one place, wherever it is asked for."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.positions: list[int] = []
+        self._known: dict[tuple[int, int], int] = {}
+
+    def grow(self, before: int, tokens: list[int]) -> list[int]:
+        """The places of tokens that follow the place `before`, or START."""
+        places = []
+        for token in tokens:
+            place = self._known.setdefault((before, token), len(self.tokens))
+            if place == len(self.tokens):
+                self.tokens.append(token)
+                self.positions.append(0 if before == START else self.positions[before] + 1)
+            places.append(place)
+            before = place
+        return places
 
 
 @dataclass
 class _Block:
     """One encoded prompt with all that branches off it, token by token."""
 
-    start: int
+    places: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     branches: list[int] = field(default_factory=list)
 
-    def add(self, positions: range, branch: int) -> None:
-        self.positions += positions
-        self.branches += [branch] * len(positions)
+    def add(self, places: list[int], first: int, branch: int) -> None:
+        """Put places behind the others, whose position ids count on from `first`."""
+        self.places += places
+        self.positions += range(first, first + len(places))
+        self.branches += [branch] * len(places)
 
 
 def check(prompts: list[list[int]], responses: list[list[list[int]]]) -> None:
@@ -209,25 +232,24 @@ def check(prompts: list[list[int]], responses: list[list[list[int]]]) -> None:
         raise ValueError("a response is empty, or a prompt has none")
 
 
-def _layout(blocks: list[_Block], device: torch.device | str) -> tuple[Layout, Tensor]:
+def _layout(blocks: list[_Block], device: torch.device | str) -> Layout:
     longest = max(len(block.positions) for block in blocks)
     gather, positions = (torch.zeros(len(blocks), longest, dtype=torch.long) for _ in range(2))
     branches = torch.full((len(blocks), longest), PADDING)
-    scatter: list[int] = []
+    scatter: dict[int, int] = {}  # a place stands where it is met first, so they come in ascending order
     for b, block in enumerate(blocks):
         n = len(block.positions)
-        gather[b, :n] = torch.arange(block.start, block.start + n)
+        gather[b, :n] = torch.tensor(block.places)
         positions[b, :n] = torch.tensor(block.positions)
         branches[b, :n] = torch.tensor(block.branches)
-        scatter += range(b * longest, b * longest + n)
-    flat = torch.tensor([position for block in blocks for position in block.positions])
-    layout = Layout(
+        for number, place in enumerate(block.places):
+            scatter.setdefault(place, b * longest + number)
+    return Layout(
         gather.to(device),
-        torch.tensor(scatter, device=device),
+        torch.tensor(list(scatter.values()), device=device),
         positions.to(device),
         branches.to(device),
     )
-    return layout, flat[None].to(device)
 
 
 def shared_prefix_attention(

@@ -16,7 +16,7 @@ __all__ = [
     "SCORER", "ResponseLogprobs", "Verdict", "Way", "naive_logprobs", "one_by_one_logprobs", "response_logprobs",
     "tokens_at_once", "verdict_of", "why_not_shared",
 ]  # fmt: skip
-SCORER = 3  # raised when layout or arithmetic changes, so that log-probs stored before are not read; part of every key
+SCORER = 4  # raised when layout or arithmetic changes, so that log-probs stored before are not read; part of every key
 
 
 def response_logprobs(

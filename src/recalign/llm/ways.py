@@ -36,8 +36,8 @@ class ResponseLogprobs:
 def shared_logprobs(
     model: torch.nn.Module, prompts: list[list[int]], responses: list[list[list[int]]]
 ) -> ResponseLogprobs:
-    """All prompts in one flat row, each encoded once; the decoder sees Σ (P + Σ(R − 1)) tokens, the head
-    Σ (1 + Σ(R − 1)) rows. Only for models that `check` found to score like one by one.
+    """All prompts in one flat row, what begins alike encoded once; the decoder sees at most Σ (P + Σ(R − 1)) tokens,
+    the head Σ (1 + Σ(R − 1)) rows. Only for models that `check` found to score like one by one.
 
     Raises ValueError for an empty prompt or response, RecalignError where a prompt is too long to share a row.
     """
