@@ -83,17 +83,14 @@ def test_what_begins_alike_is_encoded_once():
     one, other = [*opening, 9], [*opening, 10]
     for prompts in ([one], [one, one], [one, other], [opening, one]):
         response_logprobs(model, prompts, [titles] * len(prompts))
-    of_titles = (
-        1 + 1 + 2 + 1
-    )  # the word, its follower, two that follow that, and the other word; newlines are asked for
-    del places[0], rows[0]  # the check of the model is a pass too
+    of_titles = 1 + 1 + 2 + 1  # the word, what follows it, the two after that, and the other word
     assert places[-4:] == [4 + of_titles, 4 + of_titles, 3 + 2 + 2 * of_titles, 4 + 2 * of_titles]
     assert rows[-4:] == [1 + of_titles, 1 + of_titles, 2 + 2 * of_titles, 2 + 2 * of_titles]
 
 
 @pytest.mark.parametrize("family", tiny.SHARING)
 def test_titles_and_prompts_that_begin_alike_score_as_each_alone(family):
-    """Values and gradients; one response is the beginning of another, one stands twice, one goes on as a prompt does."""
+    """Values and gradients; one response begins another, one stands twice, one goes on as a prompt does."""
     model = with_lora(tiny.model(family))
 
     def case():

@@ -136,7 +136,7 @@ def example(vocabulary: int, special: set[int]) -> Case:
 
 def on_twin(twin: PreTrainedModel) -> Verdict:
     """The way that is right on a small random fp32 model."""
-    case = example(VOCABULARY, _special(twin))
+    case = example(VOCABULARY, special_tokens(twin))
     found = compare(twin, case, gradient=True, limit=lambda sums: torch.full_like(sums, NOISE))
     return Verdict(found.way, found.refused, found.apart, _why_it_wavers(twin, case))
 
@@ -158,7 +158,7 @@ def _on_twin(base: PreTrainedModel) -> Verdict:
 def _on_weights(model: torch.nn.Module, twin: Verdict) -> Verdict:
     """The twin's verdict, put to one short prompt on the model's own weights."""
     base = base_of(model)
-    prompts, responses = example(len(base.get_input_embeddings().weight), _special(base))  # type: ignore[arg-type]
+    prompts, responses = example(len(base.get_input_embeddings().weight), special_tokens(base))  # type: ignore[arg-type]
     case = prompts[:1], responses[:1]
     exact = next(base.parameters()).dtype == torch.float32 and not getattr(base, "is_quantized", False)
 
@@ -249,7 +249,8 @@ def _why_it_wavers(twin: PreTrainedModel, case: Case) -> str | None:
     return f"{type(twin).__name__} computes something else in training, without dropout too ({apart:.2g} nats apart)"
 
 
-def _special(model: PreTrainedModel) -> set[int]:
+def special_tokens(model: PreTrainedModel) -> set[int]:
+    """Ids that a model's configuration gives a meaning of their own: an example of plain text has none."""
     config = model.config.get_text_config()
     named = [getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "unk", "decoder_start")]
     return {token for each in named for token in (each if isinstance(each, list) else [each]) if token is not None}

@@ -47,7 +47,8 @@ class Layout:
     """Where the tokens of a flat row of T places belong; B prompts, the longest with its branches L places long.
 
     gather [B, L]: place in the row of each token of a prompt's block (padded with 0), the same place in several blocks
-    where they begin alike; scatter [T]: of each place one token of a block, counted through all blocks; positions, branches [B, L]: position id and branch number (PROMPT, 0, 1, … or PADDING).
+    where they begin alike; scatter [T]: of each place one token of a block, counted through all blocks; positions,
+    branches [B, L]: position id and branch number (PROMPT, 0, 1, … or PADDING).
     """
 
     gather: Tensor

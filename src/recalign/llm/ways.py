@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from recalign.common.errors import RecalignError
+from recalign.llm import lower_half
 from recalign.llm.head import widen_head
 from recalign.llm.packing import SHARED_ATTENTION, check, pack, packed_row
 
@@ -45,7 +46,7 @@ def shared_logprobs(
     _check_reach(model, max(len(p) + max(map(len, g)) - 1 for p, g in zip(prompts, responses, strict=True)))
     use_shared_attention(model)
     row = pack(prompts, responses, device_of(model))
-    with packed_row():
+    with packed_row(), lower_half.begun(base_of(model), row, prompts, responses):
         logits = model(
             input_ids=row.input_ids,
             position_ids=row.position_ids,
