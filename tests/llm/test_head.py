@@ -5,7 +5,8 @@ import torch
 from tiny import model
 
 from recalign.llm import head
-from recalign.llm.head import Head, full_precision, widen_head
+from recalign.llm.head import Head, answers_directly, full_precision, only, widen_head
+from recalign.llm.scoring import response_logprobs
 
 
 def linear(bias: bool, outputs: int = 2 * head.SLICE + 77) -> torch.nn.Linear:
@@ -48,7 +49,64 @@ def test_the_weight_stays_the_one_that_is_tied_to_the_embedding():
     assert set(tied.state_dict()) == names
 
 
-def test_an_fp32_head_is_left_alone():
-    whole = model()
+def test_an_fp32_head_gives_the_same_logits_as_before():
+    whole, hidden = model(), torch.randn(2, 3, 64)
+    before = whole.lm_head(hidden)
     widen_head(whole)
-    assert type(whole.lm_head) is torch.nn.Linear
+    with full_precision():
+        assert torch.equal(whole.lm_head(hidden), before)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_log_probs_alone_are_those_of_log_softmax_in_both_directions(bias):
+    """Several responses read one row, some the same token of it, some rows nobody; tokens of every slice."""
+    plain = linear(bias).double()
+    hidden = torch.randn(5, 24, dtype=torch.float64, requires_grad=True)
+    rows = torch.tensor([[[0, 2], [0, 3]], [[0, 2], [2, 4]]])
+    tokens = torch.tensor([[[0, head.SLICE - 1], [head.SLICE, 2 * head.SLICE + 76]], [[0, 5], [6, 1500]]])
+
+    def alone(states):
+        with only(rows, tokens):
+            return Head(plain)(states[None])
+
+    expected = torch.log_softmax(plain(hidden), dim=-1)[rows, tokens]
+    torch.testing.assert_close(alone(hidden), expected)
+    weights = torch.arange(8, dtype=torch.float64).reshape(2, 2, 2) - 3.0
+    [ours] = torch.autograd.grad((alone(hidden) * weights).sum(), hidden)
+    [theirs] = torch.autograd.grad((expected * weights).sum(), hidden)
+    torch.testing.assert_close(ours, theirs)
+    assert ours[2].any()
+    assert not ours[1].any()
+    with torch.no_grad():  # logits of thousands: the sum of exponentials must not overflow
+        torch.testing.assert_close(alone(1e4 * hidden), torch.log_softmax(plain(1e4 * hidden), dim=-1)[rows, tokens])
+
+
+@pytest.mark.parametrize(
+    ("family", "direct"),
+    [("llama", True), ("gemma3", True), ("phi", True), ("gpt2", True), ("granite", False), ("gemma3-cap", False)],
+)
+def test_only_a_model_whose_logits_go_out_as_its_head_gave_them_answers_with_log_probs_alone(family, direct):
+    """granite divides them, gemma3-cap caps them; a head that is trained needs its own gradient."""
+    made = model(family).requires_grad_(False)
+    widen_head(made)
+    assert answers_directly(made) is direct
+    assert not answers_directly(made.requires_grad_(True))
+
+
+def test_no_logits_of_the_whole_vocabulary_are_held_while_responses_are_scored():
+    """The largest tensor that the head makes for 300 places is a slice of the vocabulary, not 640 logits a place."""
+    made = model(vocab_size=8 * head.SLICE).requires_grad_(False)
+    largest = 0
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.dtype == torch.float32 and out.shape[:1] != (8 * head.SLICE,):
+                largest = max(largest, out.numel())
+            return out
+
+    response_logprobs(made, [[5, 6]], [[[7]]])
+    with Watch():
+        response_logprobs(made, [[5, 6]], [[list(range(10, 310))]])
+    assert 300 * head.SLICE <= largest < 600 * head.SLICE

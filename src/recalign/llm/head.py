@@ -1,14 +1,17 @@
-"""Logits in fp32 from a half-precision output head, while responses are scored.
+"""The output head while responses are scored: the log-probs that are asked for, and fp32 where it matters.
 
-A bf16 logit of 16 to 32 is rounded to a multiple of 1/8 (8 bits of significand), which is what preference objectives
-compare. A head in fp32 would be a second copy of the largest matrix; here a slice of the vocabulary at a time is
-widened instead, for the few places whose logits are asked for. Generation keeps the plain head.
+Nobody needs the logits of a whole vocabulary, which would leave the CPU's cache three times on their way to a few
+log-probs: a slice of the vocabulary at a time is computed and summed up instead, where the model returns its head's
+logits as they are. A bf16 logit of 16 to 32 is rounded to a multiple of 1/8 (8 bits of significand), which is what
+preference objectives compare; a head in fp32 would be a second copy of the largest matrix, so slices are widened, too.
+Generation keeps the plain head.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -16,6 +19,51 @@ from torch.nn.functional import linear
 
 SLICE = 1024  # rows of the vocabulary widened at once: two or three MB, which stay in a CPU's cache
 _widened: ContextVar[bool] = ContextVar("widened", default=False)
+_asked: ContextVar[tuple[Tensor, Tensor] | None] = ContextVar("asked", default=None)
+_plain: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+
+
+class TokenLogprobs(torch.autograd.Function):
+    """log_softmax(hidden [N, d] @ weight.T + bias)[rows, tokens] of a frozen head, without logits [N, V] in memory.
+
+    As in FlashAttention (arXiv 2205.14135), the largest logit and the sum of exponentials run along the slices. For the
+    backward pass the forward pass keeps the mean row of the weight under each distribution, Σ_v p(v) W[v]: the
+    gradient of log p(y) by the hidden state is W[y] less that. wide: in fp32 whatever the weight is in.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor, tokens: Tensor, wide: bool
+    ) -> Tensor:
+        kind = torch.promote_types(hidden.dtype, torch.float32)
+        given = hidden.to(kind) if wide else hidden
+        largest = torch.full((len(hidden), 1), -torch.inf, dtype=kind, device=hidden.device)
+        total, asked = torch.zeros_like(largest), torch.empty(rows.shape, dtype=kind, device=hidden.device)
+        mean = torch.zeros_like(hidden, dtype=kind) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(weight), SLICE):
+            part = weight[start : start + SLICE]
+            logits = linear(given, part.to(given.dtype)).to(kind)
+            if bias is not None:
+                logits += bias[start : start + SLICE]
+            here = (tokens >= start) & (tokens < start + SLICE)
+            asked[here] = logits[rows[here], tokens[here] - start]
+            before, largest = largest, torch.maximum(largest, logits.amax(1, keepdim=True))
+            shrunk, share = (before - largest).exp_(), logits.sub_(largest).exp_()
+            total.mul_(shrunk).add_(share.sum(1, keepdim=True))
+            if mean is not None:
+                # in the weight's own precision, as in `WideLogits`
+                mean.mul_(shrunk).add_(share.to(weight.dtype) @ part)
+        if mean is not None:
+            ctx.save_for_backward(mean.div_(total), weight, rows, tokens)
+        return (asked - largest[rows, 0]) - total.log()[rows, 0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        mean, weight, rows, tokens = ctx.saved_tensors
+        added = gradient.new_zeros(len(mean)).index_put_((rows,), gradient, accumulate=True)
+        slope = mean * -added[:, None]
+        slope.index_put_((rows,), gradient[..., None] * weight[tokens], accumulate=True)
+        return slope.to(weight.dtype), None, None, None, None, None
 
 
 class WideLogits(torch.autograd.Function):
@@ -39,7 +87,8 @@ class WideLogits(torch.autograd.Function):
 
 
 class Head(torch.nn.Linear):
-    """A linear output head that shares another one's weight, and answers in fp32 inside `full_precision`."""
+    """A linear output head that shares another one's weight; it answers in fp32 inside `full_precision`, and with
+    log-probs alone inside `only`."""
 
     def __init__(self, head: torch.nn.Linear) -> None:
         super().__init__(head.in_features, head.out_features, bias=False, device="meta")
@@ -47,17 +96,22 @@ class Head(torch.nn.Linear):
         self.train(head.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        """[..., d] to logits [..., V]."""
-        if not _widened.get() or (self.weight.requires_grad and torch.is_grad_enabled()):
+        """[..., d] to logits [..., V]; inside `only` [1, N, d] to the log-probs that are asked for."""
+        asked = _asked.get()
+        if asked is not None:
+            found: Tensor = TokenLogprobs.apply(input[0], self.weight, self.bias, *asked, _widened.get())
+            return found
+        half = self.weight.dtype in (torch.bfloat16, torch.float16)
+        if not (half and _widened.get()) or (self.weight.requires_grad and torch.is_grad_enabled()):
             return super().forward(input)
         logits: Tensor = WideLogits.apply(input, self.weight)
         return logits if self.bias is None else logits + self.bias.float()
 
 
 def widen_head(model: Any) -> None:
-    """Once a model: let a frozen plain head in half precision be able to answer in fp32. Other heads stay."""
+    """Once a model: let a plain head be able to answer in fp32, and with log-probs alone. Other heads stay."""
     head = model.get_output_embeddings()
-    if type(head) is torch.nn.Linear and head.weight.dtype in (torch.bfloat16, torch.float16):
+    if type(head) is torch.nn.Linear and head.weight.is_floating_point():
         model.set_output_embeddings(Head(head))
 
 
@@ -69,3 +123,34 @@ def full_precision() -> Iterator[None]:
         yield
     finally:
         _widened.reset(token)
+
+
+def answers_directly(model: Any) -> bool:
+    """Whether a model can give log-probs alone: its frozen head is a plain one, and its logits go out as they are.
+
+    Where a model caps or scales them, it does so to what the head returns: found by a pass over one token, once.
+    """
+    head = model.get_output_embeddings()
+    if not isinstance(head, Head) or (head.weight.requires_grad and torch.is_grad_enabled()):
+        return False
+    if model not in _plain:
+        heard: list[Tensor] = []
+        listening = head.register_forward_hook(lambda *call: heard.append(call[-1]))
+        try:
+            with torch.no_grad():
+                ids = torch.tensor([[3]], device=head.weight.device)
+                logits = model(input_ids=ids, use_cache=False).logits
+        finally:
+            listening.remove()
+        _plain[model] = len(heard) == 1 and logits is heard[0]
+    return _plain[model]
+
+
+@contextmanager
+def only(rows: Tensor, tokens: Tensor) -> Iterator[None]:
+    """Inside, a model that `answers_directly` returns log-probs in place of logits: of tokens after its rows, shaped so."""
+    token = _asked.set((rows, tokens))
+    try:
+        yield
+    finally:
+        _asked.reset(token)

@@ -5,6 +5,7 @@ forward pass a response, which is what the other two must equal.
 """
 
 import inspect
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 
 from recalign.common.errors import RecalignError
 from recalign.llm import lower_half
-from recalign.llm.head import widen_head
+from recalign.llm.head import answers_directly, only, widen_head
 from recalign.llm.packing import SHARED_ATTENTION, check, pack, packed_row
 
 POSITIONAL_LAYERS = {"full_attention", "sliding_attention"}  # kinds of layer that only look at ids' positions
@@ -45,9 +46,11 @@ def shared_logprobs(
     check(prompts, responses)
     _check_reach(model, max(len(p) + max(map(len, g)) - 1 for p, g in zip(prompts, responses, strict=True)))
     use_shared_attention(model)
-    row = pack(prompts, responses, device_of(model))
-    with packed_row(), lower_half.begun(base_of(model), row, prompts, responses):
-        logits = model(
+    row, base = pack(prompts, responses, device_of(model)), base_of(model)
+    direct = answers_directly(base)
+    asked = only(row.rows, row.tokens) if direct else nullcontext()
+    with packed_row(), lower_half.begun(base, row, prompts, responses), asked:
+        said = model(
             input_ids=row.input_ids,
             position_ids=row.position_ids,
             # a 4-D mask is handed on as it is: no T × T mask is built; the attention function goes by the layout alone
@@ -55,9 +58,9 @@ def shared_logprobs(
             layout=row.layout,
             logits_to_keep=row.keep,
             use_cache=False,
-        ).logits[0]
+        ).logits
     # fp32: log-softmax in bf16 loses what objectives compare
-    logprobs = _TokenLogprobs.apply(logits.float(), row.rows, row.tokens)
+    logprobs = said if direct else _TokenLogprobs.apply(said[0].float(), row.rows, row.tokens)
     lengths = row.valid.sum(-1)
     return ResponseLogprobs(logprobs.masked_fill(~row.valid, 0.0).sum(-1), lengths, lengths > 0)
 
