@@ -148,7 +148,7 @@ def answers_directly(model: Any) -> bool:
 
 @contextmanager
 def only(rows: Tensor, tokens: Tensor) -> Iterator[None]:
-    """Inside, a model that `answers_directly` returns log-probs in place of logits: of tokens after its rows, shaped so."""
+    """Inside, a model that `answers_directly` returns, in place of logits, the log-probs of tokens after its rows."""
     token = _asked.set((rows, tokens))
     try:
         yield
