@@ -88,7 +88,7 @@ def test_log_probs_alone_are_those_of_log_softmax_in_both_directions(bias):
 def test_only_a_model_whose_logits_go_out_as_its_head_gave_them_answers_with_log_probs_alone(family, direct):
     """granite divides them, gemma3-cap caps them; a head that is trained needs its own gradient."""
     made = model(family).requires_grad_(False)
-    widen_head(made)
+    response_logprobs(made, [[5, 6]], [[[7]]])
     assert answers_directly(made) is direct
     assert not answers_directly(made.requires_grad_(True))
 

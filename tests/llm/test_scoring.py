@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 from recalign.common.errors import RecalignError
 from recalign.llm import ways
+from recalign.llm.head import widen_head
 from recalign.llm.scoring import naive_logprobs, response_logprobs, why_not_shared
 
 LORA_WEIGHTS = 0.1
@@ -75,6 +76,7 @@ def test_prompts_that_begin_one_another_see_no_further_than_themselves(family):
 def test_what_begins_alike_is_encoded_once():
     """An opening of all prompts, a prompt that begins another one or is it again, titles that begin with one word."""
     model = tiny.model()
+    widen_head(model)  # scoring does, too: what listens to the head listens to the one that stays
     places, rows = [], []
     model.model.layers[0].register_forward_pre_hook(lambda _, args: places.append(args[0].shape[1]))
     model.lm_head.register_forward_pre_hook(lambda _, args: rows.append(args[0].shape[1]))
@@ -143,6 +145,7 @@ def test_families_that_cannot_share_are_scored_in_batches_and_the_log_says_why(f
 
 def test_the_decoder_sees_each_prompt_once_and_no_last_token_and_the_head_only_needed_rows():
     model = tiny.model()
+    widen_head(model)
     prompts, responses = tiny.scoring_case()
     seen = {}
     model.model.layers[0].register_forward_pre_hook(lambda _, args: seen.update(decoder=args[0].shape[:2]))

@@ -174,7 +174,10 @@ def _on_weights(model: torch.nn.Module, twin: Verdict) -> Verdict:
             if twin.way == Way.ALONE:
                 return twin
             attention = base.config._attn_implementation
-            other, _ = _measured(model, SCORERS[twin.way], case, gradient=False)
+            for _ in range(
+                2
+            ):  # from the second pass on log-probs may come from the head alone (`head.answers_directly`)
+                other, _ = _measured(model, SCORERS[twin.way], case, gradient=False)
     finally:
         model.train(training)
     apart = float((other - values).abs().max())

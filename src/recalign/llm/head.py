@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -20,7 +20,6 @@ from torch.nn.functional import linear
 SLICE = 1024  # rows of the vocabulary widened at once: two or three MB, which stay in a CPU's cache
 _widened: ContextVar[bool] = ContextVar("widened", default=False)
 _asked: ContextVar[tuple[Tensor, Tensor] | None] = ContextVar("asked", default=None)
-_plain: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
 
 class TokenLogprobs(torch.autograd.Function):
@@ -90,9 +89,13 @@ class Head(torch.nn.Linear):
     """A linear output head that shares another one's weight; it answers in fp32 inside `full_precision`, and with
     log-probs alone inside `only`."""
 
+    plain: bool
+    said: "ReferenceType[Tensor] | None"
+
     def __init__(self, head: torch.nn.Linear) -> None:
         super().__init__(head.in_features, head.out_features, bias=False, device="meta")
         self.weight, self.bias = head.weight, head.bias
+        self.plain, self.said = False, None  # whether logits go out as they are, and the last ones, until `notice`
         self.train(head.training)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -101,10 +104,15 @@ class Head(torch.nn.Linear):
         if asked is not None:
             found: Tensor = TokenLogprobs.apply(input[0], self.weight, self.bias, *asked, _widened.get())
             return found
+        logits = self._logits(input)
+        self.said = ref(logits)
+        return logits
+
+    def _logits(self, hidden: Tensor) -> Tensor:
         half = self.weight.dtype in (torch.bfloat16, torch.float16)
         if not (half and _widened.get()) or (self.weight.requires_grad and torch.is_grad_enabled()):
-            return super().forward(input)
-        logits: Tensor = WideLogits.apply(input, self.weight)
+            return super().forward(hidden)
+        logits: Tensor = WideLogits.apply(hidden, self.weight)
         return logits if self.bias is None else logits + self.bias.float()
 
 
@@ -126,24 +134,16 @@ def full_precision() -> Iterator[None]:
 
 
 def answers_directly(model: Any) -> bool:
-    """Whether a model can give log-probs alone: its frozen head is a plain one, and its logits go out as they are.
-
-    Where a model caps or scales them, it does so to what the head returns: found by a pass over one token, once.
-    """
+    """Whether a model can give log-probs alone: its head is frozen, and `notice` saw its logits go out as they are."""
     head = model.get_output_embeddings()
-    if not isinstance(head, Head) or (head.weight.requires_grad and torch.is_grad_enabled()):
-        return False
-    if model not in _plain:
-        heard: list[Tensor] = []
-        listening = head.register_forward_hook(lambda *call: heard.append(call[-1]))
-        try:
-            with torch.no_grad():
-                ids = torch.tensor([[3]], device=head.weight.device)
-                logits = model(input_ids=ids, use_cache=False).logits
-        finally:
-            listening.remove()
-        _plain[model] = len(heard) == 1 and logits is heard[0]
-    return _plain[model]
+    return isinstance(head, Head) and head.plain and not (head.weight.requires_grad and torch.is_grad_enabled())
+
+
+def notice(model: Any, logits: Tensor) -> None:
+    """Learn from a pass whether a model returns its head's logits as they are, or scales or caps them."""
+    head = model.get_output_embeddings()
+    if isinstance(head, Head):
+        head.plain, head.said = head.said is not None and head.said() is logits, None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from recalign.common.errors import RecalignError
 from recalign.llm import lower_half
-from recalign.llm.head import answers_directly, only, widen_head
+from recalign.llm.head import answers_directly, notice, only, widen_head
 from recalign.llm.packing import SHARED_ATTENTION, check, pack, packed_row
 
 POSITIONAL_LAYERS = {"full_attention", "sliding_attention"}  # kinds of layer that only look at ids' positions
@@ -59,8 +59,11 @@ def shared_logprobs(
             logits_to_keep=row.keep,
             use_cache=False,
         ).logits
-    # fp32: log-softmax in bf16 loses what objectives compare
-    logprobs = said if direct else _TokenLogprobs.apply(said[0].float(), row.rows, row.tokens)
+    if direct:
+        logprobs = said
+    else:  # fp32: log-softmax in bf16 loses what objectives compare
+        notice(base, said)
+        logprobs = _TokenLogprobs.apply(said[0].float(), row.rows, row.tokens)
     lengths = row.valid.sum(-1)
     return ResponseLogprobs(logprobs.masked_fill(~row.valid, 0.0).sum(-1), lengths, lengths > 0)
 
