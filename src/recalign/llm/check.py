@@ -174,9 +174,7 @@ def _on_weights(model: torch.nn.Module, twin: Verdict) -> Verdict:
             if twin.way == Way.ALONE:
                 return twin
             attention = base.config._attn_implementation
-            for _ in range(
-                2
-            ):  # from the second pass on log-probs may come from the head alone (`head.answers_directly`)
+            for _ in range(2):  # the second pass may take log-probs from the head alone (`head.notice`)
                 other, _ = _measured(model, SCORERS[twin.way], case, gradient=False)
     finally:
         model.train(training)
