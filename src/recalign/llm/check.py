@@ -124,14 +124,19 @@ def compare(model: torch.nn.Module, case: Case, *, gradient: bool, limit: Callab
 
 
 def example(vocabulary: int, special: set[int]) -> Case:
-    """Three prompts, one of a token, and ragged responses; the longest sequence has 26 tokens, past a twin's window."""
+    """Three prompts that begin alike, one of a token, and ragged responses, some of which begin alike too.
+
+    The longest sequence has 26 tokens, past a twin's window.
+    """
     drawn = torch.Generator().manual_seed(0)
     plain = [token for token in range(3, min(vocabulary, 1000)) if token not in special]
 
     def ids(n: int) -> list[int]:
         return [plain[place] for place in torch.randint(len(plain), (n,), generator=drawn).tolist()]
 
-    return [ids(14), ids(1), ids(22)], [[ids(3), ids(1), ids(5)], [ids(2)], [ids(4), ids(2), ids(3), ids(3)]]
+    first, title = ids(14), ids(3)
+    prompts = [first, first[:1], [*first[:6], *ids(16)]]
+    return prompts, [[title, ids(1), [*title[:2], *ids(3)]], [ids(2)], [ids(4), ids(2), title, [*title[:1], *ids(2)]]]
 
 
 def on_twin(twin: PreTrainedModel) -> Verdict:

@@ -1,4 +1,4 @@
-"""The one scorer: log-probabilities of several short responses after one prompt, with the prompt encoded once.
+"""The one scorer: log-probabilities of several short responses after one prompt, what begins alike encoded once.
 
 SFT, the objectives, the reference store, ranking, profiles and serving all call `response_logprobs`.
 """

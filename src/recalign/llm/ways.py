@@ -1,6 +1,6 @@
 """The three ways to compute what responses score after a prompt; `scoring` takes the fastest that `check` found right.
 
-Shared: all prompts in one flat row, each encoded once. Batched: a right-padded sequence a response. One by one: a
+Shared: all prompts in one flat row, what begins alike once. Batched: a right-padded sequence a response. One by one: a
 forward pass a response, which is what the other two must equal.
 """
 
