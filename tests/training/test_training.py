@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +17,11 @@ import pytest
 import tiny
 import torch
 from rounding import rounding
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from training_world import LONG, World, make_params, make_world, shared_params, write_pairs
 
 from recalign.common.artifacts import file_digest, folder_digest, verify
 from recalign.common.errors import RecalignError
-from recalign.llm.lower_half import LowerHalf
 from recalign.llm.packing import pack
 from recalign.objectives.presets import PRESETS, build_objective
 from recalign.params.sft import SftParams
@@ -473,28 +471,6 @@ def test_alignment_repeats_byte_for_byte(world):
     first, second = (adapter(world.align(make_params(), name=name)) for name in ("align-a", "align-b"))
     assert first == second
     assert first != adapter(world.root / "sft")
-
-
-def test_a_policy_begins_where_its_reference_left_the_lower_layers(tmp_path, monkeypatch):
-    """Every prompt of training and validation; without what the reference left, the same is learned."""
-    world, params, found = make_world(tmp_path), make_params(lora__layers=1), []
-    world.sft(params)
-    world.reference(params)
-    own = LowerHalf._read
-
-    def noted(self, name, tokens):
-        found.append(own(self, name, tokens) is not None)
-        return own(self, name, tokens)
-
-    monkeypatch.setattr(LowerHalf, "_read", noted)
-    begun = load_file(world.align(params) / "adapter_model.safetensors")
-    assert len(found) > 100
-    assert all(found)
-    shutil.rmtree(tmp_path / "cache" / "lower-half")
-    whole = load_file(world.align(params, name="whole") / "adapter_model.safetensors")
-    assert not all(found)
-    for name, weight in begun.items():
-        torch.testing.assert_close(weight, whole[name], rtol=1e-3, atol=1e-5)
 
 
 def test_an_unknown_objective_is_refused_before_anything_is_loaded(world):

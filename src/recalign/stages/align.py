@@ -6,7 +6,7 @@ from typing import Any
 from recalign import project as layout
 from recalign.common import columns as c
 from recalign.common.artifacts import digest_of
-from recalign.llm.base import LOWER_HALF, LanguageModel, load_language_model
+from recalign.llm.base import LanguageModel, load_language_model
 from recalign.objectives.presets import build_objective
 from recalign.params.align import AlignParams
 from recalign.params.load import Params
@@ -46,7 +46,6 @@ def align(
     loss = build_objective(objective, seed=params.seed, **params.align.of(objective))
     lm = load_language_model(
         base, params.base, adapter=sft, trainable=True, seed=params.seed, threads=params.threads,
-        lower_half=cache / LOWER_HALF,
     )  # fmt: skip
     examples = read_preference_examples(params, prepared, pairs, lm.tokenizer)
     references = reference_sums(read_store(reference), lm.digest, [*examples[c.TRAIN], *examples[c.VALIDATION]])

@@ -8,7 +8,7 @@ from recalign import project as layout
 from recalign.common import artifacts
 from recalign.common.forecast import WEIGHTS_MB, memory_mb, reading_forecast
 from recalign.common.run_log import note_costs
-from recalign.llm.base import LOWER_HALF, load_language_model
+from recalign.llm.base import load_language_model
 from recalign.params.load import Params
 from recalign.training.examples import read_preference_examples
 from recalign.training.reference import Store, compute, keys_of, missing_examples, read_store, store_table
@@ -31,9 +31,7 @@ def reference(
     A killed run keeps what it had computed up to `checkpoint_seconds` before. Raises RecalignError where there are no
     pairs or the adapter belongs to another base.
     """
-    lm = load_language_model(
-        base, params.base, adapter=sft, seed=params.seed, threads=params.threads, lower_half=cache / LOWER_HALF
-    )
+    lm = load_language_model(base, params.base, adapter=sft, seed=params.seed, threads=params.threads)
     splits = read_preference_examples(params, prepared, pairs, lm.tokenizer)
     examples = [example for split in splits.values() for example in split]
     needed = {key for example in examples for key in keys_of(lm.digest, example)}

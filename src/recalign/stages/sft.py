@@ -8,7 +8,7 @@ from recalign import project as layout
 from recalign.common import columns as c
 from recalign.common.artifacts import digest_of, read_json
 from recalign.data.records import Items
-from recalign.llm.base import LOWER_HALF, load_language_model
+from recalign.llm.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import profile_texts, read_told
@@ -43,7 +43,6 @@ def sft(
     items, summary = Items.read(prepared), read_json(prepared / "summary.json")
     lm = load_language_model(
         base, params.base, new_adapter=params.lora, trainable=True, seed=params.seed, threads=params.threads,
-        lower_half=cache / LOWER_HALF,
     )  # fmt: skip
     builder = PromptBuilder(lm.tokenizer, items, params.prompt, summary["noun"], clock=summary["clock"])
     told = read_told(profiles, params.profiles.engine) if params.prompt.profile else nobody
