@@ -139,6 +139,6 @@ def _pairs(names: Sequence[str], about: Mapping[str, System], baseline: str, llm
         pairs += [(llm, other) for other in dict.fromkeys((baseline, "popularity"))]
     for name in names:
         if about[name].kind == TRANSFERRED:
-            alike = about[name].trained_as
+            alike = about[name].trained_as or ""
             pairs += [(name, alike if alike in names else llm or UNTRAINED), (name, UNTRAINED)]
     return [pair for pair in dict.fromkeys(pairs) if set(pair) <= set(names)]
