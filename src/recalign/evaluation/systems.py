@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -11,8 +11,11 @@ from recalign.common.errors import RecalignError
 from recalign.evaluation.ranking_rule import CHOSEN_BY, RankingRule
 from recalign.evaluation.ranks import FULL
 
-LLM, ID, FUSION, ORACLE = "llm", "id", "fusion", "oracle"  # kinds of system; an oracle knows the truth: no baseline
-TRANSFERRED = "transferred"  # a language model whose adapter another run trained: measured, never the best one
+LLM: Final = "llm"  # kinds of system
+ID: Final = "id"
+FUSION: Final = "fusion"
+ORACLE: Final = "oracle"  # it knows the truth: no baseline
+TRANSFERRED: Final = "transferred"  # a language model whose adapter another run trained: measured, never the best one
 LANGUAGE_MODELS = (LLM, TRANSFERRED)
 PREFIX = "llm-"  # begins the name of every system that is a language model
 UNTRAINED, TUNED = f"{PREFIX}base", f"{PREFIX}sft"

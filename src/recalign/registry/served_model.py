@@ -37,7 +37,7 @@ RANKED = Object([
     Property("score", DataType.double),
 ])  # fmt: skip
 TEXT, TEXTS = DataType.string, Array(DataType.string)
-OUTPUTS = {
+OUTPUTS: dict[str, DataType | Array] = {
     "model": TEXT, "version": TEXT, "system": TEXT, "ranked_by": TEXT, "items": Array(RANKED), "preference": TEXT,
     "inferred_by": TEXT, "evidence": TEXTS, "unknown": TEXTS,
 }  # fmt: skip
