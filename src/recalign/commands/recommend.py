@@ -127,6 +127,10 @@ def _print(answer: dict[str, Any], history: Sequence[str], system: str) -> None:
     table.add_column("title")
     table.add_column("id", justify="right")
     table.add_column("score", justify="right")
+    some_new = any("read_by" in item for item in answer["items"])
+    if some_new:
+        table.add_column("")
     for place, item in enumerate(answer["items"], start=1):
-        table.add_row(str(place), escape(item["title"]), str(item["item_id"]), f"{item['score']:.2f}")
+        told = [f"new item: read by {item['read_by']}" if "read_by" in item else ""] if some_new else []
+        table.add_row(str(place), escape(item["title"]), str(item["item_id"]), f"{item['score']:.2f}", *told)
     console.print(table)
