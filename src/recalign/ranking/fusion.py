@@ -92,12 +92,13 @@ class Fusion:
 
     def _fused(self, scores: Mapping[str, Floats], over: Bools | None = None) -> Floats:
         """[B, C] by these weights alone, standardised over the columns `over` [B, C]; a row without one: over all."""
-        missing = [name for name in self.used if name not in scores]
+        read = {name: weight for name, weight in self.used.items() if weight > 0 or name in scores}
+        missing = [name for name in read or self.used if name not in scores]
         if missing:
             fitted = ", ".join(self.weights)
             raise RecalignError(f"fusion was fitted with {fitted}; the scores of {missing[0]} are missing")
-        parts = _stacked({name: scores[name] for name in self.used}, None if over is None else or_all(over))
-        fused: Floats = parts @ np.array(list(self.used.values()))
+        parts = _stacked({name: scores[name] for name in read}, None if over is None else or_all(over))
+        fused: Floats = parts @ np.array(list(read.values()))
         return fused
 
     @property

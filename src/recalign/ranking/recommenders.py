@@ -15,7 +15,7 @@ from recalign.evaluation.systems import FUSION, ID, LLM, ORACLE, UNTRAINED, Syst
 from recalign.llm.adapters import adapter_digest
 from recalign.params.recommenders import RecommenderName
 from recalign.project import Project
-from recalign.ranking.fusion import FittedFusion, Fusion, Part
+from recalign.ranking.fusion import FittedFusion, Fusion, Part, standardised
 from recalign.ranking.made_by import recommender_artifacts
 from recalign.ranking.measured import Measured
 from recalign.ranking.trial import Ranker, rank_catalogue, sampled_ranks, scores_of
@@ -137,8 +137,11 @@ def _fusion_of_new_items(
     names = list(known.weights)
     if trials.new_weighing:
         ids = {name: scores for name in names if (scores := measured[name].new_weighing) is not None}
-        new = Fusion.fit(ids, trials.new_weighing.target_index)
-        few = {name: scores for name in names if (scores := measured[name].new_validation) is not None}
+        # one that scores all new items alike has nothing to say; the minimiser would leave it a millionth of a weight
+        telling = {name: scores for name, scores in ids.items() if standardised(scores).any()}
+        new = Fusion.fit(telling or ids, trials.new_weighing.target_index)
+        asked = [*new.weights, *([llm] if llm else [])]
+        few = {name: scores for name in asked if (scores := measured[name].new_validation) is not None}
         if llm in few and trials.new_validation:
             new = new.joined(llm, few, trials.new_validation.target_index)
         log.info("fusion: new items by %s, fitted on %d hidden cases", new.sentence, len(trials.new_weighing.cases))
