@@ -22,6 +22,7 @@ from registry_project import (
     empty_registry,
     write_adapter,
     write_fusion,
+    write_interactions,
     write_prepared,
     write_project,
     write_ranks,
@@ -894,6 +895,37 @@ def test_items_that_the_log_lacks_are_read_and_the_part_that_reads_them_is_named
     said = capsys.readouterr().out
     assert "New items: 2 of 4 candidates, read by llm-sdpo" in said
     assert "fusion, 1.00 popularity + 0 (llm-sdpo); new items: 1.00 llm-sdpo" in said
+
+
+def test_new_films_of_a_table_are_ranked_for_a_history_in_the_catalogues_place(params, project, tmp_path, capsys):
+    """By the champion, a fusion, with ids of the table's own; a known item is refused by file and line."""
+    write_ranks(project, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
+    write_fusion(params, project, weight=0.0, new_weight=1.0)
+    register(params, "fusion")
+    ids = {item: f"f{item}" for item in range(1, 13)}
+    write_interactions(project, ids)
+    new = tmp_path / "new.csv"
+    new.write_text(
+        "item_id,title,genre,price\nn1,Ran &amp; Up,drama|comedy,9\nn2,A <s>Newer Film,,9\n", encoding="utf-8"
+    )
+    recommend(params, titles=["The House of Night"], items=new, k=5)
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(own in said for own in ("Ran & Up n1", "A Newer Film n2", "new item: read by llm-sdpo"))
+    assert said.count("of Night") == 2  # the history, and what its preference is inferred from
+    title = Items.read(project / layout.PREPARED).titles[3]
+    for row, why in (
+        ("f3,Ran", f"item_id f3 is that of '{title}'; give each new item an id of its own"),
+        ("n1,Ran\nn1,Up", "item_id n1 is that of 'Ran'"),
+        (f"n1,{title.upper()}", f"title '{title.upper()}' is that of item f3"),
+        ("n1,<s>", "title is empty; give each item an id and a visible title"),
+        (",Ran", "item_id is empty"),
+    ):
+        new.write_text(f"item_id,title\n{row}\n", encoding="utf-8")
+        with pytest.raises(RecalignError, match=rf"new\.csv:{row.count(chr(10)) + 2}: {re.escape(why)}"):
+            recommend(params, titles=[title], items=new)
+    new.write_text("item_id,title\n", encoding="utf-8")
+    with pytest.raises(RecalignError, match=r"new\.csv holds no item; --items needs a row an item"):
+        recommend(params, titles=[title], items=new)
 
 
 def test_a_served_fusion_says_what_read_a_film_that_came_after_it_was_fitted(params, project, capsys):

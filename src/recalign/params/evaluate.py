@@ -24,8 +24,10 @@ class EvaluateParams(Section):
     popularity_manifest: bool
     adapters: tuple[FolderName, ...]
     fusion: bool
-    new_item_weights: dict[str, NonNegativeFloat]
-    new_item_offset: FiniteFloat | None
+    new_item_weights: dict[str, NonNegativeFloat] = Field(
+        default_factory=dict
+    )  # params.yaml files from before lack both
+    new_item_offset: FiniteFloat | None = None
 
     @field_validator("adapters")
     @classmethod

@@ -181,9 +181,15 @@ class Service:
         """
         return self._answered([self._read(query) for query in queries])
 
-    def answer_known(self, history: Sequence[int | str], k: int) -> dict[str, Any]:
+    def answer_known(
+        self, history: Sequence[int | str], k: int, candidates: Sequence[int] | None = None
+    ) -> dict[str, Any]:
         """The answer to a history of the catalogue's own numbers, and of texts as they are."""
-        return self._answered([Asked(list(history), None, k)])[0]
+        return self._answered([Asked(list(history), candidates, k)])[0]
+
+    def read(self, query: Query) -> list[int | str]:
+        """The history of a query in the catalogue's own numbers, and texts as they are."""
+        return list(self._read(query).history)
 
     def _answered(self, read: Sequence[Asked]) -> list[dict[str, Any]]:
         profiles = self._profiles([_known(asked.history) for asked in read])
