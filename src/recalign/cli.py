@@ -190,8 +190,12 @@ def _add_recommend(commands: Commands) -> None:
     whom.add_argument("--titles", nargs="+", metavar="TITLE", help="liked titles, oldest first")
     recommend.add_argument("--adapter", help="adapter folder or models:/ URI (default: champion, else challenger)")
     recommend.add_argument("-k", type=int, default=10, help="how many (default: 10)")
+    told = "rank the new items of this CSV (item_id,title and the catalogue's attributes) in its place"
+    recommend.add_argument("--items", type=Path, metavar="CSV", help=told)
     recommend.set_defaults(
-        run=lambda a: _call("recommend")(_params(), user=a.user, titles=a.titles, adapter=a.adapter, k=a.k)
+        run=lambda a: _call("recommend")(
+            _params(), user=a.user, titles=a.titles, adapter=a.adapter, k=a.k, items=a.items
+        )
     )
 
 

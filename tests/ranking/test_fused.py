@@ -5,18 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import tiny
 import torch
+from fusion_world import HISTORY, ITEMS, TITLES, item_knn, tiny_llm
 
-from recalign.data.records import Case, Example, Items, hashed_order
+from recalign.data.records import Case, Example, hashed_order
 from recalign.evaluation.metrics import draw_lots
 from recalign.evaluation.ranking_rule import RankingRule
-from recalign.llm.base import LanguageModel
-from recalign.llm.prompts import PromptBuilder
 from recalign.params.load import load_params
-from recalign.params.prompt import PromptParams
 from recalign.project import BASELINES, Project
 from recalign.ranking import fused as under_test
 from recalign.ranking.fused import FusedRecommender
@@ -25,33 +22,10 @@ from recalign.ranking.language_model import Asked, LanguageModelRecommender
 from recalign.ranking.trial import Trial, rank_catalogue, whole_catalogue
 from recalign.ranking.trials import Trials
 from recalign.ranking.whole_catalogue import catalogue_ranks, fused_recommender
-from recalign.recommenders.item_knn import ItemKNN, Settings, fitter
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recommender import Request
 from recalign.recommenders.transplanted import Transplanted, on_catalogue
 from recalign.stages.fuse import fusion_in_whole_catalogue
-
-FIRST = ("House", "Secret", "Last", "Winter", "Return", "King", "Story", "Fall", "Legend", "Heart")
-SECOND = ("River", "Fire", "Night", "Stone", "Glass", "Road", "Song", "Dream", "Storm", "Gate")
-TITLES = [f"{place} {one} of {other}" for place in ("The", "A") for one in FIRST for other in SECOND]
-ITEMS = tiny.items(TITLES)
-HISTORY = [3, 40, 77]
-
-
-def item_knn(catalogue: Items) -> ItemKNN:
-    """Fitted on 60 users who like eight items each."""
-    rng = np.random.default_rng(0)
-    liked = np.concatenate([rng.choice(catalogue.ids, 8, replace=False) for _ in range(60)])
-    events = pa.table({"user_id": np.repeat(np.arange(60), 8), "item_id": liked, "position": np.tile(np.arange(8), 60)})
-    return fitter(catalogue, events)(Settings())
-
-
-def tiny_llm(catalogue: Items) -> LanguageModelRecommender:
-    identity = {"id": "tiny", "revision": "1", "sha256": "0"}
-    model = LanguageModel(tiny.model(), tiny.tokenizer(), torch.device("cpu"), "fp32", "none", identity, "digest")
-    params = PromptParams(form="history", history=8, training_history=8, profile=False, max_title_tokens=24)
-    builder = PromptBuilder(model.tokenizer, catalogue, params, "films")
-    return LanguageModelRecommender(model, builder, catalogue, "llm-tiny")
 
 
 @pytest.fixture(scope="module")

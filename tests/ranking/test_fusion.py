@@ -2,31 +2,13 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from fusion_world import cases, ndcg
 
 from recalign.common.errors import RecalignError
-from recalign.evaluation.metrics import draw_lots, metric_values, target_ranks
 from recalign.ranking.fusion import RIDGE, FittedFusion, Fusion, Part, read_fusion, standardised
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-
-
-def cases(strengths: dict[str, float], count: int = 400, seed: int = 0) -> tuple[dict[str, Floats], list[int]]:
-    """Noise of 10 candidates a system, to which the target's own strength is added."""
-    rng = np.random.default_rng(seed)
-    targets = rng.integers(10, size=count)
-    scores = {name: rng.normal(size=(count, 10)) for name in strengths}
-    for name, strength in strengths.items():
-        scores[name][np.arange(count), targets] += strength
-    return scores, targets.tolist()
-
-
-def ndcg(scores: Floats, targets: list[int]) -> float:
-    lots = draw_lots([str(case) for case in range(len(targets))], np.arange(10))
-    return float(metric_values("ndcg_at_10", target_ranks(scores, targets, lots)).mean())
 
 
 def test_a_row_has_mean_zero_and_deviation_one() -> None:

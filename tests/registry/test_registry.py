@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from registry_project import (
     empty_registry,
     write_adapter,
     write_fusion,
+    write_interactions,
     write_prepared,
     write_project,
     write_ranks,
@@ -33,10 +35,12 @@ from recalign import project as layout
 from recalign.commands.compare import compare
 from recalign.commands.opened import open_adapter
 from recalign.commands.rank import rank as rank_lists
+from recalign.commands.recommend import _print as print_answer
 from recalign.commands.recommend import recommend
 from recalign.commands.register import one_at_a_time, register
 from recalign.common.artifacts import file_digest, read_parquet, write_json, write_parquet
 from recalign.common.errors import RecalignError
+from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.ranks import SystemRanks
 from recalign.llm.adapters import adapter_digest
@@ -47,7 +51,7 @@ from recalign.ranking.package import read_settings
 from recalign.ranking.trial import rank_sampled, read_trial
 from recalign.registry.lineage import check_params_ran
 from recalign.registry.promotion import aliased, champions, current, download_adapter, promote, rollback
-from recalign.registry.serving import load_recommender
+from recalign.registry.serving import Query, Service, load_recommender
 from recalign.registry.tracking import EACH_CALL, connect, experiment, tracking_uri
 
 ROOT = Path(__file__).parents[2]
@@ -876,3 +880,67 @@ def test_the_fusion_ranks_anyones_lists_with_recommenders_fitted_on_their_log(pa
     assert "fusion, 0.99 popularity + 0.01 llm-sdpo" in capsys.readouterr().out
     with pytest.raises(RecalignError, match="--fusion needs --train"):
         rank_lists(params, *given, fusion=True)
+
+
+def test_items_that_the_log_lacks_are_read_and_the_part_that_reads_them_is_named(params, project, tmp_path, capsys):
+    """Popularity knows nothing of film 5, so it stands below the films that it ranks."""
+    write_fusion(params, project, weight=0.0, new_weight=1.0)
+    (tmp_path / "items.csv").write_text("item_id,title\n1,Alien\n2,Heat\n4,Jaws\n5,Up\n6,Ran\n", encoding="utf-8")
+    (tmp_path / "train.csv").write_text("user_id,item_id\n1,4\n2,4\n3,1\n1,2\n", encoding="utf-8")
+    case = {"case": 0, "user_id": 7, "history": [1], "candidates": [5, 2, 6, 4], "target": 5}
+    (tmp_path / "cases.jsonl").write_text(json.dumps(case) + "\n", encoding="utf-8")
+    given = tmp_path / "cases.jsonl", tmp_path / "items.csv", tmp_path / "out.jsonl"
+    rank_lists(params, *given, fusion=True, train=tmp_path / "train.csv")
+    assert json.loads((tmp_path / "out.jsonl").read_text())["ranked"][:2] == [4, 2]
+    said = capsys.readouterr().out
+    assert "New items: 2 of 4 candidates, read by llm-sdpo" in said
+    assert "fusion, 1.00 popularity + 0 (llm-sdpo); new items: 1.00 llm-sdpo" in said
+
+
+def test_new_films_of_a_table_are_ranked_for_a_history_in_the_catalogues_place(params, project, tmp_path, capsys):
+    """By the champion, a fusion, with ids of the table's own; a known item is refused by file and line."""
+    write_ranks(project, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
+    write_fusion(params, project, weight=0.0, new_weight=1.0)
+    register(params, "fusion")
+    ids = {item: f"f{item}" for item in range(1, 13)}
+    write_interactions(project, ids)
+    new = tmp_path / "new.csv"
+    new.write_text(
+        "item_id,title,genre,price\nn1,Ran &amp; Up,drama|comedy,9\nn2,A <s>Newer Film,,9\n", encoding="utf-8"
+    )
+    recommend(params, titles=["The House of Night"], items=new, k=5)
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(own in said for own in ("Ran & Up n1", "A Newer Film n2", "new item: read by llm-sdpo"))
+    assert said.count("of Night") == 2  # the history, and what its preference is inferred from
+    title = Items.read(project / layout.PREPARED).titles[3]
+    for row, why in (
+        ("f3,Ran", f"item_id f3 is that of '{title}'; give each new item an id of its own"),
+        ("n1,Ran\nn1,Up", "item_id n1 is that of 'Ran'"),
+        (f"n1,{title.upper()}", f"title '{title.upper()}' is that of item f3"),
+        ("n1,<s>", "title is empty; give each item an id and a visible title"),
+        (",Ran", "item_id is empty"),
+    ):
+        new.write_text(f"item_id,title\n{row}\n", encoding="utf-8")
+        with pytest.raises(RecalignError, match=rf"new\.csv:{row.count(chr(10)) + 2}: {re.escape(why)}"):
+            recommend(params, titles=[title], items=new)
+    new.write_text("item_id,title\n", encoding="utf-8")
+    with pytest.raises(RecalignError, match=r"new\.csv holds no item; --items needs a row an item"):
+        recommend(params, titles=[title], items=new)
+
+
+def test_a_served_fusion_says_what_read_a_film_that_came_after_it_was_fitted(params, project, capsys):
+    """On a newer catalogue: the log counts events of it by now, but the recommenders of the package know none."""
+    write_ranks(project, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
+    write_fusion(params, project, weight=0.0, new_weight=1.0)
+    register(params, "fusion")
+    package = download_adapter("models:/recalign@champion").parent
+    with_a_newer_film(project / layout.PREPARED)
+    newer = Items.read(project / layout.PREPARED)
+    newer = replace(newer, train_events=dict.fromkeys(newer.ids, 5))
+    fused = load_recommender(package, project / layout.BASE, newer)
+    service = Service.of(read_settings(package), fused, RawIds({}))
+    answer = service.answer(Query.of({"history": [1], "candidates": [2, 99, 3]}))
+    assert [(item["item_id"], item.get("read_by")) for item in answer["items"]][-1] == (99, "llm-sdpo")
+    assert not any("read_by" in item for item in answer["items"][:2])
+    print_answer(answer, ["Alien"], "the fusion")
+    assert "new item: read by llm-sdpo" in " ".join(capsys.readouterr().out.split())

@@ -150,8 +150,11 @@ def as_evaluated(root: Path) -> None:
     write_json(path, {name: about | {"artifacts": made_by(root, name)} for name, about in systems.items()})
 
 
-def write_fusion(params: Params, root: Path, weight: float = 0.5) -> None:
-    """Popularity as data/baselines keeps it, and a fusion of it with the S-DPO adapter, as evaluate would fit it."""
+def write_fusion(params: Params, root: Path, weight: float = 0.5, new_weight: float | None = None) -> None:
+    """Popularity as data/baselines keeps it, and a fusion of it with the S-DPO adapter, as evaluate would fit it.
+
+    new_weight: the adapter's among items without train events, where popularity has none; None: as among all others.
+    """
     catalogue = Items.read(root / layout.PREPARED)
     events = pa.table({"item_id": [item for item in catalogue.ids for _ in range(catalogue.popularity[item])]})
     with folder(root / layout.BASELINES / "popularity") as partial:
@@ -159,10 +162,15 @@ def write_fusion(params: Params, root: Path, weight: float = 0.5) -> None:
     digest = adapter_digest(root / layout.ALIGN / "sdpo")
     FittedFusion(
         parts={
-            "popularity": Part(weight=1.0, digest=folder_digest(root / layout.BASELINES / "popularity")),
-            "llm-sdpo": Part(weight=weight, digest=digest),
+            "popularity": Part(
+                weight=1.0,
+                digest=folder_digest(root / layout.BASELINES / "popularity"),
+                new_weight=None if new_weight is None else 0.0,
+            ),
+            "llm-sdpo": Part(weight=weight, digest=digest, new_weight=new_weight),
         },
         language_model="llm-sdpo", manifest="uniform", manifest_digest="first", cases=8, recommender_cases=20,
+        cold_events=None if new_weight is None else 1,
     ).write(root / layout.RANKS)  # fmt: skip
 
 

@@ -2,7 +2,9 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,7 @@ def rank(
     write_text(out, "".join(_line(*row) for row in zip(asked, ranks.tolist(), scores, lots, strict=True)))
     own = scores[np.arange(len(asked)), places]
     keys = [(str(case.case), case.user_id) for case in asked]
+    _say_new(system, lists)
     outcome = in_case_order(system.name, "given lists", cases.name, file_digest(cases), keys, ranks, own)
     _print(params, outcome, ranked_by, asked, out)
 
@@ -90,16 +93,28 @@ def _fused(params: Params, catalogue: Items, train: Path | None) -> tuple[Ranker
     from recalign.commands.opened import open_adapter
     from recalign.ranking.fused import FusedRecommender
     from recalign.ranking.package import adapter_folder
-    from recalign.recommenders.train_log import fit_on_log
+    from recalign.recommenders.train_log import fit_on_log, read_train_log
 
     if train is None:
         raise RecalignError("--fusion needs --train: an interactions CSV (user_id,item_id)")
     fitted = read_fusion(RANKS)
     ids = {name: fit_on_log(name, catalogue, train, params) for name in fitted.recommenders}
+    counted = Counter(read_train_log(train, catalogue)[0][c.ITEM].to_pylist())
+    new = fitted.new_items(replace(catalogue, train_events={item: counted[item] for item in catalogue.ids}))
     _, model = open_adapter(params, str(adapter_folder(fitted.language_model, Path())), catalogue)
     if not isinstance(model, LanguageModelRecommender):
         raise RecalignError(f"{fitted.language_model} is no language model; run 'dvc repro' to fit the fusion again")
-    return FusedRecommender(fitted.fusion, ids, catalogue, model), fitted.fusion.sentence
+    return FusedRecommender(fitted.fusion, ids, catalogue, model, new), fitted.fusion.sentence
+
+
+def _say_new(system: Ranker, lists: Sequence[Sequence[int]]) -> None:
+    """Which part spoke for items that the log does not know."""
+    from recalign.ranking.fused import FusedRecommender
+
+    if isinstance(system, FusedRecommender) and system.new_items:
+        listed = [item for items in lists for item in items]
+        new = sum(item in system.new_items for item in listed)
+        print(f"New items: {new} of {len(listed)} candidates, read by {system.fusion.read_by}")
 
 
 def _line(case: FileCase, rank: int, scores: Floats, lots: Lots) -> str:

@@ -32,16 +32,19 @@ def recommend(
     titles: Sequence[str] | None = None,
     adapter: str | None = None,
     k: int = 10,
+    items: Path | None = None,
     prepared: Path = PREPARED,
     interactions: Path = INTERACTIONS,
 ) -> None:
     """Print the k best items of the catalogue for a user's whole history, or for liked titles (oldest first).
 
     user and the items' ids are those of the log, not the numbers that stages count with. adapter: a folder or models:/
-    URI; else the champion, else the challenger, else the project's own best adapter.
+    URI; else the champion, else the challenger, else the project's own best adapter. items: a CSV of new items, which
+    are ranked in the catalogue's place (`with_new_items`).
     Raises RecalignError for an unknown user, no history, k below 1, or no adapter to ask.
     """
     from recalign.commands.opened import open_adapter
+    from recalign.data.case_file import with_new_items
     from recalign.data.raw_ids import RawIds
     from recalign.registry.serving import Query, Service
 
@@ -51,12 +54,17 @@ def recommend(
     history = [] if user is None else user_history(prepared, user, RawIds.of_users(interactions))
     if not history and not titles:
         raise RecalignError("there is no history to start from; give --user ID or --titles TITLE …")
+    raw, new = RawIds.of_items(interactions), None
+    if items is not None:
+        catalogue, raw, new = with_new_items(items, catalogue, raw)
     chosen = adapter or _default_adapter(params)
     settings, recommender = open_adapter(params, chosen, catalogue) if adapter else _opened(params, chosen, catalogue)
-    service = Service.of(settings, recommender, RawIds.of_items(interactions))
-    liked = list(titles or [])
-    answer = service.answer_known(history, k) if history else service.answer(Query.of({"history": liked, "k": k}))
-    _print(answer, [catalogue.titles[item] for item in history] or liked, f"{chosen}, {settings.catalogue_sentence}")
+    service = Service.of(settings, recommender, raw)
+    liked: list[int | str] = list(titles or [])
+    read = history or service.read(Query.of({"history": liked, "k": k}))
+    answer = service.answer_known(read, k, new)
+    by = settings.catalogue_sentence if new is None else settings.sentence
+    _print(answer, [catalogue.titles[item] for item in history] or list(titles or []), f"{chosen}, {by}")
 
 
 def user_history(prepared: Path, user: str, raw: "RawIds") -> list[int]:
@@ -127,6 +135,10 @@ def _print(answer: dict[str, Any], history: Sequence[str], system: str) -> None:
     table.add_column("title")
     table.add_column("id", justify="right")
     table.add_column("score", justify="right")
+    some_new = any("read_by" in item for item in answer["items"])
+    if some_new:
+        table.add_column("")
     for place, item in enumerate(answer["items"], start=1):
-        table.add_row(str(place), escape(item["title"]), str(item["item_id"]), f"{item['score']:.2f}")
+        told = [f"new item: read by {item['read_by']}" if "read_by" in item else ""] if some_new else []
+        table.add_row(str(place), escape(item["title"]), str(item["item_id"]), f"{item['score']:.2f}", *told)
     console.print(table)

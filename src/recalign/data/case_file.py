@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,11 +15,15 @@ from numpy.typing import NDArray
 
 from recalign.common import columns as c
 from recalign.common.errors import RecalignError
+from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
+from recalign.data.titles import safe_title
 
+log = logging.getLogger(__name__)
 CASE = "case"
 FIELDS = "case, user_id, history, candidates, target"
 SMALLEST, LARGEST_ID = -(2**63), 2**63 - 1  # what a column of 64-bit whole numbers holds
+LONGEST_TITLE = 200  # characters, as stage validate cuts them
 LONGEST = 100_000  # characters of a field: a longer one is a quote left open, or no table
 
 
@@ -56,6 +61,45 @@ def read_catalogue(path: Path) -> Items:
         raise RecalignError(f"{path} holds no item; --items needs a row an item")
     ids = tuple(sorted(titles))
     return Items(ids, titles, {item: {} for item in ids}, dict.fromkeys(ids, 0))
+
+
+def with_new_items(path: Path, catalogue: Items, raw: RawIds) -> tuple[Items, RawIds, list[int]]:
+    """The catalogue and its ids with the items of a CSV (item_id, title, attributes) beside them, and their numbers.
+
+    Attributes are the columns of the catalogue's own names, their values divided by "|"; other columns are named in the
+    log. Titles are cleaned as stage `validate` does. Raises RecalignError naming file and line as `read_catalogue`
+    does, and for an id or a title that the catalogue has already: such an item is not new.
+    """
+    known = {name for own in catalogue.attributes.values() for name in own}
+    texts = {item: str(raw.shown(item)) for item in catalogue.ids} | dict(raw.texts)
+    taken = {text: catalogue.titles.get(item, "an item that the log was cleaned of") for item, text in texts.items()}
+    titled = {catalogue.titles[item].casefold(): texts[item] for item in catalogue.ids}
+    first, titles, attributes = max(texts) + 1, dict[int, str](), dict[int, dict[str, list[str]]]()
+    for line, row in _rows(path, "--items", (c.ITEM, c.TITLE)):
+        text, title, number = row[c.ITEM].strip(), safe_title(row[c.TITLE])[:LONGEST_TITLE], first + len(titles)
+        if not text or not title:
+            _refuse(path, line, f"{c.TITLE if text else c.ITEM} is empty; give each item an id and a visible title")
+        if text in taken:
+            _refuse(path, line, f"{c.ITEM} {text} is that of {taken[text]!r}; give each new item an id of its own")
+        if title.casefold() in titled:
+            other = titled[title.casefold()]
+            _refuse(path, line, f"{c.TITLE} {title!r} is that of item {other}; tell them apart, as by the year")
+        taken[text], titled[title.casefold()], texts[number], titles[number] = title, text, text, title
+        told = {name: [part.strip() for part in row[name].split("|")] for name in sorted(known & row.keys())}
+        attributes[number] = {
+            name: own for name, values in told.items() if (own := [value for value in values if value])
+        }
+    if not titles:
+        raise RecalignError(f"{path} holds no item; --items needs a row an item")
+    if unread := sorted(row.keys() - known - {c.ITEM, c.TITLE}):
+        log.info("%s: not read, for the catalogue has no such attribute: %s", path, ", ".join(unread))
+    none = dict.fromkeys(titles, 0)
+    more = replace(
+        catalogue, ids=(*catalogue.ids, *titles), titles=catalogue.titles | titles,
+        attributes=catalogue.attributes | attributes, popularity=catalogue.popularity | none,
+        train_events=catalogue.train_events | none,
+    )  # fmt: skip
+    return more, RawIds(texts), list(titles)
 
 
 def read_file_cases(

@@ -26,7 +26,8 @@ class System(BaseModel):
     """One system as system.json and systems.json keep it; what a kind has not is left out.
 
     ranked_by: the kind of rule (language models) or words; validation: metric -> mean over the validation cases;
-    artifacts: role -> digest of what scored, None in files of earlier versions; weights: a fusion's parts; tried: the
+    artifacts: role -> digest of what scored, None in files of earlier versions; weights: a fusion's parts, new_weights:
+    among new items, empty where it has none of their own; tried: the
     rules and what each reached; trained_as, trained_on: where an adapter from elsewhere was at home; digests: view and
     manifest ("warm/uniform") -> digest of the cases that were scored.
     """
@@ -44,6 +45,7 @@ class System(BaseModel):
     catalogue_ranked_by: str | None = None
     tried: tuple[dict[str, Any], ...] = ()
     weights: dict[str, float] = Field(default_factory=dict)
+    new_weights: dict[str, float] = Field(default_factory=dict)
     trained_as: str | None = None
     trained_on: str | None = None
     adapter_digest: str | None = None
@@ -57,7 +59,7 @@ class System(BaseModel):
     @property
     def used(self) -> list[str]:
         """The parts of a fusion that weigh anything."""
-        return [name for name, weight in self.weights.items() if weight > 0]
+        return [name for name, weight in self.weights.items() if max(weight, self.new_weights.get(name, 0.0)) > 0]
 
     def rule(self, protocol: str = "") -> RankingRule:
         """What a language model is ranked by, among candidates or in the whole catalogue (protocol "full")."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, FiniteFloat, NonNegativeFloat, StringConstraints, field_validator
 
 from recalign.params.section import Section
 
@@ -24,6 +24,10 @@ class EvaluateParams(Section):
     popularity_manifest: bool
     adapters: tuple[FolderName, ...]
     fusion: bool
+    new_item_weights: dict[str, NonNegativeFloat] = Field(
+        default_factory=dict
+    )  # params.yaml files from before lack both
+    new_item_offset: FiniteFloat | None = None
 
     @field_validator("adapters")
     @classmethod

@@ -26,7 +26,7 @@ from recalign.evaluation.systems import LLM, TUNED, UNTRAINED, System, adapter_o
 from recalign.params.load import Params
 from recalign.project import Project
 from recalign.ranking.made_by import ADAPTER, REFERENCE, language_model_artifacts
-from recalign.ranking.measured import VALIDATION, Measured, name_of, read_measured
+from recalign.ranking.measured import NEW_VALIDATION, VALIDATION, Measured, name_of, read_measured
 from recalign.ranking.transferred import Transferred, transferred
 from recalign.ranking.trial import Trial, sampled_ranks
 from recalign.ranking.trials import Trials, digests_of, kind_of, mean_metrics
@@ -84,8 +84,11 @@ def measure_language_model(name: str, params: Params, project: Project, trials: 
     scores = {kind_of(trial): ranking_scores(choice.rule, told[_key(trial)]) for trial in trials.tested(params)}
     ranks = [sampled_ranks(name, trial, scores[kind_of(trial)]) for trial in trials.tested(params)]
     ranks += _in_whole_catalogue(name, system, params, project, trials)
+    fresh = ranking_scores(choice.rule, told[NEW_VALIDATION]) if NEW_VALIDATION in told else None
     logprobs = {key: values.logprob for key, values in raw.items()}
-    return Measured(ranks, system, scores, validation, logprobs=logprobs, answers=answers, per_thousand=spent)
+    return Measured(
+        ranks, system, scores, validation, logprobs=logprobs, answers=answers, per_thousand=spent, new_validation=fresh
+    )
 
 
 def open_language_model(
@@ -126,8 +129,8 @@ def _adapter(name: str, params: Params, project: Project) -> tuple[Path | None, 
 def _raw_scores(
     recommender: "LanguageModelRecommender", params: Params, trials: Trials
 ) -> tuple[dict[str, LogprobScores], float | None]:
-    """Raw scores of the validation cases and of each tested trial; also seconds of ranking a thousand test cases,
-    None where scores were stored by an earlier run."""
+    """Raw scores of the validation cases, those on hidden items too, and of each tested trial; also seconds of ranking
+    a thousand test cases, None where scores were stored by an earlier run."""
 
     def score(trial: Trial) -> LogprobScores:
         return LogprobScores(
@@ -135,6 +138,8 @@ def _raw_scores(
         )
 
     raw = {VALIDATION: score(trials.validation)}
+    if trials.new_validation:
+        raw[NEW_VALIDATION] = score(trials.new_validation)
     begun, stored = time.monotonic(), recommender.stored
     raw[_key(trials.main)] = score(trials.main)
     took = per_thousand(time.monotonic() - begun, len(trials.main.cases)) if recommender.stored == stored else None

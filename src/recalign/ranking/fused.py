@@ -4,6 +4,9 @@ Lists of candidates are ranked as in the evaluation: each part's scores are stan
 catalogue an ID recommender's are standardised over what is not excluded, and the language model's by the mean and
 deviation of a fixed sample of that. So a fused score is, but for a factor, the language model's with a term of the
 title's own, and the search over the tree of titles finds the best ones: that of scoring everything, few titles read.
+
+Where new items have weights of their own, known and new items are ranked apart, each standardised among its kind, and
+put together as `Fusion.together` says.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -18,7 +21,7 @@ from recalign.evaluation.metrics import Floats, order_of_equals
 from recalign.evaluation.ranking_rule import RankingRule
 from recalign.evaluation.systems import FUSION
 from recalign.params.recommenders import RecommenderName
-from recalign.ranking.fusion import Bools, Fusion, moments, standardised
+from recalign.ranking.fusion import Bools, Fusion, gap, moments, or_all, standardised
 from recalign.ranking.language_model import Asked, LanguageModelRecommender
 from recalign.ranking.trial import Ranker, scores_of
 from recalign.recommenders.recommender import Recommender, Request, Scored, cases_at_once
@@ -37,14 +40,20 @@ class FusedRecommender:
         ids: Mapping[RecommenderName, Recommender],
         catalogue: Items,
         language_model: LanguageModelRecommender | None = None,
+        new_items: Collection[int] = (),
     ) -> None:
         """`ids` by name; the language model's part is called by its own name. Without weight it is never asked, and
-        need not be given."""
+        need not be given. new_items: those of the catalogue that the fusion's weights for new items rank."""
         self.fusion = fusion
-        self.ids: dict[str, Recommender] = {name: part for name, part in ids.items() if name in fusion.used}
+        self.ids: dict[str, Recommender] = {name: part for name, part in ids.items() if name in fusion.asked}
         self.catalogue = catalogue
-        self.weight = fusion.used.get(language_model.name, 0.0) if language_model else 0.0
-        self.language_model = language_model if self.weight else None
+        self.new_items = frozenset(new_items if fusion.new else ())
+        weights = [_weight(own, language_model) for own in (fusion, fusion.new)]
+        self.language_model = language_model if any(weights) else None
+
+    def read_by(self, item: int) -> str | None:
+        """What reads a new item, as 'content + llm-sdpo'; None for one that train events tell of."""
+        return self.fusion.read_by if item in self.new_items else None
 
     @property
     def over_catalogue(self) -> RankingRule:
@@ -59,7 +68,7 @@ class FusedRecommender:
         if self.language_model:
             parts[self.language_model.name] = self.language_model
         scored = {name: scores_of(part, requests, candidates) for name, part in parts.items()}
-        return torch.from_numpy(self.fusion.scores(scored))
+        return torch.from_numpy(self.fusion.scores(scored, self._new(candidates)))
 
     def rank_items(
         self, history: Sequence[int | str], candidates: Sequence[int] | None, k: int, *, profile: str | None = None
@@ -85,46 +94,97 @@ class FusedRecommender:
 
     def _best_of_lists(self, asked: Sequence[Asked]) -> list[list[Scored]]:
         lists = [list(dict.fromkeys(each.candidates or ())) for each in asked]
-        fused = [self._by_ids([each.history], [items])[0] for each, items in zip(asked, lists, strict=True)]
+        parts = [self._id_scores([each.history], [items]) for each, items in zip(asked, lists, strict=True)]
+        new = [self._new([items]) for items in lists]
         if self.language_model:
-            wanted = [replace(each, candidates=items, k=len(items)) for each, items in zip(asked, lists, strict=True)]
-            for row, items, ranked in zip(fused, lists, self.language_model.rank_many(wanted), strict=True):
+            read = [place for place, marked in enumerate(new) if self._reads(self.language_model, marked)]
+            wanted = [replace(asked[place], candidates=lists[place], k=len(lists[place])) for place in read]
+            for place, ranked in zip(read, self.language_model.rank_many(wanted), strict=True):
                 told = {scored.item_id: scored.score for scored in ranked}
-                row += self.weight * standardised(np.array([[told[item] for item in items]]))[0]
+                parts[place][self.language_model.name] = np.array([[told[item] for item in lists[place]]])
+        fused = [self.fusion.scores(own, marked)[0] for own, marked in zip(parts, new, strict=True)]
         return [_best(row, items, each) for row, items, each in zip(fused, lists, asked, strict=True)]
 
-    def _by_ids(
-        self, histories: Sequence[Sequence[int | str]], candidates: list[list[int]] | None, over: Bools | None = None
-    ) -> Floats:
-        """[B, C] the ID recommenders' part of the fused score, or [B, items], standardised `over` some columns."""
+    def _reads(self, model: LanguageModelRecommender, new: Bools) -> bool:
+        """Whether the language model weighs anything in a list: `new` [1, C] of its items."""
+        known = bool(not new.all() and _weight(self.fusion, model))
+        return known or bool(new.any() and _weight(self.fusion.new, model))
+
+    def _id_scores(
+        self, histories: Sequence[Sequence[int | str]], candidates: list[list[int]] | None
+    ) -> dict[str, Floats]:
+        """[B, C] scores of each ID recommender, or [B, items]."""
         requests = [Request(None, tuple(item for item in history if isinstance(item, int))) for history in histories]
-        summed = np.zeros((len(requests), len(candidates[0] if candidates else self.catalogue.ids)))
-        for name, part in self.ids.items():
-            summed += self.fusion.used[name] * standardised(scores_of(part, requests, candidates), over)
-        return summed
+        return {name: scores_of(part, requests, candidates) for name, part in self.ids.items()}
+
+    def _kinds(self) -> list[tuple[Fusion, Bools]]:
+        """What ranks known items and, where there are some, new ones, with their columns [items] of the catalogue."""
+        new = self._new([list(self.catalogue.ids)])[0]
+        if self.fusion.new is None or not new.any():
+            return [(self.fusion, np.ones_like(new))]
+        return [(self.fusion, ~new), (self.fusion.new, new)]
 
     def _catalogue_scores(self, requests: list[Request]) -> Floats:
         """[B, items] by scoring every title."""
         over = self._open_to([request.unranked for request in requests])
-        fused = self._by_ids([request.history for request in requests], None, over)
-        if self.language_model:
-            fused += self.weight * standardised(scores_of(self.language_model, requests, None), self._sampled(over))
-        return fused
+        parts = self._id_scores([request.history for request in requests], None)
+        told = scores_of(self.language_model, requests, None) if self.language_model else None
+        of_kinds = []
+        for own, columns in self._kinds():
+            open_to = or_all(over & columns)
+            fused = _summed(own, parts, open_to)
+            if told is not None:
+                fused += _weight(own, self.language_model) * standardised(told, self._sampled(open_to))
+            of_kinds.append(fused)
+        if len(of_kinds) == 1:
+            return of_kinds[0]
+        new = np.broadcast_to(self._kinds()[1][1], over.shape)
+        return self.fusion.together(*of_kinds, new, over)
 
     def _best_of_catalogue(self, asked: Sequence[Asked]) -> list[list[Scored]]:
         """The best of the catalogue minus what is excluded, as `_catalogue_scores` has them."""
         over = self._open_to([each.unranked for each in asked])
-        by_ids = self._by_ids([each.history for each in asked], None, over)
-        if self.language_model:
-            return self._searched(self.language_model, asked, by_ids, self._sampled(over))
+        parts = self._id_scores([each.history for each in asked], None)
+        found = [self._best_of_kind(asked, own, columns, parts, over) for own, columns in self._kinds()]
+        return found[0] if len(found) == 1 else [self._together(*both) for both in zip(asked, *found, strict=True)]
+
+    def _best_of_kind(
+        self, asked: Sequence[Asked], own: Fusion, columns: Bools, parts: Mapping[str, Floats], over: Bools
+    ) -> list[list[Scored]]:
+        """The best by one set of weights of the items in `columns` [items]."""
+        if not columns.all():
+            others = frozenset(item for item, is_in in zip(self.catalogue.ids, columns, strict=True) if not is_in)
+            asked = [
+                replace(each, excluded=others.union(i for i in each.unranked if isinstance(i, int))) for each in asked
+            ]
+        open_to = or_all(over & columns)
+        by_ids = _summed(own, parts, open_to)
+        weight = _weight(own, self.language_model)
+        if self.language_model and weight:
+            return self._searched(self.language_model, weight, asked, by_ids, self._sampled(open_to))
         return [self._unread(row, each) for row, each in zip(by_ids, asked, strict=True)]
+
+    def _together(self, asked: Asked, known: list[Scored], new: list[Scored]) -> list[Scored]:
+        """The k best of both kinds, from the k best of each. Where new items stand below, all known ones are found
+        before one of them counts."""
+        added = self.fusion.offset
+        if added is None:
+            added = gap(known[-1].score, new[0].score) if known and new else 0.0
+        every = {scored.item_id: scored.score for scored in known}
+        every |= {scored.item_id: scored.score + added for scored in new}
+        return _best(np.array(list(every.values())), list(every), asked)
+
+    def _new(self, lists: list[list[int]]) -> Bools:
+        """[B, C] which items of equally long lists are new."""
+        marked: Bools = np.isin(np.array(lists, dtype=np.int64), sorted(self.new_items))
+        return marked
 
     def _unread(self, row: Floats, asked: Asked) -> list[Scored]:
         """The best by scores [items] alone."""
         return _best(row, self.catalogue.ids, asked, asked.unranked)
 
     def _searched(
-        self, model: LanguageModelRecommender, asked: Sequence[Asked], by_ids: Floats, sampled: Bools
+        self, model: LanguageModelRecommender, weight: float, asked: Sequence[Asked], by_ids: Floats, sampled: Bools
     ) -> list[list[Scored]]:
         """A title's fused score is `scale` × (the model's score of it + its own term): what the model's search finds.
 
@@ -139,7 +199,7 @@ class FusedRecommender:
             answers.append(self._unread(row, each))
             mean, deviation = (m.item() for m in moments(np.array([[scored.score for scored in told]])))
             if deviation > 0:
-                scales[number] = self.weight / deviation
+                scales[number] = weight / deviation
                 terms = row / scales[number] - mean
                 wanted.append(replace(each, terms=dict(zip(self.catalogue.ids, terms.tolist(), strict=True))))
         for (number, scale), found in zip(scales.items(), model.rank_many(wanted), strict=True):
@@ -151,7 +211,7 @@ class FusedRecommender:
         over = np.ones((len(excluded), len(self.catalogue.ids)), dtype=bool)
         for row, items in enumerate(excluded):
             over[row, [self._column[item] for item in items if item in self._column]] = False
-        return over | ~over.any(axis=1, keepdims=True)
+        return or_all(over)
 
     def _sampled(self, over: Bools) -> Bools:
         """[B, items] the first `SAMPLE` of each row of `over`, in an order that is always the same."""
@@ -167,6 +227,19 @@ class FusedRecommender:
     @cached_property
     def _order(self) -> list[int]:
         return [self._column[item] for item in sorted(self.catalogue.ids, key=hashed_order)]
+
+
+def _weight(own: Fusion | None, model: LanguageModelRecommender | None) -> float:
+    return own.used.get(model.name, 0.0) if own and model else 0.0
+
+
+def _summed(own: Fusion, parts: Mapping[str, Floats], over: Bools) -> Floats:
+    """[B, items] the ID recommenders' part of the fused score, standardised `over` some columns [B, items]."""
+    summed = np.zeros(over.shape)
+    for name, scores in parts.items():
+        if name in own.used:
+            summed += own.used[name] * standardised(scores, over)
+    return summed
 
 
 def _best(scores: Floats, items: Sequence[int], asked: Asked, less: Collection[int | str] = ()) -> list[Scored]:

@@ -7,21 +7,29 @@ A weight cannot fall below 0: on a few cases, turning a system round would be no
 
 ID recommenders score thousands of validation cases in a second, a language model a few dozen: so theirs are fitted on
 the many first, and the language model joins on its few with those weights held.
+
+New items (those with fewer than `prepare.cold_events` train events) have weights of their own, fitted likewise on the
+hidden validation cases: what co-occurrence is worth among known items says nothing of items that it cannot see. Each
+kind is standardised among its own, so a list of one kind is ranked by one set of weights. Where both kinds meet, new
+items stand below the known ones: how often new items are liked cannot be learned from hidden ones, whose share is a
+parameter. An `offset` says otherwise: the log-odds of an average new item against an average known one.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from recalign.common.artifacts import read_json, write_json
 from recalign.common.errors import RecalignError
+from recalign.data.records import Items
 from recalign.params.recommenders import RecommenderName
 
 FITTED = "fusion.json"
@@ -32,9 +40,15 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Fusion:
-    """The weight of each system, as fitted."""
+    """The weight of each system, as fitted.
+
+    new: the fusion that ranks new items, None: they are ranked as the others are; offset: what is added to their scores
+    where both kinds meet, None: they stand below.
+    """
 
     weights: Mapping[str, float]
+    new: "Fusion | None" = None
+    offset: float | None = None
 
     @classmethod
     def fit(cls, scores: Mapping[str, Floats], target_index: Sequence[int]) -> "Fusion":
@@ -52,13 +66,39 @@ class Fusion:
         (weight,) = _fitted(stacked, self.scores(scores), target_index).tolist()
         return Fusion({**self.weights, name: weight})
 
-    def scores(self, scores: Mapping[str, Floats]) -> Floats:
-        """[B, C]: the weighted sum of the standardised scores; raises RecalignError when a system's are missing."""
-        missing = [name for name in self.used if name not in scores]
+    def scores(self, scores: Mapping[str, Floats], new: Bools | None = None) -> Floats:
+        """[B, C]: the weighted sum of the standardised scores; `new` [B, C] says which candidates are new items.
+
+        Raises RecalignError when a system's scores are missing.
+        """
+        if self.new is None or new is None or not new.any():
+            return self._fused(scores)
+        if new.all():
+            return self.new._fused(scores)
+        return self.together(self._fused(scores, ~new), self.new._fused(scores, new), new)
+
+    def together(self, known: Floats, new_scores: Floats, new: Bools, over: Bools | None = None) -> Floats:
+        """[B, C]: scores of known items and of new ones (`new` [B, C]) in one ranking.
+
+        over: the columns [B, C] that are ranked, all by default.
+        """
+        if self.offset is not None:
+            return np.where(new, new_scores + self.offset, known)
+        ranked = np.ones_like(new) if over is None else over
+        lowest = np.where(ranked & ~new, known, np.inf).min(axis=1)
+        highest = np.where(ranked & new, new_scores, -np.inf).max(axis=1)
+        below = [gap(one, other) for one, other in zip(lowest.tolist(), highest.tolist(), strict=True)]
+        return np.where(new, new_scores + np.array(below)[:, None], known)
+
+    def _fused(self, scores: Mapping[str, Floats], over: Bools | None = None) -> Floats:
+        """[B, C] by these weights alone, standardised over the columns `over` [B, C]; a row without one: over all."""
+        read = {name: weight for name, weight in self.used.items() if weight > 0 or name in scores}
+        missing = [name for name in read or self.used if name not in scores]
         if missing:
             fitted = ", ".join(self.weights)
             raise RecalignError(f"fusion was fitted with {fitted}; the scores of {missing[0]} are missing")
-        fused: Floats = _stacked({name: scores[name] for name in self.used}) @ np.array(list(self.used.values()))
+        parts = _stacked({name: scores[name] for name in read}, None if over is None else or_all(over))
+        fused: Floats = parts @ np.array(list(read.values()))
         return fused
 
     @property
@@ -68,27 +108,53 @@ class Fusion:
         return {name: weight for name, weight in ordered if weight > 0} or dict(ordered)
 
     @property
+    def asked(self) -> list[str]:
+        """The parts that known or new items need."""
+        return list(dict.fromkeys([*self.used, *(self.new.used if self.new else ())]))
+
+    @property
+    def read_by(self) -> str:
+        """What ranks new items: 'content + llm-sdpo'."""
+        return " + ".join((self.new or self).used)
+
+    @property
     def sentence(self) -> str:
-        """The weights as shares, idle parts last: '0.71 item_knn + 0.29 llm-sdpo + 0 (ease)'."""
-        total = sum(self.weights.values()) or 1.0
+        """The weights as shares, idle parts last: '0.71 item_knn + 0.29 llm-sdpo + 0 (ease)'; then the new items'."""
         idle = sorted(self.weights.keys() - self.used.keys())
-        said = " + ".join(f"{weight / total:.2f} {name}" for name, weight in self.used.items())
-        return said + (f" + 0 ({', '.join(idle)})" if idle else "")
+        said = self._shares
+        said += f" + 0 ({', '.join(idle)})" if idle else ""
+        return f"{said}; new items: {self.new._shares}" if self.new else said
+
+    @property
+    def _shares(self) -> str:
+        total = sum(self.weights.values()) or 1.0
+        return " + ".join(f"{weight / total:.2f} {name}" for name, weight in self.used.items())
 
 
 class Part(BaseModel):
-    """A part of a fitted fusion: its weight, and the digest of what scored (the fitted recommender, or the adapter)."""
+    """A part of a fitted fusion: its weight, and the digest of what scored (the fitted recommender, or the adapter).
+
+    new_weight: among new items; None: the same, as in every fusion of before there were such weights.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weight: float = Field(ge=0.0)
     digest: str
+    new_weight: float | None = Field(default=None, ge=0.0)
+
+    @model_serializer(mode="wrap")
+    def _told(self, handler: Callable[["Part"], dict[str, Any]]) -> dict[str, Any]:
+        return _without(self, handler(self), ("new_weight",))
 
 
 class FittedFusion(BaseModel):
     """A fusion as evaluate leaves it: parts by name, which of them is the language model, and what it was fitted on.
 
     cases: validation cases of the language model's weight; recommender_cases: of the ID recommenders' weights.
+    cold_events: items with fewer train events are new; None: there are no weights of their own for them. new_cases,
+    new_recommender_cases: the hidden validation cases that these were fitted on, 0 where they were not fitted.
+    offset: as in `Fusion`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -99,21 +165,50 @@ class FittedFusion(BaseModel):
     manifest_digest: str
     cases: int
     recommender_cases: int
+    cold_events: int | None = None
+    new_cases: int = 0
+    new_recommender_cases: int = 0
+    offset: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _told(self, handler: Callable[["FittedFusion"], dict[str, Any]]) -> dict[str, Any]:
+        """Without what says nothing: a fusion that knows no new items keeps its bytes and digest."""
+        return _without(self, handler(self), ("cold_events", "new_cases", "new_recommender_cases", "offset"))
 
     @property
     def fusion(self) -> Fusion:
         """The weights."""
-        return Fusion({name: part.weight for name, part in self.parts.items()})
+        weights = {name: part.weight for name, part in self.parts.items()}
+        if self.cold_events is None:
+            return Fusion(weights)
+        new = {name: part.new_weight or 0.0 for name, part in self.parts.items()}
+        return Fusion(weights, Fusion(new), self.offset)
+
+    def new_items(self, catalogue: Items, own: Items | None = None) -> frozenset[int]:
+        """The items of a catalogue that its recommenders do not know: with fewer than `cold_events` train events.
+
+        own: the catalogue that they were fitted on, where it is another one; items are met by title, and those that it
+        lacks are new. An item whose train events nobody counted is known.
+        """
+        if self.cold_events is None:
+            return frozenset()
+        if own is None:
+            counts = {item: catalogue.train_events.get(item, self.cold_events) for item in catalogue.ids}
+        else:
+            titled = {own.titles[item]: own.train_events.get(item, self.cold_events) for item in own.ids}
+            counts = {item: titled.get(catalogue.titles[item], 0) for item in catalogue.ids}
+        return frozenset(item for item, count in counts.items() if count < self.cold_events)
 
     @property
     def recommenders(self) -> list[RecommenderName]:
-        """The ID recommenders among the parts that weigh anything."""
-        return [cast(RecommenderName, name) for name in self.fusion.used if name != self.language_model]
+        """The ID recommenders among the parts that weigh anything, for known or for new items."""
+        return [cast(RecommenderName, name) for name in self.fusion.asked if name != self.language_model]
 
     @property
     def active_language_model(self) -> str | None:
         """The language model, where it weighs anything: where it does not, it need not be loaded."""
-        return self.language_model if self.parts[self.language_model].weight > 0 else None
+        part = self.parts[self.language_model]
+        return self.language_model if part.weight > 0 or (part.new_weight or 0.0) > 0 else None
 
     def write(self, folder: Path) -> None:
         """Write fusion.json into a folder."""
@@ -123,6 +218,16 @@ class FittedFusion(BaseModel):
 def read_fusion(folder: Path) -> FittedFusion:
     """The fusion that `FittedFusion.write` left in a folder. Raises RecalignError where it is missing."""
     return FittedFusion.model_validate(read_json(folder / FITTED))
+
+
+def gap(lowest: float, highest: float) -> float:
+    """What brings new items, at most `highest`, below known ones, at least `lowest`; 0 where one kind is not there."""
+    return lowest - highest - 1.0 if math.isfinite(lowest) and math.isfinite(highest) else 0.0
+
+
+def or_all(over: Bools) -> Bools:
+    """`over` [B, C], and all columns of a row that has none."""
+    return over | ~over.any(axis=1, keepdims=True)
 
 
 def standardised(scores: Floats, over: Bools | None = None) -> Floats:
@@ -159,9 +264,15 @@ def _fitted(parts: Floats, offset: Floats, target_index: Sequence[int]) -> Float
     return found
 
 
-def _stacked(scores: Mapping[str, Floats]) -> Floats:
+def _without(own: BaseModel, told: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """What a model tells, minus the named fields that have their default."""
+    default = {name: type(own).model_fields[name].default for name in names}
+    return {name: value for name, value in told.items() if name not in default or value != default[name]}
+
+
+def _stacked(scores: Mapping[str, Floats], over: Bools | None = None) -> Floats:
     """[B, C, systems] of the standardised scores."""
     shapes = {name: np.shape(values) for name, values in scores.items()}
     if len(set(shapes.values())) != 1:
         raise RecalignError(f"fusion needs scores of the same cases and candidates; the shapes are {shapes}")
-    return np.stack([standardised(np.asarray(values, dtype=np.float64)) for values in scores.values()], axis=2)
+    return np.stack([standardised(np.asarray(values, dtype=np.float64), over) for values in scores.values()], axis=2)

@@ -16,6 +16,7 @@ from recalign.evaluation.systems import SYSTEM, System, read_system, write_syste
 
 RANKS, SCORES, ANSWERS, REFUSED = "ranks.parquet", "scores.safetensors", "generations.parquet", "refused.json"
 VALIDATION, WEIGHING = "validation", "weighing"
+NEW_VALIDATION, NEW_WEIGHING = "validation-new", "weighing-new"
 
 Kind = tuple[str, str]  # view and manifest of a trial
 
@@ -26,6 +27,7 @@ class Measured:
     validation cases.
 
     weighing: those of the many validation cases that ID recommenders are weighed on; None for other systems.
+    new_validation, new_weighing: likewise of the hidden validation cases, None where there are none.
     logprobs: a language model's raw log-probs, by kind and of the validation cases, which rank it as a reference.
     answers: the titles that it generates. per_thousand: seconds of ranking a thousand cases, None where an earlier run
     stored scores; never written, for equal data have equal bytes.
@@ -39,6 +41,8 @@ class Measured:
     logprobs: Mapping[str, Floats] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=list)
     per_thousand: float | None = None
+    new_validation: Floats | None = None
+    new_weighing: Floats | None = None
 
 
 def logprob_of(name: str) -> str:
@@ -61,8 +65,8 @@ def write_measured(folder: Path, own: Measured) -> None:
     write_system_ranks(folder / RANKS, own.ranks)
     write_system(folder / SYSTEM, own.system)
     arrays = {name_of(kind): scores for kind, scores in own.scores.items()} | {VALIDATION: own.validation}
-    if own.weighing is not None:
-        arrays[WEIGHING] = own.weighing
+    some = {WEIGHING: own.weighing, NEW_VALIDATION: own.new_validation, NEW_WEIGHING: own.new_weighing}
+    arrays |= {name: scores for name, scores in some.items() if scores is not None}
     arrays |= {logprob_of(name): values for name, values in own.logprobs.items()}
     tensors = {name: torch.tensor(values) for name, values in sorted(arrays.items())}
     with replacing(folder / SCORES) as partial:
@@ -97,6 +101,7 @@ def read_measured(folder: Path, digests: Mapping[str, str]) -> Measured:
     arrays = {name: values.numpy() for name, values in load_file(folder / SCORES).items()}
     raw = {name.removeprefix("logprob/"): arrays.pop(name) for name in list(arrays) if name.startswith("logprob/")}
     validation, weighing = arrays.pop(VALIDATION), arrays.pop(WEIGHING, None)
+    new_validation, new_weighing = arrays.pop(NEW_VALIDATION, None), arrays.pop(NEW_WEIGHING, None)
     by_manifest: dict[str, dict[str, str]] = {}
     for name, digest in system.digests.items():
         view, manifest = _kind(name)
@@ -110,4 +115,6 @@ def read_measured(folder: Path, digests: Mapping[str, str]) -> Measured:
         weighing,
         raw,
         read_answers(folder / ANSWERS) if (folder / ANSWERS).is_file() else [],
+        new_validation=new_validation,
+        new_weighing=new_weighing,
     )

@@ -1,7 +1,10 @@
 """The frozen cases that are put to every system."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json
@@ -12,6 +15,7 @@ from recalign.evaluation.ranks import SystemRanks
 from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import profile_texts
 from recalign.preferences.profiles.selection import profiled_views
+from recalign.ranking.fusion import Bools
 from recalign.ranking.measured import Kind, name_of
 from recalign.ranking.trial import Trial, read_trial, whole_catalogue
 
@@ -21,7 +25,11 @@ WEIGHING = 2000  # validation cases on which ID recommenders are weighed against
 
 @dataclass(frozen=True)
 class Trials:
-    """What is put to the systems: warm validation cases to choose on, test cases of each view to measure on."""
+    """What is put to the systems: warm validation cases to choose on, test cases of each view to measure on.
+
+    new_validation, new_weighing: as `validation` and `weighing`, of items that the run hides; None where there are no
+    such cases, or nothing is weighed. cold_events: items with fewer train events are new.
+    """
 
     validation: Trial
     weighing: Trial  # the same and more of them, for ID recommenders alone
@@ -31,6 +39,16 @@ class Trials:
     whole: tuple[Trial, ...]  # the few of them for which language models rank it too
     depth: int | None  # places of it that count; None: all
     catalogue: Items
+    new_validation: Trial | None = None
+    new_weighing: Trial | None = None
+    cold_events: int = 0
+
+    def new(self, trial: Trial) -> Bools:
+        """[B, C] which candidates of a trial are new items."""
+        counted = self.catalogue.train_events
+        fresh = [item for item in self.catalogue.ids if counted.get(item, self.cold_events) < self.cold_events]
+        marked: Bools = np.isin(np.array(trial.candidates, dtype=np.int64), fresh)
+        return marked
 
     @property
     def main(self) -> Trial:
@@ -93,7 +111,22 @@ def read_trials(params: Params, prepared: Path, profiles: Path) -> Trials:
         whole=tuple(whole_catalogue(trial, catalogue, few, met) for trial in uniform) if few else (),
         depth=asked.full_catalogue_depth,
         catalogue=catalogue,
+        **_of_hidden_items(params, prepared, shown[c.VALIDATION] if c.HIDDEN in profiled else None),
+        cold_events=params.prepare.cold_events,
     )
+
+
+def _of_hidden_items(params: Params, prepared: Path, shown: Mapping[int, str] | None) -> dict[str, Trial]:
+    """The validation cases on hidden items, for the fusion alone: few for language models, many for the others."""
+    counts, few = read_json(prepared / "summary.json")["counts"]["views"], params.evaluate.cold_cases
+    if not params.evaluate.fusion or not counts.get(c.HIDDEN, {}).get(c.VALIDATION):
+        return {}
+
+    def read(limit: int, texts: Mapping[int, str] | None) -> Trial:
+        return read_trial(prepared, c.VALIDATION, UNIFORM, limit, params.seed, texts, view=c.HIDDEN)
+
+    many = {"new_weighing": read(max(WEIGHING, few), None)}
+    return many | ({"new_validation": read(few, shown)} if few else {})
 
 
 def _limits(params: Params, prepared: Path, manifest: str) -> dict[str, int]:

@@ -21,7 +21,7 @@ def fused_recommender(
     from recalign.recommenders.roster import load_fitted
 
     ids = {name: load_fitted(name, baselines / name, catalogue) for name in fusion.recommenders}
-    return FusedRecommender(fusion.fusion, ids, catalogue, language_model)
+    return FusedRecommender(fusion.fusion, ids, catalogue, language_model, fusion.new_items(catalogue))
 
 
 def catalogue_ranks(

@@ -35,6 +35,7 @@ RANKED = Object([
     Property("item_id", AnyType()),  # a number or a text, as the log writes it
     Property("title", DataType.string),
     Property("score", DataType.double),
+    Property("read_by", DataType.string, required=False),  # of new items: what a fusion ranks them by
 ])  # fmt: skip
 TEXT, TEXTS = DataType.string, Array(DataType.string)
 OUTPUTS: dict[str, DataType | Array] = {

@@ -117,7 +117,8 @@ def load_recommender(
         name: on_catalogue(load_fitted(name, package / RECOMMENDERS / name, own), own, catalogue)
         for name in settings.fusion.recommenders
     }
-    return FusedRecommender(settings.fusion.fusion, ids, catalogue, language_model)
+    new = settings.fusion.new_items(catalogue, own)
+    return FusedRecommender(settings.fusion.fusion, ids, catalogue, language_model, new)
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,8 @@ class Service:
     def answers(self, queries: Sequence[Query]) -> list[dict[str, Any]]:
         """For each query the ranked items with their scores, and the preference that the history shows.
 
-        `model` and `version` say what the registry calls it, `system` and `ranked_by` what ranked.
+        `model` and `version` say what the registry calls it, `system` and `ranked_by` what ranked; an item that is new
+        to a fusion has `read_by` too: the parts that ranked it.
 
         Items are given by the ids of the person's own log. Titles are matched case aside; unknown ones in the history
         (and codes that are no id) are read as they are and listed under `unknown`. Scores are comparable within one
@@ -179,9 +181,15 @@ class Service:
         """
         return self._answered([self._read(query) for query in queries])
 
-    def answer_known(self, history: Sequence[int | str], k: int) -> dict[str, Any]:
+    def answer_known(
+        self, history: Sequence[int | str], k: int, candidates: Sequence[int] | None = None
+    ) -> dict[str, Any]:
         """The answer to a history of the catalogue's own numbers, and of texts as they are."""
-        return self._answered([Asked(list(history), None, k)])[0]
+        return self._answered([Asked(list(history), candidates, k)])[0]
+
+    def read(self, query: Query) -> list[int | str]:
+        """The history of a query in the catalogue's own numbers, and texts as they are."""
+        return list(self._read(query).history)
 
     def _answered(self, read: Sequence[Asked]) -> list[dict[str, Any]]:
         profiles = self._profiles([_known(asked.history) for asked in read])
@@ -213,13 +221,20 @@ class Service:
             "system": self.settings.system,
             "ranked_by": by,
             "items": [
-                {"item_id": self.raw.shown(s.item_id), "title": titles[s.item_id], "score": s.score} for s in ranked
+                {"item_id": self.raw.shown(s.item_id), "title": titles[s.item_id], "score": s.score}
+                | self._read_by(s.item_id)
+                for s in ranked
             ],
             "preference": profile.text,
             "inferred_by": profile.engine,
             "evidence": [titles[item] for item in profile.evidence],
             "unknown": [entry for entry in asked.history if isinstance(entry, str)],
         }
+
+    def _read_by(self, item: int) -> dict[str, str]:
+        fused = self.recommender if isinstance(self.recommender, FusedRecommender) else None
+        told = fused.read_by(item) if fused else None
+        return {"read_by": told} if told else {}
 
     def _item(self, entry: int | str, field: str) -> int | str:
         """The item of an id or a title; a text that is neither stands for itself, unless it is a number."""

@@ -54,7 +54,10 @@ def fuse(params: Params, project: Project = Project()) -> None:  # noqa: B008  #
     spent = {name: noted_costs(places[name], project.costs).get(PER_THOUSAND) for name in measured}
     fitted = None
     if params.evaluate.fusion:
-        measured[FUSION], fusion = fuse_systems(measured, spent, trials)
+        measured[FUSION], fusion = fuse_systems(
+            measured, spent, trials,
+            told=params.evaluate.new_item_weights, offset=params.evaluate.new_item_offset,
+        )  # fmt: skip
         fitted = fitted_fusion(fusion, trials, project.baselines, language_models(params, project))
         measured[FUSION].ranks.extend(fusion_in_whole_catalogue(fitted, measured, params, project, trials))
         spent[FUSION] = measured[FUSION].per_thousand

@@ -63,6 +63,8 @@ def _measured(system: str, params: Params, project: Project, trials: Trials) -> 
 def _forecast(system: str, params: Params, project: Project, trials: Trials) -> str:
     """What a language model will rank, and what that takes where it was timed here: stored log-probs make it faster."""
     cases = {"validation": len(trials.validation.cases)}
+    if trials.new_validation:
+        cases["validation on hidden items"] = len(trials.new_validation.cases)
     for trial in trials.tested(params):
         name = trial.view if trial.manifest == UNIFORM else f"{trial.view} by {trial.manifest}"
         cases[name] = len(trial.cases)
