@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_parquet
+from recalign.common.console import print_json
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.evaluation.systems import SYSTEMS, read_systems
@@ -32,13 +33,14 @@ def recommend(
     titles: Sequence[str] | None = None,
     adapter: str | None = None,
     k: int = 10,
+    as_json: bool = False,
     prepared: Path = PREPARED,
     interactions: Path = INTERACTIONS,
 ) -> None:
     """Print the k best items of the catalogue for a user's whole history, or for liked titles (oldest first).
 
     user and the items' ids are those of the log, not the numbers that stages count with. adapter: a folder or models:/
-    URI; else the champion, else the challenger, else the project's own best adapter.
+    URI; else the champion, else the challenger, else the project's own best adapter. as_json: one JSON document.
     Raises RecalignError for an unknown user, no history, k below 1, or no adapter to ask.
     """
     from recalign.commands.opened import open_adapter
@@ -56,7 +58,11 @@ def recommend(
     service = Service.of(settings, recommender, RawIds.of_items(interactions))
     liked = list(titles or [])
     answer = service.answer_known(history, k) if history else service.answer(Query.of({"history": liked, "k": k}))
-    _print(answer, [catalogue.titles[item] for item in history] or liked, f"{chosen}, {settings.catalogue_sentence}")
+    shown = [catalogue.titles[item] for item in history] or liked
+    if as_json:
+        print_json({**answer, "asked": chosen, "history": shown})
+    else:
+        _print(answer, shown, f"{chosen}, {settings.catalogue_sentence}")
 
 
 def user_history(prepared: Path, user: str, raw: "RawIds") -> list[int]:

@@ -181,7 +181,11 @@ class Service:
 
     def answer_known(self, history: Sequence[int | str], k: int) -> dict[str, Any]:
         """The answer to a history of the catalogue's own numbers, and of texts as they are."""
-        return self._answered([Asked(list(history), None, k)])[0]
+        return self.answers_known([history], k)[0]
+
+    def answers_known(self, histories: Sequence[Sequence[int | str]], k: int) -> list[dict[str, Any]]:
+        """As `answer_known`, for many histories, which share forward passes."""
+        return self._answered([Asked(list(history), None, k) for history in histories])
 
     def _answered(self, read: Sequence[Asked]) -> list[dict[str, Any]]:
         profiles = self._profiles([_known(asked.history) for asked in read])
