@@ -182,7 +182,10 @@ def _add_simulate(commands: Commands) -> None:
 
 def _add_registry(commands: Commands) -> None:
     register = commands.add_parser("register", help="log an adapter or the fusion to MLflow, judged by the gate")
-    register.add_argument("--objective", help="whose adapter, or fusion (default: what registry.system says)")
+    register.add_argument(
+        "--objective",
+        help="whose adapter (one of evaluate.adapters, too), or fusion (default: what registry.system says)",
+    )
     register.set_defaults(run=lambda a: _call("register")(_params(), a.objective))
     promote = commands.add_parser("promote", help="make a registered version the champion")
     promote.add_argument("version", help="version number in the registry")
