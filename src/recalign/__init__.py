@@ -1,10 +1,14 @@
 """recalign: from an interaction log to a preference-aligned LLM recommender.
 
-Importing the package is cheap and sets what must be set before any heavy library is imported.
+Importing the package is cheap and sets what must be set before any heavy library is imported. `recalign.load` and
+`recalign.Project` are what Python programs use (docs/python.md); they are imported when they are first asked for.
 """
 
+import importlib
 import os
+from typing import Any
 
+__all__ = ["Project", "__version__", "load"]
 __version__ = "0.1.0"
 
 _ENVIRONMENT = {
@@ -21,3 +25,14 @@ _ENVIRONMENT = {
 }
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
+
+
+def __getattr__(name: str) -> Any:
+    """`load` and `Project`, of the module that imports pandas and the rest."""
+    if name in ("load", "Project"):
+        return getattr(importlib.import_module(".api", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

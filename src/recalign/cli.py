@@ -20,7 +20,7 @@ from pathlib import Path
 from recalign import __version__
 from recalign.common import console
 from recalign.common.errors import RecalignError
-from recalign.pipeline import STAGES
+from recalign.pipeline import STAGES, check_version
 
 OF_MANY = {"align": "objective", "baselines": "system", "rank": "system"}  # stages of many runs, and what names one
 BAD_INPUT, INTERRUPTED, CLOSED_PIPE = 2, 130, 141  # the last two as shells count signals: 128 + SIGINT, + SIGPIPE
@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         parser_of_stage.set_defaults(run=_run_stage)
         if stage.option:
             parser_of_stage.add_argument(f"--{stage.option}", required=True, help=stage.option_help)
+    _add_init(commands)
     _add_graph(commands)
     _add_simulate(commands)
     _add_registry(commands)
@@ -121,6 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     _add_audit(commands)
     _add_compare(commands)
+    _add_table(commands)
+    _add_export(commands)
     return parser
 
 
@@ -148,6 +151,7 @@ def _run_stage(arguments: argparse.Namespace) -> None:
 
     chosen = STAGES[arguments.command].option
     options = {chosen: getattr(arguments, chosen)} if chosen else {}
+    check_version(__version__)
     params = _params()
     check_systems(params.recommenders.systems)
     with noted("@".join([arguments.command, *options.values()])):
@@ -155,6 +159,12 @@ def _run_stage(arguments: argparse.Namespace) -> None:
 
 
 Commands = argparse._SubParsersAction
+
+
+def _add_init(commands: Commands) -> None:
+    init = commands.add_parser("init", help="write a new project, which runs the installed recalign, into a folder")
+    init.add_argument("folder", type=Path, help="a new folder, or an empty one")
+    init.set_defaults(run=lambda a: _call("init")(a.folder))
 
 
 def _add_graph(commands: Commands) -> None:
@@ -172,7 +182,10 @@ def _add_simulate(commands: Commands) -> None:
 
 def _add_registry(commands: Commands) -> None:
     register = commands.add_parser("register", help="log an adapter or the fusion to MLflow, judged by the gate")
-    register.add_argument("--objective", help="whose adapter, or fusion (default: what registry.system says)")
+    register.add_argument(
+        "--objective",
+        help="whose adapter (one of evaluate.adapters, too), or fusion (default: what registry.system says)",
+    )
     register.set_defaults(run=lambda a: _call("register")(_params(), a.objective))
     promote = commands.add_parser("promote", help="make a registered version the champion")
     promote.add_argument("version", help="version number in the registry")
@@ -192,9 +205,10 @@ def _add_recommend(commands: Commands) -> None:
     recommend.add_argument("-k", type=int, default=10, help="how many (default: 10)")
     told = "rank the new items of this CSV (item_id,title and the catalogue's attributes) in its place"
     recommend.add_argument("--items", type=Path, metavar="CSV", help=told)
+    _add_json(recommend)
     recommend.set_defaults(
         run=lambda a: _call("recommend")(
-            _params(), user=a.user, titles=a.titles, adapter=a.adapter, k=a.k, items=a.items
+            _params(), user=a.user, titles=a.titles, adapter=a.adapter, k=a.k, items=a.items, as_json=a.json
         )
     )
 
@@ -215,6 +229,7 @@ def _add_rank(commands: Commands) -> None:
     rank.add_argument("--cases", type=Path, help="JSONL: case, user_id, history, candidates, target")
     rank.add_argument("--items", type=Path, help="CSV: item_id,title")
     rank.add_argument("--out", type=Path, help="JSONL to write: case, rank, ranked")
+    _add_json(rank)
     rank.set_defaults(run=lambda a: _run_stage(a) if a.system else _rank_lists(rank, a))
 
 
@@ -223,7 +238,7 @@ def _rank_lists(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     if missing:
         parser.error(f"the following arguments are required without --system: {', '.join(missing)}")
     how = {name: getattr(arguments, name) for name in ("adapter", "recommender", "train", "fusion")}
-    _call("rank")(_params(), arguments.cases, arguments.items, arguments.out, **how)
+    _call("rank")(_params(), arguments.cases, arguments.items, arguments.out, **how, as_json=arguments.json)
 
 
 def _add_doctor(commands: Commands) -> None:
@@ -232,7 +247,7 @@ def _add_doctor(commands: Commands) -> None:
     what.add_argument("file", type=Path, nargs="?", help="your log (CSV or Parquet): what it lacks, and its params")
     what.add_argument("--speed", action="store_true", help="measure tokens/s in fp32, bf16 and NF4 instead")
     doctor.add_argument("--items", type=Path, help="the log's table of items, where titles have a file of their own")
-    doctor.add_argument("--json", type=Path, dest="json_file", metavar="FILE", help="write what was found as JSON, too")
+    _add_json_file(doctor, "json_file")
     doctor.set_defaults(run=lambda a: _call("doctor")(a.file, items=a.items, speed=a.speed, json_file=a.json_file))
 
 
@@ -244,7 +259,7 @@ def _add_audit(commands: Commands) -> None:
     audit.add_argument("--interactions", type=Path, help="CSV that systems are fitted on: user_id,item_id[,timestamp]")
     audit.add_argument("--items", type=Path, help="CSV: item_id,title; checks every id, and the titles' lengths")
     audit.add_argument("--split", choices=("user", "time"), default="user", help="what splits part (default: user)")
-    audit.add_argument("--json", type=Path, help="JSON to write the findings to")
+    _add_json_file(audit, "json")
     audit.set_defaults(run=lambda a: _call("audit")(a.cases, a.fit, a.interactions, a.items, a.split, a.json))
 
 
@@ -252,4 +267,33 @@ def _add_compare(commands: Commands) -> None:
     compare = commands.add_parser("compare", help="paired differences of two runs or registered versions")
     for which in ("first", "second"):
         compare.add_argument(which, metavar="RUN", help="a project's folder (with data/ranks), or models:/recalign/3")
-    compare.set_defaults(run=lambda a: _call("compare")(_params(), a.first, a.second))
+    _add_json(compare)
+    compare.set_defaults(run=lambda a: _call("compare")(_params(), a.first, a.second, as_json=a.json))
+
+
+def _add_export(commands: Commands) -> None:
+    export = commands.add_parser("export", help="write the preference pairs for another trainer")
+    export.add_argument("--trl", type=Path, required=True, metavar="FILE", help="JSON lines: prompt, chosen, rejected")
+    export.add_argument(
+        "--split", choices=("train", "validation"), default="train", help="which pairs (default: train)"
+    )
+    export.set_defaults(run=lambda a: _call("export")(_params(), a.trl, a.split))
+
+
+def _add_table(commands: Commands) -> None:
+    table = commands.add_parser("table", help="the main table of the last run again")
+    _add_json(table).add_argument("--markdown", action="store_true", help="print it as a table of Markdown instead")
+    table.set_defaults(run=lambda a: _call("table")(markdown=a.markdown, as_json=a.json))
+
+
+def _add_json(command: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """--json of a command that prints a table: one document on standard output in its place."""
+    either = command.add_mutually_exclusive_group()
+    either.add_argument("--json", action="store_true", help="print one JSON document instead, and nothing else")
+    return either
+
+
+def _add_json_file(command: argparse.ArgumentParser, name: str) -> None:
+    """--json of a command that can also write the document into a file, beside its table."""
+    told = "write what was found as JSON, too; without FILE: print it instead of the table"
+    command.add_argument("--json", type=Path, dest=name, nargs="?", const=console.STDOUT, metavar="FILE", help=told)

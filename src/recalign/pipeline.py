@@ -17,6 +17,14 @@ from recalign.common.errors import RecalignError
 DVC_FILE = Path("dvc.yaml")
 PACKAGE = Path("src/recalign")
 WIDTH = 120  # of a line of dvc.yaml
+VERSION_FILE = Path("recalign.version")  # of a team's project, whose stages depend on it in place of the source
+SOURCE_NOTE = (
+    "# What a stage depends on of src/ is written by `recalign graph --write`, from the imports; all else is kept by "
+    "hand."
+)
+VERSION_NOTE = (
+    f"# The code is the installed recalign: every stage depends on its version, which `{VERSION_FILE}` names."
+)
 
 
 @dataclass(frozen=True)
@@ -309,6 +317,33 @@ def read_stages(text: str) -> dict[str, Listed]:
         }
     except (YAMLError, KeyError, TypeError, AttributeError) as error:
         raise RecalignError(f"{DVC_FILE} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def project_pipeline(text: str) -> str:
+    """The repository's dvc.yaml for a team's project: each stage depends on VERSION_FILE in place of the source."""
+    lines = text.replace(SOURCE_NOTE, VERSION_NOTE).splitlines()
+    for stage in read_stages(text):
+        lines = _with_dependencies(lines, stage, [str(VERSION_FILE)])
+    return "\n".join(lines) + "\n"
+
+
+def pinned(version: str) -> str:
+    """What VERSION_FILE holds: a line that pip takes, too."""
+    return f"recalign=={version}\n"
+
+
+def check_version(version: str, root: Path = Path()) -> None:
+    """Raises RecalignError where the project at `root` names another version than the installed one.
+
+    A checkout of the source names none: there the stages depend on the modules themselves.
+    """
+    file = root / VERSION_FILE
+    told = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else pinned(version).strip()
+    if told != pinned(version).strip():
+        raise RecalignError(
+            f"{VERSION_FILE} names {told[:80]!r}, and recalign {version} is installed; install the one that it names, "
+            f"or write {pinned(version).strip()} into it: then 'dvc repro' runs every stage again"
+        )
 
 
 def _with_dependencies(lines: Sequence[str], stage: str, wanted: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from project import ROOT
 from recalign.pipeline import PACKAGE, imported_names
 
 FLOORS = (  # from the top: a room imports from the floors below its own
-    ("cli", "__main__"),
+    ("cli", "__main__", "api"),
     ("commands", "operations"),
     ("stages", "registry"),
     ("report", "ranking", "doctor"),

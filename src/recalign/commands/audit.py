@@ -6,7 +6,8 @@ from pathlib import Path
 
 from recalign.audit.audit import Split, audit_cases
 from recalign.audit.cases import LARGEST, CaseSet, Log, case_set
-from recalign.common.artifacts import file_digest, write_json
+from recalign.common.artifacts import file_digest
+from recalign.common.console import STDOUT, check_json_file, give_json
 from recalign.data.case_file import FileCase, read_catalogue, read_file_cases, read_file_log
 from recalign.report.audit import print_audit
 
@@ -22,11 +23,13 @@ def audit(
     split: Split = "user",
     json: Path | None = None,
 ) -> int:
-    """Audit the cases file, print a table and a verdict, write `json`; the exit code: 0 clean, 1 leak found.
+    """Audit the cases file, print a table and a verdict; the exit code: 0 clean, 1 leak found.
 
     fit: other cases, interactions: the log, from which a system may learn; items: the catalogue; split: what is kept
-    apart, users or times. Raises RecalignError naming file and line of bad input.
+    apart, users or times; json: the file to write the findings to, or STDOUT to print them in place of the table.
+    Raises RecalignError naming file and line of bad input.
     """
+    check_json_file(json)
     catalogue = None if items is None else read_catalogue(items)
     asked = _sampled(_case_set(cases, read_file_cases(cases, catalogue, anonymous=True)))
     other = None
@@ -36,10 +39,11 @@ def audit(
     if interactions is not None:
         events = Log(interactions.name, *read_file_log(interactions, "--interactions"))
     found = audit_cases(asked, other, events, None if catalogue is None else catalogue.titles, split)
-    print_audit(found, cases.name)
+    if json != STDOUT:
+        print_audit(found, cases.name)
     if json is not None:
         files = {path.name: file_digest(path) for path in (cases, fit, interactions, items) if path is not None}
-        write_json(json, {"files": files, **found.as_dict()})
+        give_json({"files": files, **found.as_dict()}, json)
     return LEAKS if found.leaks else 0
 
 

@@ -1,15 +1,18 @@
 """Compare two runs or registered versions, case by case; no stage of dvc.yaml."""
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json
+from recalign.common.console import print_json
 from recalign.common.errors import RecalignError
-from recalign.evaluation.comparison import Run, compare_agreements, compare_answers, compare_runs, run_of
+from recalign.evaluation.comparison import Compared, Run, compare_agreements, compare_answers, compare_runs, run_of
 from recalign.evaluation.generation import read_answers
 from recalign.evaluation.ranks import SystemRanks, read_system_ranks
+from recalign.evaluation.scorecard import Comparison, no_verdict
 from recalign.evaluation.systems import SYSTEMS, read_systems
 from recalign.params.load import Params
 from recalign.project import RANKS
@@ -19,18 +22,51 @@ from recalign.report.table import print_comparison, print_second_views
 MANIFEST = "uniform"  # on which every system is ranked
 
 
-def compare(params: Params, first: str, second: str, home: Path = Path()) -> None:
+def compare(params: Params, first: str, second: str, home: Path = Path(), *, as_json: bool = False) -> None:
     """Print the paired differences of `first` less `second`, each a project's folder or a `models:/` version: a table a
-    view that both hold.
+    view that both hold; as_json: one JSON document of them all.
 
     Raises RecalignError naming the field in which they differ, or the run that has no ranks.
     """
     one, other, draws = _runs(first, home), _runs(second, home), (params.evaluate.resamples, params.seed)
     main = next(iter(one.values())), next(iter(other.values()))
-    print_comparison(*main, compare_runs(*main, *draws))
-    print_second_views(compare_answers(*main, *draws), compare_agreements(*main, *draws))
+    found = [(main, compare_runs(*main, *draws))]
+    answers, agreements = compare_answers(*main, *draws), compare_agreements(*main, *draws)
     for view in [view for view in one if view in other][1:]:
-        print_comparison(one[view], other[view], compare_runs(one[view], other[view], *draws))
+        found.append(((one[view], other[view]), compare_runs(one[view], other[view], *draws)))
+    if as_json:
+        views = [_view(*runs, compared) for runs, compared in found]
+        generated = [{**asdict(own), "metrics": _metrics(own.metrics)} for own in answers]
+        taus = [{"first": own.first, "second": own.second, **_difference(own)} for own in agreements]
+        print_json({"first": first, "second": second, "views": views, "generated": generated, "tau": taus})
+        return
+    print_comparison(*found[0][0], found[0][1])
+    print_second_views(answers, agreements)
+    for runs, compared in found[1:]:
+        print_comparison(*runs, compared)
+
+
+def _view(first: Run, second: Run, compared: Sequence[Compared]) -> dict[str, Any]:
+    """A table of `compare` as JSON: whom it is about, and by pair of systems what differs in each metric."""
+    ranks = next(iter(first.systems.values()))
+    cases, users = len(ranks.ranks), len(set(ranks.user_ids))
+    return {
+        **{name: first.about[name] for name in ("source", "split")},
+        **{name: getattr(ranks, name) for name in ("view", "protocol", "manifest", "digest")},
+        "cases": cases,
+        "users": users,
+        "no_verdict": no_verdict(ranks.view, cases, users),
+        "systems": [{"first": p.first, "second": p.second, "metrics": _metrics(p.metrics)} for p in compared],
+    }
+
+
+def _metrics(compared: Mapping[str, Comparison | None]) -> dict[str, Any]:
+    return {metric: own and _difference(own) for metric, own in compared.items()}
+
+
+def _difference(own: Comparison) -> dict[str, Any]:
+    """First less second with its 95 % bounds, p after Holm's correction, and what both allow to say of the first."""
+    return {**own.interval.as_dict(), "p": own.p, "first_is": own.words}
 
 
 def _runs(name: str, home: Path) -> dict[str, Run]:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recalign.common.artifacts import write_json
+from recalign.common.console import STDOUT, check_json_file, give_json
 from recalign.common.errors import RecalignError
 from recalign.doctor.findings import Finding, print_findings, worst
 from recalign.doctor.own_table import examine, params_block
@@ -28,11 +28,12 @@ def doctor(
 ) -> int:
     """Check the project; or look at the log `file` (with its table of `items`); or measure the machine's speed.
 
-    json_file: where to write what was found as JSON. Returns 1 where something has to be fixed, else 0.
-    Raises RecalignError where `file` is no table at all.
+    json_file: where to write what was found as JSON; STDOUT: print that and nothing else.
+    Returns 1 where something has to be fixed, else 0. Raises RecalignError where `file` is no table at all.
     """
     if items is not None and file is None:
         raise RecalignError(f"--items is {items}, and there is no log beside it; give both: doctor LOG --items ITEMS")
+    check_json_file(json_file)
     with _quiet():
         if speed:
             return _speed(load_params(), json_file)
@@ -61,9 +62,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _conclude(findings: list[Finding], json_file: Path | None, **more: Any) -> int:
-    print_findings(findings)
+    if json_file != STDOUT:
+        print_findings(findings)
     if json_file is not None:
-        write_json(json_file, {"verdict": worst(findings), "findings": [asdict(f) for f in findings], **more})
+        give_json({"verdict": worst(findings), "findings": [asdict(f) for f in findings], **more}, json_file)
     return int(worst(findings) == "fail")
 
 
@@ -77,7 +79,7 @@ def _own_table(file: Path, items: Path | None, params: Params, json_file: Path |
         validation=trial and trial.validation,
         prepared=trial and trial.prepared,
     )
-    if table is None:
+    if table is None or json_file == STDOUT:
         return code
     place = RAW / "table"
     sources = " ".join(shlex.quote(str(path)) for path in dict.fromkeys(filter(None, (file, items))))
@@ -107,14 +109,17 @@ def _speed(params: Params, json_file: Path | None) -> int:
                 measure(model, params),
                 f"{TINY}, which tells little ('dvc repro base' fetches {params.base.model})",
             )
+    if json_file is not None:
+        told = {"model": name, "machine": machine(), "speeds": [asdict(speed) for speed in speeds]}
+        give_json(told, json_file)
+    if json_file == STDOUT:
+        return 0
     best = fastest(speeds)
     print(f"{name}; {machine()}; {params.threads} threads\n")
     _print_speeds(speeds, best)
     if (load := os.getloadavg()[0]) > params.threads + 1:
         print(f"\nOther work kept {load:.1f} processes busy meanwhile; repeat it on a quiet machine.")
     print(f"\nFastest in training: {best.name}. {_advice(params, best)}")
-    if json_file is not None:
-        write_json(json_file, {"model": name, "machine": machine(), "speeds": [asdict(speed) for speed in speeds]})
     return 0
 
 

@@ -11,11 +11,12 @@ import numpy as np
 
 from recalign.common import columns as c
 from recalign.common.artifacts import file_digest, write_text
+from recalign.common.console import print_json
 from recalign.common.errors import RecalignError
 from recalign.data.case_file import CASE, FileCase, read_catalogue, read_file_cases
 from recalign.data.records import Items
 from recalign.evaluation.metrics import LABELS, METRICS, Floats, Lots, draw_lots, target_places, target_ranks
-from recalign.evaluation.ranks import SystemRanks, in_case_order
+from recalign.evaluation.ranks import in_case_order
 from recalign.evaluation.significance import metric_interval, plain
 from recalign.params.load import Params
 from recalign.params.recommenders import RecommenderName
@@ -38,11 +39,13 @@ def rank(
     recommender: RecommenderName | None = None,
     train: Path | None = None,
     fusion: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Rank the lists of `cases` (JSON lines) over the catalogue `items` (CSV) and write a line a case to `out`.
 
     A line holds case, rank (of the target, 1 = best, equals by lot) and ranked (ids, best first). Prints the metrics
-    with intervals over users. Raises RecalignError naming file and line where the input cannot be ranked.
+    with intervals over users (as_json: as one JSON document). Raises RecalignError naming file and line where the input
+    cannot be ranked.
     """
     catalogue = read_catalogue(items)
     asked = read_file_cases(cases, catalogue)
@@ -59,7 +62,17 @@ def rank(
     keys = [(str(case.case), case.user_id) for case in asked]
     _say_new(system, lists)
     outcome = in_case_order(system.name, "given lists", cases.name, file_digest(cases), keys, ranks, own)
-    _print(params, outcome, ranked_by, asked, out)
+    metrics = {m: metric_interval(outcome, m, params.evaluate.resamples, params.seed) for m in METRICS}
+    users, width = len(set(outcome.user_ids)), len(asked[0].candidates)
+    if as_json:
+        about = {"system": outcome.system, "ranked_by": ranked_by, "cases": len(asked), "users": users}
+        told = {metric: interval.as_dict() for metric, interval in metrics.items()}
+        print_json({**about, "candidates": width, "metrics": told, "ranks": str(out)})
+        return
+    print(f"{outcome.system}, {ranked_by}; {len(asked)} cases of {users} users, {width} candidates each")
+    for metric, interval in metrics.items():
+        print(f"  {LABELS[metric]:<8} {plain(interval)}")
+    print(f"  {'cases':<8} {len(asked)}\nRanks: {out}")
 
 
 def _system(
@@ -121,13 +134,3 @@ def _line(case: FileCase, rank: int, scores: Floats, lots: Lots) -> str:
     """A line of the output; equals by lot, as the target's rank counts."""
     ranked = [case.candidates[column] for column in np.lexsort((lots, -scores))]
     return json.dumps({CASE: case.case, c.RANK: rank, "ranked": ranked}) + "\n"
-
-
-def _print(params: Params, outcome: SystemRanks, ranked_by: str, cases: Sequence[FileCase], out: Path) -> None:
-    users = len(set(outcome.user_ids))
-    width = len(cases[0].candidates)
-    print(f"{outcome.system}, {ranked_by}; {len(cases)} cases of {users} users, {width} candidates each")
-    for metric in METRICS:
-        interval = metric_interval(outcome, metric, params.evaluate.resamples, params.seed)
-        print(f"  {LABELS[metric]:<8} {plain(interval)}")
-    print(f"  {'cases':<8} {len(cases)}\nRanks: {out}")

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_parquet
+from recalign.common.console import print_json
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.evaluation.systems import SYSTEMS, read_systems
@@ -33,6 +34,7 @@ def recommend(
     adapter: str | None = None,
     k: int = 10,
     items: Path | None = None,
+    as_json: bool = False,
     prepared: Path = PREPARED,
     interactions: Path = INTERACTIONS,
 ) -> None:
@@ -41,6 +43,7 @@ def recommend(
     user and the items' ids are those of the log, not the numbers that stages count with. adapter: a folder or models:/
     URI; else the champion, else the challenger, else the project's own best adapter. items: a CSV of new items, which
     are ranked in the catalogue's place (`with_new_items`).
+    as_json: one JSON document.
     Raises RecalignError for an unknown user, no history, k below 1, or no adapter to ask.
     """
     from recalign.commands.opened import open_adapter
@@ -64,7 +67,11 @@ def recommend(
     read = history or service.read(Query.of({"history": liked, "k": k}))
     answer = service.answer_known(read, k, new)
     by = settings.catalogue_sentence if new is None else settings.sentence
-    _print(answer, [catalogue.titles[item] for item in history] or list(titles or []), f"{chosen}, {by}")
+    shown = [catalogue.titles[item] for item in history] or list(titles or [])
+    if as_json:
+        print_json({**answer, "asked": chosen, "history": shown})
+    else:
+        _print(answer, shown, f"{chosen}, {by}")
 
 
 def user_history(prepared: Path, user: str, raw: "RawIds") -> list[int]:

@@ -2,10 +2,19 @@
 
 import codecs
 import io
+import json
+import math
 import os
 import sys
 import unicodedata
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
 
+from recalign.common.errors import RecalignError
+
+STDOUT = Path("-")  # of --json without a file
 READABLE = "recalign-readable"  # the name of the error handler
 STRICT = ("strict", "backslashreplace")  # handlers that end a command, or spell tables out as escapes
 PLAIN = {
@@ -61,3 +70,43 @@ def _plain(character: str) -> str:
     name = unicodedata.name(character, "")
     script, _, letter = name.partition(" LETTER ")
     return letter.split(" ")[0].lower() if letter and script.startswith("GREEK") else "?"
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document: dataclasses as objects, a figure that is no number as null.
+
+    Characters that standard output cannot take are escaped, so that none is replaced.
+    """
+    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(_finite(value), indent=2, ensure_ascii=not utf8, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _finite(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _finite(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(own) for own in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def check_json_file(file: Path | None) -> None:
+    """Raises RecalignError where --json would write over a file of another kind, as in `doctor --json my.csv`."""
+    if file is not None and file != STDOUT and file.exists() and file.suffix != ".json":
+        raise RecalignError(
+            f"--json is {file}, a file that is no .json and would be overwritten; give a name that ends with .json, or "
+            "--json alone, after all else, for standard output"
+        )
+
+
+def give_json(value: Any, file: Path) -> None:
+    """Print a JSON document where `file` is STDOUT, else write it there."""
+    if file == STDOUT:
+        print_json(value)
+        return
+    from recalign.common.artifacts import write_json
+
+    write_json(file, value)

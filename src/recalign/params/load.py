@@ -5,7 +5,6 @@ A null that the budget sets is filled in here, so the rest of the code never mee
 
 import difflib
 import re
-import sys
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from recalign.common.errors import RecalignError, did_you_mean
+from recalign.common.shipped import shipped
 from recalign.params.align import AlignParams
 from recalign.params.base import BaseParams
 from recalign.params.budgets import FROM_BUDGET, Budget, BudgetValues
@@ -79,8 +79,7 @@ def load_params(path: Path = PARAMS) -> Params:
 
 def params_or_shipped() -> Params:
     """params.yaml of the working directory or, outside of a project, the one that recalign is shipped with."""
-    shipped = (Path(__file__).parents[3] / PARAMS, Path(sys.prefix) / "share" / "recalign" / PARAMS)
-    return load_params(next((path for path in (PARAMS, *shipped) if path.is_file()), PARAMS))
+    return load_params(PARAMS if PARAMS.is_file() else shipped(PARAMS))
 
 
 def parse_params(tree: Any, origin: str = "params") -> Params:

@@ -159,8 +159,11 @@ def settings_of(params: Params, objective: str, root: Path, folder: Path | None 
 
 
 def adapter_folder(system: str, root: Path) -> Path:
-    """Where the project at `root` keeps the adapter of a language model's system."""
-    return root / SFT if system == TUNED else root / ALIGN / adapter_of(system)
+    """Where the project at `root` keeps the adapter of a language model's system: its own, or one that was brought."""
+    if system == TUNED:
+        return root / SFT
+    own, brought = root / ALIGN / adapter_of(system), find_adapter(root / OTHER / adapter_of(system))
+    return brought if brought is not None and not own.is_dir() else own
 
 
 def package_digest(settings: Settings, root: Path) -> str:
@@ -202,7 +205,8 @@ def _evaluated(systems: Mapping[str, System], objective: str) -> System:
     about = systems.get(system)
     if about is None:
         raise RecalignError(
-            f"{RANKS / SYSTEMS} holds no {system}; run 'dvc repro' with {objective!r} in align.objectives"
+            f"{RANKS / SYSTEMS} holds no {system}; run 'dvc repro' with {objective!r} in align.objectives or, of an "
+            "adapter from elsewhere, in evaluate.adapters"
         )
     return about
 

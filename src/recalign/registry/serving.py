@@ -185,7 +185,13 @@ class Service:
         self, history: Sequence[int | str], k: int, candidates: Sequence[int] | None = None
     ) -> dict[str, Any]:
         """The answer to a history of the catalogue's own numbers, and of texts as they are."""
-        return self._answered([Asked(list(history), candidates, k)])[0]
+        return self.answers_known([history], k, candidates)[0]
+
+    def answers_known(
+        self, histories: Sequence[Sequence[int | str]], k: int, candidates: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """As `answer_known`, for many histories, which share forward passes."""
+        return self._answered([Asked(list(history), candidates, k) for history in histories])
 
     def read(self, query: Query) -> list[int | str]:
         """The history of a query in the catalogue's own numbers, and texts as they are."""
