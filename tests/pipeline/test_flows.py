@@ -448,7 +448,13 @@ def test_the_simulated_log_grows_by_seven_days_and_keeps_its_params_comments(pro
 def test_align_registers_and_retraining_ends_in_a_branch_with_a_version(project, tmp_path, monkeypatch):
     """A second retraining continues from the first one's branch, and finds nothing new."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    set_params(project, source="table", budget="smoke", schedule={"retries": 0}, registry={"min_users": 10})
+    set_params(
+        project,
+        source="table",
+        budget="smoke",
+        schedule={"retries": 0},
+        registry={"min_users": 10, "allow_random": True},
+    )
     write_project(load_params(), project / "params.yaml", tmp_path / "made")
     shutil.copy(empty_registry(), project / "mlflow.db")
     (project / ".gitignore").write_text("/mlflow.db*\n/mlartifacts/\n/data/cache/\n", encoding="utf-8")
@@ -469,7 +475,9 @@ def test_align_registers_and_retraining_ends_in_a_branch_with_a_version(project,
 
 def ready_made(tmp_path: Path) -> Path:
     """A clone whose one stage copies what the stages would have made, with an empty registry."""
-    project = copy_project(tmp_path / "project", schedule__retries=0, budget="smoke", registry__min_users=10)
+    project = copy_project(
+        tmp_path / "project", schedule__retries=0, budget="smoke", registry__min_users=10, registry__allow_random=True
+    )
     write_project(load_params(project / "params.yaml"), project / "params.yaml", tmp_path / "made")
     (project / "dvc.yaml").write_text(READY_MADE.format(made=tmp_path / "made").replace("raw/table", "raw/simulated"))
     git(project, "rm", "-r", "--quiet", "data/models", "dvc.lock")  # the one stage owns both here

@@ -12,7 +12,7 @@ from recalign.common import columns as c
 from recalign.common.artifacts import read_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.evaluation.systems import SYSTEMS, read_systems
+from recalign.evaluation.systems import MEANINGLESS, SYSTEMS, read_systems
 from recalign.params.load import Params
 from recalign.project import ALIGN, INTERACTIONS, PREPARED, RANKS
 
@@ -56,7 +56,9 @@ def recommend(
     service = Service.of(settings, recommender, RawIds.of_items(interactions))
     liked = list(titles or [])
     answer = service.answer_known(history, k) if history else service.answer(Query.of({"history": liked, "k": k}))
-    _print(answer, [catalogue.titles[item] for item in history] or liked, f"{chosen}, {settings.catalogue_sentence}")
+    warned = f"; {MEANINGLESS}" if settings.random_model else ""
+    system = f"{chosen}, {settings.catalogue_sentence}{warned}"
+    _print(answer, [catalogue.titles[item] for item in history] or liked, system)
 
 
 def user_history(prepared: Path, user: str, raw: "RawIds") -> list[int]:

@@ -16,7 +16,17 @@ from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.ranking_rule import Kind, RankingRule
 from recalign.evaluation.ranks import FULL
-from recalign.evaluation.systems import FUSION, SYSTEMS, TRANSFERRED, TUNED, System, adapter_of, read_systems, system_of
+from recalign.evaluation.systems import (
+    FUSION,
+    RANDOM_BASE,
+    SYSTEMS,
+    TRANSFERRED,
+    TUNED,
+    System,
+    adapter_of,
+    read_systems,
+    system_of,
+)
 from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter, find_adapter
 from recalign.llm.base import IDENTITY
 from recalign.params.base import BaseParams
@@ -101,6 +111,12 @@ class Settings(BaseModel):
     def language_model(self) -> str:
         """The system whose adapter it is."""
         return self.fusion.language_model if self.fusion else self.system
+
+    @property
+    def random_model(self) -> bool:
+        """Whether a language model on a random base has a say in the answers, which then mean nothing."""
+        active = self.fusion is None or self.fusion.active_language_model is not None
+        return active and self.identity.id == RANDOM_BASE
 
     @property
     def sentence(self) -> str:

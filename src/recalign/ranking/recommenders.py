@@ -70,11 +70,12 @@ def whole_catalogue_ranks(recommender: Ranker, trials: Trials) -> list[SystemRan
 
 
 def fuse_systems(
-    measured: Mapping[str, Measured], spent: Mapping[str, float | None], trials: Trials
+    measured: Mapping[str, Measured], spent: Mapping[str, float | None], trials: Trials, *, random_model: bool = False
 ) -> tuple[Measured, Fusion]:
     """Every ID recommender and the best trained language model in one ranking; no model scores anything again.
 
-    spent: seconds per thousand cases by system, None where they are not known.
+    spent: seconds per thousand cases by system, None where they are not known; random_model: the language model's base
+    knows no language, so its weight is 0: what a few cases would give it is chance.
     """
     systems = {name: own.system for name, own in measured.items()}
     trained = [name for name, own in systems.items() if own.kind == LLM and name != UNTRAINED]
@@ -82,7 +83,9 @@ def fuse_systems(
         {name: own.weighing for name, own in measured.items() if own.weighing is not None}, trials.weighing.target_index
     )
     llm = best_by_validation(systems, trained)
-    if llm is not None:
+    if llm is not None and random_model:
+        fusion = Fusion({**fusion.weights, llm: 0.0})
+    elif llm is not None:
         tuning = {name: measured[name].validation for name in [*fusion.weights, llm]}
         fusion = fusion.joined(llm, tuning, trials.validation.target_index)
     scores = {
