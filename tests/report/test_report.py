@@ -476,7 +476,8 @@ def test_the_same_ranks_give_the_same_bytes(params: Params, project: Path) -> No
 
 def test_the_terminal_shows_table_verdict_path_and_what_to_type_next(made: Made) -> None:
     for told in (
-        "NDCG@10 − item_knn", "0.431 [0.431, 0.431]", "The LLM loses", f"Report: {made.out / 'report.html'}",
+        "− item_knn", "[0.431, 0.431]", "Should you use the language model? No", "The LLM loses",
+        f"Report: {made.out / 'report.html'}",
         "recalign register", "recalign recommend --user 7", "dvc exp run -S source=lastfm -S budget=few-shot",
     ):  # fmt: skip
         assert told in made.printed, told
