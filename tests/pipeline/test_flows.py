@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -265,6 +266,7 @@ def test_serve_tells_a_server_that_went_away_from_other_errors():
 KILLED_RUN = """
 import os, sys
 from pathlib import Path
+from typing import Any
 from recalign.common.locks import try_lock
 try_lock(Path(sys.argv[1]), "align/sdpo")
 os._exit(9)
@@ -349,6 +351,7 @@ def test_retraining_without_new_data_ends_with_nothing_new_and_leaves_nothing(pr
 KILLED_RETRAINING = """
 import os, sys
 from pathlib import Path
+from typing import Any
 from worktree import commit_result, retrain_worktree
 with retrain_worktree(Path.cwd()) as worktree:
     (worktree / "params.yaml").write_text((worktree / "params.yaml").read_text() + "# retrained\\n")
@@ -461,6 +464,10 @@ def test_align_registers_and_retraining_ends_in_a_branch_with_a_version(project,
     (project / "dvc.yaml").write_text(READY_MADE.format(made=tmp_path / "made"), encoding="utf-8")
     aligned = align("sdpo", return_state=True)
     assert aligned.message.startswith("recalign: version 1 (sdpo) is champion")
+    run, verdict = last_run_and_verdict()
+    assert run.name == "align/sdpo on table, smoke"
+    assert set(run.tags) == {"objective:sdpo", "source:table", "budget:smoke"}
+    assert (verdict.flow_run_id, verdict.data) == (run.id, "Should you use the language model? No.")
     commit(project, "First training")
     (project / "data/raw/table/log.csv").write_text("user_id,item_id\n1,2\n1,3\n", encoding="utf-8")
     write_adapter(load_params(), tmp_path / "made", tmp_path / "made/data/models/align/sdpo", seed=9)
@@ -471,6 +478,16 @@ def test_align_registers_and_retraining_ends_in_a_branch_with_a_version(project,
     assert changed == {"data/raw/table.dvc", "dvc.lock"}
     assert retrained(project).name == NOTHING_NEW
     assert git(project, "branch", "--list", "retrain/*", "--format=%(refname:short)") == branch
+
+
+def last_run_and_verdict() -> tuple[Any, Any]:
+    """The newest run on the server, and the newest artifact called verdict."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    with get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
+        return run, client.read_latest_artifacts(limit=1)[0]
 
 
 def ready_made(tmp_path: Path) -> Path:

@@ -173,6 +173,22 @@ def test_a_kill_in_the_middle_is_mended_by_the_next_repro(smoke, tmp_path):
     assert digests(smoke) == before
 
 
+def test_a_run_on_a_random_model_says_so_everywhere_and_lets_it_weigh_nothing(smoke):
+    """On the screen, in the report, for the registry; what recommends beside it is what the log itself tells."""
+    screen = (smoke / "repro.log").read_text(encoding="utf-8")
+    for told in ("over users; random model: the figures mean nothing", "Random model: the figures mean nothing.",
+                 "Should you use the language model? This run cannot say (random model: the figures mean nothing)"):  # fmt: skip
+        assert told in screen
+        assert told in (smoke / "reports/report.html").read_text(encoding="utf-8")
+    about = json.loads((smoke / "reports/scorecard.json").read_text(encoding="utf-8"))["about"]
+    assert about["random_model"] is True
+    fusion = json.loads((smoke / layout.RANKS / "fusion.json").read_text(encoding="utf-8"))
+    assert fusion["parts"]["llm-sdpo"]["weight"] == 0.0
+    assert fusion["parts"]["item_knn"]["weight"] > 0.0
+    table = [line for line in screen.splitlines() if line.startswith("  ")]
+    assert max(map(len, table[table.index(next(row for row in table if "HR@1" in row)) :])) <= 120
+
+
 def test_the_ranks_of_every_system_name_the_artifacts_that_made_them(smoke):
     """So that another adapter or recommender is not judged by them; an oracle has none."""
     systems = json.loads((smoke / layout.RANKS / "systems.json").read_text(encoding="utf-8"))

@@ -454,6 +454,32 @@ def test_a_registered_fusion_answers_with_the_same_explanation(project, tmp_path
     assert [item["item_id"] for item in answer["items"]] == [2, 3, 5]  # by popularity, which weighs the most
 
 
+def test_a_fusion_whose_language_model_weighs_nothing_answers_without_loading_it(project, tmp_path, monkeypatch):
+    """As it answers where it is loaded, but for the time that takes; its warning of a random model goes as well."""
+    own = shutil.copytree(project, tmp_path / "own", ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
+    monkeypatch.chdir(own)
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = parse_params(tree | {"budget": "smoke"})
+    write_ranks(own, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
+    loaded = []
+    real = under_test.load_language_model
+
+    def load(*given, **named):
+        loaded.append(given)
+        return real(*given, **named)
+
+    monkeypatch.setattr(under_test, "load_language_model", load)
+    for weight, loads in ((0.5, 1), (0.0, 0)):
+        write_fusion(params, own, weight=weight)
+        settings = settings_of(params, "fusion", own)
+        write_package(settings, own, tmp_path / f"package-{weight}")
+        loaded.clear()
+        answer = Service.load(tmp_path / f"package-{weight}").answer(Query(history=[1, 4, 7], k=3))
+        assert len(loaded) == loads
+        assert settings.random_model == (weight > 0)
+    assert [item["item_id"] for item in answer["items"]] == [2, 3, 5]  # popularity alone
+
+
 @pytest.mark.parametrize("engine", ["statements", "generate", "counting"])
 def test_where_prompts_show_profiles_serving_infers_them_by_the_engine_that_was_measured(project, tmp_path, engine):
     """The base without the adapter writes them, as in stage profiles, and the ranking reads what the answer shows."""

@@ -11,13 +11,14 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from recalign.common.artifacts import MANIFEST, digest_of, folder, folder_digest, read_json, verify_once, write_json
-from recalign.common.errors import RecalignError
+from recalign.common.errors import RecalignError, did_you_mean
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.ranking_rule import Kind, RankingRule
 from recalign.evaluation.ranks import FULL
 from recalign.evaluation.systems import (
     FUSION,
+    LLM,
     RANDOM_BASE,
     SYSTEMS,
     TRANSFERRED,
@@ -217,8 +218,9 @@ def _evaluated(systems: Mapping[str, System], objective: str) -> System:
     system = system_of(objective)
     about = systems.get(system)
     if about is None:
+        hint = did_you_mean(objective, [FUSION, *(adapter_of(name) for name in systems if systems[name].kind == LLM)])
         raise RecalignError(
-            f"{RANKS / SYSTEMS} holds no {system}; run 'dvc repro' with {objective!r} in align.objectives"
+            f"{RANKS / SYSTEMS} holds no {system}{hint}; run 'dvc repro' with {objective!r} in align.objectives"
         )
     return about
 
