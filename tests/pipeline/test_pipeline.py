@@ -176,10 +176,14 @@ def test_a_kill_in_the_middle_is_mended_by_the_next_repro(smoke, tmp_path):
 def test_a_run_on_a_random_model_says_so_everywhere_and_lets_it_weigh_nothing(smoke):
     """On the screen, in the report, for the registry; what recommends beside it is what the log itself tells."""
     screen = (smoke / "repro.log").read_text(encoding="utf-8")
-    for told in ("over users; random model: the figures mean nothing", "Random model: the figures mean nothing.",
-                 "Should you use the language model? This run cannot say (random model: the figures mean nothing)"):  # fmt: skip
+    page = (smoke / "reports/report.html").read_text(encoding="utf-8")
+    for told in (
+        "over users; random model: the figures mean nothing",
+        "Random model: the figures mean nothing.",
+        "Should you use the language model? This run cannot say (random model: the figures mean nothing)",
+    ):
         assert told in screen
-        assert told in (smoke / "reports/report.html").read_text(encoding="utf-8")
+        assert told in page
     about = json.loads((smoke / "reports/scorecard.json").read_text(encoding="utf-8"))["about"]
     assert about["random_model"] is True
     fusion = json.loads((smoke / layout.RANKS / "fusion.json").read_text(encoding="utf-8"))
