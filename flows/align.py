@@ -13,7 +13,7 @@ from recalign.params.align import ObjectiveName
 from recalign.params.load import Params, load_params
 from recalign.project import PARAMS
 from reproduce import passed_on, reproduce
-from runs import only_run
+from runs import name_run, only_run, show_verdict
 
 
 @task(name="register", cache_policy=NO_CACHE, persist_result=False)
@@ -37,9 +37,11 @@ def align_in(root: Path, objective: ObjectiveName) -> State:
     if objective not in params.align.objectives:
         allowed = ", ".join(params.align.objectives)
         raise RecalignError(f"objective is {objective}; align.objectives in {PARAMS} has {allowed}: add it there")
+    name_run(f"align/{objective}", params, objective)
     stages = reproduce(root, params.schedule)
     if not stages.is_completed():
         return stages
+    show_verdict(root)
     return passed_on(register_adapter(params, objective, root, home=root, return_state=True))
 
 

@@ -13,7 +13,7 @@ from recalign.params.load import load_params
 from recalign.project import PARAMS
 from refresh import refresh
 from reproduce import passed_on, reproduce
-from runs import only_run
+from runs import name_run, only_run, show_verdict
 from worktree import commit_result, keep_result, needs_git, retrain_worktree
 
 NOTHING_NEW = "nothing new"
@@ -39,9 +39,11 @@ def retrain_in(main: Path, worktree: Path) -> State:
     if not refreshed.is_completed() or refreshed.name == NOTHING_NEW:
         return passed_on(refreshed)
     params = load_params(worktree / PARAMS)  # the simulated source has grown by some days
+    name_run("retrain/weekly", params, None)
     stages = reproduce(worktree, params.schedule)
     if not stages.is_completed():
         return stages
+    show_verdict(worktree)
     commit_result(worktree, f"Retrain on newer data: {refreshed.message}; {stages.message}")
     registered = register_adapter(params, None, worktree, home=main, return_state=True)
     if registered.is_completed():

@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.exceptions import ObjectNotFound
@@ -15,8 +16,11 @@ from prefect.runtime import flow_run
 from prefect.states import Crashed
 
 from locks import guarded, lock_folder
+from recalign.common.artifacts import read_json
 from recalign.common.locks import held, is_left_over, owner, try_lock
+from recalign.params.load import Params
 from recalign.params.schedule import ScheduleParams
+from recalign.project import REPORTS
 from subprocesses import end_with_parent
 
 SLOT = "slot.lock"
@@ -41,6 +45,27 @@ def only_run(root: Path, name: str, schedule: ScheduleParams) -> Iterator[None]:
         fix = "stop that run, or raise schedule.wait_minutes in params.yaml"
         with held(lock_folder(root) / SLOT, name, schedule.wait_minutes * 60, fix, run_log.info):
             yield
+
+
+def name_run(name: str, params: Params, objective: str | None) -> None:
+    """Call the run of this process by what it works on, and tag it so: lists of runs are searched by that.
+
+    objective: None where params choose it.
+    """
+    asked = objective or params.registry.system
+    told = {"objective": asked, "source": params.source, "budget": params.budget}
+    tags = {*flow_run.tags, *(f"{key}:{value}" for key, value in told.items())}
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(flow_run.id), name=f"{name} on {params.source}, {params.budget}", tags=sorted(tags))
+
+
+def show_verdict(root: Path) -> None:
+    """Keep what the report of a project says as an artifact of the run, the answer first; nothing without a report."""
+    file = root / REPORTS / "scorecard.json"
+    about = read_json(file).get("about", {}) if file.is_file() else {}
+    said = [sentence for sentence in (about.get("answer"), *about.get("verdict", [])) if sentence]
+    if said:
+        create_markdown_artifact("\n\n".join(said), key="verdict", description=f"the verdict of {root / REPORTS}")
 
 
 @contextmanager

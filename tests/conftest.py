@@ -58,7 +58,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_smoke(place: Path) -> Path:
     """Copy the project to `place` and run it there at budget smoke."""
-    project = copy_project(place, budget="smoke", recommenders__systems=FEW)
+    project = copy_project(place, budget="smoke", recommenders__systems=FEW, registry__allow_random=True)
     run(project, "dvc", "pull", "data/raw/films.dvc")
     (project / "repro.log").write_text(run(project, "dvc", "repro").stdout, encoding="utf-8")
     return project

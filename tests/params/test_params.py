@@ -39,10 +39,30 @@ def test_a_typo_names_the_nearest_key(tree, section, wrong, right):
 
 
 @pytest.mark.parametrize(
+    ("section", "key", "wrong"),
+    [
+        ("sft", "learning_rate", "lr_rate"),
+        ("sft", "learning_rate", "learning-rate"),
+        ("prepare", "min_history", "minimum_history"),
+        ("registry", "min_users", "min_user"),
+        (None, "schedule", "scheduling"),
+    ],
+)
+def test_a_renamed_key_is_named_by_what_stands_there_and_by_what_is_right(tree, section, key, wrong):
+    """Not as missing: the person looks for the line to change."""
+    part = tree[section] if section else tree
+    part[wrong] = part.pop(key)
+    found, right = (f"{section}.{name}" if section else name for name in (wrong, key))
+    with pytest.raises(RecalignError, match=f"unknown key '{found}'; the nearest valid key is '{right}'"):
+        parse_params(tree)
+
+
+@pytest.mark.parametrize(
     ("section", "key", "wrong", "right"),
     [
         (None, "source", "tabel", "table"),
         (None, "budget", "Demo", "demo"),
+        (None, "budget", "demoo", "demo"),
         ("prepare", "split", "times", "time"),
         ("base", "quantisation", "nf8", "nf4"),
         ("registry", "metric", "ndcg@10", "ndcg_at_10"),

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -265,6 +266,7 @@ def test_serve_tells_a_server_that_went_away_from_other_errors():
 KILLED_RUN = """
 import os, sys
 from pathlib import Path
+from typing import Any
 from recalign.common.locks import try_lock
 try_lock(Path(sys.argv[1]), "align/sdpo")
 os._exit(9)
@@ -349,6 +351,7 @@ def test_retraining_without_new_data_ends_with_nothing_new_and_leaves_nothing(pr
 KILLED_RETRAINING = """
 import os, sys
 from pathlib import Path
+from typing import Any
 from worktree import commit_result, retrain_worktree
 with retrain_worktree(Path.cwd()) as worktree:
     (worktree / "params.yaml").write_text((worktree / "params.yaml").read_text() + "# retrained\\n")
@@ -448,13 +451,23 @@ def test_the_simulated_log_grows_by_seven_days_and_keeps_its_params_comments(pro
 def test_align_registers_and_retraining_ends_in_a_branch_with_a_version(project, tmp_path, monkeypatch):
     """A second retraining continues from the first one's branch, and finds nothing new."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    set_params(project, source="table", budget="smoke", schedule={"retries": 0}, registry={"min_users": 10})
+    set_params(
+        project,
+        source="table",
+        budget="smoke",
+        schedule={"retries": 0},
+        registry={"min_users": 10, "allow_random": True},
+    )
     write_project(load_params(), project / "params.yaml", tmp_path / "made")
     shutil.copy(empty_registry(), project / "mlflow.db")
     (project / ".gitignore").write_text("/mlflow.db*\n/mlartifacts/\n/data/cache/\n", encoding="utf-8")
     (project / "dvc.yaml").write_text(READY_MADE.format(made=tmp_path / "made"), encoding="utf-8")
     aligned = align("sdpo", return_state=True)
     assert aligned.message.startswith("recalign: version 1 (sdpo) is champion")
+    run, verdict = last_run_and_verdict()
+    assert run.name == "align/sdpo on table, smoke"
+    assert set(run.tags) == {"objective:sdpo", "source:table", "budget:smoke"}
+    assert (verdict.flow_run_id, verdict.data) == (run.id, "Should you use the language model? No.")
     commit(project, "First training")
     (project / "data/raw/table/log.csv").write_text("user_id,item_id\n1,2\n1,3\n", encoding="utf-8")
     write_adapter(load_params(), tmp_path / "made", tmp_path / "made/data/models/align/sdpo", seed=9)
@@ -467,9 +480,21 @@ def test_align_registers_and_retraining_ends_in_a_branch_with_a_version(project,
     assert git(project, "branch", "--list", "retrain/*", "--format=%(refname:short)") == branch
 
 
+def last_run_and_verdict() -> tuple[Any, Any]:
+    """The newest run on the server, and the newest artifact called verdict."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    with get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
+        return run, client.read_latest_artifacts(limit=1)[0]
+
+
 def ready_made(tmp_path: Path) -> Path:
     """A clone whose one stage copies what the stages would have made, with an empty registry."""
-    project = copy_project(tmp_path / "project", schedule__retries=0, budget="smoke", registry__min_users=10)
+    project = copy_project(
+        tmp_path / "project", schedule__retries=0, budget="smoke", registry__min_users=10, registry__allow_random=True
+    )
     write_project(load_params(project / "params.yaml"), project / "params.yaml", tmp_path / "made")
     (project / "dvc.yaml").write_text(READY_MADE.format(made=tmp_path / "made").replace("raw/table", "raw/simulated"))
     git(project, "rm", "-r", "--quiet", "data/models", "dvc.lock")  # the one stage owns both here

@@ -127,7 +127,7 @@ def test_two_fresh_runs_give_the_same_bytes(smoke, tmp_path):
 
     Here one process runs all stages, where DVC starts one per stage: bytes do not depend on what ran before, either.
     """
-    again = copy_project(tmp_path / "again", budget="smoke", recommenders__systems=FEW)
+    again = copy_project(tmp_path / "again", budget="smoke", recommenders__systems=FEW, registry__allow_random=True)
     run(again, "dvc", "pull", "data/raw/films.dvc")
     before_the_report = list(DVC)[: list(DVC).index("report")]
     assert before_the_report[-1] == "fuse"
@@ -172,6 +172,26 @@ def test_a_kill_in_the_middle_is_mended_by_the_next_repro(smoke, tmp_path):
     assert re.search(r"^Running stage 'sft':$", again, re.MULTILINE)
     run(smoke, "dvc", "repro")
     assert digests(smoke) == before
+
+
+def test_a_run_on_a_random_model_says_so_everywhere_and_lets_it_weigh_nothing(smoke):
+    """On the screen, in the report, for the registry; what recommends beside it is what the log itself tells."""
+    screen = (smoke / "repro.log").read_text(encoding="utf-8")
+    page = (smoke / "reports/report.html").read_text(encoding="utf-8")
+    for told in (
+        "over users; random model: the figures mean nothing",
+        "Random model: the figures mean nothing.",
+        "Should you use the language model? This run cannot say (random model: the figures mean nothing)",
+    ):
+        assert told in screen
+        assert told in page
+    about = json.loads((smoke / "reports/scorecard.json").read_text(encoding="utf-8"))["about"]
+    assert about["random_model"] is True
+    fusion = json.loads((smoke / layout.RANKS / "fusion.json").read_text(encoding="utf-8"))
+    assert fusion["parts"]["llm-sdpo"]["weight"] == 0.0
+    assert fusion["parts"]["item_knn"]["weight"] > 0.0
+    table = [line for line in screen.splitlines() if line.startswith("  ")]
+    assert max(map(len, table[table.index(next(row for row in table if "HR@1" in row)) :])) <= 120
 
 
 def test_the_ranks_of_every_system_name_the_artifacts_that_made_them(smoke):

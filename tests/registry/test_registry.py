@@ -62,7 +62,9 @@ NAME = "recalign"
 def params() -> Params:
     """The repository's params at budget smoke; this small project's users are enough."""
     tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    return parse_params(tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS}})
+    return parse_params(
+        tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS, "allow_random": True}}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,12 @@ def test_the_first_adapter_that_beats_popularity_is_champion_with_all_that_expla
     run = client.get_run(version.run_id)
     assert run.data.params["sft.epochs"] == "1"
     assert run.data.metrics["ndcg_at_10"] == 1.0
-    assert run.data.metrics["systems.popularity.mrr.value"] == 0.5
+    assert set(run.data.metrics) == {"hr_at_1", "hr_at_5", "ndcg_at_10", "mrr", "popularity_ndcg_at_10"}
+    assert run.info.run_name == "llm-sdpo on simulated, smoke"
+    assert (run.data.tags["random_model"], version.tags["random_model"]) == ("true", "true")
+    for told in (run.data.tags["mlflow.note.content"], version.description):
+        assert told.startswith("**Random model: the figures mean nothing.**")
+        assert "Should you use the language model? No." in told
     logged = {file.path for file in client.list_artifacts(version.run_id)}
     assert logged >= {"params.yaml", "metrics.json", "report.html", "gate.json", "systems.json", "ranks"}
     tags = [version.tags[name] for name in ("gate", "gate_bar", "gate_manifest")]
@@ -108,6 +115,17 @@ def test_the_first_adapter_that_beats_popularity_is_champion_with_all_that_expla
     files = [path for path in (project / "mlartifacts").rglob("*") if path.is_file()]
     assert base not in {file_digest(path) for path in files}
     assert not [path for path in files if path.suffix in {".pkl", ".pickle"}]
+
+
+def test_a_random_model_is_registered_only_where_the_params_allow_it(params, project):
+    """Refused before anything is looked up, for an adapter and a fusion alike; no version is left."""
+    strict = params.model_copy(update={"registry": params.registry.model_copy(update={"allow_random": False})})
+    write_ranks(project, {"popularity": [3], "llm-sdpo": [1], "fusion": [1]})
+    write_fusion(params, project)
+    for chosen in ("sdpo", "fusion"):
+        with pytest.raises(RecalignError, match=r"tiny-random \(random model: the figures mean nothing\).*budget=demo"):
+            register(strict, chosen)
+    assert not connect(project).search_registered_models()
 
 
 def test_an_adapter_that_loses_to_popularity_stays_challenger_and_stands_in(params, project, caplog):
@@ -374,6 +392,10 @@ def test_a_better_challenger_takes_over_and_a_roll_back_returns(params, project)
     assert (aliased(client, NAME, "champion"), aliased(client, NAME, "previous_champion")) == ("2", "1")
     reason = client.get_model_version(NAME, "2").tags["moved_because"]
     assert reason == "rolled back from version 3: worse for new users"
+    left = client.get_model_version(NAME, "3").tags
+    assert left["moved_because"] == "rolled back to version 2: worse for new users"
+    assert left["was_champion_because"].startswith("gate: NDCG@10 minus that of version 2")
+    assert client.get_model_version(NAME, "1").tags["moved_because"].startswith("replaced by version 2: gate: ")
     assert rollback(params, "older still") == "1"
     assert aliased(client, NAME, "previous_champion") is None
     with pytest.raises(RecalignError, match="cannot be rolled back: its only champion is version 1"):

@@ -57,7 +57,9 @@ def project(tmp_path_factory) -> Path:
     """A project whose S-DPO adapter is champion."""
     root = tmp_path_factory.mktemp("served") / "project"
     tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params = parse_params(tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS}})
+    params = parse_params(
+        tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS, "allow_random": True}}
+    )
     write_project(params, ROOT / "params.yaml", root)
     shutil.copy(empty_registry(), root / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
@@ -278,7 +280,12 @@ def test_a_version_registered_before_signatures_had_inputs_answers_and_refuses_a
     monkeypatch.chdir(own)
     monkeypatch.setattr(served_model, "SIGNATURE", ModelSignature(outputs=served_model.SIGNATURE.outputs))
     tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    register(parse_params(tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS}}), root=own)
+    register(
+        parse_params(
+            tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS, "allow_random": True}}
+        ),
+        root=own,
+    )
     before = mlflow.pyfunc.load_model("models:/recalign/1")
     assert before.metadata.get_input_schema() is None
     assert len(ask(before, {"history": [1, TITLES[3]], "k": 3})[0]["items"]) == 3
@@ -434,7 +441,9 @@ def test_a_registered_fusion_answers_with_the_same_explanation(project, tmp_path
     shutil.copy(empty_registry(), own / "mlflow.db")
     monkeypatch.chdir(own)
     tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params = parse_params(tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS}})
+    params = parse_params(
+        tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS, "allow_random": True}}
+    )
     write_ranks(own, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
     write_fusion(params, own, weight=0.01)
     register(params, "fusion", root=own)
@@ -443,6 +452,32 @@ def test_a_registered_fusion_answers_with_the_same_explanation(project, tmp_path
     assert alike(answer, again)
     assert answer["preference"] == "Likes drama films."
     assert [item["item_id"] for item in answer["items"]] == [2, 3, 5]  # by popularity, which weighs the most
+
+
+def test_a_fusion_whose_language_model_weighs_nothing_answers_without_loading_it(project, tmp_path, monkeypatch):
+    """As it answers where it is loaded, but for the time that takes; its warning of a random model goes as well."""
+    own = shutil.copytree(project, tmp_path / "own", ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
+    monkeypatch.chdir(own)
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = parse_params(tree | {"budget": "smoke"})
+    write_ranks(own, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
+    loaded = []
+    real = under_test.load_language_model
+
+    def load(*given, **named):
+        loaded.append(given)
+        return real(*given, **named)
+
+    monkeypatch.setattr(under_test, "load_language_model", load)
+    for weight, loads in ((0.5, 1), (0.0, 0)):
+        write_fusion(params, own, weight=weight)
+        settings = settings_of(params, "fusion", own)
+        write_package(settings, own, tmp_path / f"package-{weight}")
+        loaded.clear()
+        answer = Service.load(tmp_path / f"package-{weight}").answer(Query(history=[1, 4, 7], k=3))
+        assert len(loaded) == loads
+        assert settings.random_model == (weight > 0)
+    assert [item["item_id"] for item in answer["items"]] == [2, 3, 5]  # popularity alone
 
 
 @pytest.mark.parametrize("engine", ["statements", "generate", "counting"])

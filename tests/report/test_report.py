@@ -31,8 +31,9 @@ from recalign.evaluation.systems import System, write_systems
 from recalign.params.load import Params, load_params, parse_params
 from recalign.preferences.profiles.profiles import Claim, Profile, profiles_table
 from recalign.report.curves import read_curve
-from recalign.report.table import cells, difference
-from recalign.report.verdict import verdict
+from recalign.report.provenance import next_commands
+from recalign.report.table import cells, difference, print_scorecard
+from recalign.report.verdict import answer, verdict
 from recalign.stages.report import report
 
 DIGESTS = {"uniform": "ab" * 32, "popularity": "cd" * 32, "catalogue": "ef" * 32}
@@ -91,8 +92,40 @@ def test_the_comparisons_are_each_training_step_and_the_best_llm_against_the_bas
 
 def test_the_verdict_says_plainly_that_the_llm_loses() -> None:
     first = verdict(card())[0]
-    assert first.startswith("The LLM loses: S-DPO is below item-kNN, the best baseline (NDCG@10 0.431 against")
+    assert first.startswith(
+        "The LLM loses: S-DPO is below item-kNN, the best baseline on the validation cases (NDCG@10 0.431 "
+    )
     assert first.endswith("difference −0.200 [−0.200, −0.200] on 40 cases of 40 users).")
+
+
+@pytest.mark.parametrize(
+    ("sdpo", "words"),
+    [([1] * 40, "Yes, on cases like these: it ranks better than item-kNN, the best baseline on the validation cases."),
+     ([4] * 40, "No, not on cases like these: item-kNN, the best baseline on the validation cases, ranks better and"),
+     ([1, 4] * 20, "Not yet: on 40 cases it cannot be told from item-kNN, the best baseline on the validation cases")],
+)  # fmt: skip
+def test_the_question_that_a_run_is_for_is_answered_in_plain_words(sdpo: list[int], words: str) -> None:
+    assert answer(card(sdpo)).startswith(f"Should you use the language model? {words}")
+
+
+def test_a_random_model_is_named_in_table_verdict_and_answer(capsys) -> None:
+    made = replace(card(sdpo=[1] * 40), random_model=True)
+    print_scorecard(made, "simulated")
+    assert "over users; random model: the figures mean nothing\n" in capsys.readouterr().out
+    assert verdict(made)[0] == "Random model: the figures mean nothing."
+    assert answer(made).startswith("Should you use the language model? This run cannot say (random model: the figures")
+
+
+@pytest.mark.parametrize(
+    ("source", "random_model", "expected"),
+    [("simulated", True, ["dvc exp run -S budget=demo", "recalign recommend --user 7",
+                          "dvc exp run -S source=lastfm -S budget=few-shot"]),
+     ("table", True, ["dvc exp run -S budget=demo", "recalign recommend --user 7"]),
+     ("table", False, ["recalign register", "recalign recommend --user 7", "dvc exp run -S budget=few-shot"])],
+)  # fmt: skip
+def test_next_comes_a_trained_model_on_the_same_data(source: str, random_model: bool, expected: list[str]) -> None:
+    told = next_commands({"source": source, "random_model": random_model, "example_user": 7})
+    assert [line.split("  ")[0] for line in told] == expected
 
 
 def test_the_verdict_says_that_the_llm_wins_only_when_the_interval_is_above_zero() -> None:
@@ -145,6 +178,41 @@ def test_the_table_holds_each_system_with_intervals_and_what_it_is_ranked_by_bes
         "log-prob − 0.5 × prior",
     ]
     assert rows[4][5] == "—"
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown", "left_out"),
+    [(80, "system HR@1 NDCG@10 − item_knn", True), (120, "system HR@1 HR@5 NDCG@10 MRR − item_knn", False),
+     (200, "system HR@1 HR@5 NDCG@10 MRR NDCG@10 − item_knn", False)],
+)  # fmt: skip
+def test_the_table_fits_the_terminal(columns: int, shown: str, left_out: bool, capsys, monkeypatch) -> None:
+    """No line of it is wider, no cell is cut, and what was left out is named."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    print_scorecard(replace(card(), unbeaten=frozenset(["llm-base"])), "simulated")
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    table = [line for line in lines[1:] if line.startswith(" ")]
+    assert max(map(len, table)) <= columns
+    (heads,) = [line.split() for line in table if line.split()[:1] == ["system"]]
+    assert heads == shown.split()
+    text = "\n".join(table)
+    assert "…" not in text
+    assert all(f" {name} " in text for name in RANKS)
+    assert "llm-base †" in text
+    assert text.count("[0.431, 0.431]") == 1
+    assert any(line.startswith("HR@5 and MRR: shown where") for line in lines) == left_out
+    assert "Ranked by log-prob − 0.5 × prior: llm-base, llm-sft, llm-sdpo." in lines
+
+
+def test_in_a_pipe_the_table_has_120_columns_at_most_and_no_colour(capsys) -> None:
+    print_scorecard(card(), "simulated")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines[1:]) <= 120
+    assert "\x1b" not in "".join(lines)
+    (sdpo,) = [line.split() for line in lines if line.split()[:1] == ["llm-sdpo"]]
+    assert sdpo == ["llm-sdpo", "0.000", "1.000", "0.431", "0.250", "−0.200"]
 
 
 def test_a_difference_that_only_a_correction_takes_away_is_level_and_marked() -> None:
@@ -408,7 +476,8 @@ def test_the_same_ranks_give_the_same_bytes(params: Params, project: Path) -> No
 
 def test_the_terminal_shows_table_verdict_path_and_what_to_type_next(made: Made) -> None:
     for told in (
-        "NDCG@10 − item_knn", "0.431 [0.431, 0.431]", "The LLM loses", f"Report: {made.out / 'report.html'}",
+        "− item_knn", "[0.431, 0.431]", "Should you use the language model? No", "The LLM loses",
+        f"Report: {made.out / 'report.html'}",
         "recalign register", "recalign recommend --user 7", "dvc exp run -S source=lastfm -S budget=few-shot",
     ):  # fmt: skip
         assert told in made.printed, told

@@ -127,10 +127,12 @@ def write_ranks(root: Path, ranks: Mapping[str, Sequence[int]], *, digest: str =
         write_system_ranks(partial / "ranks.parquet", list(systems.values()))
         write_json(partial / "systems.json", about)
         write_json(partial / "cases.json", {"manifests": {"uniform": {"warm": digest}}})
-    told = {"about": {"manifests": {"uniform": {"warm": digest}}}, "figures": []}
+    answer = "Should you use the language model? No."
+    told = {"about": {"manifests": {"uniform": {"warm": digest}}, "answer": answer}, "figures": []}
     write_json(root / layout.REPORTS / "scorecard.json", told)
+    popularity = {"mrr": {"value": 0.5}, "ndcg_at_10": {"value": 0.6}}
     write_json(root / layout.REPORTS / "metrics.json", {
-        "systems": {"popularity": {"mrr": {"value": 0.5}}}, "audit": {"verdict": "clean", "unbeaten": {}},
+        "systems": {"popularity": popularity}, "audit": {"verdict": "clean", "unbeaten": {}},
     })  # fmt: skip
     write_text(root / layout.REPORTS / "report.html", "<h1>Report</h1>")
 

@@ -28,6 +28,9 @@ def compare(params: Params, first: str, second: str, home: Path = Path(), *, as_
 
     Raises RecalignError naming the field in which they differ, or the run that has no ranks.
     """
+    for name in (first, second):
+        if not name.startswith("models:"):
+            _ranks_folder(Path(name))
     one, other, draws = _runs(first, home), _runs(second, home), (params.evaluate.resamples, params.seed)
     main = next(iter(one.values())), next(iter(other.values()))
     found = [(main, compare_runs(*main, *draws))]
@@ -84,9 +87,7 @@ def folder_runs(root: Path) -> dict[str, Run]:
 
     Raises RecalignError where there are none, or where an artifact of `root` is not what made its ranks.
     """
-    ranks = next((place for place in (root / RANKS, root) if (place / "ranks.parquet").is_file()), None)
-    if ranks is None:
-        raise RecalignError(f"{root} holds no {RANKS / 'ranks.parquet'}; run 'dvc repro' there, or name another run")
+    ranks = _ranks_folder(root)
     if ranks == root / RANKS:
         from recalign.ranking.package import check_ranks
 
@@ -104,6 +105,14 @@ def folder_runs(root: Path) -> dict[str, Run]:
     full = in_whole_catalogue([system for system in every if system.view == main])
     answers = read_answers(written) if written.is_file() else ()
     return runs | {main: replace(runs[main], full=full, answers=answers)}
+
+
+def _ranks_folder(root: Path) -> Path:
+    """Where a run keeps its ranks. Raises RecalignError where it has none."""
+    for place in (root / RANKS, root):
+        if (place / "ranks.parquet").is_file():
+            return place
+    raise RecalignError(f"{root} holds no {RANKS / 'ranks.parquet'}; run 'dvc repro' there, or name another run")
 
 
 def _warm_first(view: tuple[str, Any]) -> int:

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from recalign.commands.arguments import REGISTRY_SCHEME, check_adapter_named
 from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
@@ -17,7 +18,6 @@ from recalign.registry.serving import AnyRecommender, find_base, load_recommende
 
 log = logging.getLogger(__name__)
 STORE = CACHE / "logprobs"  # a rule with priors takes every title's once, not at every call
-REGISTRY_SCHEME = "models:/"
 
 
 def open_adapter(params: Params, adapter: str, catalogue: Items) -> tuple[Settings, AnyRecommender]:
@@ -59,10 +59,6 @@ def _package(adapter: str) -> Path | None:
         from recalign.registry.promotion import download_package
 
         return download_package(adapter)
+    check_adapter_named(adapter)
     folder = Path(adapter)
-    if not (folder / "adapter_config.json").is_file():
-        raise RecalignError(
-            f"--adapter is {adapter}, where no adapter lies (no adapter_config.json); "
-            "give a folder such as data/models/align/sdpo, or models:/recalign@champion"
-        )
     return folder.parent if (folder.parent / SETTINGS).is_file() else None

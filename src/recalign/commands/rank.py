@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recalign.commands.arguments import check_adapter_named, check_file
 from recalign.common import columns as c
 from recalign.common.artifacts import file_digest, write_text
 from recalign.common.console import print_json
@@ -21,10 +23,9 @@ from recalign.evaluation.significance import metric_interval, plain
 from recalign.params.load import Params
 from recalign.params.recommenders import RecommenderName
 from recalign.project import RANKS
-from recalign.ranking.fusion import read_fusion
-from recalign.ranking.language_model import LanguageModelRecommender
-from recalign.ranking.trial import Ranker, scores_of
-from recalign.recommenders.recommender import Request
+
+if TYPE_CHECKING:
+    from recalign.ranking.trial import Ranker
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,14 @@ def rank(
     with intervals over users (as_json: as one JSON document). Raises RecalignError naming file and line where the input
     cannot be ranked.
     """
+    check_system_named(adapter, recommender, train, fusion=fusion)
+    for option, path in {"--cases": cases, "--items": items}.items():
+        check_file(option, path)
     catalogue = read_catalogue(items)
     asked = read_file_cases(cases, catalogue)
+    from recalign.ranking.trial import scores_of
+    from recalign.recommenders.recommender import Request
+
     named = (adapter, recommender, train)
     system, ranked_by = _fused(params, catalogue, train) if fusion else _system(params, catalogue, *named)
     requests = [Request(case.user_id, case.history) for case in asked]
@@ -75,24 +82,39 @@ def rank(
     print(f"  {'cases':<8} {len(asked)}\nRanks: {out}")
 
 
+def check_system_named(
+    adapter: str | None, recommender: RecommenderName | None, train: Path | None, *, fusion: bool
+) -> None:
+    """Raise RecalignError where the options name no system that could rank, before cases are read or models loaded."""
+    from recalign.recommenders.roster import known
+
+    if recommender is not None:
+        known(recommender, "--recommender")
+    elif adapter is not None:
+        check_adapter_named(adapter)
+    elif not fusion:
+        raise RecalignError("nothing to rank with: give --adapter PATH or models:/…, or --recommender with --train")
+    if (recommender is not None or fusion) and train is None:
+        named = "--fusion" if fusion else f"--recommender {recommender}"
+        raise RecalignError(f"{named} needs --train: an interactions CSV (user_id,item_id)")
+    if train is not None:
+        check_file("--train", train)
+
+
 def _system(
     params: Params,
     catalogue: Items,
     adapter: str | None,
     recommender: RecommenderName | None,
     train: Path | None,
-) -> tuple[Ranker, str]:
+) -> "tuple[Ranker, str]":
     """The system that the options name, and what ranks it in words."""
     if recommender is not None:
-        from recalign.recommenders.roster import known
         from recalign.recommenders.train_log import fit_on_log
 
-        known(recommender, "--recommender")
-        if train is None:
-            raise RecalignError(f"--recommender {recommender} needs --train: an interactions CSV (user_id,item_id)")
+        assert train is not None, "check_system_named lets none pass without it"
         return fit_on_log(recommender, catalogue, train, params), f"fitted on {train}"
-    if adapter is None:
-        raise RecalignError("nothing to rank with: give --adapter PATH or models:/…, or --recommender with --train")
+    assert adapter is not None, "check_system_named lets none pass"
     from recalign.commands.opened import open_adapter
 
     settings, model = open_adapter(params, adapter, catalogue)
@@ -101,19 +123,22 @@ def _system(
     return model, settings.sentence
 
 
-def _fused(params: Params, catalogue: Items, train: Path | None) -> tuple[Ranker, str]:
+def _fused(params: Params, catalogue: Items, train: Path | None) -> "tuple[Ranker, str]":
     """The project's fusion with its weights, its ID recommenders fitted anew on `train`."""
     from recalign.commands.opened import open_adapter
     from recalign.ranking.fused import FusedRecommender
+    from recalign.ranking.fusion import read_fusion
+    from recalign.ranking.language_model import LanguageModelRecommender
     from recalign.ranking.package import adapter_folder
     from recalign.recommenders.train_log import fit_on_log, read_train_log
 
-    if train is None:
-        raise RecalignError("--fusion needs --train: an interactions CSV (user_id,item_id)")
+    assert train is not None, "check_system_named lets none pass without it"
     fitted = read_fusion(RANKS)
     ids = {name: fit_on_log(name, catalogue, train, params) for name in fitted.recommenders}
     counted = Counter(read_train_log(train, catalogue)[0][c.ITEM].to_pylist())
     new = fitted.new_items(replace(catalogue, train_events={item: counted[item] for item in catalogue.ids}))
+    if fitted.active_language_model is None:
+        return FusedRecommender(fitted.fusion, ids, catalogue, None, new), fitted.fusion.sentence
     _, model = open_adapter(params, str(adapter_folder(fitted.language_model, Path())), catalogue)
     if not isinstance(model, LanguageModelRecommender):
         raise RecalignError(f"{fitted.language_model} is no language model; run 'dvc repro' to fit the fusion again")

@@ -1,6 +1,7 @@
 """Command recommend: the best items for a user of the log or for some titles, and the preference that explains them."""
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,22 +9,25 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recalign.commands.arguments import check_adapter_named, check_file, read_titles
 from recalign.common import columns as c
 from recalign.common.artifacts import read_parquet
 from recalign.common.console import print_json
 from recalign.common.errors import RecalignError
+from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
-from recalign.evaluation.systems import SYSTEMS, read_systems
+from recalign.evaluation.systems import MEANINGLESS, SYSTEMS, read_systems
 from recalign.params.load import Params
 from recalign.project import ALIGN, INTERACTIONS, PREPARED, RANKS
 
 if TYPE_CHECKING:
-    from recalign.data.raw_ids import RawIds
     from recalign.ranking.package import Settings
     from recalign.registry.serving import AnyRecommender
 
 log = logging.getLogger(__name__)
 SHOWN_HISTORY, SHOWN_EVIDENCE = 8, 5  # titles printed
+DATABASE = Path("mlflow.db")  # of the registry, where no variable names a server
+SCORE = "A score orders this list and nothing else: it is no probability, and is not comparable with another list's."
 
 
 def recommend(
@@ -42,39 +46,50 @@ def recommend(
 
     user and the items' ids are those of the log, not the numbers that stages count with. adapter: a folder or models:/
     URI; else the champion, else the challenger, else the project's own best adapter. items: a CSV of new items, which
-    are ranked in the catalogue's place (`with_new_items`).
-    as_json: one JSON document.
-    Raises RecalignError for an unknown user, no history, k below 1, or no adapter to ask.
+    are ranked in the catalogue's place (`with_new_items`). as_json: one JSON document.
+    All of these are checked before a model or MLflow is loaded. Raises RecalignError for an unknown user, titles of
+    which none is found, no history, k below 1, or no adapter to ask.
     """
-    from recalign.commands.opened import open_adapter
-    from recalign.data.case_file import with_new_items
-    from recalign.data.raw_ids import RawIds
-    from recalign.registry.serving import Query, Service
-
     if k < 1:
         raise RecalignError(f"-k is {k}; 1 or more is allowed")
-    catalogue = Items.read(prepared)
-    history = [] if user is None else user_history(prepared, user, RawIds.of_users(interactions))
-    if not history and not titles:
-        raise RecalignError("there is no history to start from; give --user ID or --titles TITLE …")
-    raw, new = RawIds.of_items(interactions), None
+    if adapter:
+        check_adapter_named(adapter)
     if items is not None:
+        check_file("--items", items)
+    catalogue, raw = Items.read(prepared), RawIds.of_items(interactions)
+    history: list[int | str] = []
+    said: list[str] = []
+    if user is not None:
+        history += user_history(prepared, user, RawIds.of_users(interactions))
+    elif titles:
+        history, said = read_titles(titles, catalogue, raw)
+    if not history:
+        raise RecalignError("there is no history to start from; give --user ID or --titles TITLE …")
+    if not adapter:
+        _check_something_made(params)
+    for sentence in said:
+        log.info(sentence)
+    from recalign.commands.opened import open_adapter
+    from recalign.registry.serving import Service
+
+    new = None
+    if items is not None:
+        from recalign.data.case_file import with_new_items
+
         catalogue, raw, new = with_new_items(items, catalogue, raw)
     chosen = adapter or _default_adapter(params)
     settings, recommender = open_adapter(params, chosen, catalogue) if adapter else _opened(params, chosen, catalogue)
-    service = Service.of(settings, recommender, raw)
-    liked: list[int | str] = list(titles or [])
-    read = history or service.read(Query.of({"history": liked, "k": k}))
-    answer = service.answer_known(read, k, new)
+    answer = Service.of(settings, recommender, raw).answer_known(history, k, new)
+    warned = f"; {MEANINGLESS}" if settings.random_model else ""
     by = settings.catalogue_sentence if new is None else settings.sentence
-    shown = [catalogue.titles[item] for item in history] or list(titles or [])
+    shown = [item if isinstance(item, str) else catalogue.titles[item] for item in history]
     if as_json:
-        print_json({**answer, "asked": chosen, "history": shown})
+        print_json({**answer, "asked": chosen, "history": shown, "warning": warned.removeprefix("; ")})
     else:
-        _print(answer, shown, f"{chosen}, {by}")
+        _print(answer, shown, f"{chosen}, {by}{warned}")
 
 
-def user_history(prepared: Path, user: str, raw: "RawIds") -> list[int]:
+def user_history(prepared: Path, user: str, raw: RawIds) -> list[int]:
     """All liked items of a user, given by the log's own id, oldest first (position; without a clock a hashed order).
 
     Raises RecalignError for a user that the prepared log does not hold.
@@ -103,6 +118,15 @@ def _opened(params: Params, chosen: str, catalogue: Items) -> "tuple[Settings, A
             f"{chosen}, which answers where --adapter names nothing, cannot: {error}; 'recalign rollback' or 'recalign "
             "promote' chooses another champion, and --adapter asks another one"
         ) from None
+
+
+def _check_something_made(params: Params) -> None:
+    """Refuse at once where nothing was registered or evaluated: a look at files, before MLflow is loaded."""
+    if "MLFLOW_TRACKING_URI" not in os.environ and not DATABASE.is_file() and not (RANKS / SYSTEMS).is_file():
+        raise RecalignError(
+            f"registry.model {params.registry.model!r} has no champion and no challenger, and this project has "
+            "evaluated no adapter; run 'dvc repro', then 'recalign register'"
+        )
 
 
 def _default_adapter(params: Params) -> str:
@@ -149,3 +173,4 @@ def _print(answer: dict[str, Any], history: Sequence[str], system: str) -> None:
         told = [f"new item: read by {item['read_by']}" if "read_by" in item else ""] if some_new else []
         table.add_row(str(place), escape(item["title"]), str(item["item_id"]), f"{item['score']:.2f}", *told)
     console.print(table)
+    console.print(SCORE)

@@ -10,7 +10,7 @@ from recalign.common.errors import RecalignError
 from recalign.common.locks import held
 from recalign.data.records import Items
 from recalign.evaluation.ranks import SystemRanks
-from recalign.evaluation.systems import FUSION, SYSTEMS, read_systems
+from recalign.evaluation.systems import FUSION, MEANINGLESS, RANDOM_BASE, SYSTEMS, read_systems
 from recalign.params.load import Params
 from recalign.ranking.package import Settings, best_objective, check_ranks, package_digest, settings_of
 from recalign.registry.contest import (
@@ -40,13 +40,15 @@ def register(params: Params, objective: str | None = None, *, root: Path = Path(
     root: the project whose outputs are registered; home: the checkout whose registry it is, where that is another one.
     A version becomes `challenger`, and `champion` where the gate accepts it. The same adapter again changes nothing, so
     that a roll-back is not undone, and is no new try. Raises RecalignError where an output is missing, where
-    params.yaml has changed since, and for a run with hidden items. A champion that cannot be scored is no error: the
+    params.yaml has changed since, for a run with hidden items, and for a random base where registry.allow_random is
+    false. A champion that cannot be scored is no error: the
     version is challenger, not judged, and the next call judges it.
     """
     check_params_ran(root)
     _check_nothing_hidden(root)
     chosen = objective or _candidate(params, root)
     settings = settings_of(params, chosen, root)
+    _check_trained(params, settings)
     ranks = evaluated_ranks(root, settings.system)
     check_ranks(root, [BAR])  # whose ranks the first champion must beat
     trial = read_cases(params, settings, root)
@@ -108,6 +110,14 @@ def _check_nothing_hidden(root: Path) -> None:
         raise RecalignError(
             f"prepare.hidden_items was {hidden:g} in this run: a model that was kept from items is for evaluation, and "
             "cannot be registered; set it to 0.0 and run 'dvc repro'"
+        )
+
+
+def _check_trained(params: Params, settings: Settings) -> None:
+    if settings.identity.id == RANDOM_BASE and not params.registry.allow_random:
+        raise RecalignError(
+            f"base.model is {RANDOM_BASE} ({MEANINGLESS}), which is not registered; run 'dvc exp run -S budget=demo' "
+            "for a model that was trained, or set registry.allow_random to true to try the registry alone"
         )
 
 

@@ -55,7 +55,8 @@ class Comparison:
 class Scorecard:
     """Systems under one protocol, manifest and view; baseline and llm are the best of their kind by warm validation.
 
-    unbeaten: systems that do not beat the best leak probe; notes: what the table says of that below its rows.
+    unbeaten: systems that do not beat the best leak probe; notes: what the table says of that below its rows;
+    random_model: the language models stand on a random base, so their figures mean nothing.
     """
 
     protocol: str
@@ -70,6 +71,7 @@ class Scorecard:
     unbeaten: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     view: str = c.WARM
+    random_model: bool = False
 
     @property
     def undecided(self) -> str:

@@ -19,6 +19,8 @@ TRANSFERRED: Final = "transferred"  # a language model whose adapter another run
 LANGUAGE_MODELS = (LLM, TRANSFERRED)
 PREFIX = "llm-"  # begins the name of every system that is a language model
 UNTRAINED, TUNED = f"{PREFIX}base", f"{PREFIX}sft"
+RANDOM_BASE = "tiny-random"  # the id of the one base that was never trained on text
+MEANINGLESS = "random model: the figures mean nothing"  # said wherever a figure of such a base is shown
 SYSTEM, SYSTEMS = "system.json", "systems.json"  # of one system, and of all by name
 
 

@@ -105,12 +105,16 @@ def _with_budget(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe(error: ValidationError, tree: dict[str, Any]) -> str:
-    first = error.errors()[0]
+    errors = error.errors()
+    # a renamed key is both missing and unknown: the name that stands there tells what to change
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         parents, name = first["loc"][:-1], str(first["loc"][-1])
         elsewhere = [path for path in _keys(Params) if path.rpartition(".")[2] == name]  # right, in the wrong section
-        near = elsewhere or difflib.get_close_matches(name, _siblings(parents), n=1, cutoff=0.0)
+        absent = [str(each["loc"][-1]) for each in errors if each["type"] == "missing" and each["loc"][:-1] == parents]
+        likely = difflib.get_close_matches(name, absent, n=1)
+        near = elsewhere or likely or difflib.get_close_matches(name, _siblings(parents), n=1, cutoff=0.0)
         nearest = near[0] if elsewhere else ".".join([*map(str, parents), near[0]])
         return f"unknown key '{key}'; the nearest valid key is '{nearest}'"
     if first["type"] == "missing":

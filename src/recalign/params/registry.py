@@ -17,6 +17,7 @@ class RegistryParams(Section):
     error: float = Field(gt=0.0, lt=0.5)
     min_users: int = Field(ge=10)
     margin: float = Field(ge=0.0)
+    allow_random: bool = False  # older params.yaml files lack the key
 
     @field_validator("model")
     @classmethod

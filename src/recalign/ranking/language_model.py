@@ -287,7 +287,8 @@ class LanguageModelRecommender:
         if found:
             nodes = sum(each.nodes for each in found.values()) / len(found)
             inner = len(self._titles.inner)
-            log.info("the best of %d titles took %.0f of %d nodes a person", len(self.catalogue.ids), nodes, inner)
+            log.info("%s searched %d titles for %d users", self.name, len(self.catalogue.ids), len(found))
+            log.debug("the search took %.0f nodes a user; the tree of titles has %d", nodes, inner)
         return [[Scored(item, score) for item, score in found[n].items] for n in range(len(asked))]
 
     def _check_found(self, found: Found, wanted: Wanted) -> None:

@@ -11,12 +11,23 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from recalign.common.artifacts import MANIFEST, digest_of, folder, folder_digest, read_json, verify_once, write_json
-from recalign.common.errors import RecalignError
+from recalign.common.errors import RecalignError, did_you_mean
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.ranking_rule import Kind, RankingRule
 from recalign.evaluation.ranks import FULL
-from recalign.evaluation.systems import FUSION, SYSTEMS, TRANSFERRED, TUNED, System, adapter_of, read_systems, system_of
+from recalign.evaluation.systems import (
+    FUSION,
+    LLM,
+    RANDOM_BASE,
+    SYSTEMS,
+    TRANSFERRED,
+    TUNED,
+    System,
+    adapter_of,
+    read_systems,
+    system_of,
+)
 from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter, find_adapter
 from recalign.llm.base import IDENTITY
 from recalign.params.base import BaseParams
@@ -101,6 +112,12 @@ class Settings(BaseModel):
     def language_model(self) -> str:
         """The system whose adapter it is."""
         return self.fusion.language_model if self.fusion else self.system
+
+    @property
+    def random_model(self) -> bool:
+        """Whether a language model on a random base has a say in the answers, which then mean nothing."""
+        active = self.fusion is None or self.fusion.active_language_model is not None
+        return active and self.identity.id == RANDOM_BASE
 
     @property
     def sentence(self) -> str:
@@ -204,9 +221,10 @@ def _evaluated(systems: Mapping[str, System], objective: str) -> System:
     system = system_of(objective)
     about = systems.get(system)
     if about is None:
+        hint = did_you_mean(objective, [FUSION, *(adapter_of(name) for name in systems if systems[name].kind == LLM)])
         raise RecalignError(
-            f"{RANKS / SYSTEMS} holds no {system}; run 'dvc repro' with {objective!r} in align.objectives or, of an "
-            "adapter from elsewhere, in evaluate.adapters"
+            f"{RANKS / SYSTEMS} holds no {system}{hint}; run 'dvc repro' with {objective!r} in align.objectives or, of "
+            "an adapter from elsewhere, in evaluate.adapters"
         )
     return about
 

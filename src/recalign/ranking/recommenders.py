@@ -83,11 +83,14 @@ def fuse_systems(
     *,
     told: Mapping[str, float] | None = None,
     offset: float | None = None,
+    random_model: bool = False,
 ) -> tuple[Measured, Fusion]:
     """Every ID recommender and the best trained language model in one ranking; no model scores anything again.
 
     spent: seconds per thousand cases by system, None where they are not known; told: weights among new items where no
     hidden validation cases fit them; offset: as in `Fusion`.
+    random_model: the language model's base knows no language, so its weight is 0: what a few cases would give it is
+    chance.
     """
     systems = {name: own.system for name, own in measured.items()}
     trained = [name for name, own in systems.items() if own.kind == LLM and name != UNTRAINED]
@@ -95,10 +98,12 @@ def fuse_systems(
         {name: own.weighing for name, own in measured.items() if own.weighing is not None}, trials.weighing.target_index
     )
     llm = best_by_validation(systems, trained)
-    if llm is not None:
+    if llm is not None and random_model:
+        fusion = Fusion({**fusion.weights, llm: 0.0})
+    elif llm is not None:
         tuning = {name: measured[name].validation for name in [*fusion.weights, llm]}
         fusion = fusion.joined(llm, tuning, trials.validation.target_index)
-    new = _fusion_of_new_items(measured, fusion, llm, trials, told or {})
+    new = _fusion_of_new_items(measured, fusion, None if random_model else llm, trials, told or {})
     fusion = Fusion(fusion.weights, new, offset if new else None)
     scores = {
         kind_of(trial): fusion.scores(

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.metrics import METRICS, metric_values
 from recalign.evaluation.ranks import SystemRanks, write_system_ranks
+from recalign.evaluation.systems import MEANINGLESS
 from recalign.params.load import Params
 from recalign.project import PARAMS, RANKS, REPORTS
 from recalign.ranking.package import Settings, write_package
@@ -24,6 +25,7 @@ from recalign.registry.lineage import LOCK, lineage
 from recalign.registry.tracking import experiment
 
 DIGEST = "adapter_digest"  # tag of a version; equal digests are the same version
+RANDOM = "random_model"  # tag of a run and of its version: "true" where the figures mean nothing
 EVIDENCE = (
     PARAMS,
     LOCK,
@@ -59,17 +61,25 @@ def log_version(
     import mlflow
 
     name = params.registry.model
-    with mlflow.start_run(experiment_id=experiment(client, name).experiment_id, run_name=settings.system) as run:
-        mlflow.set_tags({**lineage(root), DIGEST: digest, "source": settings.source, "objective": objective})
+    described = description(settings, root)
+    about = {**lineage(root), DIGEST: digest, "source": settings.source, "objective": objective}
+    about |= {"budget": params.budget, RANDOM: str(settings.random_model).lower()}
+    named = f"{settings.system} on {settings.source}, {params.budget}"
+    in_experiment = experiment(client, name).experiment_id
+    with mlflow.start_run(experiment_id=in_experiment, run_name=named, description=described) as run:
+        mlflow.set_tags(about)
         mlflow.log_params(flat_params(params))
-        mlflow.log_metrics(own_metrics(ranks) | flat_metrics(read_json(root / REPORTS / "metrics.json")))
+        mlflow.log_metrics(own_metrics(ranks) | headline(read_json(root / REPORTS / "metrics.json"), settings.system))
         for path in EVIDENCE:
             if (root / path).is_file():
                 mlflow.log_artifact(str(root / path))
         for of in (ranks.digest, cases):  # for comparisons by manifest, and for the gate by whole cases
             log_ranks(client, run.info.run_id, ranks, of)
         uri = _log_model(settings, root)
-        return str(mlflow.register_model(uri, name, tags={DIGEST: digest, "objective": objective}).version)
+        tags = {DIGEST: digest, "objective": objective, RANDOM: about[RANDOM]}
+        version = str(mlflow.register_model(uri, name, tags=tags).version)
+        client.update_model_version(name, version, described)
+        return version
 
 
 class Untried:
@@ -129,9 +139,29 @@ def own_metrics(ranks: SystemRanks) -> dict[str, float]:
     return {metric: float(metric_values(metric, ranks.ranks).mean()) for metric in METRICS}
 
 
-def flat_metrics(tree: Any) -> dict[str, float]:
-    """Every number of metrics.json under its path: systems.llm-sdpo.ndcg_at_10.low."""
-    return {path: float(value) for path, value in _leaves(tree) if isinstance(value, int | float)}
+def headline(metrics: Mapping[str, Any], system: str) -> dict[str, float]:
+    """The few figures of metrics.json that tell whether a version is worth its cost; all others are in that file.
+
+    NDCG@10's bounds, the best baseline's (by validation) and popularity's NDCG@10, and how many cases they rest on.
+    """
+    every = metrics.get("systems", {})
+    wanted = {
+        "ndcg_at_10_low": (system, "low"),
+        "ndcg_at_10_high": (system, "high"),
+        "baseline_ndcg_at_10": (metrics.get("best", {}).get("baseline"), "value"),
+        "popularity_ndcg_at_10": ("popularity", "value"),
+    }
+    found = {key: every.get(name, {}).get("ndcg_at_10", {}).get(part) for key, (name, part) in wanted.items()}
+    found |= {part: metrics.get("about", {}).get(part) for part in ("cases", "users")}
+    return {key: float(value) for key, value in found.items() if value is not None}
+
+
+def description(settings: Settings, root: Path) -> str:
+    """What MLflow's first screen says of a run and of its version: should one use it, and why."""
+    about = read_json(root / REPORTS / "scorecard.json").get("about", {})
+    warned = f"**{MEANINGLESS[:1].upper()}{MEANINGLESS[1:]}.**" if settings.random_model else ""
+    said = [warned, about.get("answer", ""), *about.get("verdict", [])[:1], f"Ranked by {settings.sentence}."]
+    return "\n\n".join(sentence for sentence in said if sentence)
 
 
 def flat_params(params: Params) -> dict[str, str]:

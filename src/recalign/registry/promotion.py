@@ -21,7 +21,8 @@ from recalign.registry.tracking import answering_soon, connect, reached, redacte
 log = logging.getLogger(__name__)
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous_champion"
 CHAMPIONS = "champions"  # tag of the registered model: JSON list of versions, the present champion last
-REASON = "moved_because"  # tag of a version
+REASON = "moved_because"  # tag of a version: why it is champion, or is no more
+WAS = "was_champion_because"  # tag of a version that is champion no more
 GATE = "gate"  # tag of a version: the decision, champion or challenger, or that there is none yet
 UNDECIDED = "not judged"
 WITHIN = "gate_within_margin"  # tag of a champion that did not win outright: its bar, or BY_HAND once a person chose it
@@ -114,8 +115,10 @@ def crown(client: MlflowClient, name: str, version: str, reason: str) -> None:
     """Make a version the champion; the present one becomes `previous_champion`."""
     past = champions(client, name)
     if not past or past[-1] != version:
-        past = [*past, version]
-    _set_champions(client, name, past[-KEPT:])
+        _set_champions(client, name, [*past, version][-KEPT:])
+        _retire(client, name, past, f"replaced by version {version}: {reason}")
+    else:
+        _set_champions(client, name, past[-KEPT:])
     client.set_model_version_tag(name, version, REASON, reason)
 
 
@@ -184,6 +187,7 @@ def rollback(params: Params, reason: str, home: Path = Path()) -> str:
             held = f"its only champion is version {past[0]}" if past else "it has no champion"
             raise RecalignError(f"{name} cannot be rolled back: {held}; 'recalign promote VERSION' chooses any version")
         _set_champions(client, name, past[:-1])
+        _retire(client, name, past, f"rolled back to version {past[-2]}: {_stated(reason)}")
         client.set_model_version_tag(name, past[-2], REASON, f"rolled back from version {past[-1]}: {_stated(reason)}")
     log.info("%s: version %s is champion again (before: %s), because %s", name, past[-2], past[-1], reason)
     return past[-2]
@@ -229,6 +233,16 @@ def _set_champions(client: MlflowClient, name: str, past: list[str]) -> None:
         client.set_registered_model_alias(name, PREVIOUS, past[-2])
     elif aliased(client, name, PREVIOUS):
         client.delete_registered_model_alias(name, PREVIOUS)
+
+
+def _retire(client: MlflowClient, name: str, past: list[str], why: str) -> None:
+    """Say with the last champion why it is no more; why it had become one is kept beside it, as the past."""
+    if not past:
+        return
+    before = client.get_model_version(name, past[-1]).tags.get(REASON)
+    if before is not None:
+        client.set_model_version_tag(name, past[-1], WAS, before)
+    client.set_model_version_tag(name, past[-1], REASON, why)
 
 
 def _existing(client: MlflowClient, name: str, version: str) -> str:

@@ -101,17 +101,22 @@ def load_recommender(
 ) -> AnyRecommender:
     """The registered system on a catalogue (its own or a newer one), ranking as it did when it was measured.
 
-    Raises RecalignError naming what was changed since it was registered.
+    A fusion whose language model weighs nothing does not load it. Raises RecalignError naming what was changed since it
+    was registered.
     """
     check_package(package, base)
     settings = read_settings(package)
-    reference = package / REFERENCE if settings.ranked_by == "reward" else None
-    language_model = open_recommender(
-        settings.language_model, base, package / ADAPTER, settings.setting, catalogue, reference=reference,
-        batch=batch, store=store,
-    )  # fmt: skip
+
+    def opened() -> LanguageModelRecommender:
+        reference = package / REFERENCE if settings.ranked_by == "reward" else None
+        return open_recommender(
+            settings.language_model, base, package / ADAPTER, settings.setting, catalogue, reference=reference,
+            batch=batch, store=store,
+        )  # fmt: skip
+
     if settings.fusion is None:
-        return language_model
+        return opened()
+    language_model = opened() if settings.fusion.active_language_model else None
     own = Items.read(package)
     ids = {
         name: on_catalogue(load_fitted(name, package / RECOMMENDERS / name, own), own, catalogue)
@@ -192,10 +197,6 @@ class Service:
     ) -> list[dict[str, Any]]:
         """As `answer_known`, for many histories, which share forward passes."""
         return self._answered([Asked(list(history), candidates, k) for history in histories])
-
-    def read(self, query: Query) -> list[int | str]:
-        """The history of a query in the catalogue's own numbers, and texts as they are."""
-        return list(self._read(query).history)
 
     def _answered(self, read: Sequence[Asked]) -> list[dict[str, Any]]:
         profiles = self._profiles([_known(asked.history) for asked in read])

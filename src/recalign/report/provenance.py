@@ -90,13 +90,17 @@ def param_lines(params: Params) -> list[str]:
 
 
 def next_commands(about: Mapping[str, Any]) -> list[str]:
-    """What to type next, each with its purpose."""
+    """What to type next, each with its purpose: after a random model the same data with one that means something."""
+    own, random_model = about["source"] == "table", about.get("random_model", False)
     other = "lastfm" if about["source"] != "lastfm" else "movielens-100k"
-    commands = {
-        "recalign register": "put the best adapter into the MLflow registry",
-        f"recalign recommend --user {about['example_user']}": "a ranked list with its explanation",
-        f"dvc exp run -S source={other} -S budget=few-shot": "another dataset, more training",
-    }
+    first = {"recalign register": "put the best adapter into the MLflow registry"}
+    more = {f"dvc exp run -S source={other} -S budget=few-shot": "another dataset, more training"}
+    if own:
+        more = {"dvc exp run -S budget=few-shot": "your data again, more training"}
+    if random_model:
+        first = {"dvc exp run -S budget=demo": f"{'your' if own else 'the same'} data with a model that was trained"}
+    ask = {f"recalign recommend --user {about['example_user']}": "a ranked list with its explanation"}
+    commands = first | ask | ({} if own and random_model else more)
     width = max(map(len, commands))
     return [f"{command:<{width}}  # {purpose}" for command, purpose in commands.items()]
 

@@ -18,7 +18,7 @@ from recalign.report.audit import AUDIT_HEADINGS, audit_row
 from recalign.report.plots import Drawing
 from recalign.report.sections import cost_section, exposure_section, slice_section, truth_section
 from recalign.report.table import by_value, caption, cells, difference, headings
-from recalign.report.verdict import spoken, verdict
+from recalign.report.verdict import answer, spoken, verdict
 
 TITLES = {
     "uniform": "Sampled candidates, drawn uniformly",
@@ -97,7 +97,8 @@ def report_page(evidence: Evidence) -> str:
 
 
 def _verdict(evidence: Evidence) -> str:
-    sentences = "\n".join(page.paragraph(sentence) for sentence in verdict(evidence.cards[0]))
+    said = [answer(evidence.cards[0]), *verdict(evidence.cards[0])]
+    sentences = "\n".join(page.paragraph(sentence) for sentence in said)
     warnings = "\n".join(page.paragraph(f"Warning. {sentence}", "warning") for sentence in evidence.warnings)
     plotted = page.figure(evidence.drawings[0])
     return f'<div class="verdict">\n{sentences}\n</div>\n{warnings}\n{plotted}'

@@ -8,8 +8,11 @@ from recalign.evaluation.metrics import LABELS, METRICS
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.scorecard import Comparison, Row, Scorecard, no_verdict
 from recalign.evaluation.significance import plain, signed
+from recalign.evaluation.systems import ID, MEANINGLESS, ORACLE
 
-WIDE = 172  # columns in which every cell of the table fits on one line
+PIPE = 120  # columns of a table that no terminal shows: a log or a pipe
+MINOR = ("HR@5", "MRR")  # left out of a table that a terminal has no room for; the report shows all
+BETWEEN = 3  # columns of the screen between two of the table
 
 
 def difference(pair: Comparison | None) -> str:
@@ -51,6 +54,7 @@ def caption(card: Scorecard, source: str) -> str:
     return (
         f"{source}, test split, {card.view}, {card.protocol}, manifest {card.manifest} {card.digest[:12]}, "
         f"{card.cases} cases of {card.users} users, 95 % intervals over users"
+        + (f"; {MEANINGLESS}" if card.random_model else "")
     )
 
 
@@ -61,11 +65,29 @@ def print_left_out(views: Mapping[str, str]) -> None:
 
 
 def print_scorecard(card: Scorecard, source: str) -> None:
-    """Print the card to standard output, in colour where it is a terminal; a narrow one gets intervals below values."""
+    """Print the card to standard output, in colour where it is a terminal; a narrow one gets intervals below values.
+
+    What ranks language models and fusions stands below the table: it is long, and the same for many rows.
+    """
     print(caption(card, source))
-    _print_table(headings(card), cells(card), bold=card.llm)
-    for note in card.notes:
+    *columns, _ = headings(card)
+    rows = [[_marked(card, name), *own] for name, *own, _ in cells(card)]
+    _print_table(columns, rows, bold=card.llm and _marked(card, card.llm))
+    for note in (*_rules(card), *card.notes):
         print(note)
+
+
+def _marked(card: Scorecard, system: str) -> str:
+    return f"{system} {MARK}" if system in card.unbeaten else system
+
+
+def _rules(card: Scorecard) -> list[str]:
+    """A line a rule: the systems that it ranks; ID recommenders have but one each, which the report names."""
+    ruled: dict[str, list[str]] = {}
+    for row in by_value(card):
+        if row.kind not in (ID, ORACLE):
+            ruled.setdefault(row.ranked_by, []).append(row.system)
+    return [f"Ranked by {rule}: {', '.join(systems)}." for rule, systems in ruled.items()]
 
 
 def print_comparison(first: Run, second: Run, compared: Sequence[Compared]) -> None:
@@ -112,11 +134,32 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], bold: st
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if Console().is_terminal else WIDE, highlight=False)
+    console = Console(width=None if Console().is_terminal else PIPE, highlight=False)
+    shown, left_out = _fitted([list(columns), *map(list, rows)], console.width)
     table = Table(box=rich.box.SIMPLE_HEAD)
-    for place, heading in enumerate(columns):
+    for place, heading in enumerate(shown[0]):
         table.add_column(heading, no_wrap=place == 0)
-    for row in rows:
-        folded = row if console.width >= WIDE else [cell.replace(" [", "\n[") for cell in row]
-        table.add_row(*folded, style="bold" if row[0] == bold else None)
+    for row in shown[1:]:
+        table.add_row(*row, style="bold" if row[0] == bold else None)
     console.print(table)
+    if left_out:
+        print(f"{' and '.join(left_out)}: shown where there are more than {console.width} columns, and in the report")
+
+
+def _fitted(lines: list[list[str]], width: int) -> tuple[list[list[str]], list[str]]:
+    """The table, headings first, in the fullest form that fits: as it is, with intervals below their values, without
+    the minor metrics too; and the headings that were left out."""
+    if _width(lines) <= width:
+        return lines, []
+    folded = [[cell.replace(" [", "\n[").replace(" − ", "\n− ") for cell in line] for line in lines]
+    if _width(folded) <= width:
+        return folded, []
+    kept = [place for place, heading in enumerate(lines[0]) if heading not in MINOR]
+    left_out = [heading for heading in lines[0] if heading in MINOR]
+    return [[line[place] for place in kept] for line in folded], left_out
+
+
+def _width(lines: list[list[str]]) -> int:
+    """Columns of the screen that a table takes."""
+    cells = [[len(part) for cell in column for part in cell.splitlines()] for column in zip(*lines, strict=True)]
+    return sum(max(own, default=0) + BETWEEN for own in cells) + 1

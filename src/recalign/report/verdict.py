@@ -2,7 +2,7 @@
 
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.scorecard import Comparison, Scorecard
-from recalign.evaluation.systems import FUSION, TRANSFERRED, TUNED, UNTRAINED
+from recalign.evaluation.systems import FUSION, MEANINGLESS, TRANSFERRED, TUNED, UNTRAINED
 
 NAMES = {
     "popularity": "popularity",
@@ -30,6 +30,8 @@ NAMES = {
     "llm-beta_dpo": "β-DPO",
     "llm-dr_dpo": "Dr. DPO",
 }
+BEST = "the best baseline on the validation cases"  # test cases choose nothing
+QUESTION = "Should you use the language model?"
 SAID = {"above": "is better than", "below": "is worse than", "level with": "cannot be told from"}
 
 
@@ -38,17 +40,33 @@ def spoken(system: str) -> str:
     return NAMES.get(system, system)
 
 
+def answer(card: Scorecard) -> str:
+    """The question that a run is for, and its answer in plain words."""
+    if card.random_model:
+        return f"{QUESTION} This run cannot say ({MEANINGLESS}): choose budget=demo for an answer."
+    if card.llm is None or card.undecided:
+        return f"{QUESTION} This run cannot say: {card.undecided or 'no trained language model was ranked'}."
+    against, other = _against_baseline(card, card.llm), spoken(card.baseline)
+    said = {
+        "above": f"Yes, on cases like these: it ranks better than {other}, {BEST}.",
+        "below": f"No, not on cases like these: {other}, {BEST}, ranks better and costs less.",
+        "level with": f"Not yet: on {card.cases} cases it cannot be told from {other}, {BEST}, which costs less.",
+    }[against.words]
+    fused = next((row.difference for row in card.rows if row.kind == FUSION), None)
+    both = f" The fusion of both ranks better than {other} alone." if fused and fused.words == "above" else ""
+    return f"{QUESTION} {said}{both}"
+
+
 def verdict(card: Scorecard) -> list[str]:
     """Sentences, the weightiest first: the best LLM against the best baseline, then what each training step gave.
 
-    One sentence that says why, where the card gives no verdict.
+    One sentence that says why, where the card gives no verdict. A random model is named before all else.
     """
     if card.undecided:
         return [f"On the view {card.view} there is {card.undecided}."]
-    sentences = []
+    sentences = [f"{MEANINGLESS[:1].upper()}{MEANINGLESS[1:]}."] if card.random_model else []
     if card.llm:
-        against = next(pair for pair in card.comparisons if (pair.first, pair.second) == (card.llm, card.baseline))
-        sentences.append(_headline(card, against))
+        sentences.append(_headline(card, _against_baseline(card, card.llm)))
     transfers = [pair for pair in card.comparisons if card.row(pair.first).kind == TRANSFERRED]
     steps = [pair for pair in card.comparisons if pair.second in (UNTRAINED, TUNED) and pair not in transfers]
     sentences += [*map(_step, steps), *map(_transfer, transfers)]
@@ -61,6 +79,10 @@ def verdict(card: Scorecard) -> list[str]:
     return sentences
 
 
+def _against_baseline(card: Scorecard, llm: str) -> Comparison:
+    return next(pair for pair in card.comparisons if (pair.first, pair.second) == (llm, card.baseline))
+
+
 def _headline(card: Scorecard, against: Comparison) -> str:
     llm, baseline = (card.row(name).metrics[CHOSEN_BY].value for name in (card.llm or "", card.baseline))
     ends = {
@@ -69,7 +91,7 @@ def _headline(card: Scorecard, against: Comparison) -> str:
         "level with": f"No clear winner: {spoken(against.first)} is within the error of",
     }[against.words]
     return (
-        f"{ends} {spoken(card.baseline)}, the best baseline (NDCG@10 {llm:.3f} against {baseline:.3f}; "
+        f"{ends} {spoken(card.baseline)}, {BEST} (NDCG@10 {llm:.3f} against {baseline:.3f}; "
         f"difference {signed(against)} on {card.cases} cases of {card.users} users)."
     )
 

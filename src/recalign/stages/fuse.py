@@ -13,7 +13,7 @@ from recalign.common.run_log import note_costs, noted_costs
 from recalign.evaluation.generation import write_answers
 from recalign.evaluation.metrics import best_items
 from recalign.evaluation.ranks import SystemRanks, write_system_ranks
-from recalign.evaluation.systems import FUSION, ORACLE, SYSTEMS, system_of, write_systems
+from recalign.evaluation.systems import FUSION, ORACLE, RANDOM_BASE, SYSTEMS, system_of, write_systems
 from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import profile_texts
 from recalign.preferences.profiles.shares import case_shares, shares_sentence
@@ -52,11 +52,13 @@ def fuse(params: Params, project: Project = Project()) -> None:  # noqa: B008  #
     digests = digests_of(trials)
     measured = {name: read_measured(place, digests) for name, place in places.items() if name not in refused}
     spent = {name: noted_costs(places[name], project.costs).get(PER_THOUSAND) for name in measured}
+    random_model = read_json(project.base / "base.json")["id"] == RANDOM_BASE
     fitted = None
     if params.evaluate.fusion:
         measured[FUSION], fusion = fuse_systems(
             measured, spent, trials,
             told=params.evaluate.new_item_weights, offset=params.evaluate.new_item_offset,
+            random_model=random_model,
         )  # fmt: skip
         fitted = fitted_fusion(fusion, trials, project.baselines, language_models(params, project))
         measured[FUSION].ranks.extend(fusion_in_whole_catalogue(fitted, measured, params, project, trials))
@@ -66,7 +68,7 @@ def fuse(params: Params, project: Project = Project()) -> None:  # noqa: B008  #
     with folder(project.ranks) as partial:
         write_system_ranks(partial / RANKS, [ranks for own in measured.values() for ranks in own.ranks])
         write_systems(partial / SYSTEMS, {name: own.system for name, own in measured.items()})
-        about = _about_cases(trials, project.prepared) | {"not_fitted": refused}
+        about = _about_cases(trials, project.prepared) | {"not_fitted": refused, "random_model": random_model}
         write_json(partial / "cases.json", about | shares)
         if fitted:
             fitted.write(partial)

@@ -31,7 +31,7 @@ from recalign.report.provenance import lineage, next_commands, param_lines, repr
 from recalign.report.report import TITLES, Evidence, report_page, title_of
 from recalign.report.second_view import SecondView, second_view, second_view_metrics, second_view_sections
 from recalign.report.table import by_value, print_left_out, print_scorecard
-from recalign.report.verdict import verdict
+from recalign.report.verdict import answer, verdict
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,7 @@ def report(
     }
     cards = [_audited(build_scorecard(own, systems, params.evaluate.resamples, params.seed), contests.get(place))
              for place, own in enumerate(groups)]  # fmt: skip
+    cards = [replace(card, random_model=about.get("random_model", False)) for card in cards]
     cards[0] = replace(cards[0], notes=(*_not_fitted(about), *cards[0].notes))
     known = read_known(prepared, about["split"])
     main_view = [own for own in groups if own[0].view == cards[0].view]
@@ -183,6 +184,7 @@ def _scorecard(
             figures += recorder.slices(findings.slices) + recorder.shares(findings.shares) + recorder.costs(costs)
             figures += recorder.generations(second.generated) + recorder.agreements(second.all_agreements)
     told = {"matching_rule": MATCHING, "manifests": about["manifests"], "views": about.get("views", {})}
+    told |= {"answer": answer(cards[0]), "verdict": verdict(cards[0]), "random_model": cards[0].random_model}
     return as_document(figures, {**asdict(provenance), **told, "views_left_out": about.get("views_left_out", {})})
 
 
@@ -268,7 +270,7 @@ def _print(
     cards: Sequence[Scorecard], about: Mapping[str, Any], page: Path, commands: Sequence[str], profiles: str | None
 ) -> None:
     print_scorecard(cards[0], about["source"])
-    for sentence in verdict(cards[0]):
+    for sentence in (answer(cards[0]), *verdict(cards[0])):
         print(sentence)
     for card in cards[1:]:
         if card.view != cards[0].view and card.manifest == cards[0].manifest:

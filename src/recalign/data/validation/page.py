@@ -68,8 +68,8 @@ def summary_lines(validation: Validation) -> list[str]:
 
 
 def _rules_table(outcomes: list[Outcome]) -> str:
-    headings = ["rule", "table", "what has to hold", "checked by", "failed"]
-    rows = [(o.rule.name, o.rule.table, o.rule.sentence, o.rule.expectation or "reading", o.failed) for o in outcomes]
+    headings = ["rule", "table", "what has to hold", "failed"]
+    rows = [(o.rule.name, o.rule.table, o.rule.sentence, o.failed) for o in outcomes]
     return page.table(headings, rows)
 
 
