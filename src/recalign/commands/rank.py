@@ -145,7 +145,7 @@ def _fused(params: Params, catalogue: Items, train: Path | None) -> "tuple[Ranke
     return FusedRecommender(fitted.fusion, ids, catalogue, model, new), fitted.fusion.sentence
 
 
-def _say_new(system: Ranker, lists: Sequence[Sequence[int]]) -> None:
+def _say_new(system: "Ranker", lists: Sequence[Sequence[int]]) -> None:
     """Which part spoke for items that the log does not know."""
     from recalign.ranking.fused import FusedRecommender
 
