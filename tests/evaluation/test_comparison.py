@@ -158,5 +158,5 @@ def test_the_command_prints_the_differences_with_what_they_are_about(
     compare(params, str(first), str(second / "data" / "ranks"))
     printed = capsys.readouterr().out
     for told in ("simulated, test split, warm, sampled-20, manifest uniform d1, 40 cases of 40 users", "below",
-                 "−0.750 [−0.750, −0.750]"):  # fmt: skip
+                 "−0.750", "[−0.750, −0.750]"):  # fmt: skip
         assert told in printed, told

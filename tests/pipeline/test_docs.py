@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -164,6 +165,11 @@ def test_the_readme_is_short_and_its_table_is_that_of_the_figures():
     assert len(readme.splitlines()) <= 170
     rows = re.findall(r"^\| [a-zA-Z-][^|]* \| (\d\.\d{3}) (\[.*?\]) \| (\d\.\d{3}) (\[.*?\]) \|$", readme, re.MULTILINE)
     assert len(rows) == 5
+    screen = {  # where an interval is below its value
+        pair
+        for values, intervals in pairwise(measured.splitlines())
+        for pair in zip(re.findall(r"\b\d\.\d{3}", values), re.findall(r"\[.*?\]", intervals), strict=False)
+    }
     for ndcg, its_interval, hit, own in rows:
         assert f"{ndcg} {its_interval}" in measured
-        assert f"{hit} {own}" in measured
+        assert (hit, own) in screen

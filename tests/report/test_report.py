@@ -512,7 +512,7 @@ def test_what_the_lists_give_away_stands_in_metrics_table_and_page(made: Made) -
     assert audit["probes"]["place"] | {"chance": 0.5, "value": 1.0} == audit["probes"]["place"]
     assert audit["best_probe"]["ndcg_at_10"]["value"] == 1.0
     assert set(audit["unbeaten"]) == set(RANKS)
-    assert "log-prob − 0.5 × prior †" in made.printed
+    assert "llm-sdpo †" in made.printed
     assert "† does not beat that probe by its interval and cannot become champion." in made.printed
     assert "What the candidate lists give away" in made.page
     assert "Leak: " in made.page

@@ -40,13 +40,14 @@ def read_titles(typed: Sequence[str], catalogue: "Items", raw: "RawIds") -> tupl
     read: list[int | str] = []
     said, unknown = [], []
     for text in typed:
-        by_id, by_title = raw.number(text), search.exact(text)
-        if by_id in search.titles and by_title is not None and by_id != by_title:
+        number, by_title = raw.number(text), search.exact(text)
+        by_id = number if number in search.titles else None
+        if by_id is not None and by_title is not None and by_id != by_title:
             raise RecalignError(
                 f"--titles has {text!r}, which is the id of {search.titles[by_id]!r} and the title of item "
                 f"{raw.shown(by_title)!r}; give that item's id, or a longer title"
             )
-        if by_id in search.titles:
+        if by_id is not None:
             read.append(by_id)
             continue
         found = search.find(text)
