@@ -51,7 +51,7 @@ def recommend(
     history = [] if user is None else user_history(prepared, user, RawIds.of_users(interactions))
     if not history and not titles:
         raise RecalignError("there is no history to start from; give --user ID or --titles TITLE …")
-    chosen = adapter or _default_adapter(params)
+    chosen = adapter or default_adapter(params)
     settings, recommender = open_adapter(params, chosen, catalogue) if adapter else _opened(params, chosen, catalogue)
     service = Service.of(settings, recommender, RawIds.of_items(interactions))
     liked = list(titles or [])
@@ -90,7 +90,7 @@ def _opened(params: Params, chosen: str, catalogue: Items) -> "tuple[Settings, A
         ) from None
 
 
-def _default_adapter(params: Params) -> str:
+def default_adapter(params: Params) -> str:
     """The registry's champion or challenger; where nothing is registered, the best adapter of this project."""
     from recalign.ranking.package import best_objective
     from recalign.registry.promotion import NothingRegisteredError, current

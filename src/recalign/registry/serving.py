@@ -183,6 +183,10 @@ class Service:
         """The answer to a history of the catalogue's own numbers, and of texts as they are."""
         return self._answered([Asked(list(history), None, k)])[0]
 
+    def answers_known(self, asked: Sequence[Asked]) -> list[dict[str, Any]]:
+        """The answers to histories and candidates of the catalogue's own numbers; they share forward passes."""
+        return self._answered(asked)
+
     def _answered(self, read: Sequence[Asked]) -> list[dict[str, Any]]:
         profiles = self._profiles([_known(asked.history) for asked in read])
         if self.settings.prompt.profile:
