@@ -3,11 +3,11 @@
     PYTHONPATH=src python benchmarks/batch.py
     PYTHONPATH=src rectools/bin/python benchmarks/batch.py --rectools
 
-The second runs in an environment of its own (`rectools_data.py` says how) and times both sides there. A simulated log of
-100,000 users × 10,000 items, 20 likes a user on average (Zipf-like popularity). Each side gets fitted models: item-kNN
-as the cosine with 100 neighbours, EASE with one ridge on both sides, SASRec with random weights of one shape (speed does
-not depend on what it learned). Timed is what makes the lists: ours from the Parquet tables of a prepared log to a
-Parquet file with reasons, RecTools' `recommend` from its data set in memory to its table, without what a user has
+The second runs in an environment of its own (`rectools_data.py` says how) and times both sides there. A simulated log
+of 100,000 users × 10,000 items, 20 likes a user on average (Zipf-like popularity). Each side gets fitted models:
+item-kNN as the cosine with 100 neighbours, EASE with one ridge on both sides, SASRec with random weights of one shape
+(speed does not depend on what it learned). Timed is what makes the lists: ours from the Parquet tables of a prepared
+log to a Parquet file with reasons, RecTools' `recommend` from its data set in memory to its table, without what a user has
 already liked. Every run is a process of its own; memory is its peak, fitted model and data included. "lists equal" is
 the share of places at which both have the same item. One thread; seconds are CPU seconds of the process, so that other
 work on the machine does not count.
@@ -26,8 +26,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(name, "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pyarrow as pa
@@ -73,7 +73,7 @@ def catalogue_of(prepared: Path) -> Items:
 
 def ours(name: str, prepared: Path, out: Path) -> Callable[[], None]:
     """What ranks everyone and writes the file; the model is fitted."""
-    from recalign.ranking.batch import FirstStage, rows_of, schema, top_for_everyone, write_lists
+    from recalign.ranking.batch import FirstStage, Rows, top_for_everyone, write_lists
     from recalign.ranking.reasons import explainer
 
     catalogue = catalogue_of(prepared)
@@ -82,24 +82,12 @@ def ours(name: str, prepared: Path, out: Path) -> Callable[[], None]:
     model = our_model(name, catalogue, events)
     popularity = np.array([catalogue.popularity[item] for item in catalogue.ids], dtype=np.float64)
     stage = FirstStage(model, f"{name}@benchmark", frozenset(catalogue.ids), explainer(model, catalogue), popularity)
-    raw = RawIds({})
-    columns = schema(raw, users, raw, catalogue)
+    rows = Rows.of(users, RawIds({}), catalogue, RawIds({}), datetime(2026, 1, 1))
     allowed = np.ones(len(catalogue.ids), dtype=bool)
     del events
 
     def run() -> None:
-        lists = top_for_everyone(stage, prepared, catalogue, users, allowed, K)
-
-        def tables() -> Any:
-            some = []
-            for own in lists:
-                some.append(own)
-                if len(some) == 2048:
-                    yield rows_of(some, columns, raw.shown, raw.shown, catalogue.titles, datetime(2026, 1, 1))
-                    some = []
-            yield rows_of(some, columns, raw.shown, raw.shown, catalogue.titles, datetime(2026, 1, 1))
-
-        write_lists(out, columns, tables())
+        write_lists(out, rows, top_for_everyone(stage, prepared, catalogue, users, allowed, K))
 
     return run
 

@@ -180,7 +180,7 @@ def test_any_number_of_shards_gives_the_same_rows(
     rows = {}
     for count, people, cells in ((1, 8192, 2**22), (2, 7, 90), (7, 3, 1)):
         monkeypatch.setattr(core, "PEOPLE", people)
-        monkeypatch.setattr(core, "CELLS_AT_ONCE", cells)
+        monkeypatch.setattr(core, "CELLS", cells)
         tables = [batch(tmp_path, "--system", "fusion", "--shard", f"{n}/{count}") for n in range(1, count + 1)]
         owners = [set(table["user"].to_pylist()) for table in tables]
         assert sum(map(len, owners)) == 61 == len(set().union(*owners))

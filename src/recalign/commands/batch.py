@@ -1,14 +1,12 @@
 """Command batch: the best k items for everyone in one file, by an ID recommender or the fusion's ID part."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from recalign.common import columns as c
 from recalign.common.artifacts import MANIFEST, file_digest, folder_digest, read_parquet
@@ -24,11 +22,10 @@ from recalign.params.load import Params
 from recalign.project import Project
 from recalign.ranking.batch import (
     FirstStage,
+    Rows,
     SecondStage,
     TopItems,
     check_out,
-    rows_of,
-    schema,
     shard,
     top_for_everyone,
     write_lists,
@@ -43,7 +40,6 @@ from recalign.recommenders.roster import ROSTER, known, load_fitted, refusals
 
 OUT = Path("data/batch")  # not reports/, a stage's output: every run of that stage clears it
 SHARD = re.compile(r"([0-9]+)/([0-9]+)")
-USERS_AT_ONCE = 2048  # of whom rows are written at once
 DIGITS = 12  # of a digest in a version
 DEPTH = 50  # items of the first stage that a language model reranks
 
@@ -116,10 +112,10 @@ def batch(
     print(f"Ranked by {why}: {_users(len(own))}, {int(allowed.sum()):,} of {len(catalogue.ids):,} items")
     reranked = frozenset(second_users).intersection(own)
     second = _second_stage(params, rerank, reranked, catalogue, raw_items) if rerank and reranked else None
-    columns, counts = schema(raw_users, every, raw_items, catalogue), Counts()
+    counts = Counts()
     lists = top_for_everyone(stage, project.prepared, catalogue, own, allowed, k, second)
-    titled = (raw_users.shown, raw_items.shown, catalogue.titles, made_at)
-    write_lists(out, columns, _tables(_counted(lists, counts, k, len(own)), columns, titled))
+    rows = Rows.of(every, raw_users, catalogue, raw_items, made_at)
+    write_lists(out, rows, _counted(lists, counts, k, len(own)))
     _tell(counts, k, out)
 
 
@@ -254,14 +250,6 @@ def _counted(lists: Iterator[TopItems], counts: Counts, k: int, total: int) -> I
     for own in track(lists, total, "recommending", "users"):
         counts.add(own, k)
         yield own
-
-
-Shown = tuple[Callable[[int], int | str], Callable[[int], int | str], dict[int, str], datetime]
-
-
-def _tables(lists: Iterator[TopItems], columns: pa.Schema, shown: Shown) -> Iterator[pa.Table]:
-    while some := list(islice(lists, USERS_AT_ONCE)):
-        yield rows_of(some, columns, *shown)
 
 
 def _tell(counts: Counts, k: int, out: Path) -> None:

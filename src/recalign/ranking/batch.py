@@ -4,9 +4,10 @@ Users are ranked for in ascending number, their likes and what they have met rea
 ascending item id, as in serving. A person whose likes the system does not know gets the popular items.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,13 @@ from recalign.evaluation.metrics import Floats
 from recalign.ranking.item_filters import Bools
 from recalign.ranking.reasons import COLD, POPULAR, Explain
 from recalign.ranking.trial import Ranker, scores_of
-from recalign.recommenders.recommender import CELLS_AT_ONCE, Request
+from recalign.recommenders.recommender import Request
 from recalign.recommenders.store import columns_of
 
 Ids = NDArray[np.int64]
 PEOPLE = 8192  # users whose likes are in memory at once
+CELLS = 2**20  # users × items scored at once: 8 MiB, which stay in the processor's cache and off fresh pages
+USERS_AT_ONCE = 2048  # of whom rows are written at once
 SUFFIXES = (".parquet", ".csv")
 
 
@@ -102,7 +105,7 @@ def top_for_everyone(
     """
     for people in read_people(prepared, users):
         depths = [second.depth if second and user in second.users else k for user in people.users]
-        step = max(1, CELLS_AT_ONCE // len(catalogue.ids))
+        step = max(1, CELLS // len(catalogue.ids))
         for start in range(0, len(people.users), step):
             block = people.part(start, start + step)
             lists = _ranked(stage, catalogue, block, allowed, depths[start : start + step])
@@ -165,7 +168,7 @@ def best_columns(scores: Floats, k: int) -> list[Ids]:
     """The columns of the k best of each row of [B, items], best first, equals in ascending order; −inf never."""
     width = scores.shape[1]
     bound = np.partition(scores, width - k, axis=1)[:, [width - k]] if k < width else -np.inf
-    rows, columns = np.nonzero((scores >= bound) & (scores > -np.inf))
+    rows, columns = np.divmod(np.flatnonzero((scores >= bound) & (scores > -np.inf)), width)
     order = np.lexsort((columns, -scores[rows, columns], rows))
     ends = np.searchsorted(rows, np.arange(1, len(scores)))  # rows are ascending, and stay so when sorted
     return [own[:k] for own in np.split(columns[order], ends)]
@@ -177,52 +180,63 @@ def _reranked(lists: list[TopItems], second: SecondStage, k: int) -> list[TopIte
     return [found.get(own.user, own) for own in lists]
 
 
-def schema(raw_users: RawIds, users: Sequence[int], raw_items: RawIds, catalogue: Items) -> pa.Schema:
-    """The columns of the file. Ids are whole numbers where the log's all are, else text."""
-    return pa.schema(
-        [
-            ("user", _id_type(raw_users, users)),
+@dataclass(frozen=True)
+class Rows:
+    """What makes the rows of the file, with the ids of the log: whole numbers where the log's all are, else text."""
+
+    schema: pa.Schema
+    users: RawIds
+    ids: Ids  # of the catalogue, ascending; then what is shown of each
+    items: pa.Array
+    titles: pa.Array
+    made_at: datetime
+
+    @classmethod
+    def of(
+        cls, users: Sequence[int], raw_users: RawIds, catalogue: Items, raw_items: RawIds, made_at: datetime
+    ) -> "Rows":
+        """users: all of the log, so that every shard has columns of the same types."""
+        items = [raw_items.shown(item) for item in catalogue.ids]
+        titles = pa.array([catalogue.titles[item] for item in catalogue.ids], pa.string())
+        columns = [
+            ("user", _id_type([raw_users.shown(user) for user in users])),
             ("rank", pa.int64()),
-            ("item", _id_type(raw_items, catalogue.ids)),
+            ("item", _id_type(items)),
             ("title", pa.string()),
             ("score", pa.float64()),
             ("reason", pa.string()),
             ("version", pa.string()),
             ("made_at", pa.timestamp("us")),
         ]
-    )
+        schema = pa.schema(columns)
+        ids = np.array(catalogue.ids, dtype=np.int64)
+        return cls(schema, raw_users, ids, _id_array(items, schema.field("item").type), titles, made_at)
+
+    def table(self, lists: Sequence[TopItems]) -> pa.Table:
+        """A row an item of each list, in their order."""
+        lengths = [len(own.items) for own in lists]
+        owner = pa.array(np.repeat(np.arange(len(lists)), lengths))
+        places = pa.array(np.searchsorted(self.ids, [item for own in lists for item in own.items]))
+        users = _id_array([self.users.shown(own.user) for own in lists], self.schema.field("user").type)
+        values = [
+            users.take(owner),
+            pa.array([rank for length in lengths for rank in range(1, length + 1)], pa.int64()),
+            self.items.take(places),
+            self.titles.take(places),
+            pa.array([score for own in lists for score in own.scores], pa.float64()),
+            pa.array([reason for own in lists for reason in own.reasons], pa.string()),
+            pa.array([own.version for own in lists], pa.string()).take(owner),
+            pa.array([self.made_at] * sum(lengths), pa.timestamp("us")),
+        ]
+        return pa.Table.from_arrays(values, schema=self.schema)
 
 
-def _id_type(raw: RawIds, numbers: Sequence[int]) -> pa.DataType:
-    return pa.int64() if all(isinstance(raw.shown(number), int) for number in numbers) else pa.string()
+def _id_type(shown: Sequence[int | str]) -> pa.DataType:
+    return pa.int64() if all(isinstance(own, int) for own in shown) else pa.string()
 
 
-def rows_of(
-    lists: Sequence[TopItems],
-    columns: pa.Schema,
-    shown_users: Callable[[int], int | str],
-    shown_items: Callable[[int], int | str],
-    titles: Mapping[int, str],
-    made_at: datetime,
-) -> pa.Table:
-    """A row an item of each list, in their order. shown_…: an id as its owner knows it."""
-    items = [item for own in lists for item in own.items]
-    values = [
-        _as_ids([shown_users(own.user) for own in lists for _ in own.items], columns.field("user").type),
-        [rank for own in lists for rank in range(1, len(own.items) + 1)],
-        _as_ids([shown_items(item) for item in items], columns.field("item").type),
-        [titles[item] for item in items],
-        [score for own in lists for score in own.scores],
-        [reason for own in lists for reason in own.reasons],
-        [own.version for own in lists for _ in own.items],
-        [made_at] * len(items),
-    ]
-    arrays = [pa.array(own, field.type) for own, field in zip(values, columns, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=columns)
-
-
-def _as_ids(ids: list[int | str], kind: pa.DataType) -> Sequence[int | str]:
-    return ids if pa.types.is_integer(kind) else [str(own) for own in ids]
+def _id_array(shown: Sequence[int | str], kind: pa.DataType) -> pa.Array:
+    return pa.array(shown if pa.types.is_integer(kind) else [str(own) for own in shown], kind)
 
 
 def check_out(out: Path) -> None:
@@ -243,12 +257,14 @@ def check_out(out: Path) -> None:
         raise RecalignError(f"--out is {out}, which cannot be written ({why}); name another place") from None
 
 
-def write_lists(out: Path, columns: pa.Schema, tables: Iterator[pa.Table]) -> None:
-    """Stream tables into one file, Parquet or CSV by its suffix; it takes its place when it is whole."""
+def write_lists(out: Path, rows: Rows, lists: Iterable[TopItems]) -> None:
+    """Stream lists into one file, Parquet or CSV by its suffix; it takes its place when it is whole."""
+    waiting = iter(lists)
+    tables = (rows.table(some) for some in iter(lambda: list(islice(waiting, USERS_AT_ONCE)), []))
     with replacing(out) as partial:
         if out.suffix.lower() == SUFFIXES[0]:
-            write_rows(partial, columns, tables)
+            write_rows(partial, rows.schema, tables)
             return
-        with csv.CSVWriter(partial, columns) as writer:
+        with csv.CSVWriter(partial, rows.schema) as writer:
             for table in tables:
                 writer.write_table(table)

@@ -123,5 +123,6 @@ def _largest(terms: Floats, spans: Ids) -> list[tuple[int, int]]:
     best = np.maximum.reduceat(terms, starts)
     groups = np.repeat(np.arange(len(filled)), spans[filled])
     at_best = np.flatnonzero((terms == best[groups]) & (terms > 0))
-    own, first = np.unique(groups[at_best], return_index=True)
-    return list(zip(filled[own].tolist(), at_best[first].tolist(), strict=True))
+    own = groups[at_best]
+    first = np.diff(own, prepend=-1) > 0  # of equal ones
+    return list(zip(filled[own[first]].tolist(), at_best[first].tolist(), strict=True))
