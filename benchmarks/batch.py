@@ -8,7 +8,7 @@ of 100,000 users × 10,000 items, 20 likes a user on average (Zipf-like populari
 item-kNN as the cosine with 100 neighbours, EASE with one ridge on both sides, SASRec with random weights of one shape
 (speed does not depend on what it learned). Timed is what makes the lists: ours from the Parquet tables of a prepared
 log to a Parquet file with reasons, RecTools' `recommend` from its data set in memory to its table, without what a user
-has already liked. Every run is a process of its own; memory is its peak, fitted model and data included. "lists equal" is
+has already liked. Every run is a process of its own; memory is its peak, fitted model and data included. "lists equal":
 the share of places at which both have the same item. One thread; seconds are CPU seconds of the process, so that other
 work on the machine does not count.
 """
