@@ -14,6 +14,7 @@ from recalign.common.artifacts import read_json, read_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
+from recalign.ranking.language_model import Asked
 from recalign.registry.promotion import download_package
 from recalign.registry.serving import MOST_QUERIES, Query, Service, find_base, load_recommender, registered_as
 
@@ -111,7 +112,8 @@ class Loaded:
         histories = [self._history(user) for user in given]
         answers: list[dict[str, Any]] = []
         for start in range(0, len(histories), MOST_QUERIES):
-            answers += self.service.answers_known(histories[start : start + MOST_QUERIES], k)
+            asked = [Asked(list(history), None, k) for history in histories[start : start + MOST_QUERIES]]
+            answers += self.service.answers_known(asked)
         return _frame(list(given), answers)
 
     def _history(self, user: int | str) -> list[int]:

@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_simulate(commands)
     _add_registry(commands)
     _add_recommend(commands)
+    _add_batch(commands)
     _add_doctor(commands)
     _add_audit(commands)
     _add_compare(commands)
@@ -211,6 +212,46 @@ def _add_recommend(commands: Commands) -> None:
             _params(), user=a.user, titles=a.titles, adapter=a.adapter, k=a.k, items=a.items, as_json=a.json
         )
     )
+
+
+def _add_batch(commands: Commands) -> None:
+    batch = commands.add_parser(
+        "batch",
+        help="write the best items for every user of the log to one file",
+        description="Columns: user, rank, item, title, score, reason, version, made_at. What a user has met is left "
+        "out, and so is what is not available yet.",
+    )
+    batch.add_argument("--k", "-k", type=int, default=20, help="items a user (default: 20)")
+    batch.add_argument("--users", type=Path, metavar="FILE", help="user ids, one a line (default: all of the log)")
+    batch.add_argument("--out", type=Path, help="FILE.parquet or FILE.csv (default: data/batch/top.parquet)")
+    batch.add_argument(
+        "--system", metavar="NAME", help="an ID recommender, or fusion: its ID part (default: the best on validation)"
+    )
+    batch.add_argument("--shard", default="1/1", metavar="I/N", help="the users of shard I of N, by a hash of the id")
+    batch.add_argument("--allow", type=Path, metavar="FILE", help="item ids, one a line: recommend only these")
+    batch.add_argument("--deny", type=Path, metavar="FILE", help="item ids, one a line: recommend none of these")
+    for option, what in (("--where", "only items with it: of one attribute any, of several all"), ("--not-where",
+                         "no item with it")):  # fmt: skip
+        batch.add_argument(option, action="append", default=[], metavar="ATTRIBUTE=VALUE", help=f"{what} (repeatable)")
+    batch.add_argument("--rerank-users", type=Path, metavar="FILE", help="for these the language model reranks")
+    batch.add_argument("--rerank-depth", type=int, default=50, help="first-stage items that it reranks (default: 50)")
+    batch.add_argument("--adapter", help="the language model that reranks (default: as in recommend)")
+    batch.set_defaults(run=_run_batch)
+
+
+def _run_batch(arguments: argparse.Namespace) -> None:
+    from recalign.commands.batch import Rerank
+    from recalign.ranking.item_filters import ItemFilters
+
+    a = arguments
+    if a.adapter and not a.rerank_users:
+        raise RecalignError(
+            "--adapter names what reranks, and needs --rerank-users; --system names what ranks everyone"
+        )
+    filters = ItemFilters(a.allow, a.deny, a.where, a.not_where)
+    rerank = Rerank(a.rerank_users, a.rerank_depth, a.adapter) if a.rerank_users else None
+    options = {"k": a.k, "users": a.users, "out": a.out, "system": a.system, "part": a.shard}
+    _call("batch")(_params(), **options, filters=filters, rerank=rerank)
 
 
 def _add_rank(commands: Commands) -> None:

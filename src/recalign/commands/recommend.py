@@ -77,7 +77,7 @@ def recommend(
         from recalign.data.case_file import with_new_items
 
         catalogue, raw, new = with_new_items(items, catalogue, raw)
-    chosen = adapter or _default_adapter(params)
+    chosen = adapter or default_adapter(params)
     settings, recommender = open_adapter(params, chosen, catalogue) if adapter else _opened(params, chosen, catalogue)
     answer = Service.of(settings, recommender, raw).answer_known(history, k, new)
     warned = f"; {MEANINGLESS}" if settings.random_model else ""
@@ -129,7 +129,7 @@ def _check_something_made(params: Params) -> None:
         )
 
 
-def _default_adapter(params: Params) -> str:
+def default_adapter(params: Params) -> str:
     """The registry's champion or challenger; where nothing is registered, the best adapter of this project."""
     from recalign.ranking.package import best_objective
     from recalign.registry.promotion import NothingRegisteredError, current

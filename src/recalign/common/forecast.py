@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_MB, WORK, ITEMS = "weights_mb", "work", "items"  # noted beside what a run took: of what it took so much
 PER_THOUSAND = "per_thousand"  # seconds of ranking so many cases
+CANDIDATES = 20  # of a sampled case
 SEARCH = 5  # sampled cases that one of the whole catalogue is worth, as at evaluate.full_catalogue_cases
 
 
@@ -71,3 +72,15 @@ def ranking_forecast(
     work = f"rank@{system}: the candidates of {sum(cases.values()):,} cases ({counted})"
     work += f" and the whole catalogue for {searched:,}" if searched else ""
     return forecast(work, None if each is None else each * count / 1000, known.get("peak_mb"), weights_mb)
+
+
+def reranking_forecast(system: str, people: int, titles: int, weights_mb: float, notes: Path = COSTS) -> str:
+    """Of a language model that reranks so many titles for each of some people, at the pace of ranking CANDIDATES.
+
+    weights_mb: `memory_mb` of the model.
+    """
+    last = last_run(f"rank@{system}", notes)
+    each = last.get(PER_THOUSAND)
+    seconds = None if each is None else each * people / 1000 * titles / CANDIDATES
+    work = f"reranking with {system}: {people:,} people, {titles:,} titles each"
+    return forecast(work, seconds, last.get("peak_mb"), weights_mb)

@@ -190,13 +190,11 @@ class Service:
         self, history: Sequence[int | str], k: int, candidates: Sequence[int] | None = None
     ) -> dict[str, Any]:
         """The answer to a history of the catalogue's own numbers, and of texts as they are."""
-        return self.answers_known([history], k, candidates)[0]
+        return self.answers_known([Asked(list(history), candidates, k)])[0]
 
-    def answers_known(
-        self, histories: Sequence[Sequence[int | str]], k: int, candidates: Sequence[int] | None = None
-    ) -> list[dict[str, Any]]:
-        """As `answer_known`, for many histories, which share forward passes."""
-        return self._answered([Asked(list(history), candidates, k) for history in histories])
+    def answers_known(self, asked: Sequence[Asked]) -> list[dict[str, Any]]:
+        """The answers to histories and candidates of the catalogue's own numbers; they share forward passes."""
+        return self._answered(asked)
 
     def _answered(self, read: Sequence[Asked]) -> list[dict[str, Any]]:
         profiles = self._profiles([_known(asked.history) for asked in read])
