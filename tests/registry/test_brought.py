@@ -31,7 +31,9 @@ BROUGHT = layout.OTHER / "trl-dpo"
 @pytest.fixture(scope="module")
 def params() -> Params:
     tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    return parse_params(tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS}})
+    return parse_params(
+        tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS, "allow_random": True}}
+    )
 
 
 @pytest.fixture
