@@ -139,7 +139,7 @@ class FusedRecommender:
         if len(of_kinds) == 1:
             return of_kinds[0]
         new = np.broadcast_to(self._kinds()[1][1], over.shape)
-        return self.fusion.together(*of_kinds, new, over)
+        return self.fusion.together(of_kinds[0], of_kinds[1], new, over)
 
     def _best_of_catalogue(self, asked: Sequence[Asked]) -> list[list[Scored]]:
         """The best of the catalogue minus what is excluded, as `_catalogue_scores` has them."""

@@ -178,7 +178,7 @@ def fitted_fusion(fusion: Fusion, trials: Trials, baselines: Path, adapters: Map
     }
     return FittedFusion(
         parts={
-            name: Part(weight=weight, digest=digests[name], new_weight=fusion.new and fusion.new.weights[name])
+            name: Part(weight=weight, digest=digests[name], new_weight=fusion.new.weights[name] if fusion.new else None)
             for name, weight in fusion.weights.items()
         },
         language_model=next(name for name in fusion.weights if name in adapters),
