@@ -12,7 +12,6 @@ import argparse
 import csv
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,11 +22,9 @@ import torch
 from torch import Tensor
 
 from recalign.data.records import Items, hashed_order
-from recalign.llm import lower_half
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring import ResponseLogprobs, naive_logprobs, response_logprobs
-from recalign.llm.ways import base_of
 from recalign.params.load import load_params
 
 FILMS = Path(__file__).parent.parent / "src/recalign/data/films.csv"
@@ -95,25 +92,6 @@ def compare(name: str, language_model: LanguageModel, step: Step, stream: Iterat
     print("  all repetitions:", [f"{naive:.2f}/{shared:.2f}" for naive, shared in pairs[1:]])
 
 
-def begin_in_the_middle(name: str, model: LanguageModel, step: Step, stream: Iterator[Batch], repeats: int) -> None:
-    """All layers computed, and the lower half's states read, in turn, on the same batches after one warm-up each."""
-    base, pairs, apart = base_of(model.model), [], []
-    with tempfile.TemporaryDirectory() as folder:
-        half = lower_half.LowerHalf(base, Path(folder), "benchmark")
-        for _ in range(repeats + 1):
-            batch = next(stream)
-            slow, whole = timed(step, model, response_logprobs, batch)
-            lower_half.use(base, half)
-            step(model, response_logprobs, batch)  # keeps the states
-            fast, read = timed(step, model, response_logprobs, batch)
-            lower_half.use(base, None)
-            pairs.append((slow, fast))
-            apart.append(float((whole - read).norm() / whole.norm()))
-    slow, fast = (statistics.median(times) for times in zip(*pairs[1:], strict=True))
-    print(f"{name}: {slow / fast:.2f}x (computed {slow:.2f} s, read {fast:.2f} s), at most {max(apart):.1e} apart")
-    print("  all repetitions:", [f"{whole:.2f}/{read:.2f}" for whole, read in pairs[1:]])
-
-
 def throughput(language_model: LanguageModel, streams: dict[int, Iterator[Batch]], repeats: int) -> None:
     """Training tokens a CPU second by the number of prompts in one flat row."""
     rates: dict[int, list[float]] = {size: [] for size in streams}
@@ -145,8 +123,6 @@ def main() -> None:
     compare("ranking 20 candidates", language_model, rank, batches(builder, items, 1, 20), arguments.repeats)
     compare("training step, K = 7", language_model, learn, batches(builder, items, 1, 8), arguments.repeats)
     eight = {responses: batches(builder, items, 8, responses) for responses in (20, 8)}
-    begin_in_the_middle("ranking, eight cases of 20", language_model, rank, eight[20], arguments.repeats)
-    begin_in_the_middle("training step, eight times K = 7", language_model, learn, eight[8], arguments.repeats)
     throughput(language_model, {size: batches(builder, items, size, 8) for size in (1, 2, 4, 8)}, arguments.repeats)
 
 

@@ -106,7 +106,7 @@ def test_a_sound_project_has_nothing_to_mend(project, capsys):
     names = [f["name"] for f in told["findings"]]
     assert names == [
         "machine", "memory", "disk", "python", "packages", "repository", "params",
-        "data", "validation", "preparation", "threads", "model", "device", "endpoint", "registry", "schedule",
+        "data", "validation", "preparation", "threads", "model", "device", "endpoint", "schedule", "registry",
     ]  # fmt: skip
     assert all(name in screen.out for name in names)
     assert "To fix" not in screen.out

@@ -74,7 +74,7 @@ def test_the_chain_ends_with_the_table_the_report_and_what_to_type_next(smoke):
     """The last screen shows every system, the page's path and the next commands."""
     screen = (smoke / "repro.log").read_text(encoding="utf-8")
     systems = ("popularity", "item_knn", "oracle", "llm-base", "llm-sft", "llm-sdpo")
-    for expected in (*systems, "HR@1", "HR@5", "NDCG@10", "MRR", "reports/report.html", "recalign register"):
+    for expected in (*systems, "HR@1", "HR@5", "NDCG@10", "MRR", "reports/report.html", "budget=demo"):
         assert expected in screen
     metrics = json.loads((smoke / "reports/metrics.json").read_text(encoding="utf-8"))
     assert "ndcg_at_10" in json.dumps(metrics)
@@ -188,7 +188,7 @@ def test_a_run_on_a_random_model_says_so_everywhere_and_lets_it_weigh_nothing(sm
     about = json.loads((smoke / "reports/scorecard.json").read_text(encoding="utf-8"))["about"]
     assert about["random_model"] is True
     fusion = json.loads((smoke / layout.RANKS / "fusion.json").read_text(encoding="utf-8"))
-    assert fusion["parts"]["llm-sdpo"]["weight"] == 0.0
+    assert fusion["parts"][fusion["language_model"]]["weight"] == 0.0
     assert fusion["parts"]["item_knn"]["weight"] > 0.0
     table = [line for line in screen.splitlines() if line.startswith("  ")]
     assert max(map(len, table[table.index(next(row for row in table if "HR@1" in row)) :])) <= 120

@@ -108,7 +108,9 @@ def test_the_screen_has_a_line_a_stage_before_the_table(smoke):
 def test_a_recommendation_answers_before_anything_is_registered(smoke):
     """The README's two ways to ask, with a person of this log."""
     ask = next(
-        line for line in block_with(README, "recalign recommend") if line.startswith("recalign recommend --titles")
+        line
+        for line in block_with(README, "recalign recommend --titles")
+        if line.startswith("recalign recommend --titles")
     )
     assert len(re.findall(r"^ +\d+ ", typed(smoke, ask), re.MULTILINE)) == 10
 

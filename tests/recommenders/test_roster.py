@@ -106,7 +106,7 @@ def test_a_new_recommender_is_one_file_one_line_and_its_docs(tmp_path, tree):
     page = tmp_path / "docs" / "recommenders.md"
     told = page.read_text(encoding="utf-8")
     row = "| `rarest` | the number of train events, fewest first | |\n"
-    page.write_text(re.sub(r"(\| `dreamrec` \| a diffusion .*\n)", rf"\1{row}", told), encoding="utf-8")
+    page.write_text(re.sub(r"(\| `content_prior` \| .*\n)", rf"\1{row}", told), encoding="utf-8")
     set_params(tmp_path, recommenders__systems=["popularity", "item_knn", "rarest"])
     validated = write_log(tmp_path / "data" / "validated", random_log())
     prepare(small_params(tree), validated, tmp_path / "data" / "prepared", tmp_path / "spill")

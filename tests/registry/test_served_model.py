@@ -545,7 +545,7 @@ def test_evaluation_ranking_and_serving_open_the_model_with_the_same_seed_and_th
     catalogue = Items.read(layout.PREPARED)
     sdpo = layout.ALIGN / "sdpo"
     trials = SimpleNamespace(catalogue=catalogue)
-    open_language_model("llm-sdpo", sdpo, params, layout.BASE, layout.PREPARED, trials, None)
+    open_language_model("llm-sdpo", sdpo, params, layout.Project(), trials)
     open_adapter(params, str(sdpo), catalogue)
     Service.load(download_package(CHAMPION))
     assert seen == [(True, params.base, params.seed, params.threads)] * 3

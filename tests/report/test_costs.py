@@ -33,7 +33,7 @@ def test_the_cheapest_of_the_best_is_named_and_what_the_llms_training_buys() -> 
     made = card(popularity=4, item_knn=2, ease=2, **{"llm-sft": 4})
     assert cost_sentences(made, costs(popularity=1.0, item_knn=3.5, ease=21.0, **{"llm-sft": 210.0})) == [
         "Item-kNN, 3.5 s of fitting, reaches the highest NDCG@10, 0.631; nothing cheaper is within 0.01.",
-        "The SFT model takes 210 s, 60 times as many, and stands 0.200 below item-kNN.",
+        "The SFT model takes 210 s, 60 times as many, and is 0.200 below item-kNN.",
     ]
 
 
@@ -54,7 +54,7 @@ def test_a_cheap_system_near_a_dear_one_is_said_to_be() -> None:
 def test_where_nothing_cheap_is_near_the_best_of_the_cheap_ones_is_named() -> None:
     made = card(popularity=4, item_knn=2, ease=1)
     assert cost_sentences(made, costs(popularity=1.0, item_knn=3.0, ease=30.0)) == [
-        "EASE, 30 s of fitting, reaches the highest NDCG@10, 1.000; item-kNN, 3.0 s, stands 0.369 below."
+        "EASE, 30 s of fitting, reaches the highest NDCG@10, 1.000; item-kNN, 3.0 s, is 0.369 below."
     ]
 
 

@@ -59,7 +59,7 @@ def read_table(reports: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def _cell(bounds: dict[str, float]) -> str:
-    return plain(Interval(*(bounds[bound] for bound in BOUNDS)))
+    return plain(Interval(bounds["value"], bounds["low"], bounds["high"]))
 
 
 def _markdown(headings: list[str], rows: list[list[str]]) -> list[str]:

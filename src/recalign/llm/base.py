@@ -16,14 +16,12 @@ from recalign.llm.adapters import adapter_digest, add_adapter, check_adapter, lo
 from recalign.llm.check import verdict_of
 from recalign.llm.model_files import check_model_files
 from recalign.llm.quantisation import choose_device, choose_dtype, quantisation_config, same_in_both_modes
-from recalign.llm.scoring import keep_lower_half
 from recalign.llm.twin import silence
 from recalign.params.base import BaseParams
 from recalign.params.lora import LoraParams
 
 log = logging.getLogger(__name__)
 IDENTITY = "base.json"
-LOWER_HALF = "lower-half"  # folder of data/cache: what all models on one base share
 SMOLLM2, TINY = "smollm2-135m-instruct", "tiny-random"
 COPIED = (".safetensors", ".json", ".jinja", ".model", ".txt")  # of a local folder; pickles stay behind
 
@@ -93,14 +91,11 @@ def load_language_model(
     trainable: bool = False,
     seed: int = 0,
     threads: int | None = None,
-    lower_half: Path | None = None,
 ) -> LanguageModel:
     """Load a base folder, with an adapter's folder or a new adapter on top.
 
     trainable: the adapter gets gradients and the model is in train mode, else in eval mode; the base is always frozen.
-    seed: draws a new adapter; threads: of torch on the CPU; lower_half: the folder of what the lower half of the layers
-    gives, which all models on one base share (`keep_lower_half`), None to compute it. The same folder, adapter and
-    params give the same log-probs in both modes (dropout of LoRA aside: that of the base is 0), so a policy equals its
+    seed: draws a new adapter; threads: of torch on the CPU. The same folder, adapter and params give the same log-probs in both modes (dropout of LoRA aside: that of the base is 0), so a policy equals its
     reference at step 0. How the base can be scored is checked here, and the log says it.
     Raises RecalignError when the base is missing, cannot be scored, computes something else in training, or when the
     adapter was trained on another one.
@@ -143,8 +138,6 @@ def load_language_model(
     model.train(trainable)
     quantisation = params.quantisation if quantiser else "none"
     name = "bf16" if dtype == torch.bfloat16 else "fp32"
-    if lower_half is not None:
-        keep_lower_half(model, lower_half, [identity["sha256"], quantisation, name])
     digest = digest_of([identity["sha256"], trained, quantisation, name, verdict.way])
     log.info("%s on %s: weights %s, compute %s", identity["id"], device, name if not quantiser else quantisation, name)
     tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False, local_files_only=True)

@@ -201,8 +201,10 @@ def _computed(encoder: TextEncoder, texts: list[str], width: int, threads: int) 
     torch.set_num_threads(threads)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(encoder.folder, **options)
-        model: Any = AutoModel.from_pretrained(encoder.folder, use_safetensors=True, dtype=torch.float32, **options)
+        tokenizer = AutoTokenizer.from_pretrained(encoder.folder, trust_remote_code=False, **options)
+        model: Any = AutoModel.from_pretrained(
+            encoder.folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, **options
+        )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise _unreadable(encoder, error) from None
     model.eval()

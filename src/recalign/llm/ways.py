@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from recalign.common.errors import RecalignError
-from recalign.llm import lower_half
 from recalign.llm.head import answers_directly, notice, only, widen_head
 from recalign.llm.packing import SHARED_ATTENTION, check, pack, packed_row
 
@@ -49,7 +48,7 @@ def shared_logprobs(
     row, base = pack(prompts, responses, device_of(model)), base_of(model)
     direct = answers_directly(base)
     asked = only(row.rows, row.tokens) if direct else nullcontext()
-    with packed_row(), lower_half.begun(base, row, prompts, responses), asked:
+    with packed_row(), asked:
         said = model(
             input_ids=row.input_ids,
             position_ids=row.position_ids,

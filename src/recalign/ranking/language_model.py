@@ -17,7 +17,7 @@ from recalign.common.progress import track
 from recalign.data.records import Items
 from recalign.evaluation.metrics import Floats, order_of_equals
 from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, ranking_scores
-from recalign.llm.base import LOWER_HALF, LanguageModel, load_language_model
+from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.branches import Branches
 from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring import response_logprobs, why_not_shared
@@ -86,14 +86,13 @@ def open_recommender(
     """The base in a folder under an adapter's folder (None: the untrained base), as a recommender.
 
     The one way to it for evaluation, ranking and serving: what is served computes as what was measured. reference: the
-    adapter that the rule "reward" needs too; store: as of the recommender, with the states of lower layers beside it.
+    adapter that the rule "reward" needs too; store: as of the recommender.
     Raises RecalignError as `load_language_model` and `PromptBuilder` do.
     """
 
     def load(folder: Path | None) -> LanguageModel:
         return load_language_model(
             base, setting.base, adapter=folder, seed=setting.seed, threads=setting.threads,
-            lower_half=store.parent / LOWER_HALF if store else None,
         )  # fmt: skip
 
     own, other = load(adapter), load(reference) if reference else None
