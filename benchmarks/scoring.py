@@ -1,4 +1,4 @@
-"""How much the shared prompt and the kept lower half save, and what limits training: ratios of CPU time.
+"""How much the shared prompt saves, and what limits training: ratios of CPU time.
 
 Variants alternate in one process.
 
@@ -122,7 +122,6 @@ def main() -> None:
     builder = PromptBuilder(language_model.tokenizer, items, params.prompt, "films")
     compare("ranking 20 candidates", language_model, rank, batches(builder, items, 1, 20), arguments.repeats)
     compare("training step, K = 7", language_model, learn, batches(builder, items, 1, 8), arguments.repeats)
-    eight = {responses: batches(builder, items, 8, responses) for responses in (20, 8)}
     throughput(language_model, {size: batches(builder, items, size, 8) for size in (1, 2, 4, 8)}, arguments.repeats)
 
 

@@ -95,8 +95,9 @@ def load_language_model(
     """Load a base folder, with an adapter's folder or a new adapter on top.
 
     trainable: the adapter gets gradients and the model is in train mode, else in eval mode; the base is always frozen.
-    seed: draws a new adapter; threads: of torch on the CPU. The same folder, adapter and params give the same log-probs in both modes (dropout of LoRA aside: that of the base is 0), so a policy equals its
-    reference at step 0. How the base can be scored is checked here, and the log says it.
+    seed: draws a new adapter; threads: of torch on the CPU. The same folder, adapter and params give the same log-probs
+    in both modes (dropout of LoRA aside: that of the base is 0), so a policy equals its reference at step 0. How the
+    base can be scored is checked here, and the log says it.
     Raises RecalignError when the base is missing, cannot be scored, computes something else in training, or when the
     adapter was trained on another one.
     """
