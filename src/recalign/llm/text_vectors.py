@@ -199,7 +199,7 @@ def _computed(encoder: TextEncoder, texts: list[str], width: int, threads: int) 
 
     disable_progress_bar()
     torch.set_num_threads(threads)
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    options: dict[str, Any] = {"local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(encoder.folder, trust_remote_code=False, **options)
         model: Any = AutoModel.from_pretrained(
