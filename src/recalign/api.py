@@ -18,7 +18,6 @@ from recalign.ranking.language_model import Asked
 from recalign.registry.promotion import download_package
 from recalign.registry.serving import MOST_QUERIES, Query, Service, find_base, load_recommender, registered_as
 
-SCHEME = "models:/"
 COLUMNS = ("user", "rank", "item", "title", "score", "reason", "version")
 
 
@@ -134,7 +133,7 @@ def load(model: str, project: str | Path = ".") -> Loaded:
     its sha256: RECALIGN_BASE, the project's, the cache, or the network.
     Raises RecalignError for another form of address, for what is not registered, and for a package that was changed.
     """
-    if not model.startswith(SCHEME):
+    if not model.startswith(layout.REGISTRY_SCHEME):
         raise RecalignError(
             f"model is {model!r}; allowed are models:/NAME@ALIAS and models:/NAME/VERSION, which 'recalign register' "
             "makes"

@@ -19,6 +19,8 @@ OTHER = Path("data/models/other")  # /<name>: an adapter of another run, brought
 SCORES = Path("data/scores")  # rank: one folder a system, with its ranks, its scores and system.json
 RANKS = Path("data/ranks")  # fuse: ranks.parquet of all systems, systems.json, cases.json, fusion.json
 REPORTS = Path("reports")  # report: metrics.json, plots/, report.html; validate: validation.html
+REGISTRY = Path("mlflow.db")  # the MLflow registry, where no variable names a server
+REGISTRY_SCHEME = "models:/"  # begins the address of a registered version, as MLflow writes it
 CACHE = Path("data/cache")  # content-addressed partial work that survives a kill; safe to delete
 
 

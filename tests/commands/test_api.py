@@ -12,8 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from pages import ROOT, blocks
-from registry_project import TITLES, USERS, empty_registry, write_project
-from ruamel.yaml import YAML
+from registry_project import TITLES, USERS, empty_registry, small_params, write_project
 
 import recalign
 from recalign import project as layout
@@ -22,7 +21,7 @@ from recalign.cli import main
 from recalign.commands.register import register
 from recalign.common.artifacts import folder, write_json, write_parquet
 from recalign.common.errors import RecalignError
-from recalign.params.load import Params, parse_params
+from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import Engine, make_profile, profiles_table
 
 USER_IDS = {user: str(user) for user in range(1, USERS)} | {USERS: "A4WSJ"}
@@ -32,10 +31,7 @@ CHAMPION = "models:/recalign@champion"
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    return parse_params(
-        tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS, "allow_random": True}}
-    )
+    return small_params()
 
 
 @pytest.fixture(scope="module")

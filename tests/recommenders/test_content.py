@@ -37,7 +37,7 @@ from recalign.recommenders.item_text import (
     text_of,
 )
 from recalign.recommenders.popularity import Popularity
-from recalign.recommenders.recommender import Request
+from recalign.recommenders.recommender import Fitting, Request
 from recalign.recommenders.roster import load_fitted
 from recalign.recommenders.transplanted import on_catalogue
 from recalign.stages.baselines import baselines
@@ -53,6 +53,19 @@ def films(count: int, **attributes: Any) -> Items:
     ids = tuple(range(1, count + 1))
     told = {item: {name: of(item) for name, of in attributes.items()} for item in ids}
     return Items(ids, {item: f"Film {item}" for item in ids}, told, {})
+
+
+def fitting(
+    catalogue: Items,
+    events: pa.Table,
+    params: ContentParams = OWN,
+    *,
+    clock: bool = True,
+    hidden: HeldOut | None = None,
+) -> Fitting:
+    """What `content` is fitted on, by these settings of its own."""
+    settings = PARAMS.recommenders.model_copy(update={"content": params})
+    return Fitting("content", catalogue, events, clock, 1, 1, settings, hidden=hidden)
 
 
 def log_of(likes: dict[int, list[int]]) -> pa.Table:
@@ -254,8 +267,8 @@ def test_an_empty_history_is_the_mean_user_and_a_new_item_in_a_history_counts_as
 def test_settings_are_chosen_on_hidden_validation_items_and_test_is_not_looked_at() -> None:
     catalogue, events, cases = planted()
     params = OWN.model_copy(update={"encoders": ("attributes",), "dimensions": (1, 8), "ridges": (1.0, 1e4)})
-    content, report = chosen_content(catalogue, events, True, 1, params, 1, hidden=cases)
-    prior, told = chosen_prior(catalogue, events, True, 1, params, 1, hidden=cases)
+    content, report = chosen_content(fitting(catalogue, events, params, hidden=cases))
+    prior, told = chosen_prior(fitting(catalogue, events, params, hidden=cases))
 
     assert report["chosen_on"] == told["chosen_on"] == "hidden validation items"
     assert report["chosen"]["dimension"] == 8  # one number cannot tell four tastes
@@ -274,7 +287,7 @@ def test_what_is_tried_is_what_the_chosen_one_does_where_histories_hold_new_item
     ]
     cases = replace(cases, requests=told)
     params = OWN.model_copy(update={"encoders": ("tfidf", "attributes"), "dimensions": (8,), "ridges": (1.0, 1e4)})
-    _, report = chosen_content(catalogue, events, True, 1, params, 1, hidden=cases)
+    _, report = chosen_content(fitting(catalogue, events, params, hidden=cases))
     fitter = Fitter(catalogue, events, 8, TextReader())
 
     for row in report["tried"]:
@@ -298,13 +311,13 @@ def test_without_hidden_items_a_fifth_of_the_trained_ones_stands_for_new_ones(cl
         if clock:
             assert all(liked.index(item) < liked.index(items[place]) for item in request.history)
     few = OWN.model_copy(update={"encoders": ("attributes",), "dimensions": (8,), "ridges": (1.0,)})
-    _, report = chosen_content(catalogue, events, clock, 1, few, 1)
+    _, report = chosen_content(fitting(catalogue, events, few, clock=clock))
     assert report["chosen_on"] == "a fifth of the trained items"
 
 
 def test_a_log_too_small_to_hide_items_keeps_the_first_settings() -> None:
     catalogue = films(5, colour=lambda item: [f"colour {item % 2}"])
-    content, report = chosen_content(catalogue, log_of({1: [1, 2], 2: [2, 3], 3: [4]}), True, 1, OWN, 1)
+    content, report = chosen_content(fitting(catalogue, log_of({1: [1, 2], 2: [2, 3], 3: [4]})))
 
     assert report["chosen"] == {"encoder": "attributes+tfidf", "dimension": 64, "ridge": 10.0}
     assert report["tried"] == []
@@ -365,7 +378,7 @@ def test_hidden_items_are_known_to_content_and_the_stage_chooses_on_those_of_val
 def test_items_that_nothing_tells_apart_are_refused_in_a_line(catalogue: Items) -> None:
     for choose in (chosen_content, chosen_prior):
         with pytest.raises(RecalignError, match=r"none tells the 3 trained items apart.*take content") as told:
-            choose(catalogue, log_of({1: [1, 2], 2: [2, 3]}), True, 1, OWN, 1)
+            choose(fitting(catalogue, log_of({1: [1, 2], 2: [2, 3]})))
         assert "\n" not in str(told.value)
 
 

@@ -38,7 +38,7 @@ from recalign.recommenders.neural.next_embedding import fit_dreamrec
 from recalign.recommenders.neural.next_item import fit_next_item
 from recalign.recommenders.oracle import Oracle
 from recalign.recommenders.popularity import Popularity
-from recalign.recommenders.recommender import Recommender, Request, top
+from recalign.recommenders.recommender import Fitting, Recommender, Request, top
 from recalign.recommenders.roster import ROSTER, fit, load_fitted
 from recalign.recommenders.store import save_state
 from recalign.recommenders.train_log import fit_on_log, read_train_log
@@ -82,8 +82,8 @@ FITS: dict[str, Callable[[], Recommender]] = {
         name: lambda name=name: fit_next_item(name, CATALOGUE, LOG, True, 1, QUICK, 1)[0]
         for name in get_args(EncoderName)
     },
-    "content": lambda: chosen_content(CATALOGUE, LOG, True, 1, PARAMS.recommenders.content, 1)[0],
-    "content_prior": lambda: chosen_prior(CATALOGUE, LOG, True, 1, PARAMS.recommenders.content, 1)[0],
+    "content": lambda: chosen_content(Fitting("content", CATALOGUE, LOG, True, 1, 1, PARAMS.recommenders))[0],
+    "content_prior": lambda: chosen_prior(Fitting("content_prior", CATALOGUE, LOG, True, 1, 1, PARAMS.recommenders))[0],
 }
 
 

@@ -5,15 +5,7 @@ from pathlib import Path
 
 import pytest
 from pages import ROOT
-from registry_project import (
-    USERS,
-    empty_registry,
-    made_by,
-    write_adapter,
-    write_project,
-    write_ranks,
-)
-from ruamel.yaml import YAML
+from registry_project import empty_registry, made_by, small_params, write_adapter, write_project, write_ranks
 
 import recalign
 from recalign import project as layout
@@ -21,7 +13,7 @@ from recalign.commands.register import register
 from recalign.common.artifacts import read_json, write_json
 from recalign.common.errors import RecalignError
 from recalign.llm.adapters import adapter_digest
-from recalign.params.load import Params, parse_params
+from recalign.params.load import Params
 from recalign.ranking.made_by import language_model_artifacts
 from recalign.registry.promotion import download_adapter
 
@@ -30,10 +22,7 @@ BROUGHT = layout.OTHER / "trl-dpo"
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    return parse_params(
-        tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS, "allow_random": True}}
-    )
+    return small_params()
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 from registry_project import (
-    USERS,
     as_evaluated,
     empty_registry,
+    small_params,
     write_adapter,
     write_fusion,
     write_interactions,
@@ -61,10 +61,7 @@ NAME = "recalign"
 @pytest.fixture(scope="module")
 def params() -> Params:
     """The repository's params at budget smoke; this small project's users are enough."""
-    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    return parse_params(
-        tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS, "allow_random": True}}
-    )
+    return small_params()
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pytest
 from registry_project import (
     TITLES,
-    USERS,
     empty_registry,
+    small_params,
     write_fusion,
     write_interactions,
     write_project,
@@ -56,10 +56,7 @@ CHAMPION = "models:/recalign@champion"
 def project(tmp_path_factory) -> Path:
     """A project whose S-DPO adapter is champion."""
     root = tmp_path_factory.mktemp("served") / "project"
-    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params = parse_params(
-        tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS, "allow_random": True}}
-    )
+    params = small_params()
     write_project(params, ROOT / "params.yaml", root)
     shutil.copy(empty_registry(), root / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
@@ -279,13 +276,7 @@ def test_a_version_registered_before_signatures_had_inputs_answers_and_refuses_a
     shutil.copy(empty_registry(), own / "mlflow.db")
     monkeypatch.chdir(own)
     monkeypatch.setattr(served_model, "SIGNATURE", ModelSignature(outputs=served_model.SIGNATURE.outputs))
-    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    register(
-        parse_params(
-            tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS, "allow_random": True}}
-        ),
-        root=own,
-    )
+    register(small_params(), root=own)
     before = mlflow.pyfunc.load_model("models:/recalign/1")
     assert before.metadata.get_input_schema() is None
     assert len(ask(before, {"history": [1, TITLES[3]], "k": 3})[0]["items"]) == 3
@@ -440,10 +431,7 @@ def test_a_registered_fusion_answers_with_the_same_explanation(project, tmp_path
     own = shutil.copytree(project, tmp_path / "own", ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
     shutil.copy(empty_registry(), own / "mlflow.db")
     monkeypatch.chdir(own)
-    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params = parse_params(
-        tree | {"budget": "smoke", "registry": tree["registry"] | {"min_users": USERS, "allow_random": True}}
-    )
+    params = small_params()
     write_ranks(own, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
     write_fusion(params, own, weight=0.01)
     register(params, "fusion", root=own)

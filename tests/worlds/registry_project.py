@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from pages import ROOT
+from ruamel.yaml import YAML
 
 from recalign import project as layout
 from recalign.common.artifacts import folder, folder_digest, read_json, write_json, write_parquet, write_text
@@ -19,7 +21,7 @@ from recalign.evaluation.metrics import METRICS, metric_values
 from recalign.evaluation.ranks import SAMPLED, in_case_order, write_system_ranks
 from recalign.llm.adapters import adapter_digest
 from recalign.llm.base import fetch_base, load_language_model
-from recalign.params.load import Params
+from recalign.params.load import Params, parse_params
 from recalign.ranking.fusion import FittedFusion, Part
 from recalign.ranking.made_by import language_model_artifacts, recommender_artifacts
 from recalign.recommenders.popularity import Popularity
@@ -41,6 +43,13 @@ def empty_registry() -> Path:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         connect(folder)
     return folder / "mlflow.db"
+
+
+def small_params() -> Params:
+    """The repository's params at budget smoke; this small project's users are enough, and its random model may stay."""
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    own = tree["registry"] | {"min_users": USERS, "allow_random": True}
+    return parse_params(tree | {"budget": "smoke", "registry": own})
 
 
 def write_base(params: Params, root: Path) -> None:

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recalign.common.errors import RecalignError
+from recalign.project import REGISTRY_SCHEME
 
 if TYPE_CHECKING:
     from recalign.data.raw_ids import RawIds
     from recalign.data.records import Items
-
-REGISTRY_SCHEME = "models:/"
 
 
 def check_adapter_named(adapter: str) -> None:

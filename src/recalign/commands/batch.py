@@ -30,13 +30,14 @@ from recalign.ranking.batch import (
     top_for_everyone,
     write_lists,
 )
-from recalign.ranking.fusion import FITTED, read_fusion
+from recalign.ranking.fusion import FITTED
 from recalign.ranking.item_filters import ItemFilters, read_ids
 from recalign.ranking.made_by import check_made_by, recommender_artifacts
+from recalign.ranking.package import evaluated_fusion
 from recalign.ranking.reasons import RERANKED, explainer
 from recalign.ranking.trial import Ranker
 from recalign.ranking.whole_catalogue import fused_recommender
-from recalign.recommenders.roster import ROSTER, known, load_fitted, refusals
+from recalign.recommenders.roster import ROSTER, load_fitted, refusal
 
 OUT = Path("data/batch")  # not reports/, a stage's output: every run of that stage clears it
 SHARD = re.compile(r"([0-9]+)/([0-9]+)")
@@ -180,9 +181,8 @@ def _recommender(name: str, project: Project, catalogue: Items) -> tuple[Ranker,
             f"--system is {name!r}; an ID recommender ({', '.join(ROSTER)}) or {FUSION} is allowed"
             f"{did_you_mean(name, allowed)}; a language model ranks for --rerank-users alone"
         )
-    known(name, "--system")
     folder = project.baselines / name
-    if why := refusals([name], project.baselines).get(name):
+    if why := refusal(folder):
         raise RecalignError(f"--system is {name}, which was not fitted: {why}; name another one")
     if not (folder / MANIFEST).is_file():
         raise RecalignError(
@@ -194,17 +194,11 @@ def _recommender(name: str, project: Project, catalogue: Items) -> tuple[Ranker,
 
 def _fusion(project: Project, catalogue: Items) -> tuple[Ranker, str, str]:
     """The ID part of the fitted fusion, its recommenders still those that it was fitted on."""
-    if not (project.ranks / FITTED).is_file():
-        raise RecalignError(f"{project.ranks / FITTED} is missing; set evaluate.fusion to true and run 'dvc repro'")
-    fitted = read_fusion(project.ranks)
+    fitted = evaluated_fusion(project.root)
     if not fitted.recommenders:
         raise RecalignError(
             f"--system is {FUSION}, whose ID recommenders have no weight ({fitted.fusion.sentence}); name one of them"
         )
-    for name in fitted.recommenders:
-        folder = project.baselines / name
-        now = recommender_artifacts(folder)
-        check_made_by(FUSION, dict.fromkeys(now, fitted.parts[name].digest), now, str(folder))
     version = f"{FUSION}@{file_digest(project.ranks / FITTED)[:DIGITS]}"
     shares = {name: fitted.fusion.used[name] for name in fitted.recommenders}
     said = " + ".join(f"{weight / sum(shares.values()):.2f} {name}" for name, weight in shares.items())

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from recalign.commands.arguments import REGISTRY_SCHEME, check_adapter_named
+from recalign.commands.arguments import check_adapter_named
 from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
@@ -11,7 +11,7 @@ from recalign.evaluation.systems import SYSTEMS, system_of
 from recalign.llm.adapters import check_adapter
 from recalign.llm.base import IDENTITY
 from recalign.params.load import Params
-from recalign.project import BASE, CACHE, OTHER, RANKS, SFT
+from recalign.project import BASE, CACHE, OTHER, RANKS, REGISTRY_SCHEME, SFT
 from recalign.ranking.language_model import open_recommender
 from recalign.ranking.package import SETTINGS, Settings, read_settings, settings_of
 from recalign.registry.serving import AnyRecommender, find_base, load_recommender

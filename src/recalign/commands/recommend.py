@@ -18,7 +18,7 @@ from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.systems import MEANINGLESS, SYSTEMS, read_systems
 from recalign.params.load import Params
-from recalign.project import ALIGN, INTERACTIONS, PREPARED, RANKS
+from recalign.project import ALIGN, INTERACTIONS, PREPARED, RANKS, REGISTRY
 
 if TYPE_CHECKING:
     from recalign.ranking.package import Settings
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SHOWN_HISTORY, SHOWN_EVIDENCE = 8, 5  # titles printed
-DATABASE = Path("mlflow.db")  # of the registry, where no variable names a server
 SCORE = "A score orders this list and nothing else: it is no probability, and is not comparable with another list's."
 
 
@@ -122,7 +121,7 @@ def _opened(params: Params, chosen: str, catalogue: Items) -> "tuple[Settings, A
 
 def _check_something_made(params: Params) -> None:
     """Refuse at once where nothing was registered or evaluated: a look at files, before MLflow is loaded."""
-    if "MLFLOW_TRACKING_URI" not in os.environ and not DATABASE.is_file() and not (RANKS / SYSTEMS).is_file():
+    if "MLFLOW_TRACKING_URI" not in os.environ and not REGISTRY.is_file() and not (RANKS / SYSTEMS).is_file():
         raise RecalignError(
             f"registry.model {params.registry.model!r} has no champion and no challenger, and this project has "
             "evaluated no adapter; run 'dvc repro', then 'recalign register'"

@@ -11,6 +11,7 @@ from recalign.evaluation.metrics import LABELS, METRICS
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.significance import Interval, plain
 from recalign.project import REPORTS
+from recalign.report.table import print_table
 
 BOUNDS = ("value", "low", "high")
 ABOUT = ("source", "split", "view", "protocol", "manifest", "candidate_digest", "data_digest", "n", "users")
@@ -35,7 +36,8 @@ def table(*, markdown: bool = False, as_json: bool = False, reports: Path = REPO
     if markdown:
         print("\n".join([caption, "", *_markdown(headings, cells)]))
     else:
-        _print(caption, headings, cells)
+        print(caption)
+        print_table(headings, cells)
 
 
 def read_table(reports: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -64,18 +66,3 @@ def _cell(bounds: dict[str, float]) -> str:
 
 def _markdown(headings: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)]
-
-
-def _print(caption: str, headings: list[str], rows: list[list[str]]) -> None:
-    import rich.box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    shown = Table(box=rich.box.SIMPLE_HEAD)
-    for place, heading in enumerate(headings):
-        shown.add_column(heading, no_wrap=place == 0)
-    for row in rows:
-        shown.add_row(*(cell.replace(" [", "\n[") for cell in row))
-    console.print(caption)
-    console.print(shown)

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from recalign.common.artifacts import read_json, replacing, verify_once, write_json
+from recalign.common.artifacts import replacing, verify_once
 from recalign.common.errors import RecalignError
 from recalign.evaluation.generation import Answer, read_answers, write_answers
 from recalign.evaluation.metrics import Floats
 from recalign.evaluation.ranks import SystemRanks, read_system_ranks, write_system_ranks
 from recalign.evaluation.systems import SYSTEM, System, read_system, write_system
 
-RANKS, SCORES, ANSWERS, REFUSED = "ranks.parquet", "scores.safetensors", "generations.parquet", "refused.json"
+RANKS, SCORES, ANSWERS = "ranks.parquet", "scores.safetensors", "generations.parquet"
 VALIDATION, WEIGHING = "validation", "weighing"
 NEW_VALIDATION, NEW_WEIGHING = "validation-new", "weighing-new"
 
@@ -73,16 +73,6 @@ def write_measured(folder: Path, own: Measured) -> None:
         save_file(tensors, partial)
     if own.answers:
         write_answers(folder / ANSWERS, own.answers)
-
-
-def write_refusal(folder: Path, why: str) -> None:
-    """Write why a system could not be ranked into the existing `folder`: a line in the table, not the end of it."""
-    write_json(folder / REFUSED, {"why": why})
-
-
-def refusal(folder: Path) -> str | None:
-    """Why the system of a folder was not ranked; None where it was."""
-    return str(read_json(folder / REFUSED)["why"]) if (folder / REFUSED).is_file() else None
 
 
 def read_measured(folder: Path, digests: Mapping[str, str]) -> Measured:

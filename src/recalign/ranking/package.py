@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from recalign.common.artifacts import MANIFEST, digest_of, folder, folder_digest, read_json, verify_once, write_json
+from recalign.common.artifacts import MANIFEST, digest_of, folder, read_json, verify_once, write_json
 from recalign.common.errors import RecalignError, did_you_mean
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
@@ -150,7 +150,9 @@ def settings_of(params: Params, objective: str, root: Path, folder: Path | None 
     folder: where its adapter lies, None for the project's own. Raises RecalignError where it was not evaluated, or
     where what lies there now is not what made its ranks: adapter, reference, base, or a part of the fusion.
     """
-    fusion = _evaluated_fusion(root) if objective == FUSION else None
+    fusion = evaluated_fusion(root) if objective == FUSION else None
+    if fusion:
+        _check_part(fusion, fusion.language_model, adapter_digest(adapter_folder(fusion.language_model, root)))
     adapter = adapter_of(fusion.language_model) if fusion else objective
     about = _evaluated(read_systems(root / RANKS / SYSTEMS), adapter)
     told = _check_unchanged(system_of(adapter), about, folder or adapter_folder(system_of(adapter), root), root)
@@ -307,15 +309,18 @@ def _parts(package: Path, settings: Settings) -> dict[str, dict[str, str]]:
     return found
 
 
-def _evaluated_fusion(root: Path) -> FittedFusion:
-    """The fusion as stage fuse fitted it, its parts still the same."""
+def evaluated_fusion(root: Path) -> FittedFusion:
+    """The fusion as stage fuse fitted it, its ID recommenders still the same.
+
+    Raises RecalignError where it is missing, or naming the part that was fitted again.
+    """
     if not (root / RANKS / FITTED).is_file():
         raise RecalignError(f"{RANKS / FITTED} is missing; set evaluate.fusion to true and run 'dvc repro'")
     fitted = read_fusion(root / RANKS)
-    for part in fitted.recommenders:
-        verify_once(root / BASELINES / part)
-    now: dict[str, str] = {name: folder_digest(root / BASELINES / name) for name in fitted.recommenders}
-    now[fitted.language_model] = adapter_digest(adapter_folder(fitted.language_model, root))
-    for name, digest in now.items():
-        check_made_by(FUSION, {name: fitted.parts[name].digest}, {name: digest}, "the project")
+    for name in fitted.recommenders:
+        _check_part(fitted, name, recommender_artifacts(root / BASELINES / name)[RECOMMENDER])
     return fitted
+
+
+def _check_part(fitted: FittedFusion, name: str, digest: str) -> None:
+    check_made_by(FUSION, {name: fitted.parts[name].digest}, {name: digest}, "the project")

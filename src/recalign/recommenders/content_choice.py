@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json
 from recalign.data.records import Items, read_cases
-from recalign.params.recommenders import ContentParams
 from recalign.recommenders.content import Content, ContentPrior, Fitter, PriorSettings, Settings, nothing_to_read
 from recalign.recommenders.held_out import METRIC, HeldOut, held_out_items
 from recalign.recommenders.item_text import ATTRIBUTES, TFIDF, TextReader, text_of
 from recalign.recommenders.recommender import Fitting, Request, Tuning
 from recalign.recommenders.store import columns_of
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)  # a log is what a recommender is fitted on, here
 HIDDEN_ITEMS, TRAIN_ITEMS = "hidden validation items", "a fifth of the trained items"
 
 
@@ -40,21 +39,12 @@ def hidden_cases(prepared: Path, events: pa.Table, seed: int, most: int = 2000) 
     return HeldOut(events, requests, lists, np.array([case.target_index for case in cases], dtype=np.int64))
 
 
-def chosen_content(
-    catalogue: Items,
-    events: pa.Table,
-    clock: bool,
-    seed: int,
-    params: ContentParams,
-    threads: int,
-    met: pa.Table | None = None,
-    hidden: HeldOut | None = None,
-) -> tuple[Content, dict[str, Any]]:
+def chosen_content(log: Fitting) -> tuple[Content, Tuning]:
     """`content` by the settings that rank the new items best; also what was tried.
 
-    hidden: as `hidden_cases` gives it. Raises RecalignError where no encoder tells the trained items apart.
+    Raises RecalignError where no encoder tells the trained items apart.
     """
-    choice = _Choice(catalogue, events, clock, seed, params, threads, met, hidden)
+    choice, params = _Choice(log), log.params.content
     grid = [
         Settings(encoder, dimension, ridge)
         for encoder, dimension, ridge in itertools.product(choice.encoders, params.dimensions, params.ridges)
@@ -62,49 +52,32 @@ def chosen_content(
     return choice.full.content(choice.best(grid, choice.content_scores)), choice.report
 
 
-def chosen_prior(
-    catalogue: Items,
-    events: pa.Table,
-    clock: bool,
-    seed: int,
-    params: ContentParams,
-    threads: int,
-    met: pa.Table | None = None,
-    hidden: HeldOut | None = None,
-) -> tuple[ContentPrior, dict[str, Any]]:
+def chosen_prior(log: Fitting) -> tuple[ContentPrior, Tuning]:
     """The history-blind prior, chosen and told as `chosen_content`."""
-    choice = _Choice(catalogue, events, clock, seed, params, threads, met, hidden)
-    grid = [PriorSettings(encoder, ridge) for encoder, ridge in itertools.product(choice.encoders, params.ridges)]
+    choice = _Choice(log)
+    ridges = log.params.content.ridges
+    grid = [PriorSettings(encoder, ridge) for encoder, ridge in itertools.product(choice.encoders, ridges)]
     return choice.full.prior(choice.best(grid, choice.prior_scores)), choice.report
 
 
 class _Choice:
     """What both searches share: the cases, and a fitter on the events that they leave."""
 
-    def __init__(
-        self,
-        catalogue: Items,
-        events: pa.Table,
-        clock: bool,
-        seed: int,
-        params: ContentParams,
-        threads: int,
-        met: pa.Table | None,
-        hidden: HeldOut | None,
-    ) -> None:
+    def __init__(self, log: Fitting) -> None:
+        params, catalogue, hidden = log.params.content, log.catalogue, log.hidden
         most = max(params.dimensions)
-        read = TextReader(params.model, params.revision, threads)
+        read = TextReader(params.model, params.revision, log.threads)
         named = {block for encoder in params.encoders for block in encoder.split("+")}
         for block in sorted(named - {ATTRIBUTES, TFIDF}):
             read(block, [text_of(catalogue, item) for item in catalogue.ids])  # at once: one file, whatever is held out
-        self.full = Fitter(catalogue, events, most, read)
+        self.full = Fitter(catalogue, log.events, most, read)
         self.encoders = [encoder for encoder in params.encoders if self.full.says_anything(encoder)]
         if not self.encoders:
             raise nothing_to_read(params.encoders, len(self.full.known))
         for encoder in params.encoders:
             if encoder not in self.encoders:
-                log.info("content: '%s' describes all items alike here, and is left out", encoder)
-        self.cases = hidden or held_out_items(catalogue, events, clock, seed, met)
+                logger.info("content: '%s' describes all items alike here, and is left out", encoder)
+        self.cases = hidden or held_out_items(catalogue, log.events, log.clock, log.seed, log.met)
         self.chosen_on = HIDDEN_ITEMS if hidden else TRAIN_ITEMS
         self.fitter = self.full
         self.report: dict[str, Any] = {}
@@ -118,12 +91,12 @@ class _Choice:
         """The settings of the highest value, of equals the first; the first of all where there is no case."""
         self.report = {"chosen": asdict(grid[0]), "metric": METRIC, "tried": []}
         if not self.cases.requests:
-            log.info("content keeps the first of its settings: train is too small to choose on")
+            logger.info("content keeps the first of its settings: train is too small to choose on")
             return grid[0]
         tried = [(self.cases.value_of(scores(settings)), settings) for settings in grid]
         chosen = max(tried, key=lambda pair: pair[0])[1]
         shown = ", ".join(f"{name} {setting}" for name, setting in asdict(chosen).items())
-        log.info("content: %s; %d settings tried on %d cases", shown, len(tried), len(self.cases.requests))
+        logger.info("content: %s; %d settings tried on %d cases", shown, len(tried), len(self.cases.requests))
         self.report |= {
             "chosen": asdict(chosen),
             "chosen_on": self.chosen_on,
@@ -146,9 +119,7 @@ class _Choice:
 
 def fit(log: Fitting) -> tuple[Content | ContentPrior, Tuning]:
     """Choose encoder, dimension and ridge on hidden items, then fit on all of train."""
-    choose = chosen_content if log.name == Content.name else chosen_prior
-    own = log.params.content
-    return choose(log.catalogue, log.events, log.clock, log.seed, own, log.threads, log.met, log.hidden)
+    return chosen_content(log) if log.name == Content.name else chosen_prior(log)
 
 
 def load(name: str, path: Path, catalogue: Items) -> Content | ContentPrior:

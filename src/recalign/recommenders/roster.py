@@ -50,7 +50,7 @@ ROSTER = {
         "recalign.recommenders.content_choice", "train events, of new items read off their text", reads_new=True
     ),
 }
-REFUSED = "refused.json"  # in the folder of one that could not be fitted: why
+REFUSED = "refused.json"  # in the folder of one that could not be fitted or ranked: why
 
 
 def known(name: str, key: str) -> Entry:
@@ -94,12 +94,18 @@ def fit(
     return on_catalogue(recommender, own, catalogue), tuning
 
 
-def refusals(systems: Sequence[str], baselines: Path) -> dict[str, str]:
-    """Why a system of the list was not fitted, for each that was not."""
+def write_refusal(folder: Path, why: str) -> None:
+    """Write why a system could not be fitted or ranked into the existing `folder`, in place of what it would leave."""
+    from recalign.common.artifacts import write_json
+
+    write_json(folder / REFUSED, {"why": why})
+
+
+def refusal(folder: Path) -> str | None:
+    """Why the system of a folder was not fitted or ranked; None where it was."""
     from recalign.common.artifacts import read_json
 
-    files = {name: baselines / name / REFUSED for name in systems}
-    return {name: str(read_json(file)["why"]) for name, file in files.items() if file.is_file()}
+    return str(read_json(folder / REFUSED)["why"]) if (folder / REFUSED).is_file() else None
 
 
 def load_fitted(name: str, path: Path, catalogue: "Items") -> "Recommender":

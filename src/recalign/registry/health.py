@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from recalign.params.load import Params
+from recalign.project import REGISTRY
 from recalign.registry.tracking import checked_experiment, connect, reached, redacted
 
 ANSWER_SECONDS = 5.0
@@ -22,8 +23,8 @@ def registry_state(params: Params) -> tuple[Literal["ok", "fail"], str, str]:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             said = f"MLFLOW_TRACKING_URI {redacted(uri)} does not answer ({redacted(str(error))})"
             return "fail", said, "start that server, or unset the variable"
-    place = uri.rpartition("@")[2] or "mlflow.db of the project"  # a database's password stands before the @
-    if not at_server and not (uri.startswith("sqlite:") if uri else Path("mlflow.db").is_file()):
+    place = uri.rpartition("@")[2] or f"{REGISTRY} of the project"  # a database's password stands before the @
+    if not at_server and not (uri.startswith("sqlite:") if uri else REGISTRY.is_file()):
         return "ok", f"model {name} in {place}", ""  # made at the first registration, or a database of another machine
     client = connect(Path())
     with reached(Path()):

@@ -12,14 +12,13 @@ from recalign.common.errors import RecalignError
 from recalign.evaluation.comparison import Run, run_of
 from recalign.evaluation.ranks import read_system_ranks
 from recalign.evaluation.systems import read_systems
-from recalign.project import RANKS, REPORTS
+from recalign.project import RANKS, REGISTRY_SCHEME, REPORTS
 from recalign.ranking.package import check_kept
 from recalign.registry import promotion
 from recalign.registry.log import ranks_file
 from recalign.registry.tracking import answering_soon, connect, redacted
 
 SCORECARD, SYSTEMS = REPORTS / "scorecard.json", RANKS / "systems.json"
-SCHEME = "models:/"
 
 
 def version_run(uri: str, manifest: str, home: Path) -> Run:
@@ -50,7 +49,7 @@ def version_run(uri: str, manifest: str, home: Path) -> Run:
 
 
 def _parsed(uri: str) -> tuple[str, str]:
-    name, _, version = uri.removeprefix(SCHEME).replace("@", "/").partition("/")
+    name, _, version = uri.removeprefix(REGISTRY_SCHEME).replace("@", "/").partition("/")
     if not name or not version:
         raise RecalignError(f"{uri!r} names no version; write models:/recalign/3 or models:/recalign@champion")
     return name, version

@@ -16,9 +16,10 @@ from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from recalign.common.errors import RecalignError
+from recalign.project import REGISTRY
 
 URI = "MLFLOW_TRACKING_URI"
-DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+ARTIFACTS = "mlartifacts"
 SQLITE = "sqlite:///"
 ANSWER_SECONDS = 30  # for a server to answer a call
 EACH_CALL = {  # three times nine seconds, and three of waiting
@@ -33,7 +34,7 @@ def tracking_uri(home: Path) -> str:
 
     The path is absolute, so that runs from a worktree or another folder meet the same registry.
     """
-    return os.environ.get(URI) or f"{SQLITE}{home.resolve() / DATABASE}"
+    return os.environ.get(URI) or f"{SQLITE}{home.resolve() / REGISTRY}"
 
 
 def connect(home: Path) -> MlflowClient:

@@ -72,7 +72,7 @@ def print_scorecard(card: Scorecard, source: str) -> None:
     print(caption(card, source))
     *columns, _ = headings(card)
     rows = [[_marked(card, name), *own] for name, *own, _ in cells(card)]
-    _print_table(columns, rows, bold=card.llm and _marked(card, card.llm))
+    print_table(columns, rows, bold=card.llm and _marked(card, card.llm))
     for note in (*_rules(card), *card.notes):
         print(note)
 
@@ -103,7 +103,7 @@ def print_comparison(first: Run, second: Run, compared: Sequence[Compared]) -> N
         values = [difference(own) for own in pair.metrics.values()]
         words = "no verdict" if undecided else pair.metrics[CHOSEN_BY].words
         rows.append([_pair(pair.first, pair.second), *values, words])
-    _print_table(["system", *(LABELS[metric] for metric in METRICS), "by NDCG@10 the first is"], rows)
+    print_table(["system", *(LABELS[metric] for metric in METRICS), "by NDCG@10 the first is"], rows)
     if undecided:
         print(f"{ranks.view}: {undecided}")
     print("95 % intervals over users; '?': leaves out zero, but not when all of the table is corrected for (Holm)")
@@ -118,18 +118,19 @@ def print_second_views(answers: Sequence[ComparedAnswers], agreements: Sequence[
             about = [_pair(own.first, own.second), own.mode, own.matching, str(own.cases)]
             rows.append(about + [difference(told) for told in own.metrics.values()])
         headings = ["system", "generated", "matching", "cases", "ValidRatio", "hit, all rows", "hit, valid rows"]
-        _print_table(headings, rows)
+        print_table(headings, rows)
     if agreements:
         print("Kendall's tau-b of sampled and full ranks, the first less the second:")
         rows = [[_pair(own.first, own.second), difference(own), own.words] for own in agreements]
-        _print_table(["system", "tau", "the first is"], rows)
+        print_table(["system", "tau", "the first is"], rows)
 
 
 def _pair(first: str, second: str) -> str:
     return first if first == second else f"{first} less {second}"
 
 
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], bold: str | None = None) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], bold: str | None = None) -> None:
+    """Print rows under their headings in the fullest form that fits the terminal, or PIPE columns; bold: whose row."""
     import rich.box
     from rich.console import Console
     from rich.table import Table

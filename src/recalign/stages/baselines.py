@@ -19,7 +19,7 @@ from recalign.params.recommenders import RecommenderName
 from recalign.project import BASELINES, PREPARED
 from recalign.recommenders.content_choice import hidden_cases
 from recalign.recommenders.recommender import Recommender, Request
-from recalign.recommenders.roster import REFUSED, fit, known
+from recalign.recommenders.roster import fit, known, write_refusal
 
 log = logging.getLogger(__name__)
 MANIFEST = "uniform"
@@ -38,7 +38,7 @@ def baselines(
     """Fit a recommender on the train events of `prepared`; write it and its tuning.json into `out`/<system>.
 
     `notes` keep what a sequence model learned from, so that the next run can say beforehand what it will take.
-    One that cannot be fitted on a catalogue of this size leaves only REFUSED there, with the reason: the others go on.
+    One that cannot be fitted on a catalogue of this size leaves only the reason there: the others go on.
     Raises RecalignError for a system that is none, or that cannot be fitted on this source.
     """
     known(system, "system")
@@ -53,7 +53,7 @@ def baselines(
         recommender, tuning = fit(system, catalogue, train, clock, params, met, hidden)
     except TooLargeError as error:
         with artifacts.folder(out / system) as folder:
-            artifacts.write_json(folder / REFUSED, {"why": str(error)})
+            write_refusal(folder, str(error))
         log.warning("%s is left out: %s", system, error)
         return
     with artifacts.folder(out / system) as folder:

@@ -20,11 +20,12 @@ from recalign.preferences.profiles.shares import case_shares, shares_sentence
 from recalign.project import Project
 from recalign.ranking.adapters import language_models, open_as_ranked
 from recalign.ranking.fusion import FittedFusion
-from recalign.ranking.measured import ANSWERS, RANKS, Measured, read_measured, refusal
+from recalign.ranking.measured import ANSWERS, RANKS, Measured, read_measured
 from recalign.ranking.recommenders import fitted_fusion, fuse_systems, whole_catalogue_ranks
 from recalign.ranking.trial import Trial
 from recalign.ranking.trials import Trials, digests_of, kind_of, read_trials
 from recalign.ranking.whole_catalogue import catalogue_ranks, fused_recommender
+from recalign.recommenders.roster import refusal
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from recalign.evaluation.systems import ORACLE, system_of
 from recalign.params.load import Params
 from recalign.project import Project
 from recalign.ranking.adapters import language_models, measure_language_model
-from recalign.ranking.measured import Measured, write_measured, write_refusal
+from recalign.ranking.measured import Measured, write_measured
 from recalign.ranking.recommenders import measure_recommender, open_recommender
 from recalign.ranking.trials import UNIFORM, Trials, read_trials
-from recalign.recommenders.roster import ROSTER, refusals
+from recalign.recommenders.roster import ROSTER, refusal, write_refusal
 
 log = logging.getLogger(__name__)
 SIMULATED_ONLY = "only a simulated log tells the probabilities that it was drawn from"
@@ -49,7 +49,7 @@ def rank(params: Params, system: str, project: Project = Project()) -> None:  # 
 def _refused(system: str, params: Params, project: Project) -> str | None:
     if system == ORACLE and params.source != "simulated":
         return SIMULATED_ONLY
-    return refusals([system], project.baselines).get(system)
+    return refusal(project.baselines / system)
 
 
 def _measured(system: str, params: Params, project: Project, trials: Trials) -> Measured:
