@@ -40,6 +40,7 @@ from recalign.data.records import Items
 from recalign.params.load import load_params
 from recalign.ranking.trial import read_trial
 from recalign.recommenders import item_knn
+from recalign.recommenders.recommender import Fitting
 
 
 def simulated(events: int, items: int, seed: int = 1) -> tuple[Items, pa.Table]:
@@ -85,8 +86,10 @@ def main() -> None:
         catalogue = Items.read(arguments.prepared)
         events = read_parquet(arguments.prepared / "events.parquet")
         train = events.filter(pc.equal(events[c.SPLIT], c.TRAIN))
-        clock, seed = read_json(arguments.prepared / "summary.json")["clock"], load_params().seed
-        models["tuned"] = item_knn.Settings(**item_knn.tuned_item_knn(catalogue, train, clock, seed)[1]["chosen"])
+        clock, params = read_json(arguments.prepared / "summary.json")["clock"], load_params()
+        seed = params.seed
+        log = Fitting("item_knn", catalogue, train, clock, seed, params.threads, params.recommenders)
+        models["tuned"] = item_knn.fit(log)[0].settings
         trial = read_trial(arguments.prepared, c.TEST, "uniform", None, seed)
         requests, targets = list(trial.requests), [case.example.target for case in trial.cases]
     print(f"{len(train):,} events, {len(catalogue.ids):,} items, {arguments.repeats} alternating fits")

@@ -7,7 +7,7 @@ In an environment of its own (`rectools_data.py` says how):
 Both learn from the same rows, each user's latest `max_history` + 1 train events, with equal width, blocks and length.
 Settings and epochs are chosen for each by one sweep of coordinate descent from the same START over the same GRID (and
 RecTools' own defaults), by NDCG@10 over the whole catalogue on the held-out part of train, never on test cases. Then,
-seed by seed in turn, both learn all of train and rank the whole catalogue less the history for each test case.
+seed by seed in turn, both learn all of train and rank the whole catalogue minus the history for each test case.
 """
 
 import argparse

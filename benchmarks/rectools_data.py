@@ -23,11 +23,11 @@ from recalign.data.records import Items
 from recalign.recommenders.recommender import Recommender, Request
 
 TOP = 10
-Ranking = Callable[[list[Request]], list[list[int]]]  # the TOP best items of each, less its history
+Ranking = Callable[[list[Request]], list[list[int]]]  # the TOP best items of each, minus its history
 
 
 def best_of(recommender: Recommender, catalogue: Items, requests: list[Request]) -> list[list[int]]:
-    """Ours: the TOP items of each request less its history, by partial sorting."""
+    """Ours: the TOP items of each request minus its history, by partial sorting."""
     ids, rows = np.array(catalogue.ids), []
     for start in range(0, len(requests), 256):
         block = requests[start : start + 256]

@@ -53,7 +53,7 @@ def made(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
         _figure("llm-sdpo", "ndcg_at_10", 1.0),
         _figure("popularity", "ndcg_at_10", 0.5),
         _figure("popularity", "ndcg_at_10", 0.9) | {"slice": "genre: crime"},
-        _figure("llm-sdpo less popularity", "ndcg_at_10", 0.5) | {"p": 0.01},
+        _figure("llm-sdpo minus popularity", "ndcg_at_10", 0.5) | {"p": 0.01},
     ]
     for metric in ("hr_at_1", "hr_at_5", "mrr"):
         figures += [_figure(name, metric, 0.25) for name in ("llm-sdpo", "popularity")]
@@ -229,7 +229,7 @@ def test_the_pages_example_runs(project):
     assert names["lists"]["user"].tolist() == [3] * 5 + [7] * 5
     assert len(names["alike"]) == 5
     assert names["hit_rate"].to_dict() == {"llm-sdpo": 1.0, "popularity": 0.0}
-    assert names["ndcg"]["system"].tolist() == ["llm-sdpo", "popularity", "llm-sdpo less popularity"]
+    assert names["ndcg"]["system"].tolist() == ["llm-sdpo", "popularity", "llm-sdpo minus popularity"]
     assert isinstance(names["tastes"], pd.DataFrame)
 
 

@@ -30,7 +30,7 @@ from recalign.recommenders import ease, item_knn, markov, recent_popularity
 from recalign.recommenders.content_choice import chosen_content, chosen_prior
 from recalign.recommenders.ease import EASE, item_weights
 from recalign.recommenders.held_out import HeldOut, held_out
-from recalign.recommenders.item_knn import GRID, ItemKNN, Settings, fitter, nth_largest, strongest, tuned_item_knn
+from recalign.recommenders.item_knn import GRID, ItemKNN, Settings, fitter, nth_largest, strongest
 from recalign.recommenders.markov import Markov
 from recalign.recommenders.neural.encoders import EncoderName
 from recalign.recommenders.neural.mcrl import fit_mcrl
@@ -38,7 +38,7 @@ from recalign.recommenders.neural.next_embedding import fit_dreamrec
 from recalign.recommenders.neural.next_item import fit_next_item
 from recalign.recommenders.oracle import Oracle
 from recalign.recommenders.popularity import Popularity
-from recalign.recommenders.recommender import Fitting, Recommender, Request, top
+from recalign.recommenders.recommender import Fitting, Recommender, Request, Tuning, top
 from recalign.recommenders.roster import ROSTER, fit, load_fitted
 from recalign.recommenders.store import save_state
 from recalign.recommenders.train_log import fit_on_log, read_train_log
@@ -370,12 +370,16 @@ def log_events(clock: bool) -> tuple[Items, pa.Table]:
     return Items(tuple(range(40)), {}, {}, {}), events
 
 
+def tuned_item_knn(catalogue: Items, events: pa.Table, clock: bool) -> tuple[ItemKNN, Tuning]:
+    return item_knn.fit(Fitting("item_knn", catalogue, events, clock, 1, 1, PARAMS.recommenders))
+
+
 @pytest.mark.parametrize("clock", [True, False])
 def test_tuning_takes_the_best_that_it_tried_whatever_the_order_of_rows(clock: bool) -> None:
     catalogue, events = log_events(clock)
-    model, report = tuned_item_knn(catalogue, events, clock, seed=1)
+    model, report = tuned_item_knn(catalogue, events, clock)
     shuffled = events.take(np.random.default_rng(1).permutation(len(events)))
-    again, report_again = tuned_item_knn(catalogue, shuffled, clock, seed=1)
+    again, report_again = tuned_item_knn(catalogue, shuffled, clock)
 
     chosen = [row for row in report["tried"] if row | report["chosen"] == row]
     assert [row["ndcg_at_10"] for row in chosen] == [max(row["ndcg_at_10"] for row in report["tried"])]
@@ -386,7 +390,7 @@ def test_tuning_takes_the_best_that_it_tried_whatever_the_order_of_rows(clock: b
 
 def test_tuning_on_sets_never_gives_weight_to_order() -> None:
     catalogue, events = log_events(clock=False)
-    _, report = tuned_item_knn(catalogue, events, clock=False, seed=1)
+    _, report = tuned_item_knn(catalogue, events, clock=False)
 
     assert {(row["distance"], row["recency"]) for row in report["tried"]} == {(None, None)}
     assert {row["damping"] for row in report["tried"]} == set(GRID["damping"])
@@ -401,8 +405,8 @@ def test_a_large_log_is_tuned_on_whole_users_up_to_a_bound_and_then_fitted_on_al
     catalogue, events = log_events(clock)
     shuffled = events.take(np.random.default_rng(1).permutation(len(events)))
     monkeypatch.setattr(item_knn, "KNN_EVENTS", 305)
-    model, report = tuned_item_knn(catalogue, events, clock, seed=1)
-    _, again = tuned_item_knn(catalogue, shuffled, clock, seed=1)
+    model, report = tuned_item_knn(catalogue, events, clock)
+    _, again = tuned_item_knn(catalogue, shuffled, clock)
 
     sample = whole_users(events, 305)
     assert len(sample) == report["events"] == 300
@@ -417,14 +421,14 @@ def test_a_large_log_is_tuned_on_whole_users_up_to_a_bound_and_then_fitted_on_al
 
 def test_a_log_within_the_bound_is_tuned_on_as_it_is() -> None:
     catalogue, events = log_events(clock=True)
-    _, report = tuned_item_knn(catalogue, events, True, seed=1)
+    _, report = tuned_item_knn(catalogue, events, True)
     assert "events" not in report
     assert whole_users(events, 720) is events
     assert len(whole_users(events, 1)) == 12  # one user at least
 
 
 def test_a_log_too_small_to_split_keeps_the_default_settings() -> None:
-    model, report = tuned_item_knn(CATALOGUE, events_of(LIKES), clock=True, seed=1)
+    model, report = tuned_item_knn(CATALOGUE, events_of(LIKES), clock=True)
     assert report["tried"] == []
     assert model.settings == Settings(distance=10.0, recency=10.0)
 

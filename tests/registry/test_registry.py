@@ -138,10 +138,10 @@ def test_an_adapter_that_loses_to_popularity_stays_challenger_and_stands_in(para
 def test_an_adapter_that_a_leak_probe_equals_stays_challenger_and_is_told_why(params, project):
     """It beats popularity, but the candidate lists alone give as much; without an audit nothing is registered."""
     path = project / layout.REPORTS / "metrics.json"
-    write_json(path, {"audit": {"unbeaten": {"llm-sdpo": "NDCG@10 less the probe's is not above zero"}}})
+    write_json(path, {"audit": {"unbeaten": {"llm-sdpo": "NDCG@10 minus the probe's is not above zero"}}})
     outcome = register(params)
     assert "version 1 (sdpo) stays challenger" in outcome
-    assert outcome.endswith("on 20 cases of 10 users; NDCG@10 less the probe's is not above zero")
+    assert outcome.endswith("on 20 cases of 10 users; NDCG@10 minus the probe's is not above zero")
     assert aliased(connect(project), NAME, "champion") is None
     write_json(path, {})
     new_adapter(params, project, seed=9)

@@ -22,7 +22,7 @@ class ProbeContest:
     """The audit of the frozen cases; the best leak probe's metric on the ranked ones; what each system has above it.
 
     metric: the one that the gate compares; main: whether it compares by these cases. unbeaten: the systems whose 95 %
-    interval of it, less the probe's, does not lie above zero.
+    interval of it, minus the probe's, does not lie above zero.
     """
 
     audit: Audit

@@ -23,8 +23,9 @@ MANIFEST = "uniform"  # on which every system is ranked
 
 
 def compare(params: Params, first: str, second: str, home: Path = Path(), *, as_json: bool = False) -> None:
-    """Print the paired differences of `first` less `second`, each a project's folder or a `models:/` version: a table a
-    view that both hold; as_json: one JSON document of them all.
+    """Print the paired differences of `first` minus `second`, each a project's folder or a `models:/` version.
+
+    A table per view that both hold; as_json: one JSON document of them all.
 
     Raises RecalignError naming the field in which they differ, or the run that has no ranks.
     """
@@ -68,7 +69,7 @@ def _metrics(compared: Mapping[str, Comparison | None]) -> dict[str, Any]:
 
 
 def _difference(own: Comparison) -> dict[str, Any]:
-    """First less second with its 95 % bounds, p after Holm's correction, and what both allow to say of the first."""
+    """First minus second with its 95 % bounds, p after Holm's correction, and what both allow to say of the first."""
     return {**own.interval.as_dict(), "p": own.p, "first_is": own.words}
 
 

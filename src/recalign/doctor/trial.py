@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from recalign.common import columns as c
 from recalign.common.artifacts import folder, read_json, read_parquet
 from recalign.common.errors import RecalignError
-from recalign.data.preparation.prepared import write_prepared
+from recalign.data.preparation.prepared import Counts, write_prepared
 from recalign.data.sources.files import UNPARSABLE
 from recalign.data.sources.readers import read_source
 from recalign.data.titles import is_control
@@ -38,7 +38,7 @@ class Trial:
 
     findings: list[Finding]
     validation: dict[str, Any] | None = None
-    prepared: dict[str, Any] | None = None
+    prepared: Counts | None = None
 
 
 def try_stages(params: Params, raw: Path, place: Path) -> Trial:
@@ -134,7 +134,7 @@ def _verdict(validation: Validation) -> Iterator[Finding]:
         yield Finding("validation", "fail", found, fix)
 
 
-def _prepared(counts: dict[str, Any]) -> Finding:
+def _prepared(counts: Counts) -> Finding:
     events, examples = counts["events"], counts["examples"]
     found = (
         f"{counts['users']:,} users, {counts['items']:,} items and {events['train']:,} train likes make "

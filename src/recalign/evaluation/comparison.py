@@ -37,7 +37,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Compared:
-    """One system of the first run less one of the second, by metric; p values are Holm's over the whole table."""
+    """One system of the first run minus one of the second, by metric; p values are Holm's over the whole table."""
 
     first: str
     second: str
@@ -105,7 +105,7 @@ ANSWERED = "valid_ratio", "hit_over_all", "hit_over_valid"
 
 @dataclass(frozen=True)
 class ComparedAnswers:
-    """What one system's generated titles count as, less another's, by metric; p values are Holm's over all of them.
+    """What one system's generated titles count as, minus another's, by metric; p values are Holm's over all of them.
 
     A metric is None where it has no value: no answer of the one or of the other is valid.
     """
@@ -179,7 +179,7 @@ def _gains(own: Floats, rival: Floats, users: Sequence[int], resamples: int, see
 
 
 def compare_agreements(first: Run, second: Run, resamples: int, seed: int) -> list[Comparison]:
-    """Kendall's tau-b of sampled and full ranks, first less second, of the systems that have both in both runs.
+    """Kendall's tau-b of sampled and full ranks, first minus second, of the systems that have both in both runs.
 
     Raises RecalignError naming the field in which their cases differ.
     """

@@ -21,7 +21,7 @@ TOP = 5  # items of each list that count as shown
 
 @dataclass(frozen=True)
 class Fairness:
-    """Item-side group fairness at TOP: gu is each group's share of the shown items less its share of the history."""
+    """Item-side group fairness at TOP: gu is each group's share of the shown items minus its share of the history."""
 
     gu: dict[str, Interval]
     mgu: Interval
@@ -32,7 +32,7 @@ class Fairness:
 class Exposure:
     """One system's lists: fairness by the name of a grouping; coverage is the share of the catalogue that stands in any
     list (it grows with the cases, so it has no interval); lift is the mean train events of a shown item over those of
-    an item that was liked, less 1 (0: as popular as what people like; above: the system leans to the popular)."""
+    an item that was liked, minus 1 (0: as popular as what people like; above: the system leans to the popular)."""
 
     fairness: dict[str, Fairness]
     coverage: float

@@ -36,7 +36,7 @@ class Provenance:
 @dataclass(frozen=True)
 class Figure:
     """One value. low and high are 95 % bounds made by `interval` (null where it has none); n cases of `users` users;
-    denominator says what was averaged over; p is Holm's, for paired differences ("a less b") only."""
+    denominator says what was averaged over; p is Holm's, for paired differences ("a minus b") only."""
 
     system: str
     metric: str
@@ -136,7 +136,7 @@ class Recorder:
         ]
 
     def _difference(self, pair: Comparison) -> Figure:
-        return self._figure(f"{pair.first} less {pair.second}", CHOSEN_BY, pair.interval, p=pair.p)
+        return self._figure(f"{pair.first} minus {pair.second}", CHOSEN_BY, pair.interval, p=pair.p)
 
     def _figure(
         self,

@@ -53,7 +53,7 @@ def aligned(sampled: SystemRanks, full: SystemRanks) -> Aligned:
 
 
 def rank_agreement(sampled: SystemRanks, full: SystemRanks, resamples: int, seed: int) -> Agreement:
-    """Of a system's ranks of the targets it ranked both ways; no tau for less than two, or where all ranks are one."""
+    """Of a system's ranks of the targets it ranked both ways; no tau for fewer than two, or where all ranks are one."""
     both = aligned(sampled, full)
     tau, users = tau_b(both.one, both.other), len(set(both.users))
     interval = None
@@ -67,7 +67,7 @@ def order_agreement(
 ) -> Agreement | None:
     """tau-b between the orders in which the two protocols put the systems by NDCG@10, on the cases that all share.
 
-    None for less than three systems: two agree or not.
+    None for fewer than three systems: two agree or not.
     """
     by_name = {system.system: system for system in full}
     pairs = [(system, by_name[system.system]) for system in sampled if system.system in by_name]
@@ -154,7 +154,7 @@ def _rows(system: SystemRanks, examples: Sequence[str]) -> list[int]:
 
 
 def tau_b(one: ArrayLike, other: ArrayLike) -> float | None:
-    """Kendall's tau-b; None for less than two cases, or where all of a ranking tie."""
+    """Kendall's tau-b; None for fewer than two cases, or where all of a ranking tie."""
     from scipy.stats import kendalltau
 
     if len(np.asarray(one)) < 2:

@@ -95,7 +95,7 @@ def percentile_interval(value: float, resampled: Floats, users: int, degrees: fl
 def degrees_of_freedom(values: Floats, users: Sequence[int]) -> Floats:
     """How well the spread of each column's mean over cases is known, as Student's degrees of freedom; values [B, M].
 
-    ν = 2 (Σ u²)² / (Σ u⁴ − (Σ u²)² / G), at most G − 1, where u is a user's sum less what the mean lets expect of his
+    ν = 2 (Σ u²)² / (Σ u⁴ − (Σ u²)² / G), at most G − 1, where u is a user's sum minus what the mean lets expect of his
     cases: Satterthwaite's rule (1946) on the variance of Σ u², whose moments are taken from the users themselves; a
     choice of ours, made by simulated coverage (docs/protocol.md). A few users who differ much from all others, as at
     rare hits, leave few degrees; since the u sum to zero, no less than two where there are three users or more.

@@ -47,7 +47,7 @@ class Branches:
     def grow(self, tokens: Sequence[int], parents: Sequence[int]) -> Tensor:
         """Put tokens [N] behind their parents' places; [N, V] fp32 log-probs of what follows each.
 
-        A parent is the end of a prompt (PROMPT_END less the prompt's number), a grown place, or an earlier one of this
+        A parent is the end of a prompt (PROMPT_END minus the prompt's number), a grown place, or an earlier one of this
         call (which counts on from the last place). They may stand in any order.
         """
         start = len(self._lines)

@@ -27,7 +27,7 @@ class TokenLogprobs(torch.autograd.Function):
 
     As in FlashAttention (arXiv 2205.14135), the largest logit and the sum of exponentials run along the slices. For the
     backward pass the forward pass keeps the mean row of the weight under each distribution, Σ_v p(v) W[v]: the
-    gradient of log p(y) by the hidden state is W[y] less that. wide: in fp32 whatever the weight is in.
+    gradient of log p(y) by the hidden state is W[y] minus that. wide: in fp32 whatever the weight is in.
     """
 
     @staticmethod

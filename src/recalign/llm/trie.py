@@ -275,7 +275,7 @@ def generate_title(branches: Branches, trie: Trie, beams: int = 1) -> int:
 
     Each step keeps the `beams` beginnings and whole titles with the highest summed log-prob; 1 is greedy. As many beams
     as titles find the best one, as `best_items` does with less work. `branches` must not have grown, and has not when
-    this returns. Raises ValueError for less than one beam.
+    this returns. Raises ValueError for fewer than one beam.
     """
     if beams < 1:
         raise ValueError(f"beams is {beams}; 1 or more is allowed")

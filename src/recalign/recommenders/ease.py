@@ -107,7 +107,7 @@ def item_weights(together: NDArray[np.float64], ridge: float) -> NDArray[np.floa
 
 def fit(log: Fitting) -> tuple[EASE, Tuning]:
     """Choose ridge and damping, then fit on all of train; raises TooLargeError above MOST_ITEMS items."""
-    return tuned("EASE", fitter, Settings(), GRID, log.catalogue, log.events, log.clock, log.seed, log.met)
+    return tuned("EASE", fitter, Settings(), GRID, log)
 
 
 def load(name: str, path: Path, catalogue: Items) -> EASE:

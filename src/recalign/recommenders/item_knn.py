@@ -91,7 +91,7 @@ class ItemKNN:
 
     def _votes(self, histories: list[tuple[int, ...]]) -> NDArray[np.float64]:
         context = bags(self.catalogue, histories, self.settings.recency)
-        asked = np.unique(context.indices)  # in float64 the whole matrix would are beside itself, twice as large
+        asked = np.unique(context.indices)  # in float64 the whole matrix would be a second copy, twice as large
         votes: NDArray[np.float64] = (context[:, asked] @ self.votes[asked].astype(np.float64)).toarray()
         return votes + TIE_BREAK * self.popularity / max(int(self.popularity.max()), 1)
 
@@ -233,18 +233,14 @@ def nth_largest(values: NDArray[np.float64], n: int) -> float:
     return float(np.partition(values, place)[place])
 
 
-def tuned_item_knn(
-    catalogue: Items, events: pa.Table, clock: bool, seed: int, met: pa.Table | None = None
-) -> tuple[ItemKNN, Tuning]:
-    """As `tuned`, on whole users with KNN_EVENTS events at most. Without a clock, order is never looked at."""
-    start = Settings(distance=10.0, recency=10.0) if clock else Settings()
-    grid = GRID if clock else {name: GRID[name] for name in GRID if name not in ("distance", "recency")}
-    return tuned("item-kNN", fitter, start, grid, catalogue, events, clock, seed, met, KNN_EVENTS)
-
-
 def fit(log: Fitting) -> tuple[ItemKNN, Tuning]:
-    """Choose the settings, then fit on all of train."""
-    return tuned_item_knn(log.catalogue, log.events, log.clock, log.seed, log.met)
+    """Choose the settings on KNN_EVENTS events at most, of whole users, then fit on all of train.
+
+    Without a clock, order is never looked at.
+    """
+    start = Settings(distance=10.0, recency=10.0) if log.clock else Settings()
+    grid = GRID if log.clock else {name: GRID[name] for name in GRID if name not in ("distance", "recency")}
+    return tuned("item-kNN", fitter, start, grid, log, KNN_EVENTS)
 
 
 def load(name: str, path: Path, catalogue: Items) -> ItemKNN:

@@ -133,7 +133,7 @@ def transitions(users: NDArray[np.int64], items: NDArray[np.int64], size: int, d
 
 def fit(log: Fitting) -> tuple[Markov, Tuning]:
     """Choose the settings, then fit on all of train; raises RecalignError without a clock."""
-    return tuned("Markov", fitter, Settings(), GRID, log.catalogue, log.events, log.clock, log.seed, log.met)
+    return tuned("Markov", fitter, Settings(), GRID, log)
 
 
 def load(name: str, path: Path, catalogue: Items) -> Markov:

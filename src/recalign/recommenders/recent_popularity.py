@@ -72,7 +72,7 @@ def fitter(catalogue: Items, events: pa.Table) -> Callable[[Settings], RecentPop
 
 def fit(log: Fitting) -> tuple[RecentPopularity, Tuning]:
     """Choose the half-life, then fit on all of train; raises RecalignError without a clock."""
-    return tuned("recent popularity", fitter, Settings(), GRID, log.catalogue, log.events, log.clock, log.seed, log.met)
+    return tuned("recent popularity", fitter, Settings(), GRID, log)
 
 
 def load(name: str, path: Path, catalogue: Items) -> RecentPopularity:

@@ -12,43 +12,40 @@ import pyarrow.compute as pc
 from recalign.common import columns as c
 from recalign.data.records import Items, hashed_order
 from recalign.recommenders.held_out import METRIC, HeldOut, held_out
-from recalign.recommenders.recommender import Recommender, Tuning
+from recalign.recommenders.recommender import Fitting, Recommender, Tuning
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 SWEEPS = 2  # of coordinate descent: one setting after the other, the rest held
 Fitter = Callable[[Items, pa.Table], Callable[[Any], Any]]  # (catalogue, events) -> (settings -> recommender)
 
 
 def tuned(
-    spoken: str,
+    words: str,
     fitter: Fitter,
     start: Any,
     grid: Mapping[str, tuple[Any, ...]],
-    catalogue: Items,
-    events: pa.Table,
-    clock: bool,
-    seed: int,
-    met: pa.Table | None = None,
+    log: Fitting,
     most: int | None = None,
 ) -> tuple[Any, Tuning]:
-    """Choose settings (a dataclass) on a split of the train events, then fit on all of them; also what was tried.
+    """Choose settings (a dataclass) on a split of the log's train events, then fit on all; also what was tried.
 
-    events: user_id, item_id, timestamp, position of train; met: as in `held_out`. A log too small to split keeps
-    `start`. most: so many events at most are chosen on, of whole users; None: all.
+    words: the recommender's name in messages; most: so many events at most are chosen on, of whole users; None:
+    all. A log too small to split keeps `start`.
     """
+    catalogue, events = log.catalogue, log.events
     fit = fitter(catalogue, events)
     sample = whole_users(events, most) if most else events
-    log.info(
-        f"{spoken}: {len(events):,} train events, {len(catalogue.ids):,} items; tuning tries at most "
+    logger.info(
+        f"{words}: {len(events):,} train events, {len(catalogue.ids):,} items; tuning tries at most "
         f"{SWEEPS * sum(map(len, grid.values()))} settings on {len(sample):,} events"
     )
-    cases = held_out(catalogue, sample, clock, seed, met)
+    cases = held_out(catalogue, sample, log.clock, log.seed, log.met)
     if not cases.requests or not len(cases.events):
-        log.info("%s keeps its default settings: train is too small to split", spoken)
+        logger.info("%s keeps its default settings: train is too small to split", words)
         return fit(start), {"chosen": asdict(start), "metric": METRIC, "tried": []}
     chosen, tried = _descend(fitter(catalogue, cases.events), cases, start, grid)
     shown = ", ".join(f"{field.name} {getattr(chosen, field.name)}" for field in fields(chosen))
-    log.info("%s: %s; %d settings tried on %d cases of train", spoken, shown, len(tried), len(cases.requests))
+    logger.info("%s: %s; %d settings tried on %d cases of train", words, shown, len(tried), len(cases.requests))
     report = {
         "chosen": asdict(chosen),
         "metric": METRIC,

@@ -135,7 +135,7 @@ def _audit(audits: Sequence[tuple[str, Audit]]) -> str:
 
 def _comparisons(card: Scorecard) -> str:
     rows = [
-        (f"{spoken(pair.first)} less {spoken(pair.second)}", difference(pair), _p(pair.p), pair.words)
+        (f"{spoken(pair.first)} minus {spoken(pair.second)}", difference(pair), _p(pair.p), pair.words)
         for pair in card.comparisons
     ]
     note = (

@@ -18,7 +18,7 @@ HEADINGS = ["system", "generated", "matching", "cases", "ValidRatio", "hit, all 
 @dataclass(frozen=True)
 class SecondView:
     """Rows of generated titles (none where evaluate.generation_cases is 0), and the agreement of each system; order: of
-    the systems among themselves, None for less than three."""
+    the systems among themselves, None for fewer than three."""
 
     generated: Sequence[GenerationRow]
     agreements: Sequence[Agreement]

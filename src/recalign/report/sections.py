@@ -53,10 +53,10 @@ def exposure_section(exposures: Mapping[str, Mapping[str, Exposure]]) -> str:
         parts.append(page.table([*headings, "coverage", "popularity lift"], rows, f"{title}, {TOP} items a case"))
         parts.append(page.folded(f"GU of every group ({title})", _groups(own)))
     note = (
-        f"Of the best {TOP} items of each case. GU of a group: its share of the shown items less its share of the "
-        "train events (an item of several groups counts in each with its part); MGU: mean of |GU|; DGU: largest less "
+        f"Of the best {TOP} items of each case. GU of a group: its share of the shown items minus its share of the "
+        "train events (an item of several groups counts in each with its part); MGU: mean of |GU|; DGU: largest minus "
         "smallest GU; 0 is fair. Coverage: share of the catalogue in any list. Popularity lift: train events of a "
-        "shown item over those of an item that was liked, less 1."
+        "shown item over those of an item that was liked, minus 1."
     )
     heading = "What is shown on warm cases: fairness, coverage, popularity"
     return page.section(heading, page.paragraph(note, "faint"), *parts) if parts else ""

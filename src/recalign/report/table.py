@@ -91,10 +91,10 @@ def _rules(card: Scorecard) -> list[str]:
 
 
 def print_comparison(first: Run, second: Run, compared: Sequence[Compared]) -> None:
-    """Print what the first run's systems reach less the second's, a row a pair of systems."""
+    """Print what the first run's systems reach minus the second's, a row a pair of systems."""
     ranks = next(iter(first.systems.values()))
     print(
-        f"{first.name} less {second.name}: {first.about['source']}, {first.about['split']} split, {ranks.view}, "
+        f"{first.name} minus {second.name}: {first.about['source']}, {first.about['split']} split, {ranks.view}, "
         f"{ranks.protocol}, manifest {ranks.manifest} {ranks.digest[:12]}, "
         f"{len(ranks.ranks)} cases of {len(set(ranks.user_ids))} users"
     )
@@ -112,7 +112,7 @@ def print_comparison(first: Run, second: Run, compared: Sequence[Compared]) -> N
 def print_second_views(answers: Sequence[ComparedAnswers], agreements: Sequence[Comparison]) -> None:
     """Print what differs in the generated titles and in the agreement of sampled with full ranking; nothing of none."""
     if answers:
-        print("Generated titles, the first less the second:")
+        print("Generated titles, the first minus the second:")
         rows = []
         for own in answers:
             about = [_pair(own.first, own.second), own.mode, own.matching, str(own.cases)]
@@ -120,13 +120,13 @@ def print_second_views(answers: Sequence[ComparedAnswers], agreements: Sequence[
         headings = ["system", "generated", "matching", "cases", "ValidRatio", "hit, all rows", "hit, valid rows"]
         print_table(headings, rows)
     if agreements:
-        print("Kendall's tau-b of sampled and full ranks, the first less the second:")
+        print("Kendall's tau-b of sampled and full ranks, the first minus the second:")
         rows = [[_pair(own.first, own.second), difference(own), own.words] for own in agreements]
         print_table(["system", "tau", "the first is"], rows)
 
 
 def _pair(first: str, second: str) -> str:
-    return first if first == second else f"{first} less {second}"
+    return first if first == second else f"{first} minus {second}"
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], bold: str | None = None) -> None:

@@ -1,7 +1,7 @@
 """The validated log → events, items, examples and frozen candidate lists, in one folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import pyarrow as pa
 
@@ -26,12 +26,49 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 
-def write_prepared(params: Params, validated: Path, prepared: Path, spill: Path) -> dict[str, Any]:
+class Source(TypedDict):
+    """What source.json says of a validated log: name -> sha256 of its files, and facts (docs/contracts.md)."""
+
+    source: str
+    noun: str
+    clock: bool
+    files: dict[str, str]
+    min_rating: float | None
+
+
+class Counts(TypedDict):
+    """How much is left after preparation; by split, by view and split, and by pool of candidates where mappings."""
+
+    users: int
+    items: int
+    trained_items: int
+    events: dict[str, int]
+    examples: dict[str, int]
+    views: dict[str, dict[str, int]]
+    cold_both: int
+    pools: dict[str, int]
+
+
+class Summary(TypedDict):
+    """summary.json (docs/contracts.md)."""
+
+    source: str
+    noun: str
+    clock: bool
+    cutoffs: dict[str, str | None]
+    counts: Counts
+    views_left_out: dict[str, str]
+    hidden_items: float
+    data_digest: str
+    manifests: dict[str, dict[str, str]]
+
+
+def write_prepared(params: Params, validated: Path, prepared: Path, spill: Path) -> Summary:
     """Prepare the validated log in `validated` as docs/contracts.md describes; `spill` is DuckDB's folder on disk.
 
     Returns what summary.json says. Raises RecalignError when too little is left to make examples or candidate lists of.
     """
-    source = artifacts.read_json(validated / "source.json")
+    source: Source = artifacts.read_json(validated / "source.json")
     options = params.prepare
     min_rating = source["min_rating"] if options.min_rating is None else options.min_rating
     with (
@@ -55,7 +92,7 @@ def write_prepared(params: Params, validated: Path, prepared: Path, spill: Path)
     return summary
 
 
-def _counts(connection: "DuckDBPyConnection", clock: bool) -> dict[str, Any]:
+def _counts(connection: "DuckDBPyConnection", clock: bool) -> Counts:
     def by_split(table: str, splits: tuple[str, ...] = (c.TRAIN, c.VALIDATION, c.TEST)) -> dict[str, int]:
         rows = connection.execute(f"select split, count(*) from {table} group by split").fetchall()  # noqa: S608
         return {split: dict(rows).get(split, 0) for split in splits}
@@ -89,7 +126,7 @@ def _digests(
     }
 
 
-def _left_out(params: Params, counts: dict[str, Any]) -> dict[str, str]:
+def _left_out(params: Params, counts: Counts) -> dict[str, str]:
     """Why a view has no test case, for each that has none."""
     size, cold = params.prepare.candidates, params.prepare.cold_events
     rare = max((own for pool, own in counts["pools"].items() if pool.startswith("count-")), default=0)
@@ -111,17 +148,17 @@ def _left_out(params: Params, counts: dict[str, Any]) -> dict[str, str]:
 
 def _summary(
     params: Params,
-    source: dict[str, Any],
+    source: Source,
     cutoffs: Cutoffs,
-    counts: dict[str, Any],
+    counts: Counts,
     manifests: dict[str, dict[str, str]],
-) -> dict[str, Any]:
+) -> Summary:
     hidden = params.prepare.hidden_items
     return {
         "source": source["source"],
         "noun": source["noun"],
         "clock": source["clock"],
-        "cutoffs": {split: time and time.isoformat() for split, time in cutoffs.items()},
+        "cutoffs": {split: time.isoformat() if time else None for split, time in cutoffs.items()},
         "counts": counts,
         "views_left_out": _left_out(params, counts),
         "hidden_items": hidden,
