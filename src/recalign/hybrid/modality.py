@@ -139,7 +139,7 @@ def load_modality(folder: Path, wanted: Origin) -> ModalityAdapter:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         told = " ".join(str(error).split())[:200]
         raise RecalignError(
-            f"{path} is damaged or no modality adapter ({told}); restore it with 'dvc checkout'"
+            f"{path} is no whole modality adapter ({told}); restore it with 'dvc checkout'"
         ) from None
     _check_origin(path, origin, wanted)
     check_finite(path, f"modality adapter {folder}")
