@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from recalign.common.artifacts import file_digest, replacing
 from recalign.common.errors import RecalignError
+from recalign.llm.adapters import MODALITY as WEIGHTS
 from recalign.llm.adapters import check_finite
 
 PLACEHOLDER = -1  # the id of a place that a vector takes: no tokenizer gives a negative id, so no title can hold it
-WEIGHTS = "modality.safetensors"
 ORIGIN = "origin"  # one key of the file's metadata: the order of several is not fixed, and equal adapters equal bytes
 SAMPLE = 1024  # rows of noise that the scale of a new adapter is set on
 
@@ -100,10 +100,15 @@ class Origin:
     lora_digest: str | None = None
 
 
+@torch.no_grad()
 def embedding_std(model: nn.Module) -> float:
-    """Standard deviation of a model's input embeddings, which a new adapter begins with."""
-    weight: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]
-    return float(weight.detach().float().std())
+    """Standard deviation of what a model's input embedding gives for its tokens, which a new adapter begins with.
+
+    Not of the table: some families (Gemma) scale what they read from it.
+    """
+    embedding: nn.Embedding = model.get_input_embeddings()  # type: ignore[operator]
+    ids = torch.arange(min(len(embedding.weight), SAMPLE), device=embedding.weight.device)
+    return float(embedding(ids[None]).float().std())
 
 
 def save_modality(adapter: ModalityAdapter, origin: Origin, folder: Path) -> None:
@@ -138,9 +143,7 @@ def load_modality(folder: Path, wanted: Origin) -> ModalityAdapter:
         adapter.load_state_dict(tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         told = " ".join(str(error).split())[:200]
-        raise RecalignError(
-            f"{path} is no whole modality adapter ({told}); restore it with 'dvc checkout'"
-        ) from None
+        raise RecalignError(f"{path} is no whole modality adapter ({told}); restore it with 'dvc checkout'") from None
     _check_origin(path, origin, wanted)
     check_finite(path, f"modality adapter {folder}")
     return adapter.eval()
