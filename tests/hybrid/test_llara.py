@@ -13,7 +13,8 @@ from training_world import ITEMS, make_params, make_world
 from recalign.common.artifacts import folder, read_json, write_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.hybrid.llara import HybridModelling, hybrid_prompts, hybrid_share, prompt_builder, without_vectors
+from recalign.hybrid.llara import HybridModelling, hybrid_share, without_vectors
+from recalign.hybrid.prompts import hybrid_prompts, prompt_builder
 from recalign.hybrid.soft_tokens import soft_id, text_only
 from recalign.hybrid.teachers import Teacher, averaged, item_factors, read_teacher, shuffled
 from recalign.llm.adapters import adapter_digest
