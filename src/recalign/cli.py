@@ -22,7 +22,8 @@ from recalign.common import console
 from recalign.common.errors import RecalignError
 from recalign.pipeline import STAGES, check_version
 
-OF_MANY = {"align": "objective", "baselines": "system", "rank": "system"}  # stages of many runs, and what names one
+# stages of many runs, and what names one
+OF_MANY = {"align": "objective", "baselines": "system", "llara": "teacher", "rank": "system"}
 BAD_INPUT, INTERRUPTED, CLOSED_PIPE = 2, 130, 141  # the last two as shells count signals: 128 + SIGINT, + SIGPIPE
 DEBUG_VARIABLE = "RECALIGN_DEBUG"
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
