@@ -26,12 +26,14 @@ class ResponseLogprobs:
     """What the model gives 1+K responses to each of B prompts; all tensors are [B, 1+K].
 
     sums: summed token log-probs in fp32, 0 where mask is False; lengths: tokens, terminator included;
-    mask: True where a response exists (K may differ from prompt to prompt).
+    mask: True where a response exists (K may differ from prompt to prompt). tokens [B, 1+K, R]: what the sums are of, 0
+    beyond a response's end.
     """
 
     sums: Tensor
     lengths: Tensor
     mask: Tensor
+    tokens: Tensor
 
 
 def shared_logprobs(
@@ -64,7 +66,8 @@ def shared_logprobs(
         notice(base, said)
         logprobs = _TokenLogprobs.apply(said[0].float(), row.rows, row.tokens)
     lengths = row.valid.sum(-1)
-    return ResponseLogprobs(logprobs.masked_fill(~row.valid, 0.0).sum(-1), lengths, lengths > 0)
+    kept = logprobs.masked_fill(~row.valid, 0.0)
+    return ResponseLogprobs(kept.sum(-1), lengths, lengths > 0, kept)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -95,12 +98,23 @@ def naive_logprobs(
     check(prompts, responses)
     width = max(map(len, responses))
     device = device_of(model)
-    sums = [_naive(model, prompt, group, width) for prompt, group in zip(prompts, responses, strict=True)]
+    tokens = [_naive(model, prompt, group) for prompt, group in zip(prompts, responses, strict=True)]
     lengths = torch.tensor([[len(r) for r in group] + [0] * (width - len(group)) for group in responses], device=device)
-    return ResponseLogprobs(torch.stack(sums), lengths, lengths > 0)
+    return _stacked(tokens, [own.sum(-1) for own in tokens], lengths)
 
 
-def _naive(model: torch.nn.Module, prompt: list[int], group: list[list[int]], width: int) -> Tensor:
+def _stacked(tokens: list[Tensor], sums: list[Tensor], lengths: Tensor) -> ResponseLogprobs:
+    """Of token log-probs [K, R] and sums [K] a prompt, where K and R differ."""
+    width, longest = lengths.shape[1], int(lengths.max())
+    pad = torch.nn.functional.pad
+    kept = [pad(own, (0, longest - own.shape[1], 0, width - len(own))) for own in tokens]
+    return ResponseLogprobs(
+        torch.stack([pad(own, (0, width - len(own))) for own in sums]), lengths, lengths > 0, torch.stack(kept)
+    )
+
+
+def _naive(model: torch.nn.Module, prompt: list[int], group: list[list[int]]) -> Tensor:
+    """[K, R] log-probs of a group's tokens, 0 where there is none."""
     device = device_of(model)
     longest = max(map(len, group))
     length = len(prompt) + longest - 1  # nobody asks what follows the last token
@@ -116,8 +130,7 @@ def _naive(model: torch.nn.Module, prompt: list[int], group: list[list[int]], wi
     labels, valid = labels.to(device), valid.to(device)
     logits = model(input_ids=ids.to(device), attention_mask=seen.to(device), use_cache=False).logits
     logprobs = torch.log_softmax(logits[:, len(prompt) - 1 :].float(), dim=-1)
-    sums = logprobs.gather(-1, labels[..., None]).squeeze(-1).masked_fill(~valid, 0.0).sum(-1)
-    return torch.nn.functional.pad(sums, (0, width - len(group)))
+    return logprobs.gather(-1, labels[..., None]).squeeze(-1).masked_fill(~valid, 0.0)
 
 
 def one_by_one_logprobs(
@@ -127,12 +140,13 @@ def one_by_one_logprobs(
     check(prompts, responses)
     width = max(map(len, responses))
     device = device_of(model)
-    sums = []
+    tokens, sums = [], []
     for prompt, group in zip(prompts, responses, strict=True):
-        own = torch.stack([token_logprobs(model, prompt, response).sum() for response in group])
-        sums.append(torch.nn.functional.pad(own, (0, width - len(group))))
+        each = [token_logprobs(model, prompt, response) for response in group]
+        sums.append(torch.stack([own.sum() for own in each]))
+        tokens.append(torch.nn.utils.rnn.pad_sequence(each, batch_first=True))
     lengths = torch.tensor([[len(r) for r in group] + [0] * (width - len(group)) for group in responses], device=device)
-    return ResponseLogprobs(torch.stack(sums), lengths, lengths > 0)
+    return _stacked(tokens, sums, lengths)
 
 
 def token_logprobs(model: torch.nn.Module, prompt: list[int], response: list[int]) -> Tensor:

@@ -21,6 +21,7 @@ from recalign.training.listing import read_listing
 from recalign.training.loop import train
 from recalign.training.results import learned_from, write_training
 from recalign.training.sft import LanguageModelling
+from recalign.training.weights import learned_positions, target_weights
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +51,16 @@ def sft(
     names = {split: [example.example_id for example in own] for split, own in chosen.items()}
     listing = read_listing(params, prepared, items, names)
     texts = {split: _profile_texts(params, profiles, split) for split in (c.TRAIN, c.VALIDATION)}
-    learned = text_examples(chosen[c.TRAIN], builder, profiles=texts[c.TRAIN], listing=listing, whole_history=True)
+    whole = params.sft.targets == "all"
+    weights = target_weights(params.sft, items, learned_positions(chosen[c.TRAIN], builder, whole_history=whole))
+    learned = text_examples(
+        chosen[c.TRAIN], builder, profiles=texts[c.TRAIN], listing=listing, whole_history=whole,
+        weigh=weights.of if weights else None,
+    )  # fmt: skip
     held_out = text_examples(chosen[c.VALIDATION], builder, profiles=texts[c.VALIDATION], listing=listing)
     inputs = digest_of(
-        [params.sft.model_dump(), params.lora.model_dump(), params.seed, params.threads, lm.digest, builder.digest]
-        + [[e.example_id, e.prompt, e.continuation] for e in [*learned, *held_out]]
+        [params.sft.told(), params.lora.model_dump(), params.seed, params.threads, lm.digest, builder.digest]
+        + [[e.example_id, e.prompt, e.continuation, *e.weights] for e in [*learned, *held_out]]
     )
     checkpoints = Checkpoints(cache / "checkpoints", "sft", inputs, params.checkpoint_seconds)
     task = LanguageModelling(lm.model, held_out, params.sft.micro_tokens)
@@ -69,8 +75,10 @@ def sft(
         "prompt": builder.digest,
         "data": learned_from(prepared, params.prompt.form),
         "examples": len(learned),
-        "params": {"sft": params.sft.model_dump(), "lora": params.lora.model_dump(), "seed": params.seed},
+        "params": {"sft": params.sft.told(), "lora": params.lora.model_dump(), "seed": params.seed},
     }
+    if weights:
+        facts["weights"] = weights.as_dict()
     if params.prompt.profile:
         facts["profiles"] = {
             split: training_shares(texts[split].get(example.user_id) for example in own)
