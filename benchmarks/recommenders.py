@@ -41,6 +41,7 @@ from recalign.report.table import difference, plain
 SAMPLED = {"hr_at_1": "HR@1", "hr_at_5": "HR@5", "hr_at_10": "HR@10", "ndcg_at_10": "NDCG@10", "mrr": "MRR"}
 FULL = {"hr_at_10": "HR@10", "ndcg_at_10": "NDCG@10"}
 COSTS = "costs.json"  # what fitting took, beside a kept model
+TOP = 5  # items of a list that count for coverage and lift
 METRIC = "ndcg_at_10"  # what systems are ordered by and compared in
 
 
@@ -118,7 +119,7 @@ def rows_of(entries: Sequence[Entry], catalogue: Items, params: Params) -> list[
     compared = against_best(entries, params)
     rows = []
     for entry in entries:
-        shown = measure_exposure(entry.full, catalogue.popularity, {}, params.evaluate.resamples, params.seed)
+        shown = measure_exposure(entry.full, catalogue.popularity, {}, params.evaluate.resamples, params.seed, TOP)
         if shown is None:
             raise RecalignError(f"{entry.name} kept no lists; exposure is measured on them")
         rows.append({

@@ -8,8 +8,6 @@ import pyarrow as pa
 import pytest
 
 from recalign.common.artifacts import write_json, write_parquet
-from recalign.common.errors import RecalignError
-from recalign.evaluation.exposure import group_unfairness, measure_exposure, membership
 from recalign.evaluation.metrics import chance
 from recalign.evaluation.ranks import SystemRanks, in_case_order
 from recalign.evaluation.slices import AFTER, BEFORE, LATE, NEVER, CaseFacts, build_slices, popularity_fifths
@@ -119,36 +117,6 @@ def test_a_catalogue_falls_into_fifths_and_equals_stay_together() -> None:
         "least", "least", "second", "second", "third", "third", "fourth", "fourth", "most", "most",
     ]  # fmt: skip
     assert set(popularity_fifths(dict.fromkeys(range(7), 3)).values()) == {"least popular fifth"}
-
-
-def test_group_unfairness_has_its_golden_numbers() -> None:
-    gu, mgu, dgu = group_unfairness(np.array([50.0, 30.0, 20.0]), np.array([70.0, 20.0, 10.0]))
-    assert gu == pytest.approx([0.2, -0.1, -0.1])
-    assert (mgu, dgu) == (pytest.approx(0.1333333333), pytest.approx(0.3))
-    assert group_unfairness(np.array([2.0, 1.0]), np.array([4.0, 2.0]))[1:] == (0.0, 0.0)
-
-
-def test_no_shown_item_has_no_fairness() -> None:
-    with pytest.raises(RecalignError, match="a distribution over groups is empty"):
-        group_unfairness(np.array([1.0]), np.array([0.0]))
-
-
-def test_an_item_of_several_groups_counts_in_each_with_its_share() -> None:
-    names, shares = membership([1, 2, 3], {1: ["War", "Drama"], 2: ["Drama"]})
-    assert names == ["Drama", "War", "none"]
-    assert shares.tolist() == [[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
-
-
-def test_exposure_of_lists_made_by_hand() -> None:
-    """Item 1 has 3 of 4 train events; every list shows item 2 alone, so that "b" is over-exposed by 3/4."""
-    groups = {"kind": {1: ["a"], 2: ["b"]}}
-    made = measure_exposure(system("s", [1, 1], [(2,), (2,)]), {1: 3, 2: 1, 3: 0}, groups, 200, 1)
-    assert made is not None
-    fair = made.fairness["kind"]
-    assert {name: gu.value for name, gu in fair.gu.items()} == {"a": -0.75, "b": 0.75, "none": 0.0}
-    assert (fair.mgu.value, fair.dgu.value, made.coverage) == (0.5, 1.5, 1 / 3)
-    assert made.lift.value == pytest.approx(1 / (10 / 4) - 1)
-    assert measure_exposure(system("s", [1, 1]), {1: 3}, groups, 200, 1) is None
 
 
 def test_the_share_of_the_oracles_gain_is_1_for_its_equal_and_0_for_chance() -> None:

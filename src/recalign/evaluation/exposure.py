@@ -7,21 +7,100 @@ import numpy as np
 
 from recalign.common.errors import RecalignError
 from recalign.evaluation.metrics import Floats
-from recalign.evaluation.ranks import SystemRanks
+from recalign.evaluation.ranks import FULL, SystemRanks
 from recalign.evaluation.significance import (
+    CONFIDENCE,
     Interval,
     bootstrap_interval,
     bootstrap_intervals,
     percentile_interval,
     resampled_means,
 )
+from recalign.evaluation.slices import popularity_fifths
 
-TOP = 5  # items of each list that count as shown
+POPULARITY = "popularity"  # the grouping by fifths of the catalogue; any other is the name of an attribute
+NO_GROUP = "none"  # the group of items that an attribute says nothing of
+Attributes = Mapping[int, Mapping[str, Sequence[str]]]  # item -> name of an attribute -> values
+LEAST_KNOWN = 0.5  # share of the train events whose items need a value of an attribute that is grouped by
+
+
+def shown(protocol: str) -> int:
+    """Items of each list that count as shown: 10 of a whole catalogue, 5 of a few candidates."""
+    return 10 if protocol == FULL else 5
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Items by group: shares [items, G] of each item (rows add up to 1), history [G] of all train events.
+
+    items: in ascending id; names [G], sorted. A group has at least one item, but may have no train event.
+    """
+
+    by: str
+    items: tuple[int, ...]
+    names: tuple[str, ...]
+    shares: Floats
+    history: Floats
+
+    def share_of(self, lists: Sequence[Sequence[int]]) -> Floats:
+        """[B, G] each group's share of each list of item ids. Raises RecalignError for an empty list."""
+        empty = next((place for place, items in enumerate(lists) if not len(items)), None)
+        if empty is not None:
+            raise RecalignError(f"list {empty} shows no item; exposure needs one at least")
+        flat = np.searchsorted(self.items, np.concatenate([np.asarray(items) for items in lists]))
+        starts = np.cumsum([0, *(len(items) for items in lists[:-1])])
+        lengths = np.array([len(items) for items in lists], dtype=np.float64)
+        summed: Floats = np.add.reduceat(self.shares[flat], starts, axis=0)
+        return summed / lengths[:, None]
+
+
+def group_items(by: str, popularity: Mapping[int, int], attributes: Attributes) -> Grouping:
+    """The items of a catalogue by `popularity` (fifths of the items, by train events) or by an attribute.
+
+    popularity: item -> train events; attributes: item -> name -> values. Items without the attribute are the group
+    "none". Raises RecalignError for an attribute that no item has, or items of less than half of the train events; for
+    a single group, which is always fair; and where there is no train event.
+    """
+    if by == POPULARITY:
+        groups: Mapping[int, Sequence[str]] = {item: [own] for item, own in popularity_fifths(popularity).items()}
+    else:
+        groups = {item: attributes.get(item, {}).get(by, ()) for item in popularity}
+        _check_attribute(by, popularity, attributes, groups)
+    items = tuple(sorted(popularity))
+    names, shares = membership(items, groups)
+    if len(names) < 2:
+        raise RecalignError(
+            f"by {by!r} all items are of one group ({names[0]}), so that nothing can be unfair; allowed are "
+            f"{_allowed(attributes)}"
+        )
+    events = np.array([popularity[item] for item in items], dtype=np.float64)
+    if events.sum() <= 0:
+        raise RecalignError("no item has a train event; exposure is measured against what people liked")
+    return Grouping(by, items, tuple(names), shares, (events / events.sum()) @ shares)
+
+
+def _check_attribute(
+    by: str, popularity: Mapping[int, int], attributes: Attributes,
+    groups: Mapping[int, Sequence[str]],
+) -> None:  # fmt: skip
+    known = sum(events for item, events in popularity.items() if groups[item])
+    total = sum(popularity.values())
+    if not any(groups.values()):
+        raise RecalignError(f"no item has the attribute {by!r}; items are grouped by {_allowed(attributes)}")
+    if known < LEAST_KNOWN * total:
+        raise RecalignError(
+            f"only {known / total:.0%} of the train events are of items that have {by!r}, and {LEAST_KNOWN:.0%} are "
+            f"needed: else one group without a name decides; allowed are {_allowed(attributes)}"
+        )
+
+
+def _allowed(attributes: Attributes) -> str:
+    return ", ".join([POPULARITY, *sorted({name for own in attributes.values() for name in own})])
 
 
 @dataclass(frozen=True)
 class Fairness:
-    """Item-side group fairness at TOP: gu is each group's share of the shown items minus its share of the history."""
+    """Item-side group fairness: gu is each group's share of the shown items minus its share of the history."""
 
     gu: dict[str, Interval]
     mgu: Interval
@@ -32,11 +111,13 @@ class Fairness:
 class Exposure:
     """One system's lists: fairness by the name of a grouping; coverage is the share of the catalogue that stands in any
     list (it grows with the cases, so it has no interval); lift is the mean train events of a shown item over those of
-    an item that was liked, minus 1 (0: as popular as what people like; above: the system leans to the popular)."""
+    an item that was liked, minus 1 (0: as popular as what people like; above: the system leans to the popular); top is
+    how many items of each list count."""
 
     fairness: dict[str, Fairness]
     coverage: float
     lift: Interval
+    top: int
 
     def as_dict(self) -> dict[str, float | dict[str, float]]:
         """What metrics.json holds: MGU and DGU of each grouping, coverage and lift."""
@@ -63,9 +144,9 @@ def membership(items: Sequence[int], groups: Mapping[int, Sequence[str]]) -> tup
     """The groups in sorted order, and [items, G] shares: an item of several groups counts in each with 1 / how many.
 
     IFairLRS counts a whole item in each of its groups; SPRec, and we, split it, so that every item weighs the same.
-    Items without a group are of the group "none".
+    Items without a group are of the group "none"; a value that an item has twice counts once.
     """
-    of = [tuple(groups.get(item) or ("none",)) for item in items]
+    of = [tuple(dict.fromkeys(groups.get(item) or (NO_GROUP,))) for item in items]
     names = sorted({group for own in of for group in own})
     column = {name: place for place, name in enumerate(names)}
     shares = np.zeros((len(of), len(names)))
@@ -81,29 +162,44 @@ def measure_exposure(
     groupings: Mapping[str, Mapping[int, Sequence[str]]],
     resamples: int,
     seed: int,
+    top: int | None = None,
 ) -> Exposure | None:
-    """Exposure of a system's best TOP items; None where its lists were not kept.
+    """Exposure of a system's best items; None where its lists were not kept.
 
     popularity: item -> train events, which stands for the history of all users (taking the test users' histories would
-    count a long one at each of its cases); groupings: name -> item -> groups. Intervals are clustered by user.
-    Raises RecalignError where there is no train event.
+    count a long one at each of its cases); groupings: name -> item -> groups; top: items of a list that count, None:
+    as `shown` says. Intervals are clustered by user. Raises RecalignError where there is no train event.
     """
     if not system.top:
         return None
+    top = shown(system.protocol) if top is None else top
     items = sorted(popularity)
     events = np.array([popularity[item] for item in items], dtype=np.float64)
     if events.sum() <= 0:
         raise RecalignError("no item has a train event; exposure is measured against what people liked")
     column = {item: place for place, item in enumerate(items)}
-    lists = [[column[item] for item in own[:TOP]] for own in system.top]
+    lists = [[column[item] for item in own[:top]] for own in system.top]
     fairness = {
         name: _fairness(lists, events, *membership(items, groups), system.user_ids, resamples, seed)
         for name, groups in groupings.items()
     }
+    lift = bootstrap_interval(lifts(system, popularity, top), system.user_ids, resamples, seed)
+    return Exposure(fairness, len({place for own in lists for place in own}) / len(items), lift, top)
+
+
+def lifts(system: SystemRanks, popularity: Mapping[int, int], top: int | None = None) -> Floats:
+    """[B] of each case: mean train events of its best items over those of an item that was liked, minus 1."""
+    top = shown(system.protocol) if top is None else top
+    events = np.array(list(popularity.values()), dtype=np.float64)
     usual = float((events**2).sum() / events.sum())
-    shown = np.array([events[own].mean() / usual - 1.0 for own in lists])
-    lift = bootstrap_interval(shown, system.user_ids, resamples, seed)
-    return Exposure(fairness, len({place for own in lists for place in own}) / len(items), lift)
+    return np.array([np.mean([popularity[item] for item in own[:top]]) / usual - 1.0 for own in system.top])
+
+
+def unfairness(excess: Floats) -> tuple[Floats, Floats]:
+    """MGU and DGU [R] of rows of GU [R, G]: the mean of |GU|, and the largest minus the smallest GU."""
+    mgu: Floats = np.abs(excess).mean(axis=1)
+    dgu: Floats = excess.max(axis=1) - excess.min(axis=1)
+    return mgu, dgu
 
 
 def _fairness(
@@ -111,12 +207,42 @@ def _fairness(
     users: Sequence[int], resamples: int, seed: int,
 ) -> Fairness:  # fmt: skip
     history = events @ shares
-    shown = np.stack([shares[own].mean(axis=0) for own in lists])
-    excess = shown - history / history.sum()
+    given = np.stack([shares[own].mean(axis=0) for own in lists])
+    excess = given - history / history.sum()
     resampled, count = resampled_means(excess, users, resamples, seed), len(set(users))
-    _, mgu, dgu = group_unfairness(history, shown.mean(axis=0))
+    _, mgu, dgu = group_unfairness(history, given.mean(axis=0))
+    means, widths = unfairness(resampled)
     return Fairness(
         dict(zip(names, bootstrap_intervals(excess, users, resamples, seed), strict=True)),
-        percentile_interval(mgu, np.abs(resampled).mean(axis=1), count),
-        percentile_interval(dgu, resampled.max(axis=1) - resampled.min(axis=1), count),
+        percentile_interval(mgu, means, count),
+        percentile_interval(dgu, widths, count),
     )
+
+
+@dataclass(frozen=True)
+class FairnessGain:
+    """What a system's MGU and DGU are over another's on the same cases, both minus: below 0 it is the fairer one."""
+
+    mgu: Interval
+    dgu: Interval
+
+
+def fairness_gain(
+    first: SystemRanks, second: SystemRanks, grouping: Grouping, resamples: int, seed: int,
+    confidence: float = CONFIDENCE,
+) -> FairnessGain:  # fmt: skip
+    """MGU and DGU of `first` minus those of `second`, from resamples of the same users.
+
+    Raises RecalignError where their cases differ, or the lists of one were not kept.
+    """
+    first.check_comparable(second)
+    if not first.top or not second.top:
+        raise RecalignError(f"the lists of '{first.system}' or '{second.system}' were not kept; evaluate them again")
+    top, groups = shown(first.protocol), len(grouping.names)
+    excess = [grouping.share_of([own[:top] for own in one.top]) - grouping.history for one in (first, second)]
+    together = np.concatenate(excess, axis=1)
+    users = first.user_ids
+    drawn = np.concatenate([together.mean(axis=0)[None], resampled_means(together, users, resamples, seed)])
+    own, other = unfairness(drawn[:, :groups]), unfairness(drawn[:, groups:])
+    gains = [one - two for one, two in zip(own, other, strict=True)]
+    return FairnessGain(*(percentile_interval(float(g[0]), g[1:], len(set(users)), None, confidence) for g in gains))

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from recalign.evaluation.costs import Cost
-from recalign.evaluation.exposure import TOP, Exposure
+from recalign.evaluation.exposure import Exposure
 from recalign.evaluation.generation import GenerationRow
 from recalign.evaluation.protocol_agreement import ORDER, Agreement
 from recalign.evaluation.ranking_rule import CHOSEN_BY
@@ -84,17 +84,19 @@ class Recorder:
 
     def exposures(self, exposures: Mapping[str, Exposure]) -> list[Figure]:
         """Fairness, coverage and popularity lift of every system whose lists are known."""
-        shown = f"the best {TOP} items of all cases"
         found = []
         for system, own in exposures.items():
+            shown = f"the best {own.top} items of all cases"
             for name, fair in own.fairness.items():
                 told = {"mgu": fair.mgu, "dgu": fair.dgu} | {f"gu: {group}": gu for group, gu in fair.gu.items()}
                 found += [
-                    self._figure(system, f"{metric} by {name} at {TOP}", value, denominator=shown)
+                    self._figure(system, f"{metric} by {name} at {own.top}", value, denominator=shown)
                     for metric, value in told.items()
                 ]
-            found.append(self._figure(system, f"popularity lift at {TOP}", own.lift, denominator=shown))
-            found.append(self._figure(system, f"coverage at {TOP}", own.coverage, denominator="items of the catalogue"))
+            found.append(self._figure(system, f"popularity lift at {own.top}", own.lift, denominator=shown))
+            found.append(
+                self._figure(system, f"coverage at {own.top}", own.coverage, denominator="items of the catalogue")
+            )
         return found
 
     def shares(self, shares: Mapping[str, Interval]) -> list[Figure]:

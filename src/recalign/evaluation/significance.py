@@ -77,14 +77,16 @@ def bootstrap_intervals(values: Floats, users: Sequence[int], resamples: int, se
     ]
 
 
-def percentile_interval(value: float, resampled: Floats, users: int, degrees: float | None = None) -> Interval:
-    """A value with the 95 % expanded percentile interval of its resampled twins [resamples].
+def percentile_interval(
+    value: float, resampled: Floats, users: int, degrees: float | None = None, confidence: float = CONFIDENCE
+) -> Interval:
+    """A value with the expanded percentile interval (95 % by default) of its resampled twins [resamples].
 
     Its tails are Φ(−t √(G / (G − 1))) for G = `users`, with Student's t for `degrees` of freedom (None: G − 1).
     """
     from scipy.special import ndtr, stdtrit
 
-    tail = (1.0 - CONFIDENCE) / 2.0
+    tail = (1.0 - confidence) / 2.0
     if users > 1:
         quantile = stdtrit(users - 1.0 if degrees is None else degrees, tail)
         tail = float(ndtr(quantile * np.sqrt(users / (users - 1.0))))

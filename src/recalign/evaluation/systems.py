@@ -16,12 +16,14 @@ ID: Final = "id"
 FUSION: Final = "fusion"
 ORACLE: Final = "oracle"  # it knows the truth: no baseline
 TRANSFERRED: Final = "transferred"  # a language model whose adapter another run trained: measured, never the best one
+FAIR: Final = "fair"  # another system, reranked so that no group of items is shown too often
 LANGUAGE_MODELS = (LLM, TRANSFERRED)
 PREFIX = "llm-"  # begins the name of every system that is a language model
 UNTRAINED, TUNED = f"{PREFIX}base", f"{PREFIX}sft"
 RANDOM_BASE = "tiny-random"  # the id of the one base that was never trained on text
 MEANINGLESS = "random model: the figures mean nothing"  # said wherever a figure of such a base is shown
 SYSTEM, SYSTEMS = "system.json", "systems.json"  # of one system, and of all by name
+CHOICES = "fairness.json"  # beside them: what was chosen for those that are reranked
 
 
 class System(BaseModel):
@@ -36,7 +38,7 @@ class System(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    kind: Literal["llm", "id", "fusion", "oracle", "transferred"]
+    kind: Literal["llm", "id", "fusion", "oracle", "transferred", "fair"]
     ranked_by: str
     prior_weight: float | None = None
     validation: dict[str, float] = Field(default_factory=dict)
@@ -78,6 +80,49 @@ class System(BaseModel):
         return f"{rule}; trained " + (f"on {self.trained_on}" if self.trained_on else "elsewhere")
 
 
+class Tried(BaseModel):
+    """One strength on the validation cases: NDCG@10, MGU and DGU of the whole catalogue, and NDCG@10 minus that of
+    γ = 0 with its 95 % interval over users."""
+
+    model_config = ConfigDict(frozen=True)
+
+    gamma: float
+    ndcg: float
+    mgu: float
+    dgu: float
+    difference: float
+    low: float
+    high: float
+
+
+class Choice(BaseModel):
+    """What a system's reranking was chosen to be: GU of each group without it, the strength, and all that were tried.
+
+    cases, users: of validation, on which both were found.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    system: str
+    by: str
+    gu: dict[str, float]
+    gamma: float
+    tried: tuple[Tried, ...]
+    cases: int
+    users: int
+
+    @property
+    def sentence(self) -> str:
+        """What ranks, in words."""
+        return f"{self.system}, groups by {self.by} that are shown too often punished (γ = {self.gamma:g})"
+
+
+def best_strength(tried: Sequence[Tried], tolerance: float) -> Tried:
+    """The one with the lowest MGU whose loss of NDCG@10 is within the tolerance; γ = 0 always is."""
+    allowed = [each for each in tried if each.gamma == 0.0 or each.low > -tolerance]
+    return min(allowed, key=lambda each: (each.mgu, each.gamma))
+
+
 def system_of(adapter: str) -> str:
     """The system that an adapter makes of the base, by its name: sft, an objective, a folder of data/models/other."""
     return f"{PREFIX}{adapter}"
@@ -91,6 +136,11 @@ def llara_name(teacher: str) -> str:
 def adapter_of(system: str) -> str:
     """The name of the adapter behind a system that is a language model."""
     return system.removeprefix(PREFIX)
+
+
+def fair_name(system: str) -> str:
+    """What a system is called once it is reranked."""
+    return f"{FAIR}({system})"
 
 
 def best_by_validation(systems: Mapping[str, System], names: Sequence[str]) -> str | None:
@@ -116,6 +166,17 @@ def read_system(path: Path) -> System:
 def read_systems(path: Path) -> dict[str, System]:
     """The systems by name, also of files of earlier versions. Raises RecalignError as `read_system` does."""
     return {name: _parsed(path, told) for name, told in read_json(path).items()}
+
+
+def write_choices(folder: Path, choices: Mapping[str, Choice]) -> None:
+    """Write fairness.json: by the system that was reranked."""
+    write_json(folder / CHOICES, {name: choice.model_dump() for name, choice in choices.items()})
+
+
+def read_choices(folder: Path) -> dict[str, Choice]:
+    """What `write_choices` wrote; empty where nothing was reranked."""
+    path = folder / CHOICES
+    return {name: Choice.model_validate(own) for name, own in read_json(path).items()} if path.is_file() else {}
 
 
 def _parsed(path: Path, told: Any) -> System:

@@ -107,9 +107,15 @@ class PromptBuilder:
         """
         if self._params.form == "candidates":
             return self.prompt(history, profile=profile, candidates=candidates), self.response(target)
-        recent = history[-self._params.training_history :]
-        first = recent[:FIRST_TITLES]
-        return self._opening(profile) + self._lines(first), self._lines([*recent[len(first) :], target])
+        first, learned = self.learned(history, target)
+        return self._opening(profile) + self._lines(first), self._lines(learned)
+
+    def learned(self, history: Sequence[int], target: int, *, whole: bool = True) -> tuple[list[int], list[int]]:
+        """The items of the prompt of `sequence` (whole) or `prompt`, and those that are learned, the target last."""
+        if not whole or self._params.form == "candidates":
+            return list(history[-self._params.history :]), [target]
+        recent = list(history[-self._params.training_history :])
+        return recent[:FIRST_TITLES], [*recent[FIRST_TITLES:], target]
 
     def title_ids(self, text: str) -> list[int]:
         """Ids of any title, cleaned and cut, without the newline.

@@ -26,12 +26,14 @@ class ResponseLogprobs:
     """What the model gives 1+K responses to each of B prompts; all tensors are [B, 1+K].
 
     sums: summed token log-probs in fp32, 0 where mask is False; lengths: tokens, terminator included;
-    mask: True where a response exists (K may differ from prompt to prompt).
+    mask: True where a response exists (K may differ from prompt to prompt). tokens [B, 1+K, R]: what the sums are of, 0
+    beyond a response's end.
     """
 
     sums: Tensor
     lengths: Tensor
     mask: Tensor
+    tokens: Tensor
 
 
 def shared_logprobs(
@@ -64,7 +66,8 @@ def shared_logprobs(
         notice(base, said)
         logprobs = _TokenLogprobs.apply(said[0].float(), row.rows, row.tokens)
     lengths = row.valid.sum(-1)
-    return ResponseLogprobs(logprobs.masked_fill(~row.valid, 0.0).sum(-1), lengths, lengths > 0)
+    kept = logprobs.masked_fill(~row.valid, 0.0)
+    return ResponseLogprobs(kept.sum(-1), lengths, lengths > 0, kept)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -93,19 +96,23 @@ def naive_logprobs(
 ) -> ResponseLogprobs:
     """A right-padded sequence a response, one prompt a forward pass: for models that cannot share a prompt."""
     check(prompts, responses)
-    width = max(map(len, responses))
-    device = device_of(model)
-    sums = [_naive(model, prompt, group, width) for prompt, group in zip(prompts, responses, strict=True)]
-    lengths = torch.tensor([_learned(group, width) for group in responses], device=device)
-    return ResponseLogprobs(torch.stack(sums), lengths, lengths > 0)
+    tokens = [_naive(model, prompt, group) for prompt, group in zip(prompts, responses, strict=True)]
+    return _stacked(tokens, responses)
 
 
-def _learned(group: list[list[int]], width: int) -> list[int]:
-    """How many ids of each response are tokens: a negative one is a vector's, which is read and not scored."""
-    return [sum(token >= 0 for token in response) for response in group] + [0] * (width - len(group))
+def _stacked(tokens: list[Tensor], responses: list[list[list[int]]]) -> ResponseLogprobs:
+    """Of token log-probs [K, R] a prompt, where K and R differ. A negative id is a vector's: read and not scored."""
+    width, longest = max(map(len, responses)), max(len(response) for group in responses for response in group)
+    pad = torch.nn.functional.pad
+    kept = torch.stack([pad(own, (0, longest - own.shape[1], 0, width - len(own))) for own in tokens])
+    learned = [[sum(token >= 0 for token in r) for r in group] + [0] * (width - len(group)) for group in responses]
+    lengths = torch.tensor(learned, device=kept.device)
+    sums = torch.stack([pad(own.sum(-1), (0, width - len(own))) for own in tokens])
+    return ResponseLogprobs(sums, lengths, lengths > 0, kept)
 
 
-def _naive(model: torch.nn.Module, prompt: list[int], group: list[list[int]], width: int) -> Tensor:
+def _naive(model: torch.nn.Module, prompt: list[int], group: list[list[int]]) -> Tensor:
+    """[K, R] log-probs of a group's tokens, 0 where there is none."""
     device = device_of(model)
     longest = max(map(len, group))
     length = len(prompt) + longest - 1  # nobody asks what follows the last token
@@ -121,8 +128,7 @@ def _naive(model: torch.nn.Module, prompt: list[int], group: list[list[int]], wi
     labels, valid = labels.to(device), valid.to(device)
     logits = model(input_ids=ids.to(device), attention_mask=seen.to(device), use_cache=False).logits
     logprobs = torch.log_softmax(logits[:, len(prompt) - 1 :].float(), dim=-1)
-    sums = logprobs.gather(-1, labels[..., None]).squeeze(-1).masked_fill(~valid, 0.0).sum(-1)
-    return torch.nn.functional.pad(sums, (0, width - len(group)))
+    return logprobs.gather(-1, labels[..., None]).squeeze(-1).masked_fill(~valid, 0.0)
 
 
 def one_by_one_logprobs(
@@ -130,14 +136,11 @@ def one_by_one_logprobs(
 ) -> ResponseLogprobs:
     """A forward pass a response, with nothing beside it: what scoring means, and the way of last resort."""
     check(prompts, responses)
-    width = max(map(len, responses))
-    device = device_of(model)
-    sums = []
+    tokens = []
     for prompt, group in zip(prompts, responses, strict=True):
-        own = torch.stack([token_logprobs(model, prompt, response).sum() for response in group])
-        sums.append(torch.nn.functional.pad(own, (0, width - len(group))))
-    lengths = torch.tensor([_learned(group, width) for group in responses], device=device)
-    return ResponseLogprobs(torch.stack(sums), lengths, lengths > 0)
+        each = [token_logprobs(model, prompt, response) for response in group]
+        tokens.append(torch.nn.utils.rnn.pad_sequence(each, batch_first=True))
+    return _stacked(tokens, responses)
 
 
 def token_logprobs(model: torch.nn.Module, prompt: list[int], response: list[int]) -> Tensor:

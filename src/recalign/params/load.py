@@ -17,6 +17,7 @@ from recalign.params.align import AlignParams
 from recalign.params.base import BaseParams
 from recalign.params.budgets import FROM_BUDGET, Budget, BudgetValues
 from recalign.params.evaluate import EvaluateParams
+from recalign.params.fairness import FairnessParams
 from recalign.params.hybrid import HybridParams
 from recalign.params.lora import LoraParams
 from recalign.params.pairs import PairsParams
@@ -59,6 +60,7 @@ class Params(Section):
     hybrid: HybridParams = Field(default_factory=HybridParams)  # older params.yaml files lack the section
     align: AlignParams
     evaluate: EvaluateParams
+    fairness: FairnessParams = FairnessParams()  # older params.yaml files lack the section
     registry: RegistryParams
     schedule: ScheduleParams
 

@@ -11,14 +11,12 @@ import pyarrow.compute as pc
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet
 from recalign.data.records import Items
-from recalign.evaluation.exposure import Exposure, measure_exposure
+from recalign.evaluation.exposure import POPULARITY, Exposure, measure_exposure
 from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.slices import AFTER, BEFORE, LATE, NEVER, CaseFacts, Slice, build_slices, popularity_fifths
 from recalign.evaluation.truth import oracle_shares
 from recalign.params.load import Params
-
-POPULARITY = "popularity"
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,11 @@ class Known:
     groupings: dict[str, Mapping[int, list[str]]]
 
 
-def read_known(prepared: Path, split: str = c.TEST) -> Known:
-    """Facts of all warm cases of a split, from data/prepared. Raises RecalignError when a file is missing."""
+def read_known(prepared: Path, split: str = c.TEST, by: str | None = None) -> Known:
+    """Facts of all warm cases of a split, from data/prepared; by: one more attribute that items are grouped by.
+
+    Raises RecalignError when a file is missing.
+    """
     items = Items.read(prepared)
     attribute = next((name for item in items.ids for name in items.attributes[item]), None)
     fifths = popularity_fifths(items.popularity)
@@ -41,6 +42,8 @@ def read_known(prepared: Path, split: str = c.TEST) -> Known:
     groupings: dict[str, Mapping[int, list[str]]] = {POPULARITY: {item: [fifth] for item, fifth in fifths.items()}}
     if attribute:
         groupings[attribute] = groups
+    if by and by not in groupings:
+        groupings[by] = {item: own.get(by, []) for item, own in items.attributes.items()}
     train = read_parquet(prepared / "events.parquet", [c.USER], pc.field(c.SPLIT) == c.TRAIN)[c.USER].value_counts()
     known = Counter(dict(zip(*(train.field(name).to_pylist() for name in ("values", "counts")), strict=True)))
     starts = read_starts(prepared, split)

@@ -138,6 +138,27 @@ def planted_plot(people: Sequence[tuple[str, Set[str], Set[str]]], attribute: st
     return Drawing("planted", f"Learned against planted {attribute}", alt, _svg(figure))
 
 
+@_style()
+def strength_plot(curves: Mapping[str, Sequence[tuple[float, float, bool]]], by: str) -> Drawing:
+    """NDCG@10 over MGU, a line a system; a curve is (MGU, NDCG@10, whether it was chosen) a strength, from none on."""
+    figure, (axes,) = _figure(1, height=3.4)
+    for place, (name, points) in enumerate(curves.items()):
+        colour, dashes = (OTHER, ACCENT, THIRD)[place % 3], ("-", "--", ":")[place // 3 % 3]
+        axes.plot([p[0] for p in points], [p[1] for p in points], dashes, color=colour, linewidth=1, label=name)
+        for mgu, ndcg, chosen in points:
+            axes.plot([mgu], [ndcg], "o", color=colour, markersize=7 if chosen else 3)
+    axes.set_xlabel(f"MGU by {by} (0: fair), validation cases")
+    axes.set_ylabel("NDCG@10, whole catalogue")
+    axes.legend(fontsize=8)
+    told = "; ".join(
+        f"{name} MGU {points[0][0]:.3f} → {chosen[0]:.3f}, NDCG@10 {points[0][1]:.3f} → {chosen[1]:.3f}"
+        for name, points in curves.items()
+        for chosen in points
+        if chosen[2]
+    )
+    return Drawing("fairness", "NDCG@10 against unfairness, by strength of reranking", f"{told}.", _svg(figure))
+
+
 def _first_and_last(curve: Curve, column: str) -> str:
     values = curve.points(column)[1]
     return f"from {values[0]:.3f} to {values[-1]:.3f}".replace("-", "−") if values else "not measured"

@@ -5,7 +5,7 @@ from typing import Any
 
 from recalign.common import html as page
 from recalign.evaluation.costs import Cost
-from recalign.evaluation.exposure import TOP, Exposure
+from recalign.evaluation.exposure import Exposure
 from recalign.evaluation.scorecard import Scorecard
 from recalign.evaluation.significance import Interval, plain, signed
 from recalign.evaluation.slices import FEWEST, RARE_EVENTS, Slice
@@ -39,7 +39,7 @@ def exposure_section(exposures: Mapping[str, Mapping[str, Exposure]]) -> str:
     for title, own in exposures.items():
         if not own:
             continue
-        names = list(next(iter(own.values())).fairness)
+        names, top = list(next(iter(own.values())).fairness), next(iter(own.values())).top
         headings = ["system", *(f"{metric} by {name}" for name in names for metric in ("MGU", "DGU"))]
         rows = [
             [
@@ -50,10 +50,10 @@ def exposure_section(exposures: Mapping[str, Mapping[str, Exposure]]) -> str:
             ]
             for system, told in own.items()
         ]
-        parts.append(page.table([*headings, "coverage", "popularity lift"], rows, f"{title}, {TOP} items a case"))
+        parts.append(page.table([*headings, "coverage", "popularity lift"], rows, f"{title}, {top} items a case"))
         parts.append(page.folded(f"GU of every group ({title})", _groups(own)))
     note = (
-        f"Of the best {TOP} items of each case. GU of a group: its share of the shown items minus its share of the "
+        "Of the best items of each case. GU of a group: its share of the shown items minus its share of the "
         "train events (an item of several groups counts in each with its part); MGU: mean of |GU|; DGU: largest minus "
         "smallest GU; 0 is fair. Coverage: share of the catalogue in any list. Popularity lift: train events of a "
         "shown item over those of an item that was liked, minus 1."

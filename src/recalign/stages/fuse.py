@@ -10,19 +10,31 @@ from recalign.common.artifacts import folder, read_json, write_json
 from recalign.common.forecast import PER_THOUSAND
 from recalign.common.machine import machine
 from recalign.common.run_log import note_costs, noted_costs
+from recalign.data.records import read_met
 from recalign.evaluation.generation import write_answers
 from recalign.evaluation.metrics import best_items
 from recalign.evaluation.ranks import SystemRanks, write_system_ranks
-from recalign.evaluation.systems import FUSION, ORACLE, RANDOM_BASE, SYSTEMS, system_of, write_systems
+from recalign.evaluation.systems import (
+    FUSION,
+    ORACLE,
+    RANDOM_BASE,
+    SYSTEMS,
+    Choice,
+    fair_name,
+    system_of,
+    write_choices,
+    write_systems,
+)
 from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import profile_texts
 from recalign.preferences.profiles.shares import case_shares, shares_sentence
 from recalign.project import Project
 from recalign.ranking.adapters import language_models, open_as_ranked
+from recalign.ranking.exposure import measure_fair
 from recalign.ranking.fusion import FittedFusion
 from recalign.ranking.measured import ANSWERS, RANKS, Measured, read_measured
-from recalign.ranking.recommenders import fitted_fusion, fuse_systems, whole_catalogue_ranks
-from recalign.ranking.trial import Trial
+from recalign.ranking.recommenders import fitted_fusion, fuse_systems, open_recommender, whole_catalogue_ranks
+from recalign.ranking.trial import Ranker, Trial, whole_catalogue
 from recalign.ranking.trials import Trials, digests_of, kind_of, read_trials
 from recalign.ranking.whole_catalogue import catalogue_ranks, fused_recommender
 from recalign.recommenders.roster import refusal
@@ -64,6 +76,8 @@ def fuse(params: Params, project: Project = Project()) -> None:  # noqa: B008  #
         fitted = fitted_fusion(fusion, trials, project.baselines, language_models(params, project))
         measured[FUSION].ranks.extend(fusion_in_whole_catalogue(fitted, measured, params, project, trials))
         spent[FUSION] = measured[FUSION].per_thousand
+    fair, choices = fair_systems(fitted, measured, params, project, trials)
+    measured |= fair
     answers = [answer for own in measured.values() for answer in own.answers]
     texts = profile_texts(project.profiles, params.profiles.engine, c.TEST)
     with folder(project.ranks) as partial:
@@ -73,6 +87,8 @@ def fuse(params: Params, project: Project = Project()) -> None:  # noqa: B008  #
         write_json(partial / "cases.json", about | shares)
         if fitted:
             fitted.write(partial)
+        if choices:
+            write_choices(partial, choices)
         if params.evaluate.generation_cases:
             write_answers(partial / ANSWERS, answers)
         write_json(partial / "examples.json", _examples(trials, measured, texts))
@@ -93,6 +109,45 @@ def fusion_in_whole_catalogue(
     model = open_as_ranked(name, measured[name].system, params, project, trials)
     fused = fused_recommender(fusion, project.baselines, trials.catalogue, model)
     return [catalogue_ranks(fused, trial, trials.depth) for trial in trials.whole]
+
+
+def fair_systems(
+    fusion: FittedFusion | None, measured: Mapping[str, Measured], params: Params, project: Project, trials: Trials
+) -> tuple[dict[str, Measured], dict[str, Choice]]:
+    """Every system and the fusion as `fair(name)`, with what was chosen for each; nothing where fairness.by is null.
+
+    What only a language model can rank, the whole catalogue by every title, is done where
+    evaluate.full_catalogue_cases asks for it, on as many validation cases; else those systems are left out.
+    """
+    if params.fairness.by is None:
+        return {}, {}
+    few = params.evaluate.full_catalogue_cases
+    many = _validation_catalogue(trials.weighing, None, project, trials)
+    reading = _validation_catalogue(trials.validation, few, project, trials) if few else None
+    made, choices = {}, {}
+    for name, own in measured.items():
+        model = fusion.active_language_model if name == FUSION and fusion else name
+        by_model = own.system.is_language_model or (name == FUSION and model is not None)
+        if own.system.kind == ORACLE:
+            continue
+        if by_model and reading is None:
+            log.info("%s is left out: a language model ranks it; set evaluate.full_catalogue_cases", fair_name(name))
+            continue
+        lm = open_as_ranked(str(model), measured[str(model)].system, params, project, trials) if by_model else None
+        if name == FUSION and fusion:
+            inner: Ranker = fused_recommender(fusion, project.baselines, trials.catalogue, lm)
+        else:
+            inner = lm or open_recommender(name, project, trials.catalogue)
+        cases = reading if by_model and reading else many
+        fair, choices[name] = measure_fair(inner, own, cases, trials, params, whole=by_model)
+        made[fair_name(name)] = fair
+    return made, choices
+
+
+def _validation_catalogue(trial: Trial, cases: int | None, project: Project, trials: Trials) -> Trial:
+    """Validation cases with the whole catalogue."""
+    met = read_met(project.prepared, {case.example.user_id for case in trial.cases})
+    return whole_catalogue(trial, trials.catalogue, cases, met)
 
 
 def _about_cases(trials: Trials, prepared: Path) -> dict[str, Any]:

@@ -41,11 +41,11 @@ def train_llara(params: Params, teacher: Teacher, catalogue: Items, project: Pro
         project.base, params.base, new_adapter=params.lora, trainable=True, seed=params.seed, threads=params.threads,
     )  # fmt: skip
     builder = hybrid_prompts(lm, teacher, catalogue, params.prompt, summary["noun"], clock=summary["clock"])
-    material = read_material(params, project.prepared, project.profiles, builder, catalogue)
+    material = read_material(params, project.prepared, project.profiles, builder, catalogue, weighted=False)
     vectors = new_vectors(lm, teacher, params.seed)
     seen, width = len(builder.numbers), teacher.vectors.shape[1]
     log.info("%s: %d of %d items have a vector of width %d", name, seen, len(catalogue.ids), width)
-    sections = [params.sft.model_dump(), params.lora.model_dump(), params.hybrid.curriculum]
+    sections = [params.sft.told(), params.lora.model_dump(), params.hybrid.curriculum]
     inputs = digest_of(
         [*sections, params.seed, params.threads, lm.digest, builder.digest, teacher.digest]
         + [[e.example_id, e.prompt, e.continuation] for e in [*material.learned, *material.held_out]]
@@ -70,7 +70,7 @@ def train_llara(params: Params, teacher: Teacher, catalogue: Items, project: Pro
         "data": learned_from(project.prepared, params.prompt.form),
         "examples": len(material.learned),
         "params": dict(zip(("sft", "lora", "curriculum"), sections, strict=True)) | {"seed": params.seed},
-    } | material.shares
+    } | material.facts
     if processes.first():
         write_training(lm, result, facts, out, costs, lambda folder: write_hybrid(vectors.adapter, teacher, folder))
         checkpoints.remove()

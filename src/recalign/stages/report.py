@@ -12,18 +12,21 @@ from recalign.common.artifacts import read_json, write_json, write_text
 from recalign.common.columns import TEST, VIEWS
 from recalign.common.git import git_revision
 from recalign.common.run_log import COSTS, print_stages
+from recalign.data.records import Items
 from recalign.data.simulator import read_tastes
 from recalign.evaluation.costs import Cost
+from recalign.evaluation.exposure import group_items
 from recalign.evaluation.figures import MATCHING, Figure, Provenance, Recorder, as_document
 from recalign.evaluation.ranks import CATALOGUE, CATALOGUE_CASES, SAMPLED, UNKNOWN, SystemRanks, read_system_ranks
 from recalign.evaluation.scorecard import Scorecard, build_scorecard
-from recalign.evaluation.systems import SYSTEMS, read_systems
+from recalign.evaluation.systems import SYSTEMS, Choice, read_choices, read_systems
 from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import read_profiles
 from recalign.preferences.profiles.truth import learned_values
 from recalign.project import ALIGN, BASE, PAIRS, PREPARED, PROFILES, RANKS, REPORTS, SFT, VALIDATED
 from recalign.report.costs import system_costs
 from recalign.report.curves import Curve, displacement, read_curve, to_csv
+from recalign.report.fairness import Reranked, compare_reranked, fairness_plot, fairness_section
 from recalign.report.findings import Findings, find, read_known
 from recalign.report.plots import Drawing, cost_plot, drift_plot, interval_plot, learning_plot, planted_plot
 from recalign.report.probes import probe
@@ -74,9 +77,11 @@ def report(
              for place, own in enumerate(groups)]  # fmt: skip
     cards = [replace(card, random_model=about.get("random_model", False)) for card in cards]
     cards[0] = replace(cards[0], notes=(*_not_fitted(about), *cards[0].notes))
-    known = read_known(prepared, about["split"])
+    known = read_known(prepared, about["split"], params.fairness.by)
     main_view = [own for own in groups if own[0].view == cards[0].view]
     findings = find(params, main_view, known, about["candidates"])
+    choices = read_choices(ranks)
+    reranked = _reranked(params, prepared, choices, main_view)
     curves = [read_curve("sft", sft / "curve.csv")]
     curves += [read_curve(name, align / name / "curve.csv") for name in params.align.objectives]
     drawings = [interval_plot(cards[0], about["candidates"]), learning_plot(curves), *map(drift_plot, curves[1:])]
@@ -110,8 +115,12 @@ def report(
         reproduce=reproduce_commands(params, git_revision()),
         next_commands=next_commands(about),
         second=second_view_sections(second),
+        fairness=fairness_section(choices, reranked),
     )
     metrics = metrics_of(cards, about, findings) | second_view_metrics(second) | _audit_metrics(cards, contests)
+    if reranked:
+        metrics["fairness"] = {row.system: row.as_dict() for row in reranked}
+        drawings.append(fairness_plot(choices))
     write_json(out / "metrics.json", metrics)
     write_json(out / "scorecard.json", _scorecard(cards, findings, costs, second, about))
     _write_plots(out / "plots", cards[0], curves, drawings)
@@ -124,6 +133,17 @@ def report(
         }
     )
     _print(cards, about, out / "report.html", evidence.next_commands, evidence.lineage.get("profiles"))
+
+
+def _reranked(
+    params: Params, prepared: Path, choices: Mapping[str, Choice], groups: Sequence[Sequence[SystemRanks]]
+) -> list[Reranked]:
+    """Reranked systems against what they were; none where nothing was reranked."""
+    if not choices:
+        return []
+    items = Items.read(prepared)
+    grouping = group_items(next(iter(choices.values())).by, items.popularity, items.attributes)
+    return compare_reranked(choices, groups, grouping, params.evaluate.resamples, params.seed)
 
 
 def _audited(card: Scorecard, contest: ProbeContest | None) -> Scorecard:

@@ -22,6 +22,7 @@ from recalign.training.listing import read_listing
 from recalign.training.loop import train
 from recalign.training.results import learned_from, write_training
 from recalign.training.sft import LanguageModelling
+from recalign.training.weights import learned_positions, target_weights
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ def sft(
     material = read_material(params, prepared, profiles, builder, items)
     learned, held_out = material.learned, material.held_out
     inputs = digest_of(
-        [params.sft.model_dump(), params.lora.model_dump(), params.seed, params.threads, lm.digest, builder.digest]
-        + [[e.example_id, e.prompt, e.continuation] for e in [*learned, *held_out]]
+        [params.sft.told(), params.lora.model_dump(), params.seed, params.threads, lm.digest, builder.digest]
+        + [[e.example_id, e.prompt, e.continuation, *e.weights] for e in [*learned, *held_out]]
     )
     checkpoints = Checkpoints(cache / "checkpoints", "sft", inputs, params.checkpoint_seconds)
     task = LanguageModelling(lm.model, held_out, params.sft.micro_tokens)
@@ -65,9 +66,9 @@ def sft(
         "prompt": builder.digest,
         "data": learned_from(prepared, params.prompt.form),
         "examples": len(learned),
-        "params": {"sft": params.sft.model_dump(), "lora": params.lora.model_dump(), "seed": params.seed},
+        "params": {"sft": params.sft.told(), "lora": params.lora.model_dump(), "seed": params.seed},
     }
-    facts |= material.shares
+    facts |= material.facts
     if processes.first():
         write_training(lm, result, facts, out, cache / "costs")
         checkpoints.remove()
@@ -75,33 +76,43 @@ def sft(
 
 @dataclass(frozen=True)
 class Material:
-    """What a language model learns from and is watched on; shares: for training.json, how many prompts show a profile
-    (nothing where none does)."""
+    """What a language model learns from and is watched on; facts: for training.json, how many prompts show a profile
+    and what targets weigh (nothing where none does)."""
 
     learned: list[TextExample]
     held_out: list[TextExample]
-    shares: dict[str, Any]
+    facts: dict[str, Any]
 
 
-def read_material(params: Params, prepared: Path, profiles: Path, builder: PromptBuilder, items: Items) -> Material:
+def read_material(
+    params: Params, prepared: Path, profiles: Path, builder: PromptBuilder, items: Items, *, weighted: bool = True
+) -> Material:
     """The training histories and validation targets of a run, as this builder writes them.
 
-    Raises RecalignError where there are none, or where prompts show profiles and too few users have one.
+    weighted: False leaves out sft.weights. Raises RecalignError where there are none, where prompts show profiles and
+    too few users have one, or where sft.weights names no groups.
     """
     told = read_told(profiles, params.profiles.engine) if params.prompt.profile else nobody
     chosen = {split: sft_examples(params, prepared, split, told) for split in (c.TRAIN, c.VALIDATION)}
     names = {split: [example.example_id for example in own] for split, own in chosen.items()}
     listing = read_listing(params, prepared, items, names)
     texts = {split: _profile_texts(params, profiles, split) for split in (c.TRAIN, c.VALIDATION)}
-    learned = text_examples(chosen[c.TRAIN], builder, profiles=texts[c.TRAIN], listing=listing, whole_history=True)
+    whole, weights = params.sft.targets == "all", None
+    if weighted:
+        weights = target_weights(params.sft, items, learned_positions(chosen[c.TRAIN], builder, whole_history=whole))
+    learned = text_examples(
+        chosen[c.TRAIN], builder, profiles=texts[c.TRAIN], listing=listing, whole_history=whole,
+        weigh=weights.of if weights else None,
+    )  # fmt: skip
     held_out = text_examples(chosen[c.VALIDATION], builder, profiles=texts[c.VALIDATION], listing=listing)
-    if not params.prompt.profile:
-        return Material(learned, held_out, {})
-    shares = {
-        split: training_shares(texts[split].get(example.user_id) for example in own) for split, own in chosen.items()
-    }
-    log.info("sft: profiles %s", shares_sentence(params.profiles.engine, shares))
-    return Material(learned, held_out, {"profiles": shares})
+    facts: dict[str, Any] = {"weights": weights.as_dict()} if weights else {}
+    if params.prompt.profile:
+        facts["profiles"] = {
+            split: training_shares(texts[split].get(example.user_id) for example in own)
+            for split, own in chosen.items()
+        }
+        log.info("sft: profiles %s", shares_sentence(params.profiles.engine, facts["profiles"]))
+    return Material(learned, held_out, facts)
 
 
 def _profile_texts(params: Params, profiles: Path, split: str) -> dict[int, str]:

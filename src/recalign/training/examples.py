@@ -1,6 +1,6 @@
 """Token ids to learn from, built by the one prompt builder, so that what is trained is what is evaluated and served."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextExample:
-    """A prompt and one continuation to be learned token by token."""
+    """A prompt and one continuation to be learned token by token.
+
+    weights: of each target in the continuation, with its tokens; empty where all tokens weigh alike.
+    """
 
     example_id: str
     prompt: list[int]
     continuation: list[int]
+    weights: tuple[tuple[float, int], ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -57,8 +61,11 @@ def text_examples(
     profiles: Mapping[int, str] | None = None,
     listing: Listing | None = None,
     whole_history: bool = False,
+    weigh: Callable[[Sequence[int]], Sequence[float]] | None = None,
 ) -> list[TextExample]:
     """Each example's target after its history; with `whole_history`, all titles but the first few too.
+
+    weigh: the weights of items as targets (`Weights.of`); None: all tokens weigh alike.
 
     profiles: user → text shown in the prompt. listing: for prompts that list candidates; those learn the target alone.
     """
@@ -71,7 +78,13 @@ def text_examples(
         else:
             prompt = builder.prompt(example.history, profile=profile, candidates=shown)
             continuation = builder.response(example.target)
-        built.append(TextExample(example.example_id, prompt, continuation))
+        weights: list[tuple[float, int]] = []
+        if weigh:
+            _, learned = builder.learned(example.history, example.target, whole=whole_history)
+            weights = [
+                (weight, len(builder.response(item))) for item, weight in zip(learned, weigh(learned), strict=True)
+            ]
+        built.append(TextExample(example.example_id, prompt, continuation, tuple(weights)))
     return built
 
 

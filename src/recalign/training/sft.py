@@ -14,7 +14,9 @@ from recalign.training.micro_batches import micro_batches
 class LanguageModelling:
     """Mean negative log-likelihood (nats per token) of the continuations; a batch's mean is over its tokens.
 
-    Validation is the same on the targets of held-out examples. micro_tokens: tokens in one forward pass.
+    Where targets have weights it is Σ wᵢ ℓᵢ / N over the N targets of a batch, ℓᵢ the mean over a target's own tokens
+    (`training.weights`). Validation is the mean over tokens on the targets of held-out examples. micro_tokens: tokens
+    in one forward pass.
     """
 
     name = "sft"
@@ -29,7 +31,12 @@ class LanguageModelling:
         return tokens_at_once(self._model, *_ids(examples))
 
     def losses(self, parts: Sequence[Sequence[TextExample]]) -> Iterator[Measured]:
-        """Negative log-likelihood of each part's continuations, over the tokens of all parts."""
+        """Negative log-likelihood of each part's continuations, over the tokens (or weighted targets) of all parts."""
+        if any(example.weights for part in parts for example in part):
+            targets = sum(len(example.weights) for part in parts for example in part)
+            for index in processes.mine(parts):
+                yield Measured(index, self._weighted(parts[index]) / targets, {})
+            return
         total = sum(map(_learned, parts))
         for index in processes.mine(parts):
             yield Measured(index, self._negative(parts[index]) / total, {})
@@ -53,6 +60,18 @@ class LanguageModelling:
 
     def _negative(self, examples: Sequence[TextExample]) -> torch.Tensor:
         return -response_logprobs(self._model, *_ids(examples), exact_logits=False).sums.sum()
+
+    def _weighted(self, examples: Sequence[TextExample]) -> torch.Tensor:
+        """Σ wᵢ ℓᵢ over the targets of a part."""
+        told = response_logprobs(self._model, *_ids(examples), exact_logits=False).tokens[:, 0]
+        shares = [torch.tensor(token_shares(example.weights)) for example in examples]
+        padded = torch.nn.utils.rnn.pad_sequence(shares, batch_first=True).to(told)
+        return -(told * padded).sum()
+
+
+def token_shares(weights: Sequence[tuple[float, int]]) -> list[float]:
+    """What each token of a continuation counts for: its target's weight over the target's number of tokens."""
+    return [weight / tokens for weight, tokens in weights for _ in range(tokens)]
 
 
 def _ids(examples: Sequence[TextExample]) -> tuple[list[list[int]], list[list[list[int]]]]:
