@@ -1,13 +1,16 @@
 """Stage sft: supervised fine-tuning of a new LoRA adapter on histories."""
 
 import logging
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from recalign import project as layout
 from recalign.common import columns as c
 from recalign.common.artifacts import digest_of, read_json
-from recalign.data.records import Items
+from recalign.common.errors import RecalignError
+from recalign.data.records import Example, Items
 from recalign.llm.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.load import Params
@@ -19,6 +22,7 @@ from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import text_examples
 from recalign.training.listing import read_listing
 from recalign.training.loop import train
+from recalign.training.new_items import new_in_epoch, without_new
 from recalign.training.results import learned_from, write_training
 from recalign.training.sft import LanguageModelling
 
@@ -50,17 +54,20 @@ def sft(
     names = {split: [example.example_id for example in own] for split, own in chosen.items()}
     listing = read_listing(params, prepared, items, names)
     texts = {split: _profile_texts(params, profiles, split) for split in (c.TRAIN, c.VALIDATION)}
-    learned = text_examples(chosen[c.TRAIN], builder, profiles=texts[c.TRAIN], listing=listing, whole_history=True)
+    epochs = _by_epoch(chosen[c.TRAIN], items, params)
+    learned = [
+        text_examples(own, builder, profiles=texts[c.TRAIN], listing=listing, whole_history=True) for own in epochs
+    ]
     held_out = text_examples(chosen[c.VALIDATION], builder, profiles=texts[c.VALIDATION], listing=listing)
     inputs = digest_of(
         [params.sft.model_dump(), params.lora.model_dump(), params.seed, params.threads, lm.digest, builder.digest]
-        + [[e.example_id, e.prompt, e.continuation] for e in [*learned, *held_out]]
+        + [[e.example_id, e.prompt, e.continuation] for e in [*chain(*learned), *held_out]]
     )
     checkpoints = Checkpoints(cache / "checkpoints", "sft", inputs, params.checkpoint_seconds)
     task = LanguageModelling(lm.model, held_out, params.sft.micro_tokens)
     result = train(
-        lm.model, task, learned, params.sft, epochs=params.sft.epochs, seed=params.seed, checkpoints=checkpoints,
-        notes=cache / "costs",
+        lm.model, task, lambda epoch: learned[epoch % len(learned)], params.sft, epochs=params.sft.epochs,
+        seed=params.seed, checkpoints=checkpoints, notes=cache / "costs",
     )  # fmt: skip
     facts: dict[str, Any] = {
         "stage": "sft",
@@ -68,7 +75,7 @@ def sft(
         "inputs": inputs,
         "prompt": builder.digest,
         "data": learned_from(prepared, params.prompt.form),
-        "examples": len(learned),
+        "examples": max(map(len, learned)),
         "params": {"sft": params.sft.model_dump(), "lora": params.lora.model_dump(), "seed": params.seed},
     }
     if params.prompt.profile:
@@ -80,6 +87,36 @@ def sft(
     if processes.first():
         write_training(lm, result, facts, out, cache / "costs")
         checkpoints.remove()
+
+
+def _by_epoch(examples: Sequence[Example], items: Items, params: Params) -> list[Sequence[Example]]:
+    """What each epoch learns from, where they differ; else the one list that all of them share.
+
+    Raises RecalignError where an epoch would have nothing to read.
+    """
+    share = params.sft.new_items
+    if not share:
+        return [examples]
+    if params.prompt.form == "candidates":
+        raise RecalignError(
+            f"sft.new_items is {share:g}, but prompt.form 'candidates' lists new items in the prompt; set it to 0, or "
+            "prompt.form to 'history'"
+        )
+    epochs: list[Sequence[Example]] = []
+    for epoch in range(params.sft.epochs):
+        new = new_in_epoch(items.trained.ids, share, epoch, params.seed)
+        epochs.append([own for example in examples if (own := without_new(example, new)) is not None])
+        asked = sum(example.target in new for example in epochs[-1])
+        log.info(
+            "sft: epoch %d treats %d of %d items as new; %d of %d examples ask for one",
+            epoch + 1, len(new), len(items.trained.ids), asked, len(epochs[-1]),
+        )  # fmt: skip
+    if not all(epochs):
+        raise RecalignError(
+            f"sft.new_items is {share:g}, and an epoch has no example left with a history; lower it, or raise "
+            f"sft.examples, now {params.sft.examples}"
+        )
+    return epochs
 
 
 def _profile_texts(params: Params, profiles: Path, split: str) -> dict[int, str]:
