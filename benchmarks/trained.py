@@ -61,11 +61,8 @@ def trained(params: Params, project: Project, seed: int) -> str:
         sft(own, prepared=project.prepared, base=project.base, profiles=project.profiles, out=project.sft,
             cache=project.root / "data/cache")  # fmt: skip
     facts = read_json(project.sft / "training.json")
-    told = {
-        name: facts[name]
-        for name in ("examples", "steps", "best_step", "start_validation_loss", "best_validation_loss")
-        if name in facts
-    }
+    shown = ("examples", "steps", "best_step", "start_validation_loss", "best_validation_loss")
+    told = {name: facts[name] for name in shown}
     return f"SFT {json.dumps(told)}, {time.process_time() - started:.0f} CPU s"
 
 
