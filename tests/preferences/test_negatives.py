@@ -57,7 +57,7 @@ class ByItemNumber:
 @settings(deadline=None)  # how long a draw takes is the machine's affair
 @given(
     taken=st.sets(st.integers(1, 30)),
-    strategy=st.sampled_from(["uniform", "popularity", "hard", "profile", "disliked", "mixed"]),
+    strategy=st.sampled_from(["uniform", "popularity", "hard", "profile", "disliked", "alike", "mixed"]),
     k=st.integers(1, 12),
     seed=st.integers(0, 5),
 )
@@ -124,6 +124,29 @@ def test_a_strategy_with_nothing_left_gives_its_place_to_uniform_and_says_so() -
     assert [n.strategy for n in drawn] == ["hard", "hard", "uniform", "uniform"]
     assert {n.item_id for n in drawn[:2]} == {20, 21}
     assert [n.strategy for n in draw_negatives(example(), met(), pool, params("profile", 2), 0)] == ["uniform"] * 2
+
+
+def test_alike_draws_what_is_about_as_popular_as_the_target() -> None:
+    """Four items are nearest to the target's 8 events (7, 9, 10 and 6); a met one among them is never drawn."""
+    pool = Pool.of(catalogue([100, 90, 8, 7, 9, 10, 6, 1, 1, 0, 300]), 0.75)
+    drawn = {
+        n.item_id
+        for number in range(50)
+        for n in draw_negatives(example(number), met(1, 2), pool, params("alike", 2), 0)
+    }
+    assert drawn == {4, 5, 6, 7}
+    without = [draw_negatives(example(number), met(5, 6), pool, params("alike", 3), 0) for number in range(50)]
+    assert {n.item_id for own in without for n in own if n.strategy == "alike"} == {4, 7}
+    assert all([n.strategy for n in own].count("uniform") == 1 for own in without)
+
+
+def test_of_equally_rare_items_alike_draws_each_as_often() -> None:
+    pool = Pool.of(catalogue([50, 50, 5, *[5] * 12]), 0.75)
+    drawn = Counter(
+        n.item_id for number in range(1200) for n in draw_negatives(example(number), met(), pool, params("alike", 1), 0)
+    )
+    assert set(drawn) == set(range(4, 16))
+    assert all(abs(count - 100) < 40 for count in drawn.values())
 
 
 def test_disliked_draws_what_the_user_disliked_and_nothing_else_of_what_was_met() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from fusion_world import HISTORY, ITEMS, cases, item_knn, ndcg, tiny_llm
+from fusion_world import HISTORY, ITEMS, cases, item_knn, judged, ndcg, tiny_llm
 from validated_log import small_params, write_log
 
 from recalign.common import columns as c
@@ -47,20 +47,21 @@ BEFORE = {  # as fusion.json was written before there were weights for new items
 
 def test_each_kind_gets_the_weights_of_its_own_cases() -> None:
     """Planted: co-occurrence knows known items and gives all new ones one score, content knows both, new ones best."""
-    known, targets = cases({"item_knn": 1.5, "content": 0.5})
+    known, targets = cases({"item_knn": 1.5, "content": 1.0})
     new, new_targets = cases({"item_knn": 0.0, "content": 1.5}, seed=1)
-    fitted = Fusion.fit({"content": new["content"]}, new_targets)
-    fusion = Fusion(Fusion.fit(known, targets).weights, Fusion({"item_knn": 0.0, **fitted.weights}))
+    fitted = Fusion.fit({"content": new["content"]}, judged(new_targets))
+    fusion = Fusion(Fusion.fit(known, judged(targets)).weights, Fusion({"item_knn": 0.0, **fitted.weights}))
     later, answers = cases({"item_knn": 0.0, "content": 1.5}, seed=2)
     later["item_knn"] = np.zeros((400, 10))
 
-    # of normal noise the best weight is the planted strength; these are the fits on 400 cases
-    assert fusion.weights == pytest.approx({"item_knn": 1.5007, "content": 0.4669}, abs=1e-3)
+    # of normal noise the best weight is the planted strength; these are the fits on 400 cases, in steps of the factors
+    assert fusion.weights["content"] == pytest.approx(0.5 * fusion.weights["item_knn"])
+    assert fusion.weights["item_knn"] == pytest.approx(1.5, abs=0.25)
     assert fusion.new is not None
     assert fusion.new.weights == pytest.approx({"item_knn": 0.0, "content": 1.5248}, abs=1e-3)
     everywhere = np.ones((400, 10), dtype=bool)
     assert ndcg(fusion.scores(later, everywhere), answers) == ndcg(later["content"], answers)
-    assert fusion.sentence == "0.76 item_knn + 0.24 content; new items: 1.00 content"
+    assert fusion.sentence == "0.67 item_knn + 0.33 content; new items: 1.00 content"
     assert fusion.read_by == "content"
 
 
@@ -274,14 +275,14 @@ def test_without_hidden_cases_what_reads_new_items_ranks_them_alike_unless_param
         return fuse_systems({name: systems[name] for name in names}, dict.fromkeys(names), trials, told=told)[1]
 
     assert trials.new_weighing is trials.new_validation is None
-    fitted = Fusion.fit(weighing(systems, IDS), trials.weighing.target_index)
+    fitted = Fusion.fit(weighing(systems, IDS), trials.weighing.judged)
     assert fuse(IDS).weights == fitted.weights
     assert fuse(IDS).new == Fusion({"popularity": 0.0, "item_knn": 0.0, "content": 1.0, "content_prior": 1.0})
     assert fuse(IDS, {"content": 0.7}).new.weights["content"] == 0.7  # type: ignore[union-attr]
     with pytest.raises(RecalignError, match=r"evaluate\.new_item_weights names 'minilm', .* it has popularity, item_"):
         fuse(IDS, {"minilm": 1.0})
     plain = ("popularity", "item_knn")
-    assert fuse(plain) == Fusion(Fusion.fit(weighing(systems, plain), trials.weighing.target_index).weights)
+    assert fuse(plain) == Fusion(Fusion.fit(weighing(systems, plain), trials.weighing.judged).weights)
 
 
 def weighing(systems: Mapping[str, Measured], names: tuple[str, ...]) -> dict[str, Floats]:
@@ -294,7 +295,7 @@ def test_without_what_reads_new_items_scores_are_those_of_before(tmp_path: Path,
     trials = read_trials(params, project.prepared, project.profiles)
     systems = {name: own for name, own in measured(project, trials).items() if not name.startswith("content")}
     own, fusion = fuse_systems(systems, dict.fromkeys(systems), trials)
-    weights = Fusion.fit(weighing(systems, tuple(systems)), trials.weighing.target_index).weights
+    weights = Fusion.fit(weighing(systems, tuple(systems)), trials.weighing.judged).weights
 
     assert (fusion.weights, fusion.new, own.system.new_weights) == (weights, None, {})
     for kind, scores in own.scores.items():

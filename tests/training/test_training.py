@@ -22,13 +22,16 @@ from training_world import LONG, World, make_params, make_world, shared_params, 
 
 from recalign.common.artifacts import file_digest, folder_digest, verify
 from recalign.common.errors import RecalignError
+from recalign.data.records import Example, Items
 from recalign.llm.packing import pack
+from recalign.llm.prompts import PromptBuilder
 from recalign.objectives.presets import PRESETS, build_objective
 from recalign.params.sft import SftParams
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample, TextExample
 from recalign.training.loop import Measured, batches, evaluation_steps, learning_rate, train, trainable_weights
 from recalign.training.micro_batches import micro_batches
+from recalign.training.new_items import new_in_epoch, without_new
 from recalign.training.preference import PreferenceTraining
 from recalign.training.sft import LanguageModelling
 
@@ -131,6 +134,71 @@ def test_batches_hold_every_example_once_an_epoch_whatever_the_order_given():
     assert plan == list(batches(examples[::-1], 4, 2, seed=3))
     assert plan[:3] != plan[3:], "each epoch has an order of its own"
     assert plan != list(batches(examples, 4, 2, seed=4))
+
+
+def test_each_epoch_may_have_examples_of_its_own():
+    examples = points(6)
+    plan = list(batches(lambda epoch: examples[3 * epoch : 3 * epoch + 3], 2, 2, seed=3))
+    assert {e.example_id for batch in plan[:2] for e in batch} == {e.example_id for e in examples[:3]}
+    assert {e.example_id for batch in plan[2:] for e in batch} == {e.example_id for e in examples[3:]}
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25, 0.1])
+def test_every_item_is_new_in_its_share_of_the_epochs(share):
+    epochs = [new_in_epoch(range(2000), share, epoch, seed=1) for epoch in range(round(1 / share))]
+    assert sorted(item for new in epochs for item in new) == list(range(2000)), "once each"
+    assert all(abs(len(new) / 2000 - share) < 0.05 for new in epochs)
+    assert new_in_epoch(range(2000), share, 0, seed=2) != epochs[0]
+    assert new_in_epoch(range(50), share, 0, seed=1) == epochs[0] & set(range(50)), "an item's turn is its own"
+
+
+def test_a_new_item_is_the_target_and_never_in_the_history():
+    example = Example("1-9", 1, "train", None, (3, 4, 5, 6, 7), 9)
+    latest = without_new(example, frozenset({4, 6, 12}))
+    assert (latest.history, latest.target) == ((3, 5), 6)
+    itself = without_new(example, frozenset({4, 9}))
+    assert (itself.history, itself.target) == ((3, 5, 6, 7), 9)
+    assert without_new(example, frozenset()) == example
+    first = without_new(example, frozenset({3}))
+    assert (first.history, first.target) == ((4, 5, 6, 7), 9), "nothing stands before it, so a known one is asked for"
+    assert without_new(example, frozenset({3, 4, 5, 6, 7})) is None
+
+
+def test_sft_reads_no_new_item_in_a_history(world, monkeypatch):
+    """What the stage gives the loop: in each epoch every title but the last of a sequence is known."""
+    given = {}
+
+    def caught(model, task, examples, params, *, epochs, **_):
+        given.update({epoch: list(examples(epoch)) for epoch in range(epochs)})
+        raise RecalignError("enough")
+
+    monkeypatch.setattr("recalign.stages.sft.train", caught)
+    params = make_params(sft__epochs=2, sft__new_items=0.5)
+    with pytest.raises(RecalignError, match="enough"):
+        world.sft(params, "never")
+    items, tokenizer = Items.read(world.root / "prepared"), tiny.tokenizer()
+    builder = PromptBuilder(tokenizer, items, params.prompt, "films", clock=False)
+    newline = builder.response(1)[-1]
+    titles = {tuple(builder.response(item)): item for item in items.ids}
+    asked = set()
+    for epoch, examples in given.items():
+        new = new_in_epoch(items.ids, 0.5, epoch, params.seed)
+        assert examples
+        for example in examples:
+            lines, line = [], []
+            for token in [*example.prompt, *example.continuation]:
+                line.append(token)
+                if token == newline:
+                    lines.append(titles.get(tuple(line)))
+                    line = []
+            assert not new & set(lines[:-1])
+            asked |= {lines[-1]} & new
+    assert len(asked) > 5
+
+
+def test_new_items_need_the_form_without_candidates(world):
+    with pytest.raises(RecalignError, match=r"sft\.new_items is 0\.2, but prompt\.form 'candidates'.*set it to 0"):
+        world.sft(make_params(prompt__form="candidates", sft__new_items=0.2), "never")
 
 
 def test_a_batch_stands_in_order_of_length_whoever_is_in_it():

@@ -8,11 +8,12 @@ import tiny
 import torch
 
 from recalign.data.records import Items
-from recalign.evaluation.metrics import draw_lots, metric_values, target_ranks
+from recalign.evaluation.metrics import draw_lots
 from recalign.llm.base import LanguageModel
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.prompt import PromptParams
 from recalign.ranking.language_model import LanguageModelRecommender
+from recalign.ranking.selection import Judged
 from recalign.recommenders.item_knn import ItemKNN, Settings, fitter
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -49,6 +50,11 @@ def cases(strengths: dict[str, float], count: int = 400, seed: int = 0) -> tuple
     return scores, targets.tolist()
 
 
-def ndcg(scores: Floats, targets: list[int]) -> float:
+def judged(targets: list[int], cases_a_user: int = 2) -> Judged:
+    """The targets of lists of 10, a few of them a user's."""
     lots = draw_lots([str(case) for case in range(len(targets))], np.arange(10))
-    return float(metric_values("ndcg_at_10", target_ranks(scores, targets, lots)).mean())
+    return Judged(targets, [case // cases_a_user for case in range(len(targets))], lots)
+
+
+def ndcg(scores: Floats, targets: list[int]) -> float:
+    return float(judged(targets).values(scores).mean())

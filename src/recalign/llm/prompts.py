@@ -29,7 +29,8 @@ class PromptBuilder:
     """Builds every prompt and response of one tokenizer, catalogue and form.
 
     A prompt in the form `history` is a header and one title a line; a response is the very same line, so its newline is
-    the terminator. The form `candidates` lists the candidates and then asks for the next.
+    the terminator. With `prompt.attributes` they follow the titles of histories, and of responses only where
+    `prompt.response_attributes` says so. The form `candidates` lists the candidates and then asks for the next.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class PromptBuilder:
         self._next = self.encode("Next:") + self._newline
         self._cut = 0
         self._titles = self._encode_catalogue(items)
+        self._attributes = self._encode_attributes(items)
         self.digest = digest_of([self._bos, self._header, self._candidates, self._next, params.model_dump()])
 
     def prompt(
@@ -83,10 +85,14 @@ class PromptBuilder:
         return ids + self._candidates + self._lines(candidates) + self._next
 
     def response(self, item: int) -> list[int]:
-        """The line of an item: its title's ids and the newline that ends it."""
+        """The line of an item: its title's ids, its attributes where asked for, and the newline that ends it."""
+        return self.line(item, attributes=self._params.response_attributes)
+
+    def line(self, item: int, *, attributes: bool = True) -> list[int]:
+        """The line of an item in a history. Raises RecalignError for an item that the catalogue lacks."""
         if item not in self._titles:
             raise RecalignError(f"item {item} is not in the catalogue ({len(self._titles)} items)")
-        return self._titles[item] + self._newline
+        return self._titles[item] + (self._attributes.get(item, []) if attributes else []) + self._newline
 
     def neutral(self) -> list[int]:
         """The prompt without any history: what a title's own prior is conditioned on."""
@@ -108,7 +114,7 @@ class PromptBuilder:
         if self._params.form == "candidates":
             return self.prompt(history, profile=profile, candidates=candidates), self.response(target)
         first, learned = self.learned(history, target)
-        return self._opening(profile) + self._lines(first), self._lines(learned)
+        return self._opening(profile) + self._lines(first), self._lines(learned[:-1]) + self.response(target)
 
     def learned(self, history: Sequence[int], target: int, *, whole: bool = True) -> tuple[list[int], list[int]]:
         """The items of the prompt of `sequence` (whole) or `prompt`, and those that are learned, the target last."""
@@ -158,8 +164,29 @@ class PromptBuilder:
         return self._bos + about + self._header
 
     def _lines(self, items: Sequence[int | str]) -> list[int]:
-        lines = [self.title_ids(i) + self._newline if isinstance(i, str) else self.response(i) for i in items]
+        lines = [self.title_ids(i) + self._newline if isinstance(i, str) else self.line(i) for i in items]
         return [token for line in lines for token in line]
+
+    def _encode_attributes(self, items: Items) -> dict[int, list[int]]:
+        """What stands after each title: " | comedy, drama | 1995", cut as titles are; nothing of items that have none.
+
+        Raises RecalignError where no item has an attribute of that name.
+        """
+        names = self._params.attributes
+        known = sorted({name for own in items.attributes.values() for name, values in own.items() if values})
+        strange = [name for name in names if name not in known]
+        if strange:
+            raise RecalignError(
+                f"prompt.attributes names {strange[0]!r}, which no item has; the catalogue has "
+                f"{', '.join(known) or 'titles alone'}"
+            )
+        told: dict[int, list[int]] = {}
+        for item in items.ids if names else ():
+            values = items.attributes.get(item, {})
+            parts = [safe_title(", ".join(values[name])[:LONGEST_READ]) for name in names if values.get(name)]
+            ids = self.encode("".join(f" | {part}" for part in parts if part))
+            told[item] = [token for token in ids if token != self._newline[-1]][: self._params.max_title_tokens]
+        return told
 
     def _encode_catalogue(self, items: Items) -> dict[int, list[int]]:
         empty = next((item for item in items.ids if not safe_title(items.titles[item])), None)

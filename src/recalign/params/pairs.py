@@ -6,13 +6,13 @@ from pydantic import Field
 
 from recalign.params.section import Section
 
-Strategy = Literal["uniform", "popularity", "hard", "profile", "disliked"]
+Strategy = Literal["uniform", "popularity", "hard", "profile", "disliked", "alike"]
 
 
 class PairsParams(Section):
     examples: int = Field(gt=0)
     negatives: int = Field(gt=0)
-    strategy: Literal["uniform", "popularity", "hard", "profile", "disliked", "mixed"]
+    strategy: Literal["uniform", "popularity", "hard", "profile", "disliked", "alike", "mixed"]
     popularity_alpha: float = Field(ge=0.0)
     hard_pool: int = Field(ge=1)
     shares: dict[Strategy, float]

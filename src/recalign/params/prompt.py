@@ -1,8 +1,9 @@
 """`prompt`: what a prompt shows."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from recalign.params.section import Section
 
@@ -13,3 +14,11 @@ class PromptParams(Section):
     training_history: int = Field(ge=1)
     profile: bool
     max_title_tokens: int = Field(ge=1)
+    attributes: tuple[str, ...] = ()  # older params.yaml files lack the next two keys
+    response_attributes: bool = False
+
+    @model_serializer(mode="wrap")
+    def _told(self, handler: Callable[["PromptParams"], dict[str, Any]]) -> dict[str, Any]:
+        """Without attributes nothing is said of them: prompts, and so their digest, are what they were before."""
+        told = handler(self)
+        return told if self.attributes else {k: v for k, v in told.items() if "attributes" not in k}

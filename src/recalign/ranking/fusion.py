@@ -1,12 +1,13 @@
 """Fusion: one ranking from several systems' scores of the same candidates, with weights learned on validation cases.
 
 Scores of different systems have different units, so each list of candidates is brought to mean 0 and deviation 1 a
-system. The weights w ≥ 0 of the standardised scores z minimise the negative log-likelihood of the targets under a
-conditional logit (McFadden 1974), P(target) = softmax(z · w), plus ½ · RIDGE · |w|²: a convex problem with one answer.
-A weight cannot fall below 0: on a few cases, turning a system round would be noise.
+system. What the fusion hears is chosen by NDCG@10 (`selection`): the best single part, and whatever raises it by more
+than noise. The scale of the sum, which changes no list, minimises the negative log-likelihood of the targets under a
+conditional logit (McFadden 1974), P(target) = softmax(w · z), plus ½ · RIDGE · w²: so a fused score is in log-odds.
+A weight is never below 0: on a few cases, turning a system round would be noise.
 
-ID recommenders score thousands of validation cases in a second, a language model a few dozen: so theirs are fitted on
-the many first, and the language model joins on its few with those weights held.
+ID recommenders score thousands of validation cases in a second, a language model a few dozen: so theirs are chosen on
+the many first, and the language model joins on its few with those weights held, by the same rule.
 
 New items (those with fewer than `prepare.cold_events` train events) have weights of their own, fitted likewise on the
 hidden validation cases: what co-occurrence is worth among known items says nothing of items that it cannot see. Each
@@ -31,6 +32,7 @@ from recalign.common.artifacts import read_json, write_json
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.params.recommenders import RecommenderName
+from recalign.ranking.selection import Judged, selected, step
 
 FITTED = "fusion.json"
 RIDGE = 0.25  # in cases; a weight of 2 costs half a nat, so that a handful of cases cannot make it infinite
@@ -51,20 +53,24 @@ class Fusion:
     offset: float | None = None
 
     @classmethod
-    def fit(cls, scores: Mapping[str, Floats], target_index: Sequence[int]) -> "Fusion":
-        """Fit on scores [B, C] a system and the target's column [B] of the same cases.
+    def fit(cls, scores: Mapping[str, Floats], judged: Judged) -> "Fusion":
+        """Fit on scores [B, C] a system of judged cases; names in order, the first of equally good parts is taken.
 
         Raises RecalignError when the systems scored lists of different shape.
         """
         parts = _stacked(scores)
-        weights = _fitted(parts, np.zeros(parts.shape[:2]), target_index)
+        weights = selected(parts, judged)
+        weights *= _scale(parts @ weights, judged.target_index)
         return cls(dict(zip(scores, weights.tolist(), strict=True)))
 
-    def joined(self, name: str, scores: Mapping[str, Floats], target_index: Sequence[int]) -> "Fusion":
-        """This fusion and the system `name`, whose weight is fitted on scores [B, C] of all parts, the others' held."""
-        stacked = _stacked({name: scores[name]})
-        (weight,) = _fitted(stacked, self.scores(scores), target_index).tolist()
-        return Fusion({**self.weights, name: weight})
+    def joined(self, name: str, scores: Mapping[str, Floats], judged: Judged) -> "Fusion":
+        """This fusion and the system `name`, whose weight is fitted on scores [B, C] of all parts, the others' held.
+
+        It is 0 where the system adds no more than noise.
+        """
+        (part,) = np.moveaxis(_stacked({name: scores[name]}), 2, 0)
+        total = sum(self.weights.values()) or 1.0
+        return Fusion({**self.weights, name: step(self.scores(scores), part, total, judged).weight})
 
     def scores(self, scores: Mapping[str, Floats], new: Bools | None = None) -> Floats:
         """[B, C]: the weighted sum of the standardised scores; `new` [B, C] says which candidates are new items.
@@ -248,20 +254,18 @@ def moments(scores: Floats, over: Bools | None = None) -> tuple[Floats, Floats]:
     return mean, np.where(deviation <= 1e-12 * largest, 0.0, deviation)
 
 
-def _fitted(parts: Floats, offset: Floats, target_index: Sequence[int]) -> Floats:
-    """[systems] weights of parts [B, C, systems] that, beside an offset [B, C], make the targets most likely."""
-    rows, targets = np.arange(parts.shape[0]), np.asarray(target_index)
+def _scale(scores: Floats, target_index: Sequence[int]) -> float:
+    """What scores [B, C] are multiplied by, at least 0, so that the targets are most likely."""
+    rows, targets = np.arange(scores.shape[0]), np.asarray(target_index)
 
-    def loss(weights: Floats) -> tuple[float, Floats]:
-        log_chances = log_softmax(parts @ weights + offset, axis=1)
-        expected = np.einsum("bc,bcs->s", np.exp(log_chances), parts)
-        value = -log_chances[rows, targets].sum() + RIDGE / 2 * weights @ weights
-        return float(value), expected - parts[rows, targets].sum(axis=0) + RIDGE * weights
+    def loss(scale: Floats) -> tuple[float, Floats]:
+        log_chances = log_softmax(scores * scale, axis=1)
+        expected = (np.exp(log_chances) * scores).sum()
+        value = -log_chances[rows, targets].sum() + RIDGE / 2 * scale @ scale
+        return float(value), expected - scores[rows, targets].sum() + RIDGE * scale
 
-    systems = parts.shape[2]
-    bounds = [(0.0, None)] * systems
-    found: Floats = minimize(loss, np.full(systems, 1.0 / systems), jac=True, method="L-BFGS-B", bounds=bounds).x
-    return found
+    (found,) = minimize(loss, np.ones(1), jac=True, method="L-BFGS-B", bounds=[(0.0, None)]).x
+    return float(found)
 
 
 def _without(own: BaseModel, told: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -95,14 +95,14 @@ def fuse_systems(
     systems = {name: own.system for name, own in measured.items()}
     trained = [name for name, own in systems.items() if own.kind == LLM and name != UNTRAINED]
     fusion = Fusion.fit(
-        {name: own.weighing for name, own in measured.items() if own.weighing is not None}, trials.weighing.target_index
+        {name: own.weighing for name, own in measured.items() if own.weighing is not None}, trials.weighing.judged
     )
     llm = best_by_validation(systems, trained)
     if llm is not None and random_model:
         fusion = Fusion({**fusion.weights, llm: 0.0})
     elif llm is not None:
         tuning = {name: measured[name].validation for name in [*fusion.weights, llm]}
-        fusion = fusion.joined(llm, tuning, trials.validation.target_index)
+        fusion = fusion.joined(llm, tuning, trials.validation.judged)
     new = _fusion_of_new_items(measured, fusion, None if random_model else llm, trials, told or {})
     fusion = Fusion(fusion.weights, new, offset if new else None)
     scores = {
@@ -144,11 +144,11 @@ def _fusion_of_new_items(
         ids = {name: scores for name in names if (scores := measured[name].new_weighing) is not None}
         # one that scores all new items alike has nothing to say; the minimiser would leave it a millionth of a weight
         telling = {name: scores for name, scores in ids.items() if standardised(scores).any()}
-        new = Fusion.fit(telling or ids, trials.new_weighing.target_index)
+        new = Fusion.fit(telling or ids, trials.new_weighing.judged)
         asked = [*new.weights, *([llm] if llm else [])]
         few = {name: scores for name in asked if (scores := measured[name].new_validation) is not None}
         if llm in few and trials.new_validation:
-            new = new.joined(llm, few, trials.new_validation.target_index)
+            new = new.joined(llm, few, trials.new_validation.judged)
         log.info("fusion: new items by %s, fitted on %d hidden cases", new.sentence, len(trials.new_weighing.cases))
         return Fusion({name: new.weights.get(name, 0.0) for name in names})
     if told:

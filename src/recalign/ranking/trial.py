@@ -18,6 +18,7 @@ from recalign.common.errors import RecalignError
 from recalign.data.records import Case, Items, Met, read_cases
 from recalign.evaluation.metrics import Floats, Lots, Ranks, best_items, draw_lots, target_ranks
 from recalign.evaluation.ranks import CATALOGUE, CATALOGUE_CASES, FULL, KEPT, SAMPLED, SystemRanks, in_case_order
+from recalign.ranking.selection import Judged
 from recalign.recommenders.recommender import Request, Scored, cases_at_once
 
 Ids = NDArray[np.int64]
@@ -87,6 +88,11 @@ class Trial:
         if all(case.candidates is first for case in self.cases):
             return np.array(first, dtype=np.int64)
         return np.array(self.candidates, dtype=np.int64)
+
+    @property
+    def judged(self) -> Judged:
+        """What the cases say of scores in their order."""
+        return Judged(self.target_index, [user for _, user in self.keys], self.lots)
 
     def part(self, start: int, stop: int | None = None) -> "Trial":
         """The cases from one place to before another."""

@@ -47,10 +47,9 @@ def train_llara(params: Params, teacher: Teacher, catalogue: Items, project: Pro
     log.info("%s: %d of %d items have a vector of width %d", name, seen, len(catalogue.ids), width)
     sections = [params.sft.told(), params.lora.model_dump(), params.hybrid.curriculum]
     inputs = digest_of(
-        [*sections, params.seed, params.threads, lm.digest, builder.digest, teacher.digest]
-        + [[e.example_id, e.prompt, e.continuation] for e in [*material.learned, *material.held_out]]
+        [*sections, params.seed, params.threads, lm.digest, builder.digest, teacher.digest] + material.read
     )
-    steps = sum(1 for _ in batches(material.learned, params.sft.batch, params.sft.epochs, params.seed))
+    steps = sum(1 for _ in batches(material.epoch, params.sft.batch, params.sft.epochs, params.seed))
     task = HybridModelling(
         name, lm.model, material.held_out, params.sft.micro_tokens, steps=steps, seed=params.seed,
         curriculum=params.hybrid.curriculum == "linear",
@@ -58,7 +57,7 @@ def train_llara(params: Params, teacher: Teacher, catalogue: Items, project: Pro
     costs = project.costs
     checkpoints = Checkpoints(project.root / layout.CACHE / "checkpoints", task.name, inputs, params.checkpoint_seconds)
     result = train(
-        lm.model, task, material.learned, params.sft, epochs=params.sft.epochs, seed=params.seed,
+        lm.model, task, material.epoch, params.sft, epochs=params.sft.epochs, seed=params.seed,
         checkpoints=checkpoints, notes=costs,
     )  # fmt: skip
     facts: dict[str, Any] = {
@@ -68,7 +67,7 @@ def train_llara(params: Params, teacher: Teacher, catalogue: Items, project: Pro
         "prompt": builder.digest,
         "teacher": {"name": teacher.name, "digest": teacher.digest, "items": seen, "width": width},
         "data": learned_from(project.prepared, params.prompt.form),
-        "examples": len(material.learned),
+        "examples": material.examples,
         "params": dict(zip(("sft", "lora", "curriculum"), sections, strict=True)) | {"seed": params.seed},
     } | material.facts
     if processes.first():

@@ -1,14 +1,17 @@
 """Stage sft: supervised fine-tuning of a new LoRA adapter on histories."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from recalign import project as layout
 from recalign.common import columns as c
 from recalign.common.artifacts import digest_of, read_json
-from recalign.data.records import Items
+from recalign.common.errors import RecalignError
+from recalign.data.records import Example, Items
 from recalign.llm.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.load import Params
@@ -20,6 +23,7 @@ from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import TextExample, text_examples
 from recalign.training.listing import read_listing
 from recalign.training.loop import train
+from recalign.training.new_items import new_in_epoch, without_new
 from recalign.training.results import learned_from, write_training
 from recalign.training.sft import LanguageModelling
 from recalign.training.weights import learned_positions, target_weights
@@ -48,16 +52,15 @@ def sft(
     )  # fmt: skip
     builder = PromptBuilder(lm.tokenizer, items, params.prompt, summary["noun"], clock=summary["clock"])
     material = read_material(params, prepared, profiles, builder, items)
-    learned, held_out = material.learned, material.held_out
     inputs = digest_of(
         [params.sft.told(), params.lora.model_dump(), params.seed, params.threads, lm.digest, builder.digest]
-        + [[e.example_id, e.prompt, e.continuation, *e.weights] for e in [*learned, *held_out]]
+        + material.read
     )
     checkpoints = Checkpoints(cache / "checkpoints", "sft", inputs, params.checkpoint_seconds)
-    task = LanguageModelling(lm.model, held_out, params.sft.micro_tokens)
+    task = LanguageModelling(lm.model, material.held_out, params.sft.micro_tokens)
     result = train(
-        lm.model, task, learned, params.sft, epochs=params.sft.epochs, seed=params.seed, checkpoints=checkpoints,
-        notes=cache / "costs",
+        lm.model, task, material.epoch, params.sft, epochs=params.sft.epochs,
+        seed=params.seed, checkpoints=checkpoints, notes=cache / "costs",
     )  # fmt: skip
     facts: dict[str, Any] = {
         "stage": "sft",
@@ -65,7 +68,7 @@ def sft(
         "inputs": inputs,
         "prompt": builder.digest,
         "data": learned_from(prepared, params.prompt.form),
-        "examples": len(learned),
+        "examples": material.examples,
         "params": {"sft": params.sft.told(), "lora": params.lora.model_dump(), "seed": params.seed},
     }
     facts |= material.facts
@@ -76,12 +79,30 @@ def sft(
 
 @dataclass(frozen=True)
 class Material:
-    """What a language model learns from and is watched on; facts: for training.json, how many prompts show a profile
-    and what targets weigh (nothing where none does)."""
+    """What a language model learns from and is watched on.
 
-    learned: list[TextExample]
+    learned: a list per epoch where epochs differ, else one for all; facts: for training.json, how many prompts show a
+    profile and what targets weigh (nothing where none does).
+    """
+
+    learned: list[list[TextExample]]
     held_out: list[TextExample]
     facts: dict[str, Any]
+
+    def epoch(self, number: int) -> list[TextExample]:
+        """What an epoch, counted from 0, learns from."""
+        return self.learned[number % len(self.learned)]
+
+    @property
+    def examples(self) -> int:
+        """Examples of the epoch that has most."""
+        return max(map(len, self.learned))
+
+    @property
+    def read(self) -> list[list[Any]]:
+        """All that is read, for digests."""
+        examples = [*chain(*self.learned), *self.held_out]
+        return [[e.example_id, e.prompt, e.continuation, *e.weights] for e in examples]
 
 
 def read_material(
@@ -90,20 +111,25 @@ def read_material(
     """The training histories and validation targets of a run, as this builder writes them.
 
     weighted: False leaves out sft.weights. Raises RecalignError where there are none, where prompts show profiles and
-    too few users have one, or where sft.weights names no groups.
+    too few users have one, where sft.weights names no groups, or where sft.new_items leaves an epoch nothing.
     """
     told = read_told(profiles, params.profiles.engine) if params.prompt.profile else nobody
     chosen = {split: sft_examples(params, prepared, split, told) for split in (c.TRAIN, c.VALIDATION)}
     names = {split: [example.example_id for example in own] for split, own in chosen.items()}
     listing = read_listing(params, prepared, items, names)
     texts = {split: _profile_texts(params, profiles, split) for split in (c.TRAIN, c.VALIDATION)}
+    epochs = _by_epoch(chosen[c.TRAIN], items, params)
     whole, weights = params.sft.targets == "all", None
     if weighted:
-        weights = target_weights(params.sft, items, learned_positions(chosen[c.TRAIN], builder, whole_history=whole))
-    learned = text_examples(
-        chosen[c.TRAIN], builder, profiles=texts[c.TRAIN], listing=listing, whole_history=whole,
-        weigh=weights.of if weights else None,
-    )  # fmt: skip
+        positions = learned_positions(list(chain(*epochs)), builder, whole_history=whole)
+        weights = target_weights(params.sft, items, positions)
+    learned = [
+        text_examples(
+            own, builder, profiles=texts[c.TRAIN], listing=listing, whole_history=whole,
+            weigh=weights.of if weights else None,
+        )
+        for own in epochs
+    ]  # fmt: skip
     held_out = text_examples(chosen[c.VALIDATION], builder, profiles=texts[c.VALIDATION], listing=listing)
     facts: dict[str, Any] = {"weights": weights.as_dict()} if weights else {}
     if params.prompt.profile:
@@ -113,6 +139,36 @@ def read_material(
         }
         log.info("sft: profiles %s", shares_sentence(params.profiles.engine, facts["profiles"]))
     return Material(learned, held_out, facts)
+
+
+def _by_epoch(examples: Sequence[Example], items: Items, params: Params) -> list[Sequence[Example]]:
+    """What each epoch learns from, where they differ; else the one list that all of them share.
+
+    Raises RecalignError where an epoch would have nothing to read.
+    """
+    share = params.sft.new_items
+    if not share:
+        return [examples]
+    if params.prompt.form == "candidates":
+        raise RecalignError(
+            f"sft.new_items is {share:g}, but prompt.form 'candidates' lists new items in the prompt; set it to 0, or "
+            "prompt.form to 'history'"
+        )
+    epochs: list[Sequence[Example]] = []
+    for epoch in range(params.sft.epochs):
+        new = new_in_epoch(items.trained.ids, share, epoch, params.seed)
+        epochs.append([own for example in examples if (own := without_new(example, new)) is not None])
+        asked = sum(example.target in new for example in epochs[-1])
+        log.info(
+            "sft: epoch %d treats %d of %d items as new; %d of %d examples ask for one",
+            epoch + 1, len(new), len(items.trained.ids), asked, len(epochs[-1]),
+        )  # fmt: skip
+    if not all(epochs):
+        raise RecalignError(
+            f"sft.new_items is {share:g}, and an epoch has no example left with a history; lower it, or raise "
+            f"sft.examples, now {params.sft.examples}"
+        )
+    return epochs
 
 
 def _profile_texts(params: Params, profiles: Path, split: str) -> dict[int, str]:

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -42,6 +42,7 @@ class Example(Protocol):
 
 E = TypeVar("E", bound=Example)
 E_contra = TypeVar("E_contra", bound=Example, contravariant=True)
+Epochs = Sequence[E] | Callable[[int], Sequence[E]]  # what every epoch reads, or what each one, counted from 0, does
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,12 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rising - 1) / max(1, steps - rising)))
 
 
-def batches(examples: Sequence[E], size: int, epochs: int, seed: int) -> Iterator[list[E]]:
+def batches(examples: Epochs[E], size: int, epochs: int, seed: int) -> Iterator[list[E]]:
     """The batches of all epochs, each in order of length; who is in one is drawn from (seed, epoch, id), never from the
     order given."""
     for epoch in range(epochs):
-        order = sorted(examples, key=lambda e: hashed_order(seed, epoch, e.example_id))
+        own = examples(epoch) if callable(examples) else examples
+        order = sorted(own, key=lambda e: hashed_order(seed, epoch, e.example_id))
         for start in range(0, len(order), size):
             yield sorted(order[start : start + size], key=lambda e: (-e.tokens, e.example_id))
 
@@ -129,7 +131,7 @@ def trainable_weights(model: torch.nn.Module) -> Weights:
 def train(
     model: torch.nn.Module,
     task: Task[E],
-    examples: Sequence[E],
+    examples: Epochs[E],
     params: OptimiserParams,
     *,
     epochs: int,
@@ -143,19 +145,20 @@ def train(
     notes: what earlier runs took, from which the log says beforehand how long this one will.
     Raises RecalignError where there are no examples, or naming the step whose loss or gradient is not finite.
     """
-    if not examples:
+    plan = list(batches(examples, params.batch, epochs, seed))
+    if not plan:
         raise RecalignError(f"{task.name}: no training examples; look at data/prepared/summary.json and pairs.examples")
     weights = trainable_weights(model)
     optimiser = torch.optim.AdamW(weights.values(), lr=params.learning_rate, weight_decay=params.weight_decay)
     state = checkpoints.load(weights, optimiser)
     if state.task:
         task.load_state_dict(state.task)
-    plan = list(batches(examples, params.batch, epochs, seed))
     looks = evaluation_steps(len(plan), params.evaluations)
     seen = list(accumulate(map(len, plan)))
     if processes.first():
         left = plan[state.step :]
-        work = f"{len(examples):,} examples, epochs {epochs}, {len(left)} steps left of {len(plan)}"
+        count = max(len(examples(epoch)) for epoch in range(epochs)) if callable(examples) else len(examples)
+        work = f"{count:,} examples, epochs {epochs}, {len(left)} steps left of {len(plan)}"
         tokens = sum(example.tokens for batch in left for example in batch)
         log.info(reading_forecast(task.name, work, tokens, memory_mb(model), notes))
     if not state.rows:

@@ -1,4 +1,4 @@
-"""Which items an example's user is said to have declined: six ways to draw the K rejected items.
+"""Which items an example's user is said to have declined: seven ways to draw the K rejected items.
 
 Every draw comes from a stream seeded by (seed, example id), so neither the order of rows nor the other examples
 change it. An item that nobody took in training is never drawn: before the cutoff there was nothing to decline, and
@@ -47,13 +47,14 @@ class Pool:
     ids: NDArray[np.int64]
     cumulative: NDArray[np.float64]
     available_from: Mapping[int, datetime] = field(default_factory=dict)
+    popularity: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, items: Items, alpha: float) -> "Pool":
         """The items with at least one train event, weighted by popularity^alpha."""
         ids = [item for item in items.ids if items.popularity[item] > 0]
         weights = np.array([items.popularity[item] for item in ids], dtype=np.float64) ** alpha
-        return cls(np.array(ids, dtype=np.int64), np.cumsum(weights), items.available_from)
+        return cls(np.array(ids, dtype=np.int64), np.cumsum(weights), items.available_from, items.popularity)
 
     @cached_property
     def uniform(self) -> "Pool":
@@ -64,6 +65,14 @@ class Pool:
     def known(self) -> frozenset[int]:
         """The same items as a set."""
         return frozenset(self.ids.tolist())
+
+    def alike(self, target: int, size: int, rng: np.random.Generator) -> list[int]:
+        """The `size` items whose popularity is nearest to the target's, by the difference of logs; equals by lot."""
+        others = rng.permutation(self.ids[self.ids != target])
+        counts = np.array([self.popularity[item] for item in others.tolist()], dtype=np.float64)
+        apart = np.abs(np.log1p(counts) - np.log1p(self.popularity.get(target, 0)))
+        nearest: list[int] = others[np.argsort(apart, kind="stable")[:size]].tolist()
+        return nearest
 
     def could_be_had(self, item: int, cutoff: datetime | None) -> bool:
         """Whether an item was there at the cutoff, as far as is known."""
@@ -100,7 +109,8 @@ def draw_negatives(
     """Draw up to params.negatives distinct items of the pool, none of them in `taken` but for what was disliked.
 
     Each place draws its strategy by `strategy_shares`, then an item by that strategy: `uniform`; `popularity` in
-    proportion to popularity^alpha; `hard` uniformly from `hard`; `profile` in proportion to `plausible` (item ->
+    proportion to popularity^alpha; `hard` uniformly from `hard`; `alike` uniformly from the params.hard_pool items that
+    are about as popular as the target; `profile` in proportion to `plausible` (item ->
     number of the user's claims that hold for it); `disliked` uniformly from what the user disliked before the cutoff.
     A strategy with nothing left gives its place to one that still has something, drawn by the shares of those
     (`mixed`), and where none of the shares has, to `uniform`. Fewer than K come back only when the pool has no more.
@@ -115,7 +125,8 @@ def draw_negatives(
 
     def next_of(strategy: Strategy) -> int | None:
         if strategy not in streams:
-            streams[strategy] = _stream(strategy, rng, pool, hard, plausible or {}, taken.disliked)
+            listed = pool.alike(example.target, params.hard_pool, rng) if strategy == "alike" else hard
+            streams[strategy] = _stream(strategy, rng, pool, listed, plausible or {}, taken.disliked)
         barred = frozenset() if strategy == "disliked" else taken.items
         for item in streams[strategy]:
             if item not in chosen and item not in barred and pool.could_be_had(item, example.cutoff):
@@ -154,7 +165,7 @@ def _stream(
             return _weighted(rng, pool.uniform)
         case "popularity":
             return _weighted(rng, pool)
-        case "hard":
+        case "hard" | "alike":
             return iter(rng.permutation(np.array(hard, dtype=np.int64)).tolist())
         case "profile":
             ids = np.intersect1d(pool.ids, np.array(list(plausible), dtype=np.int64))

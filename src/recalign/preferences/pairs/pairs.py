@@ -34,6 +34,7 @@ REMEDIES: dict[Strategy, str] = {  # what gives a strategy more to draw
     "profile": "lower pairs.examples or pairs.negatives, or raise profiles.claims",
     "disliked": "lower pairs.examples or pairs.negatives (users must have rated so many items below prepare.min_rating "
     "before a case)",
+    "alike": "raise pairs.hard_pool above pairs.negatives",
 }
 SCHEMA = pa.schema(
     [
