@@ -86,9 +86,9 @@ class PromptBuilder:
 
     def response(self, item: int) -> list[int]:
         """The line of an item: its title's ids, its attributes where asked for, and the newline that ends it."""
-        return self.line(item, attributes=self._params.response_attributes)
+        return self.item_line(item, attributes=self._params.response_attributes)
 
-    def line(self, item: int, *, attributes: bool = True) -> list[int]:
+    def item_line(self, item: int, *, attributes: bool = True) -> list[int]:
         """The line of an item in a history. Raises RecalignError for an item that the catalogue lacks."""
         if item not in self._titles:
             raise RecalignError(f"item {item} is not in the catalogue ({len(self._titles)} items)")
@@ -164,7 +164,7 @@ class PromptBuilder:
         return self._bos + about + self._header
 
     def _lines(self, items: Sequence[int | str]) -> list[int]:
-        lines = [self.title_ids(i) + self._newline if isinstance(i, str) else self.line(i) for i in items]
+        lines = [self.title_ids(i) + self._newline if isinstance(i, str) else self.item_line(i) for i in items]
         return [token for line in lines for token in line]
 
     def _encode_attributes(self, items: Items) -> dict[int, list[int]]:

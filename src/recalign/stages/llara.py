@@ -47,7 +47,7 @@ def train_llara(params: Params, teacher: Teacher, catalogue: Items, project: Pro
     log.info("%s: %d of %d items have a vector of width %d", name, seen, len(catalogue.ids), width)
     sections = [params.sft.told(), params.lora.model_dump(), params.hybrid.curriculum]
     inputs = digest_of(
-        [*sections, params.seed, params.threads, lm.digest, builder.digest, teacher.digest] + material.read
+        [*sections, params.seed, params.threads, lm.digest, builder.digest, teacher.digest, *material.read]
     )
     steps = sum(1 for _ in batches(material.epoch, params.sft.batch, params.sft.epochs, params.seed))
     task = HybridModelling(

@@ -52,10 +52,8 @@ def sft(
     )  # fmt: skip
     builder = PromptBuilder(lm.tokenizer, items, params.prompt, summary["noun"], clock=summary["clock"])
     material = read_material(params, prepared, profiles, builder, items)
-    inputs = digest_of(
-        [params.sft.told(), params.lora.model_dump(), params.seed, params.threads, lm.digest, builder.digest]
-        + material.read
-    )
+    sections = [params.sft.told(), params.lora.model_dump()]
+    inputs = digest_of([*sections, params.seed, params.threads, lm.digest, builder.digest, *material.read])
     checkpoints = Checkpoints(cache / "checkpoints", "sft", inputs, params.checkpoint_seconds)
     task = LanguageModelling(lm.model, material.held_out, params.sft.micro_tokens)
     result = train(

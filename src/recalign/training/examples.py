@@ -81,7 +81,7 @@ def text_examples(
         weights: list[tuple[float, int]] = []
         if weigh:
             _, learned = builder.learned(example.history, example.target, whole=whole_history)
-            sizes = [*(len(builder.line(item)) for item in learned[:-1]), len(builder.response(learned[-1]))]
+            sizes = [*(len(builder.item_line(item)) for item in learned[:-1]), len(builder.response(learned[-1]))]
             weights = list(zip(weigh(learned), sizes, strict=True))
         built.append(TextExample(example.example_id, prompt, continuation, tuple(weights)))
     return built
