@@ -130,7 +130,7 @@ class StatePrompts(PromptBuilder):
 
     def line(self, ids: Sequence[int]) -> str:
         """The title of a line's ids, cleaned as titles are."""
-        return safe_title(self._tokenizer.decode(list(ids)))
+        return safe_title(str(self._tokenizer.decode(list(ids))))
 
     @property
     def line_end(self) -> int:
