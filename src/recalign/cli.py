@@ -123,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_explain(commands)
     _add_batch(commands)
     _add_doctor(commands)
+    _add_estimate(commands)
     _add_audit(commands)
     _add_compare(commands)
     _add_table(commands)
@@ -307,6 +308,14 @@ def _add_doctor(commands: Commands) -> None:
     doctor.add_argument("--items", type=Path, help="the log's table of items, where titles have a file of their own")
     _add_json_file(doctor, "json_file")
     doctor.set_defaults(run=lambda a: _call("doctor")(a.file, items=a.items, speed=a.speed, json_file=a.json_file))
+
+
+def _add_estimate(commands: Commands) -> None:
+    estimate = commands.add_parser("estimate", help="whether a language model can pay on a log: a probe of seconds")
+    estimate.add_argument("file", type=Path, nargs="?", help="your log (CSV or Parquet); none: the prepared data")
+    estimate.add_argument("--items", type=Path, help="the log's table of items, where titles have a file of their own")
+    _add_json_file(estimate, "json_file")
+    estimate.set_defaults(run=lambda a: _call("estimate")(a.file, items=a.items, json_file=a.json_file))
 
 
 def _add_audit(commands: Commands) -> None:

@@ -1,5 +1,6 @@
 """Sequence encoders and their training: losses by hand, what a state may see, and that the models learn."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import get_args
@@ -16,12 +17,15 @@ from recalign.data.records import Items
 from recalign.params.load import load_params
 from recalign.params.recommenders import NextItemParams
 from recalign.recommenders.held_out import held_out
+from recalign.recommenders.item_text import TextReader
 from recalign.recommenders.neural import losses as item_losses
 from recalign.recommenders.neural.encoders import Block, Caser, Dropout, EncoderName, GRU4Rec, SASRec
+from recalign.recommenders.neural.item_vectors import TextEmbedding, whitened
 from recalign.recommenders.neural.next_item import NO_TARGET, Histories, batch_loss, fit_next_item
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recommender import Request, top
+from recalign.recommenders.roster import load_fitted
 
 ENCODERS = get_args(EncoderName)
 DEFAULT = load_params(Path(__file__).parents[2] / "params.yaml").recommenders.next_item
@@ -337,3 +341,109 @@ def test_sets_are_learned_as_sets() -> None:
     cases = held_out(FORTY, events, False, 1)
     popularity = cases.value(Popularity.fit(FORTY, cases.events))
     assert max(row["ndcg_at_10"] for row in report["tried"]) > popularity + 0.1
+
+
+def described(popular: int = 30) -> Items:
+    """Forty items in five genres; the last ten are new: no train event counts for them."""
+    ids = FORTY.ids
+    genres = {item: {"genre": [f"genre {item % 5}"], "year": [str(1950 + item)]} for item in ids}
+    return replace(FORTY, attributes=genres, popularity={item: int(place < popular) for place, item in enumerate(ids)})
+
+
+def text_params(text: str, **more: object) -> NextItemParams:
+    asked: dict[str, object] = {
+        "epochs": 3,
+        "patience": 1,
+        "dimension": 16,
+        "text_encoder": "attributes",
+        "text": text,
+        **more,
+    }
+    return quick(**asked)
+
+
+def known_log() -> pa.Table:
+    """Walks among the first thirty items."""
+    return chain_log(80, each=8, items=30)
+
+
+def test_without_text_weights_and_settings_are_those_of_before(tmp_path: Path) -> None:
+    """Bit for bit, whatever else the text parameters say; the settings file has no word of text."""
+    plain, _ = fit_next_item("sasrec", FORTY, known_log(), True, 1, quick(epochs=2), threads=1)
+    told: dict[str, object] = {"epochs": 2, "text_encoder": "tfidf", "text_share": 0.3, "text_bound": 2.0}
+    other, _ = fit_next_item("sasrec", FORTY, known_log(), True, 1, quick(**told), threads=1)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(plain.encoder.state_dict().values(), other.encoder.state_dict().values(), strict=True)
+    )
+    plain.save(tmp_path)
+    assert "text" not in (tmp_path / "settings.json").read_text(encoding="utf-8")
+
+
+def test_whitened_columns_are_alike_in_length_and_at_right_angles() -> None:
+    catalogue = described()
+    vectors = whitened(catalogue, "attributes", 4, TextReader())
+    known = vectors[: len(catalogue.trained.ids)].double()
+    moments = known.T @ known / len(known)
+    assert torch.allclose(moments, torch.eye(4, dtype=torch.float64) / 4, atol=1e-5)
+    assert known.mean(dim=0).abs().max() < 1e-6
+    wide = whitened(catalogue, "attributes", 32, TextReader())
+    assert (wide[:, 20:] == 0).all(), "beyond the rank there is nothing"
+    assert wide[-1].norm() > 0.3, "a new item is read too"
+
+
+def test_items_that_are_described_alike_are_refused() -> None:
+    bare = replace(FORTY, attributes={item: {} for item in FORTY.ids})
+    with pytest.raises(RecalignError, match=r"next_item\.text reads 'attributes', which says the same of all items"):
+        whitened(bare, "attributes", 4, TextReader())
+
+
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec"])
+def test_frozen_dimensions_have_no_gradient_and_stay(name: EncoderName) -> None:
+    catalogue = described()
+    model, _ = fit_next_item(name, catalogue, known_log(), True, 1, text_params("split", text_share=0.25), threads=1)
+    table = model.encoder.embedding
+    assert isinstance(table, TextEmbedding)
+    assert [key for key, _ in table.named_parameters()] == ["own"]
+    assert table.weight.shape == (41, 16)
+    assert torch.equal(table.weight[:-1, :4], whitened(catalogue, "attributes", 4, TextReader()))
+    assert table.own[:30].abs().min() > 0, "known items learn"
+    assert (table.own[30:40] == 0).all(), "new ones are read by their text alone"
+
+
+@pytest.mark.parametrize("bound", [0.01, 0.5])
+def test_what_delta_learns_is_bounded(bound: float) -> None:
+    catalogue = described()
+    model, _ = fit_next_item(
+        "sasrec", catalogue, known_log(), True, 1, text_params("delta", text_bound=bound, learning_rate=0.1), threads=1
+    )
+    table = model.encoder.embedding
+    assert isinstance(table, TextEmbedding)
+    moved = (table.weight - table.text)[:-1].norm(dim=1)
+    most = bound * table.text[:-1].norm(dim=1).mean()
+    assert moved.max() <= most * (1 + 1e-5)
+    assert table.own[:30].norm(dim=1).max() > most, "the bound was needed"
+    assert (moved[30:] == 0).all()
+
+
+@pytest.mark.parametrize("text", ["split", "delta"])
+@pytest.mark.parametrize("loss", ["sampled", "full"])
+def test_an_encoder_with_text_comes_back_and_tells_new_items_apart(tmp_path: Path, text: str, loss: str) -> None:
+    catalogue = described()
+    model, _ = fit_next_item("sasrec", catalogue, known_log(), True, 1, text_params(text, loss=loss), threads=1)
+    model.save(tmp_path)
+    again = load_fitted("sasrec", tmp_path, catalogue)
+    asked = [Request(1, (catalogue.ids[0], catalogue.ids[5]))]
+    scores = model.scores(asked, None)
+    assert torch.equal(scores, again.scores(asked, None))
+    assert scores.shape == (1, 40), "new items are ranked, not put last"
+    assert scores[0, 30:].unique().numel() == 10
+    assert torch.isfinite(scores).all()
+
+
+def test_new_items_are_nobodys_wrong_answers() -> None:
+    histories = Histories(described(), known_log())
+    drawn = histories.drawn(5000, np.random.default_rng(0))
+    assert set(drawn.tolist()) == set(range(30))
+    every = Histories(FORTY, known_log()).drawn(9, np.random.default_rng(4))
+    assert every.tolist() == np.random.default_rng(4).integers(40, size=9).tolist(), "as before there was text"

@@ -1,18 +1,15 @@
 """Command doctor: what is wrong with the machine, the project or your own table, and the fix."""
 
-import logging
 import os
 import shlex
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recalign.common.console import STDOUT, check_json_file, give_json
 from recalign.common.errors import RecalignError
-from recalign.doctor.findings import Finding, print_findings, worst
+from recalign.doctor.findings import Finding, print_findings, quiet, worst
 from recalign.doctor.own_table import examine, params_block
 from recalign.doctor.project import check_project
 from recalign.params.base import BaseParams
@@ -34,7 +31,7 @@ def doctor(
     if items is not None and file is None:
         raise RecalignError(f"--items is {items}, and there is no log beside it; give both: doctor LOG --items ITEMS")
     check_json_file(json_file)
-    with _quiet():
+    with quiet():
         if speed:
             return _speed(load_params(), json_file)
         if file is not None:
@@ -47,18 +44,6 @@ def check_all() -> list[Finding]:
     from recalign.registry.health import registry_state
 
     return check_project({"registry": registry_state})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out what the parts say of themselves when they run: the findings say it in their place."""
-    logger = logging.getLogger("recalign")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _conclude(findings: list[Finding], json_file: Path | None, **more: Any) -> int:

@@ -1,6 +1,8 @@
 """What the doctor found: a line a check, with the fix where something is wrong."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +27,18 @@ class Finding:
     state: State
     found: str
     fix: str = ""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what the parts say of themselves when they run: what is found says it in their place."""
+    logger = logging.getLogger("recalign")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def from_error(name: str, error: RecalignError) -> Finding:

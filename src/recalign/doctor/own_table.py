@@ -3,6 +3,7 @@
 import io
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,16 +39,17 @@ class Examined:
     trial: Trial | None = None
 
 
-def examine(path: Path, items: Path | None, params: Params) -> Examined:
+def examine(path: Path, items: Path | None, params: Params, keep: Path | None = None) -> Examined:
     """Look at a log (CSV or Parquet) and, where there is one, its table of items.
 
+    keep: an existing folder where the stages leave what they write, as in data/; None: it is thrown away.
     Raises RecalignError for a file that is missing, empty, not UTF-8 or no table.
     """
     for file in filter(None, (path, items)):
         if not file.is_file():
             raise RecalignError(f"{file} is missing; give the path of a CSV or Parquet file")
-    with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary)
+    with nullcontext(keep) if keep else tempfile.TemporaryDirectory() as made:
+        place = Path(made)
         with database(place / "look", params.prepare.memory_limit, params.threads) as connection:
             connection.execute(MALFORMED)
             columns = _columns(connection, "interactions", path, params.table.columns, "table.columns")

@@ -76,6 +76,11 @@ def _rates(base: Path, params: Params, compute: str, quantisation: str) -> tuple
     lm = load_language_model(
         base, settings, new_adapter=params.lora, trainable=True, seed=params.seed, threads=params.threads
     )
+    return rates(lm)
+
+
+def rates(lm: LanguageModel) -> tuple[float, float]:
+    """Tokens a second of a model with a trainable adapter: of scoring, and of a training step without the optimiser."""
     training = _rate(lm, lambda: _step(lm))
     lm.model.eval()
     return _rate(lm, lambda: _score(lm)), training

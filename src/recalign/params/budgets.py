@@ -6,7 +6,7 @@ from pydantic import Field
 
 from recalign.params.section import Section
 
-Budget = Literal["smoke", "demo", "few-shot", "full"]
+Budget = Literal["smoke", "demo", "few-shot", "hour", "full"]
 
 
 class BudgetValues(Section):

@@ -12,6 +12,18 @@ RecommenderName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")
 ItemEncoder = Literal["attributes", "tfidf", "minilm", "base", "model"]
 
 
+def check_encoder(encoder: str) -> str:
+    """The name of blocks joined by "+". Raises ValueError for one that is unknown, or named twice."""
+    allowed, blocks = get_args(ItemEncoder), encoder.split("+")
+    for block in blocks:
+        if block not in allowed:
+            hint = did_you_mean(block, allowed)
+            raise ValueError(f"'{block}' in '{encoder}' is none of {', '.join(allowed)}{hint}")
+    if len(set(blocks)) < len(blocks):
+        raise ValueError(f"'{encoder}' names a block twice; name each once")
+    return encoder
+
+
 class NextItemParams(Section):
     loss: Literal["binary", "sampled", "full"]
     negatives: int = Field(ge=1)
@@ -23,6 +35,15 @@ class NextItemParams(Section):
     learning_rate: float = Field(gt=0.0)
     epochs: int = Field(ge=1)
     patience: int = Field(ge=1)
+    text: Literal["none", "split", "delta"] = "none"  # older params.yaml files lack these four
+    text_encoder: str = "attributes+tfidf"
+    text_share: float = Field(default=0.5, gt=0.0, lt=1.0)
+    text_bound: float = Field(default=0.5, gt=0.0)
+
+    @field_validator("text_encoder")
+    @classmethod
+    def _known_blocks(cls, encoder: str) -> str:
+        return check_encoder(encoder)
 
 
 class McrlParams(Section):
@@ -64,15 +85,8 @@ class ContentParams(Section):
     @field_validator("encoders")
     @classmethod
     def _known_blocks(cls, encoders: tuple[str, ...]) -> tuple[str, ...]:
-        allowed = get_args(ItemEncoder)
         for encoder in encoders:
-            blocks = encoder.split("+")
-            for block in blocks:
-                if block not in allowed:
-                    hint = did_you_mean(block, allowed)
-                    raise ValueError(f"'{block}' in '{encoder}' is none of {', '.join(allowed)}{hint}")
-            if len(set(blocks)) < len(blocks):
-                raise ValueError(f"'{encoder}' names a block twice; name each once")
+            check_encoder(encoder)
         return encoders
 
 

@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 class Entry:
     """module: with `fit` and `load`; ranked_by: what orders items, in words; clock: it needs one.
 
-    reads_new: it knows items without train events too, so it is fitted on the whole catalogue.
+    reads_new: it knows items without train events too, so it is fitted on the whole catalogue; may_read_text: it does
+    where recommenders.next_item.text says so.
     """
 
     module: str
     ranked_by: str
     clock: bool = False
     reads_new: bool = False
+    may_read_text: bool = False
 
 
 ROSTER = {
@@ -40,8 +42,8 @@ ROSTER = {
     "item_knn": Entry("recalign.recommenders.item_knn", "co-occurrence"),
     "ease": Entry("recalign.recommenders.ease", "linear item weights"),
     "markov": Entry("recalign.recommenders.markov", "transitions", clock=True),
-    "sasrec": Entry("recalign.recommenders.neural.next_item", "self-attention"),
-    "gru4rec": Entry("recalign.recommenders.neural.next_item", "recurrent states"),
+    "sasrec": Entry("recalign.recommenders.neural.next_item", "self-attention", may_read_text=True),
+    "gru4rec": Entry("recalign.recommenders.neural.next_item", "recurrent states", may_read_text=True),
     "caser": Entry("recalign.recommenders.neural.next_item", "convolutions"),
     "mcrl": Entry("recalign.recommenders.neural.mcrl", "supervised head"),
     "dreamrec": Entry("recalign.recommenders.neural.next_embedding", "generated embedding"),
@@ -88,7 +90,8 @@ def fit(
     from recalign.recommenders.transplanted import on_catalogue
 
     entry = known(name, "the recommender")
-    own = catalogue if entry.reads_new else catalogue.trained
+    by_text = entry.may_read_text and params.recommenders.next_item.text != "none"
+    own = catalogue if entry.reads_new or by_text else catalogue.trained
     log = Fitting(name, own, events, clock, params.seed, params.threads, params.recommenders, met, hidden)
     recommender, tuning = importlib.import_module(entry.module).fit(log)
     return on_catalogue(recommender, own, catalogue), tuning
@@ -114,8 +117,10 @@ def load_fitted(name: str, path: Path, catalogue: "Items") -> "Recommender":
     Raises RecalignError for an unknown name, or when the folder holds another recommender, or one fitted on other items
     than those with train events (content: than those of the catalogue).
     """
+    from recalign.recommenders.store import settings_of
     from recalign.recommenders.transplanted import on_catalogue
 
     entry = known(name, "the recommender")
-    own = catalogue if entry.reads_new else catalogue.trained
+    by_text = entry.may_read_text and "text" in settings_of(path)
+    own = catalogue if entry.reads_new or by_text else catalogue.trained
     return on_catalogue(importlib.import_module(entry.module).load(name, path, own), own, catalogue)

@@ -141,6 +141,12 @@ def save_state(
     write_json(path / SETTINGS, {"name": name, "catalogue": digest_of(catalogue.ids), "settings": settings})
 
 
+def settings_of(path: Path) -> dict[str, Any]:
+    """The settings that `save_state` wrote; empty where there are none. Nothing else of the folder is checked."""
+    file = path / SETTINGS
+    return dict(read_json(file)["settings"]) if file.is_file() else {}
+
+
 def load_state(path: Path, name: str, catalogue: Items) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Arrays and settings as `save_state` wrote them.
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool1d, pad, relu, scaled_dot_product_attention
 
+from recalign.recommenders.neural.item_vectors import TextEmbedding
+
 EncoderName = Literal["sasrec", "gru4rec", "caser"]
 INITIAL = 0.02  # standard deviation of embeddings at the start, as in BERT
 
@@ -33,8 +35,9 @@ class Encoder(nn.Module):
 
     def __init__(self, items: int, dimension: int, dropout: float) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(items + 1, dimension)
-        nn.init.normal_(self.embedding.weight, std=INITIAL)
+        plain = nn.Embedding(items + 1, dimension)
+        nn.init.normal_(plain.weight, std=INITIAL)
+        self.embedding: nn.Embedding | TextEmbedding = plain
         self.dropout = Dropout(dropout)
         self.bias = nn.Parameter(torch.zeros(items))  # of an item, so that embeddings need not learn popularity
 

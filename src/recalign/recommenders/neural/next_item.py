@@ -6,7 +6,7 @@ so many, so that the newest likes are not lost. The random numbers are drawn fro
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, cast
@@ -20,8 +20,10 @@ from recalign.common import columns as c
 from recalign.data.records import Items
 from recalign.params.recommenders import NextItemParams
 from recalign.recommenders.held_out import METRIC, HeldOut, held_out
+from recalign.recommenders.item_text import TextReader
 from recalign.recommenders.neural import losses as item_losses
-from recalign.recommenders.neural.encoders import Encoder, EncoderName
+from recalign.recommenders.neural.encoders import INITIAL, Encoder, EncoderName
+from recalign.recommenders.neural.item_vectors import TextEmbedding, whitened
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder, filled
 from recalign.recommenders.recommender import Fitting, Recommender, Tuning, own_seed
 from recalign.recommenders.store import columns_of
@@ -50,6 +52,8 @@ class Histories:
         """events: user_id, item_id and position (the user's order)."""
         ordered = events.sort_by([(c.USER, "ascending"), (c.POSITION, "ascending")])
         self.items = len(catalogue.ids)
+        known = columns_of(catalogue, np.array(catalogue.trained.ids))
+        self.known = None if len(known) == self.items else torch.from_numpy(known)  # None: all of them
         _, users, counts = np.unique(ordered[c.USER].to_numpy(), return_inverse=True, return_counts=True)
         columns = columns_of(catalogue, ordered[c.ITEM].to_numpy())
         self.likes = np.split(columns, np.cumsum(counts)[:-1]) if len(counts) else []
@@ -73,6 +77,11 @@ class Histories:
             read, wanted, users, ended = zip(*batch, strict=True)
             blocks = filled(read, self.items), filled(wanted, NO_TARGET)
             yield Batch(*blocks, torch.tensor(users), torch.tensor(ended))
+
+    def drawn(self, count: int, draw: np.random.Generator) -> Tensor:
+        """[K] columns of trained items, with repeats: new ones are nobody's wrong answers."""
+        places = torch.from_numpy(draw.integers(self.items if self.known is None else len(self.known), size=count))
+        return places if self.known is None else self.known[places]
 
     def allowed(self, users: Tensor, drawn: Tensor) -> Tensor:
         """[B, K] whether each user [B] never liked each of the drawn items [K]."""
@@ -98,7 +107,7 @@ H = TypeVar("H", bound=Heads | None)
 class Training:
     """An encoder's training, alike on the part of a log that chooses its epochs and on all of it.
 
-    settings: the encoder's; seed: of all its random numbers.
+    settings: the encoder's; seed: of all its random numbers; text: vectors [items, width] where items are read by it.
     """
 
     name: EncoderName
@@ -106,11 +115,21 @@ class Training:
     settings: Settings
     seed: int
     params: NextItemParams
+    text: Tensor | None = None
 
     @classmethod
     def of(cls, name: EncoderName, catalogue: Items, clock: bool, seed: int, params: NextItemParams) -> "Training":
         """What `params` say of a log with or without a clock, in a run with `seed`."""
         return cls(name, catalogue, Settings.of(params, clock), own_seed(seed, name), params)
+
+    def reading(self, read: TextReader) -> "Training":
+        """The same, with items read by their text as params say; itself where they say none, and for Caser."""
+        params = self.params
+        if params.text == "none" or self.name == "caser":
+            return self
+        width = params.dimension if params.text == "delta" else max(1, round(params.text_share * params.dimension))
+        settings = replace(self.settings, text=params.text, text_width=width, text_bound=params.text_bound)
+        return replace(self, settings=settings, text=whitened(self.catalogue, params.text_encoder, width, read))
 
     def fit(self, events: pa.Table, cases: HeldOut, make_heads: Callable[[Encoder], H]) -> tuple[Sequential, H, Tuning]:
         """Trained on all events for as many epochs as are best on the held-out cases; also what was tried."""
@@ -132,6 +151,9 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             encoder = build_encoder(self.name, len(self.catalogue.ids), self.settings)
+            if self.text is not None and isinstance(encoder.embedding, TextEmbedding):
+                known = columns_of(self.catalogue, np.array(self.catalogue.trained.ids))
+                encoder.embedding.fill(self.text, known, INITIAL)
         model, heads = Sequential(self.catalogue, self.name, encoder, self.settings), make_heads(encoder)
         beside: Heads | None = heads
         weights = [*encoder.parameters(), *(beside.parameters() if beside else ())]
@@ -168,7 +190,8 @@ def fit_next_item(
     events, seed and params give the same weights on one machine.
     """
     torch.set_num_threads(threads)
-    training, cases = Training.of(name, catalogue, clock, seed, params), held_out(catalogue, events, clock, seed, met)
+    training = Training.of(name, catalogue, clock, seed, params).reading(TextReader(threads=threads))
+    cases = held_out(catalogue, events, clock, seed, met)
     model, _, report = training.fit(events, cases, lambda encoder: None)
     return model, report
 
@@ -215,8 +238,13 @@ def batch_loss(
     real = batch.targets != NO_TARGET
     asked, wanted = states[real], batch.targets[real]
     if params.loss == "full":
-        return item_losses.full(encoder.scores(asked), wanted).mean()
-    drawn = torch.from_numpy(draw.integers(histories.items, size=params.negatives))
+        scores = encoder.scores(asked)
+        if histories.known is not None:
+            new = torch.ones(histories.items, dtype=torch.bool)
+            new[histories.known] = False
+            scores = scores.masked_fill(new, -torch.inf)
+        return item_losses.full(scores, wanted).mean()
+    drawn = histories.drawn(params.negatives, draw)
     allowed = histories.allowed(batch.users, drawn).repeat_interleave(real.sum(dim=1), dim=0)
     loss = item_losses.sampled if params.loss == "sampled" else item_losses.binary
     return loss(encoder.scores_of_one(asked, wanted), encoder.scores_of_all(asked, drawn), allowed).mean()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from recalign.data.records import Items
 from recalign.params.recommenders import NextItemParams
 from recalign.recommenders.neural.encoders import Caser, Encoder, EncoderName, GRU4Rec, SASRec
+from recalign.recommenders.neural.item_vectors import TextEmbedding, TextUse
 from recalign.recommenders.recommender import Request
 from recalign.recommenders.store import CELLS, columns_of, in_blocks, load_state, save_state
 
@@ -21,7 +23,8 @@ class Settings:
     """What an encoder is built from: widths in floats, lengths in items.
 
     length: most recent items that it reads; window: those that Caser's filters cover; ordered: False where histories
-    are sets, so that SASRec gets no positions.
+    are sets, so that SASRec gets no positions. text, text_width, text_bound: as in `TextEmbedding`; told only where
+    items are read by their text.
     """
 
     dimension: int = 64
@@ -29,6 +32,14 @@ class Settings:
     length: int = 50
     window: int = 5
     ordered: bool = True
+    text: TextUse = "none"
+    text_width: int = 0
+    text_bound: float = 0.0
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What is kept beside the weights: nothing of text where there is none."""
+        return {key: value for key, value in asdict(self).items() if self.text != "none" or not key.startswith("text")}
 
     @classmethod
     def of(cls, params: NextItemParams, clock: bool) -> "Settings":
@@ -98,7 +109,7 @@ class Sequential:
     def save(self, path: Path) -> None:
         """Write the weights and settings into the folder `path`."""
         weights = {name: value.numpy() for name, value in self.encoder.state_dict().items()}
-        save_state(path, self.name, self.catalogue, weights, asdict(self.settings))
+        save_state(path, self.name, self.catalogue, weights, self.settings.told)
 
     @classmethod
     def load(cls, name: EncoderName, path: Path, catalogue: Items) -> "Sequential":
@@ -111,6 +122,15 @@ class Sequential:
 
 def build_encoder(name: EncoderName, items: int, settings: Settings) -> Encoder:
     """A new encoder over so many items, with weights drawn from torch's random numbers."""
+    encoder = _without_text(name, items, settings)
+    if settings.text != "none":
+        encoder.embedding = TextEmbedding(
+            items, settings.dimension, settings.text, settings.text_width, settings.text_bound
+        )
+    return encoder
+
+
+def _without_text(name: EncoderName, items: int, settings: Settings) -> Encoder:
     match name:
         case "sasrec":
             return SASRec(items, settings.dimension, settings.dropout, settings.length, settings.ordered)

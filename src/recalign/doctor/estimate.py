@@ -1,0 +1,183 @@
+"""Whether a language model can pay on a log, before any long run: who is cold, what text says, what it would cost.
+
+The verdict follows from a stated rule (`verdict_of`, docs/how-to.md). It never promises: "yes" comes from a table that
+a run has measured on this very log, and from nothing else.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.compute as pc
+
+from recalign.common import columns as c
+from recalign.common.artifacts import read_json, read_parquet
+from recalign.data.records import Items, longest_histories, read_cases, read_outlines, read_whole
+from recalign.params.load import Params
+
+RARE = 5  # train events below which co-occurrence says next to nothing of an item
+BOUNDS = (1, RARE, 10)
+COLD_SHARE = 0.05  # of the events that are asked for, on rare items: below it, new items are no reason
+FEWEST_ITEMS = 20  # a list takes so many
+TELLING = 0.1  # share of the items whose text says something that another item's says too
+SAMPLE = 200  # cases and histories whose tokens are counted
+
+Verdict = Literal["yes", "only for new items", "no"]
+
+
+@dataclass(frozen=True)
+class Coldness:
+    """What the newest events ask for. asked: likes of validation and test time; under: their share on items with fewer
+    train events than each bound; rare_items: different items among them under RARE; views: test cases by view."""
+
+    asked: int
+    under: dict[int, float]
+    rare_items: int
+    views: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Shares of the items: with an attribute; whose title has a word that another title has."""
+
+    attributes: float
+    titles: float
+
+    @property
+    def tells(self) -> bool:
+        """Whether a model could learn from what is written of items."""
+        return max(self.attributes, self.titles) >= TELLING
+
+
+@dataclass(frozen=True)
+class Cost:
+    """On this machine, as the params are. case_tokens: of one ranking of a list; per_thousand: seconds of ranking one
+    list for each of a thousand users; sft: seconds of all training histories, by number of histories."""
+
+    model: str
+    scoring: float
+    training: float
+    case_tokens: float
+    per_thousand: float
+    sft: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """All that `recalign estimate` says; cost: None where there is no base model here."""
+
+    coldness: Coldness
+    text: Text
+    cost: Cost | None
+    measured: str | None
+    verdict: Verdict
+    reason: str
+
+
+def estimate(params: Params, prepared: Path, base: Path | None, scorecard: Path | None) -> Estimate:
+    """Look at prepared data. base: the base model's folder; scorecard: what a run has measured; None or missing: none.
+
+    Raises RecalignError where the prepared data are missing or damaged.
+    """
+    catalogue, summary = Items.read(prepared), read_json(prepared / "summary.json")
+    coldness, text = coldness_of(prepared, catalogue, summary), text_of(catalogue)
+    measured = _measured(scorecard, summary["data_digest"])
+    verdict, reason = verdict_of(coldness, text, measured)
+    cost = cost_of(params, prepared, base, catalogue, summary) if base and (base / "base.json").is_file() else None
+    return Estimate(coldness, text, cost, measured, verdict, reason)
+
+
+def verdict_of(coldness: Coldness, text: Text, measured: str | None) -> tuple[Verdict, str]:
+    """The rule, in its order. measured: the answer that a run of this log has printed."""
+    if measured and "? Yes" in measured:
+        return "yes", "a run has measured it on this log: above the best ID recommender by its interval"
+    if not text.tells:
+        return "no", (
+            f"neither titles nor attributes say what items have in common ({text.titles:.0%} of the titles share a "
+            f"word, {text.attributes:.0%} of the items have an attribute), and that is all that it can read"
+        )
+    share = coldness.under[RARE]
+    if share < COLD_SHARE:
+        return "no", (
+            f"{share:.1%} of what is asked for has fewer than {RARE} train events (below {COLD_SHARE:.0%}): where "
+            "items are known, no language model of this size has ranked above item-kNN on any log that we measured"
+        )
+    if coldness.rare_items < FEWEST_ITEMS:
+        return "no", (
+            f"only {coldness.rare_items} rare items are asked for, and a list takes {FEWEST_ITEMS}: too few to train "
+            "for or to measure on"
+        )
+    return "only for new items", (
+        f"{share:.1%} of what is asked for has fewer than {RARE} train events. Try 'content' of recommenders.systems "
+        "first, which costs seconds, and let prepare.hidden_items: 0.2 tell what the language model adds to it"
+    )
+
+
+def coldness_of(prepared: Path, catalogue: Items, summary: dict[str, Any]) -> Coldness:
+    """How rare in training is what validation and test time ask for; items that the run hides are left out."""
+    events = read_parquet(prepared / "events.parquet", [c.ITEM, c.SPLIT])
+    later = events.filter(pc.is_in(events[c.SPLIT], value_set=_strings(c.VALIDATION, c.TEST)))
+    asked = Counter(item for item in later[c.ITEM].to_pylist() if item not in catalogue.hidden)
+    total = sum(asked.values())
+    counted = catalogue.train_events
+    under = {
+        bound: sum(count for item, count in asked.items() if counted.get(item, 0) < bound) / max(1, total)
+        for bound in BOUNDS
+    }
+    rare = sum(counted.get(item, 0) < RARE for item in asked)
+    return Coldness(total, under, rare, {view: own[c.TEST] for view, own in summary["counts"]["views"].items()})
+
+
+def text_of(catalogue: Items) -> Text:
+    """What titles and attributes say of more than one item."""
+    words = {item: set(re.findall(r"[^\W\d_]{3,}", catalogue.titles[item].lower())) for item in catalogue.ids}
+    counts = Counter(word for own in words.values() for word in own)
+    count = max(1, len(words))
+    shared = sum(any(counts[word] > 1 for word in own) for own in words.values())
+    described = sum(any(catalogue.attributes.get(item, {}).values()) for item in catalogue.ids)
+    return Text(described / count, shared / count)
+
+
+def cost_of(params: Params, prepared: Path, base: Path, catalogue: Items, summary: dict[str, Any]) -> Cost:
+    """Measure the machine for seconds, count tokens of a sample of cases and histories, and multiply."""
+    from recalign.doctor.speed import rates
+    from recalign.llm.base import load_language_model
+    from recalign.llm.prompts import PromptBuilder
+    from recalign.training.examples import text_examples
+
+    lm = load_language_model(
+        base, params.base, new_adapter=params.lora, trainable=True, seed=params.seed, threads=params.threads
+    )
+    scoring, training = rates(lm)
+    plain = params.prompt.model_copy(update={"form": "history", "profile": False})
+    builder = PromptBuilder(lm.tokenizer, catalogue, plain, summary["noun"], clock=summary["clock"])
+    cases = read_cases(prepared, c.TEST, "uniform", SAMPLE, seed=params.seed)
+    tokens = [
+        len(builder.prompt(case.example.history)) + sum(len(builder.response(i)) - 1 for i in case.candidates)
+        for case in cases
+    ]
+    outlines = longest_histories(read_outlines(prepared, c.TRAIN, seed=params.seed), params.seed)
+    histories = text_examples(read_whole(prepared, c.TRAIN, outlines[:SAMPLE]), builder, whole_history=True)
+    each = sum(example.tokens for example in histories) / max(1, len(histories))
+    steps = sorted({min(params.sft.examples, len(outlines)), len(outlines)})
+    case_tokens = sum(tokens) / max(1, len(tokens))
+    return Cost(
+        str(lm.identity["id"]), scoring, training, case_tokens, 1000 * case_tokens / scoring,
+        {count: count * each / training for count in steps},
+    )  # fmt: skip
+
+
+def _measured(scorecard: Path | None, data: str) -> str | None:
+    """The answer of a finished run on the same data, None where there is none."""
+    if scorecard is None or not scorecard.is_file():
+        return None
+    about = read_json(scorecard)["about"]
+    return str(about["answer"]) if about.get("data_digest") == data else None
+
+
+def _strings(*values: str) -> Any:
+    import pyarrow as pa
+
+    return pa.array(values, pa.string())

@@ -1,0 +1,116 @@
+"""`recalign estimate`: coldness, text and cost of a log, and a verdict by the stated rule."""
+
+import csv
+import json
+import random
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from conftest import ROOT
+from recalign.cli import main
+from recalign.doctor.estimate import Coldness, Text, verdict_of
+from recalign.llm.base import fetch_base
+from recalign.params.base import BaseParams
+
+WORDS = ("river", "fire", "night", "stone", "glass", "road", "song", "dream")
+
+
+def write_log(folder: Path, *, fresh: int, worded: bool = True) -> tuple[Path, Path]:
+    """80 users who like 12 of 60 items in random order; `fresh` others appear in the last days alone, once a user."""
+    draw = random.Random(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        (user, item, f"2026-01-{1 + place * 2:02d}T{draw.randrange(24):02d}:00:00")
+        for user in range(80)
+        for place, item in enumerate(draw.sample(range(60), 12))
+    ]
+    rows += [(user, 1000 + user % fresh, "2026-02-20T10:00:00") for user in range(80) if fresh]
+    with (folder / "log.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([("user_id", "item_id", "timestamp"), *rows])
+    ids = sorted({item for _, item, _ in rows})
+    titles = [f"{WORDS[i % 8]} of {WORDS[i // 8 % 8]} {i}" if worded else f"{i:04d}" for i in ids]
+    with (folder / "items.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([("item_id", "title"), *zip(ids, titles, strict=True)])
+    return folder / "log.csv", folder / "items.csv"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with params.yaml and nothing else, worked in."""
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    tree |= {"budget": "smoke", "threads": 1}
+    monkeypatch.chdir(tmp_path)
+    with Path("params.yaml").open("w", encoding="utf-8") as handle:
+        YAML().dump(tree, handle)
+    return tmp_path
+
+
+def estimated(place: Path, *, fresh: int, worded: bool = True) -> dict:
+    log, items = write_log(place / "raw", fresh=fresh, worded=worded)
+    assert main(["estimate", str(log), "--items", str(items), "--json", "told.json"]) == 0
+    return json.loads(Path("told.json").read_text(encoding="utf-8"))
+
+
+def test_a_log_whose_newest_likes_are_of_new_items_is_one_for_the_language_model(place, capsys) -> None:
+    """The windows of validation and test are the fresh items' own, but for what lies before them."""
+    told = estimated(place, fresh=40)
+    said = capsys.readouterr().out
+
+    assert told["verdict"] == "only for new items"
+    assert told["coldness"]["under"]["1"] > 0.3
+    assert told["coldness"]["rare_items"] >= 20
+    assert told["cost"] is None
+    assert "Cost: not measured, no base model lies here; 'dvc repro base' fetches it" in said
+    assert said.rstrip().splitlines()[-1].startswith("Language model: only for new items. Why: ")
+
+
+def test_a_log_of_known_items_is_none(place) -> None:
+    told = estimated(place, fresh=0)
+    assert (told["verdict"], told["coldness"]["under"]["5"]) == ("no", 0.0)
+    assert "has fewer than 5 train events (below 5%)" in told["reason"]
+
+
+def test_few_new_items_are_too_few_to_measure_on(place) -> None:
+    told = estimated(place, fresh=10)
+    assert told["verdict"] == "no"
+    assert "only 10 rare items are asked for, and a list takes 20" in told["reason"]
+
+
+def test_titles_that_are_numbers_tell_nothing(place) -> None:
+    told = estimated(place, fresh=40, worded=False)
+    assert (told["verdict"], told["text"]) == ("no", {"attributes": 0.0, "titles": 0.0})
+    assert "neither titles nor attributes say what items have in common" in told["reason"]
+
+
+def test_with_a_base_the_cost_is_measured(place) -> None:
+    fetch_base(
+        BaseParams(model="tiny-random", revision=None, quantisation="none", compute="auto"), Path("data/models/base")
+    )
+    cost = estimated(place, fresh=40)["cost"]
+    assert cost["model"] == "tiny-random"
+    assert cost["per_thousand"] == pytest.approx(1000 * cost["case_tokens"] / cost["scoring"])
+    assert cost["case_tokens"] > 20
+    few, many = cost["sft"].values()
+    assert 0 < few < many
+
+
+def test_yes_comes_from_a_measured_table_alone() -> None:
+    known, new = Coldness(1000, {1: 0.0, 5: 0.01, 10: 0.02}, 3, {}), Coldness(1000, {1: 0.1, 5: 0.3, 10: 0.4}, 90, {})
+    says, mute = Text(0.0, 0.9), Text(0.05, 0.05)
+    yes, no = "Should you use the language model? Yes, on cases like these.", "Should you use the language model? No."
+
+    assert verdict_of(known, says, yes)[0] == "yes"
+    assert [verdict_of(cold, says, no)[0] for cold in (known, new)] == ["no", "only for new items"]
+    assert verdict_of(new, mute, None)[0] == "no"
+
+
+def test_what_is_missing_is_named(place, capsys) -> None:
+    assert main(["estimate"]) == 2
+    assert "data/prepared is missing; run 'dvc repro prepare', or name a log" in capsys.readouterr().err
+    assert main(["estimate", "--items", "items.csv"]) == 2
+    assert "--items is items.csv, and there is no log beside it" in capsys.readouterr().err
+    Path("bad.csv").write_text("a,b\n1,x\n2,y\n", encoding="utf-8")
+    assert main(["estimate", "bad.csv"]) == 2
+    assert "bad.csv cannot be prepared: no column looks like the user; a log needs a column" in capsys.readouterr().err
