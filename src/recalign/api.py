@@ -14,7 +14,7 @@ from recalign.common.artifacts import read_json, read_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
-from recalign.ranking.language_model import Asked
+from recalign.recommenders.recommender import Asked
 from recalign.registry.promotion import download_package
 from recalign.registry.serving import MOST_QUERIES, Query, Service, find_base, load_recommender, registered_as
 

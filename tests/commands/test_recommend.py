@@ -22,6 +22,7 @@ REFUSED = {
     "recommend --user nobody": "--user is nobody, whom the prepared log does not hold",
     "recommend --user U3 -k 0": "-k is 0; 1 or more is allowed",
     "recommend --titles Zzzzqq": "--titles has 'Zzzzqq': none is in the catalogue of 12 titles",
+    "recommend --titles Zzzzqq qqqq": "at least one must be a title (case, year and a slip aside) or an id of it, such",
     "recommend --titles Night": "did you mean 'The",
     "recommend --user U3 --adapter nowhere": "--adapter is nowhere, where no adapter lies",
     "recommend --user U3": "registry.model 'recalign' has no champion and no challenger",

@@ -181,6 +181,14 @@ def test_help_imports_no_heavy_library():
     assert done.stdout.splitlines()[-1] == "imported: []"
 
 
+def test_ranking_and_fusing_id_systems_imports_no_language_model_library():
+    """transformers takes three CPU seconds, and a run has a stage for each ID system."""
+    modules = ("recalign.stages.rank", "recalign.stages.fuse", "recalign.ranking.fused")
+    program = f"import sys, {', '.join(modules)}; print([n for n in ('transformers', 'peft') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_reading_the_roster_imports_no_model():
     """Its names are checked before every stage."""
     script = "import sys, recalign.recommenders.roster as r; print(len(r.ROSTER), 'torch' in sys.modules)"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from recalign.common.errors import RecalignError
 from recalign.project import REGISTRY_SCHEME
 
+SHOWN = 3  # titles named where nothing that was typed is found
+
 if TYPE_CHECKING:
     from recalign.data.raw_ids import RawIds
     from recalign.data.records import Items
@@ -63,6 +65,14 @@ def read_titles(typed: Sequence[str], catalogue: "Items", raw: "RawIds") -> tupl
     if len(unknown) == len(typed):
         raise RecalignError(
             f"--titles has {', '.join(unknown)}: none is in the catalogue of {len(search.titles)} titles, so there is "
-            "no history to start from"
+            f"no history to start from; at least one must be a title (case, year and a slip aside) or an id of it, "
+            f"such as {_examples(catalogue, raw)}"
         )
     return read, said + [f"{text} is not in the catalogue" for text in unknown]
+
+
+def _examples(catalogue: "Items", raw: "RawIds") -> str:
+    """The titles that most people know, with the id of the first one."""
+    known = sorted(catalogue.ids, key=lambda item: (-catalogue.popularity[item], item))[:SHOWN]
+    titles = [repr(catalogue.titles[item]) for item in known]
+    return " or ".join([f"{titles[0]} (id {raw.shown(known[0])})", *titles[1:]])

@@ -212,7 +212,7 @@ def _second_stage(
     from recalign.commands.opened import open_adapter
     from recalign.commands.recommend import default_adapter
     from recalign.ranking.fused import FusedRecommender
-    from recalign.ranking.language_model import Asked
+    from recalign.recommenders.recommender import Asked
     from recalign.registry.serving import Service
 
     chosen = asked.adapter or default_adapter(params)

@@ -9,7 +9,7 @@ from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.evaluation.systems import SYSTEMS, llara_name, system_of
 from recalign.llm.adapters import check_adapter
-from recalign.llm.base import IDENTITY
+from recalign.llm.model_files import IDENTITY
 from recalign.params.load import Params
 from recalign.project import BASE, CACHE, OTHER, RANKS, REGISTRY_SCHEME, SFT
 from recalign.ranking.language_model import open_recommender

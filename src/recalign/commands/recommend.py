@@ -96,7 +96,8 @@ def user_history(prepared: Path, user: str, raw: RawIds) -> list[int]:
     file, number = prepared / "events.parquet", raw.number(user)
     number = number if number is not None and -(2**63) <= number < 2**63 else None  # a null is nobody's number
     own = pc.field(c.USER) == pa.scalar(number, pa.int64())
-    events = sorted(read_parquet(file, [c.ITEM, c.POSITION], own).to_pylist(), key=lambda row: row[c.POSITION])
+    rows = [] if number is None else read_parquet(file, [c.ITEM, c.POSITION], own).to_pylist()
+    events = sorted(rows, key=lambda row: row[c.POSITION])
     if not events:
         known = sorted(pc.unique(read_parquet(file, [c.USER])[c.USER]).to_pylist())
         raise RecalignError(
@@ -121,7 +122,7 @@ def _opened(params: Params, chosen: str, catalogue: Items) -> "tuple[Settings, A
 
 def _check_something_made(params: Params) -> None:
     """Refuse at once where nothing was registered or evaluated: a look at files, before MLflow is loaded."""
-    if "MLFLOW_TRACKING_URI" not in os.environ and not REGISTRY.is_file() and not (RANKS / SYSTEMS).is_file():
+    if not _registry_named() and not (RANKS / SYSTEMS).is_file():
         raise RecalignError(
             f"registry.model {params.registry.model!r} has no champion and no challenger, and this project has "
             "evaluated no adapter; run 'dvc repro', then 'recalign register'"
@@ -130,7 +131,8 @@ def _check_something_made(params: Params) -> None:
 
 def default_adapter(params: Params) -> str:
     """The registry's champion or challenger; where nothing is registered, the best adapter of this project."""
-    from recalign.ranking.package import adapter_folder, best_objective
+    if not _registry_named():
+        return _best_of_project(params)
     from recalign.registry.promotion import NothingRegisteredError, current
 
     try:
@@ -138,11 +140,21 @@ def default_adapter(params: Params) -> str:
     except NothingRegisteredError:
         if not (RANKS / SYSTEMS).is_file():
             raise
-        objective = best_objective(params, read_systems(RANKS / SYSTEMS))
-        best = adapter_folder(system_of(objective), Path())
-        log.info("nothing is registered yet; the best adapter of this project, %s, answers", best)
-        return str(best)
+        return _best_of_project(params)
     return f"models:/{params.registry.model}/{live.version}"
+
+
+def _registry_named() -> bool:
+    """Whether there is a registry to ask: MLflow takes two seconds to load, and would make an empty one."""
+    return "MLFLOW_TRACKING_URI" in os.environ or REGISTRY.is_file()
+
+
+def _best_of_project(params: Params) -> str:
+    from recalign.ranking.package import adapter_folder, best_objective
+
+    best = adapter_folder(system_of(best_objective(params, read_systems(RANKS / SYSTEMS))), Path())
+    log.info("nothing is registered yet; the best adapter of this project, %s, answers", best)
+    return str(best)
 
 
 def _print(answer: dict[str, Any], history: Sequence[str], system: str) -> None:

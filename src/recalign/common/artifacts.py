@@ -20,7 +20,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow.dataset import dataset
 
 from recalign.common.errors import RecalignError
 
@@ -288,11 +287,16 @@ def read_parquet(
     """
     _verify_as_listed(path)
     try:
-        if isinstance(columns, Mapping):
-            return dataset(path, format="parquet").to_table(columns=dict(columns), filter=filters)
-        return pq.read_table(path, columns=None if columns is None else list(columns), filters=filters)
+        if isinstance(columns, Mapping) or filters is not None:
+            from pyarrow.dataset import dataset  # it imports pandas: a fifth of a second
+
+            named = columns if columns is None or isinstance(columns, Mapping) else list(columns)
+            return dataset(path, format="parquet").to_table(columns=named, filter=filters)
+        with pq.ParquetFile(path) as file:
+            own = file.read(None if columns is None else list(columns))
+        return own if columns is None else own.select(list(columns))  # in the order asked for; names what is missing
     except FileNotFoundError:
         raise RecalignError(f"{path} is missing; run 'dvc repro' to make it") from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
         said = " ".join(str(error).split())[:200]
         raise RecalignError(f"{path} is not a Parquet file ({said}); 'dvc checkout' restores it") from None

@@ -5,9 +5,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers.pytorch_utils import Conv1D
-
 from recalign.common.artifacts import digest_of, file_digest, read_json, verify_once
 from recalign.common.errors import RecalignError
 from recalign.llm.model_files import check_whole, first_line, read_config
@@ -97,6 +94,7 @@ def _check_config(config: dict[str, Any], called: str) -> None:
 
 def check_finite(file: Path, called: str) -> None:
     """Raise RecalignError where the weights of `called`, in a safetensors file, hold NaN or infinity."""
+    import torch
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as weights:
@@ -114,6 +112,7 @@ def add_adapter(model: Any, params: LoraParams, seed: int) -> Any:
     A is drawn from `seed`; torch's own random state is left as it was. With lora.layers the backward pass ends where
     the adapters do. Raises RecalignError when lora.targets fit no module.
     """
+    import torch
     from peft import LoraConfig, get_peft_model
 
     targets = params.targets if isinstance(params.targets, str) else list(params.targets)
@@ -138,6 +137,9 @@ def add_adapter(model: Any, params: LoraParams, seed: int) -> Any:
 
 def _linear_names(model: Any) -> list[str]:
     """Last names of all linear modules but the head: what peft's "all-linear" stands for."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
     head = model.get_output_embeddings()
     linear = (torch.nn.Linear, Conv1D)
     return sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, linear) and m is not head})
@@ -189,6 +191,9 @@ def _misfit(model: Any, shapes: dict[str, list[int]]) -> str | None:
 
 def _sizes(module: Any) -> tuple[int, int] | None:
     """Width in and out of a linear module, quantised or not; None where it is another kind."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
     if isinstance(module, torch.nn.Linear):
         return module.in_features, module.out_features
     if isinstance(module, Conv1D):

@@ -14,14 +14,13 @@ from recalign.common.errors import RecalignError
 from recalign.llm import downloads, tiny_random
 from recalign.llm.adapters import adapter_digest, add_adapter, check_adapter, load_adapter
 from recalign.llm.check import verdict_of
-from recalign.llm.model_files import check_model_files
+from recalign.llm.model_files import IDENTITY, check_model_files
 from recalign.llm.quantisation import choose_device, choose_dtype, quantisation_config, same_in_both_modes
 from recalign.llm.twin import silence
 from recalign.params.base import BaseParams
 from recalign.params.lora import LoraParams
 
 log = logging.getLogger(__name__)
-IDENTITY = "base.json"
 SMOLLM2, TINY = "smollm2-135m-instruct", "tiny-random"
 COPIED = (".safetensors", ".json", ".jinja", ".model", ".txt")  # of a local folder; pickles stay behind
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from recalign.common.errors import RecalignError
 
+IDENTITY = "base.json"  # in a base's folder: its id, revision and sha256
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")  # weights that run code when they are read
 OTHER_WEIGHTS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx")

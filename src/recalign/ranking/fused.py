@@ -12,6 +12,7 @@ put together as `Fusion.together` says.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,9 +23,11 @@ from recalign.evaluation.ranking_rule import RankingRule
 from recalign.evaluation.systems import FUSION
 from recalign.params.recommenders import RecommenderName
 from recalign.ranking.fusion import Bools, Fusion, gap, moments, or_all, standardised
-from recalign.ranking.language_model import Asked, LanguageModelRecommender
 from recalign.ranking.trial import Ranker, scores_of
-from recalign.recommenders.recommender import Recommender, Request, Scored, cases_at_once
+from recalign.recommenders.recommender import Asked, Recommender, Request, Scored, cases_at_once
+
+if TYPE_CHECKING:
+    from recalign.ranking.language_model import LanguageModelRecommender
 
 SAMPLE = 64  # titles that tell the mean and deviation of a language model's scores over the catalogue
 
@@ -39,7 +42,7 @@ class FusedRecommender:
         fusion: Fusion,
         ids: Mapping[RecommenderName, Recommender],
         catalogue: Items,
-        language_model: LanguageModelRecommender | None = None,
+        language_model: "LanguageModelRecommender | None" = None,
         new_items: Collection[int] = (),
     ) -> None:
         """`ids` by name; the language model's part is called by its own name. Without weight it is never asked, and
@@ -105,7 +108,7 @@ class FusedRecommender:
         fused = [self.fusion.scores(own, marked)[0] for own, marked in zip(parts, new, strict=True)]
         return [_best(row, items, each) for row, items, each in zip(fused, lists, asked, strict=True)]
 
-    def _reads(self, model: LanguageModelRecommender, new: Bools) -> bool:
+    def _reads(self, model: "LanguageModelRecommender", new: Bools) -> bool:
         """Whether the language model weighs anything in a list: `new` [1, C] of its items."""
         known = bool(not new.all() and _weight(self.fusion, model))
         return known or bool(new.any() and _weight(self.fusion.new, model))
@@ -184,7 +187,7 @@ class FusedRecommender:
         return _best(row, self.catalogue.ids, asked, asked.unranked)
 
     def _searched(
-        self, model: LanguageModelRecommender, weight: float, asked: Sequence[Asked], by_ids: Floats, sampled: Bools
+        self, model: "LanguageModelRecommender", weight: float, asked: Sequence[Asked], by_ids: Floats, sampled: Bools
     ) -> list[list[Scored]]:
         """A title's fused score is `scale` × (the model's score of it + its own term): what the model's search finds.
 
@@ -229,7 +232,7 @@ class FusedRecommender:
         return [self._column[item] for item in sorted(self.catalogue.ids, key=hashed_order)]
 
 
-def _weight(own: Fusion | None, model: LanguageModelRecommender | None) -> float:
+def _weight(own: Fusion | None, model: "LanguageModelRecommender | None") -> float:
     return own.used.get(model.name, 0.0) if own and model else 0.0
 
 

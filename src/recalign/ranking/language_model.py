@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,33 +26,10 @@ from recalign.llm.trie import Found, Trie, Wanted, best_items, item_logprobs
 from recalign.params.base import BaseParams
 from recalign.params.prompt import PromptParams
 from recalign.ranking.logprob_store import read_stored, store_key, write_stored
-from recalign.recommenders.recommender import Request, Scored
+from recalign.recommenders.recommender import Asked, Request, Scored
 
 log = logging.getLogger(__name__)
 RESPONSES_AT_ONCE = 128  # titles after one prompt in one forward pass: attention grows with the square of their tokens
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One ranking: the k best of `candidates`, or of the catalogue minus what is excluded.
-
-    history: oldest first, item ids, or titles that need not be in the catalogue; `profile` as prompts show it;
-    excluded: None for the history; case: the name whose lots equals stand by, None for ascending ids; terms: what is
-    added to each item's score, of every item that is ranked.
-    """
-
-    history: Sequence[int | str]
-    candidates: Sequence[int] | None
-    k: int
-    profile: str | None = None
-    excluded: frozenset[int] | None = None
-    case: str | None = None
-    terms: Mapping[int, float] | None = None
-
-    @property
-    def unranked(self) -> frozenset[int | str]:
-        """What the whole catalogue is ranked without."""
-        return frozenset(self.history) if self.excluded is None else frozenset(self.excluded)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from recalign.common.artifacts import folder_digest, read_json, verify_once
 from recalign.common.errors import RecalignError
 from recalign.evaluation.systems import SYSTEMS, System
 from recalign.llm.adapters import adapter_digest
-from recalign.llm.base import IDENTITY
+from recalign.llm.model_files import IDENTITY
 from recalign.project import RANKS
 
 ADAPTER, REFERENCE, BASE_WEIGHTS, RECOMMENDER = "adapter", "reference", "base", "recommender"

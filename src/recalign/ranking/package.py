@@ -30,7 +30,7 @@ from recalign.evaluation.systems import (
     system_of,
 )
 from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter, find_adapter
-from recalign.llm.base import IDENTITY
+from recalign.llm.model_files import IDENTITY
 from recalign.params.base import BaseParams
 from recalign.params.load import Params
 from recalign.params.profiles import ProfilesParams

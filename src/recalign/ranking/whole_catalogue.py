@@ -7,6 +7,7 @@ from recalign.data.records import Items
 from recalign.evaluation.ranks import SystemRanks
 from recalign.ranking.fusion import FittedFusion
 from recalign.ranking.trial import Trial, full_ranks, scores_of, searched_ranks
+from recalign.recommenders.recommender import Asked
 
 if TYPE_CHECKING:
     from recalign.ranking.fused import FusedRecommender
@@ -28,8 +29,6 @@ def catalogue_ranks(
     recommender: "LanguageModelRecommender | FusedRecommender", trial: Trial, depth: int | None
 ) -> SystemRanks:
     """By search down to a depth; all places (None), and those of the reward, which no search bounds, by every score."""
-    from recalign.ranking.language_model import Asked
-
     if depth is None or recommender.over_catalogue.kind == "reward":
         scores = scores_of(recommender, trial.requests, None)
         return full_ranks(recommender.name, trial, scores, depth)

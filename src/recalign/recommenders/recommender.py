@@ -1,5 +1,6 @@
 """The one seam of every recommender: whatever ranks items answers the same call."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +39,29 @@ class Request:
     def unranked(self) -> frozenset[int]:
         """What the whole catalogue is ranked without."""
         return frozenset(self.history) if self.excluded is None else self.excluded
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One ranking: the k best of `candidates`, or of the catalogue minus what is excluded.
+
+    history: oldest first, item ids, or titles that need not be in the catalogue; `profile` as prompts show it;
+    excluded: None for the history; case: the name whose lots equals stand by, None for ascending ids; terms: what is
+    added to each item's score, of every item that is ranked.
+    """
+
+    history: Sequence[int | str]
+    candidates: Sequence[int] | None
+    k: int
+    profile: str | None = None
+    excluded: frozenset[int] | None = None
+    case: str | None = None
+    terms: Mapping[int, float] | None = None
+
+    @property
+    def unranked(self) -> frozenset[int | str]:
+        """What the whole catalogue is ranked without."""
+        return frozenset(self.history) if self.excluded is None else frozenset(self.excluded)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from recalign.common.errors import RecalignError
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.data.titles import safe_title
-from recalign.llm.base import IDENTITY, LanguageModel, fetch_base
+from recalign.llm.base import LanguageModel, fetch_base
+from recalign.llm.model_files import IDENTITY
 from recalign.params.profiles import ProfilesParams
 from recalign.preferences.profiles.engines import Inference, open_engine
 from recalign.preferences.profiles.histories import Histories
@@ -24,10 +25,10 @@ from recalign.preferences.profiles.profiles import COUNTING, Engine, Profile, ma
 from recalign.preferences.profiles.statements import Statement, closed_statements
 from recalign.project import BASE
 from recalign.ranking.fused import FusedRecommender
-from recalign.ranking.language_model import Asked, LanguageModelRecommender, open_recommender
+from recalign.ranking.language_model import LanguageModelRecommender, open_recommender
 from recalign.ranking.made_by import ADAPTER, REFERENCE
 from recalign.ranking.package import RECOMMENDERS, Identity, Settings, check_package, read_settings
-from recalign.recommenders.recommender import Scored
+from recalign.recommenders.recommender import Asked, Scored
 from recalign.recommenders.roster import load_fitted
 from recalign.recommenders.transplanted import on_catalogue
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from recalign import project as layout
 from recalign.common.artifacts import read_json
-from recalign.llm.base import IDENTITY, fetch_base
+from recalign.llm.base import fetch_base
+from recalign.llm.model_files import IDENTITY
 from recalign.params.load import Params
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from recalign.common.run_log import COSTS, print_stages
 from recalign.data.records import Items
 from recalign.data.simulator import read_tastes
 from recalign.evaluation.costs import Cost
-from recalign.evaluation.exposure import group_items
 from recalign.evaluation.figures import MATCHING, Figure, Provenance, Recorder, as_document
+from recalign.evaluation.groups import group_items
 from recalign.evaluation.ranks import CATALOGUE, CATALOGUE_CASES, SAMPLED, UNKNOWN, SystemRanks, read_system_ranks
 from recalign.evaluation.scorecard import Scorecard, build_scorecard
 from recalign.evaluation.systems import SYSTEMS, Choice, read_choices, read_systems
