@@ -46,7 +46,7 @@ def ranker_of(name: str, systems: Sequence[str], project: Project, trials: Trial
     parts = {own: open_recommender(own, project, trials.catalogue) for own in systems}
     asked = trials.weighing
     told = {own: scores_of(part, asked.requests, asked.candidates) for own, part in parts.items()}
-    fusion = Fusion.fit(told, asked.target_index)
+    fusion = Fusion.fit(told, asked.judged)
     print(f"fusion: {fusion.sentence}", flush=True)
     return FusedRecommender(fusion, parts, trials.catalogue)  # type: ignore[arg-type]  # named by the reader
 

@@ -147,10 +147,10 @@ LEFT_OUT = {
     "params/budgets.py",
 }
 
-# Stages that train nothing and read stored log-probs: they depend on a whole folder once they use HALF of its files. A
+# Stages that train nothing and read stored log-probs: they depend on a whole folder once they use PART of its files. A
 # change beside them ranks again, which takes seconds, and dvc.yaml stays readable.
 # `llara` is in no default run: whoever asks for it trains it again after a change of its whole rooms.
-COARSE, HALF = ("rank", "fuse", "report", "llara"), 0.5
+COARSE, PART = ("rank", "fuse", "report", "llara"), 0.4
 
 # What a module reads from the package and no import shows.
 RESOURCES = {"data/preparation/tables.py": "data/preparation/sql"}
@@ -187,7 +187,7 @@ class Source:
         sections = {name for name in imported if name.startswith("params/")}
         read = {RESOURCES[name] for name in imported & RESOURCES.keys()}
         wanted = imported - sections | self._sections(sections, params) | read
-        share = HALF if module_of(stage, self.root).stem in COARSE else 1.0
+        share = PART if module_of(stage, self.root).stem in COARSE else 1.0
         return [str(PACKAGE / name) for name in self._folded(self.package, wanted, share)]
 
     def closure(self, file: Path) -> set[Path]:
