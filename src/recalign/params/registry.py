@@ -14,7 +14,7 @@ class GuardsParams(Section):
     error: float = Field(default=0.05, gt=0.0, lt=0.5)
     user_cold: float | None = Field(default=0.02, ge=0.0)
     item_cold: float | None = Field(default=0.02, ge=0.0)
-    popularity_lift: float | None = Field(default=0.2, ge=0.0)
+    popularity_lift: float | None = Field(default=0.05, ge=0.0)
     mgu: float | None = Field(default=0.02, ge=0.0)
     dgu: float | None = Field(default=0.06, ge=0.0)
     valid_answers: float | None = Field(default=0.05, ge=0.0)

@@ -261,7 +261,7 @@ def _of_means(values: Callable[[], Floats], users: Sequence[int]) -> Callable[[f
         sums, sizes = sums_by_user(told[:, None], users)
         chance = (1.0 - confidence) / 2.0
         low, high = lower_bounds(sums, sizes, chance)[0], -lower_bounds(-sums, sizes, chance)[0]
-        return Interval(float(told.mean()), float(low), float(high), BOOTSTRAP)
+        return Interval(float(told.mean()), float(low) + 0.0, float(high) + 0.0, BOOTSTRAP)  # no −0.0
 
     return interval
 

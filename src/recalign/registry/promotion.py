@@ -6,6 +6,7 @@ champions (a tag), from which a roll-back knows where to go, however often it is
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ UNDECIDED = "not judged"
 WITHIN = "gate_within_margin"  # tag of a champion that did not win outright: its bar, or BY_HAND once a person chose it
 BY_HAND = "by hand"
 KEPT = 20  # champions remembered
+LONGEST_KEY = 200  # characters of a tag's name
 
 
 class NothingRegisteredError(RecalignError):
@@ -148,7 +150,8 @@ def settle(client: MlflowClient, name: str, version: str, verdict: Verdict) -> N
     client.log_dict(run_id, verdict.as_dict(), "gate.json")
     client.log_text(run_id, gate_page(f"{name}, version {version}", verdict), "gate.html")
     for guard in verdict.guards:
-        client.set_model_version_tag(name, version, f"guard_{guard.name}", guard.sentence)
+        key = re.sub(r"[^\w-]", "_", f"guard_{guard.name}")[:LONGEST_KEY]  # it may hold an attribute's name
+        client.set_model_version_tag(name, version, key, guard.sentence)
     client.set_registered_model_alias(name, CHALLENGER, version)
     if verdict.accepted:
         if not verdict.outright:
