@@ -24,17 +24,18 @@ from recalign.registry.contest import (
     unbeaten_probe,
     version_ranks,
 )
-from recalign.registry.evidence import Challenger, challenger_measured, champion_measured, keep_evidence
+from recalign.registry.evidence import Challenger, challenger_measured, champion_measured, log_challenger
 from recalign.registry.first_answer import first_answers, requests_of
 from recalign.registry.gate import BAR, NotJudged, Opponent, Silent, few_users, judge
 from recalign.registry.guards import guards
 from recalign.registry.lineage import check_params_ran
-from recalign.registry.log import find_version, log_version
-from recalign.registry.promotion import bars, is_judged, leave_silent, leave_unjudged, run_of, settle
+from recalign.registry.log import find_version
+from recalign.registry.promotion import bars, is_judged, leave_silent, leave_unjudged, settle
 from recalign.registry.tracking import connect, reached
 from recalign.registry.tries import count_try
 
 log = logging.getLogger(__name__)
+SPARE = 10  # requests beside those that a guard needs: one that a version refuses is not timed
 
 
 def register(params: Params, objective: str | None = None, *, root: Path = Path(), home: Path | None = None) -> str:
@@ -83,11 +84,7 @@ def _registered(params: Params, challenger: Challenger, probe: str, root: Path, 
     if version is not None and is_judged(client, name, version):
         this = chosen if chosen == FUSION else f"adapter ({chosen})"
         return _say(f"{name}: this {this} is version {version} already; nothing was moved")
-    if version is None:
-        version = log_version(
-            client, params, chosen, challenger.settings, challenger.digest, challenger.ranks, challenger.cases, root
-        )
-        keep_evidence(client, run_of(client, name, version), challenger, root)
+    version = version or log_challenger(client, params, challenger, root)
     held = bars(client, name)
     answers = first_answers(name, [version, *held[:1]], _requests(params, challenger, root), root, home)
     if answers.silent:
@@ -106,6 +103,7 @@ def _registered(params: Params, challenger: Challenger, probe: str, root: Path, 
     if held:
         old = champion_measured(client, params, held[0], opponents[0].ranks, challenger, root, home)
         new, old = (replace(own, seconds=took) for own, took in zip((new, old), answers.pair, strict=True))
+    told = guards(params, new, old, Items.read(root / layout.PREPARED), probe)
     barred = probe or few_users(params, challenger.ranks)
     verdict = judge(
         params,
@@ -115,7 +113,7 @@ def _registered(params: Params, challenger: Challenger, probe: str, root: Path, 
         attempt=0 if barred else count_try(client, name, challenger.digest, challenger.cases),  # before the comparison
         anchor=opponents[1] if len(held) > 1 else None,
         barred=barred,
-        guards=guards(params, new, old, Items.read(root / layout.PREPARED), probe),
+        guards=told,
     )
     settle(client, name, version, verdict)
     for guard in verdict.guards:
@@ -127,7 +125,7 @@ def _registered(params: Params, challenger: Challenger, probe: str, root: Path, 
 def _requests(params: Params, challenger: Challenger, root: Path) -> list[dict[str, Any]]:
     """What both versions are asked in a fresh process: a request a user, as many as a guard needs."""
     catalogue = Items.read(root / layout.PREPARED)
-    return requests_of(challenger.trials[WARM], catalogue, params.registry.min_users)
+    return requests_of(challenger.trials[WARM], catalogue, params.registry.min_users + SPARE)
 
 
 def _check_nothing_hidden(root: Path) -> None:

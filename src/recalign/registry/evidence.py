@@ -35,7 +35,7 @@ from recalign.registry.contest import (
     version_ranks,
 )
 from recalign.registry.guards import VIEWS, Measured
-from recalign.registry.log import log_ranks
+from recalign.registry.log import log_ranks, log_version
 
 log = logging.getLogger(__name__)
 INJECTION = "injection_lift"  # metrics.json: system -> value, low, high, where something measured it
@@ -76,8 +76,11 @@ def challenger_measured(
     return Measured(system, views, answers, (), megabytes, _injection(root / REPORTS / "metrics.json", system)), trials
 
 
-def keep_evidence(client: MlflowClient, run_id: str, challenger: Challenger, root: Path) -> None:
-    """Keep with a run what its version's guards will be asked for once it is champion: ranks by view, and answers."""
+def log_challenger(client: MlflowClient, params: Params, challenger: Challenger, root: Path) -> str:
+    """Register it as a new version, with what its guards will be asked for once it is champion: ranks by view, answers."""
+    own = challenger
+    version = log_version(client, params, own.chosen, own.settings, own.digest, own.ranks, own.cases, root)
+    run_id = str(client.get_model_version(params.registry.model, version).run_id)
     catalogue = Items.read(root / PREPARED)
     for view, trial in challenger.trials.items():
         if view != c.WARM:
@@ -87,6 +90,7 @@ def keep_evidence(client: MlflowClient, run_id: str, challenger: Challenger, roo
             path = Path(temporary) / f"{challenger.cases[:16]}.parquet"
             write_answers(path, challenger.measured.answers)
             client.log_artifact(run_id, str(path), KEPT_ANSWERS)
+    return version
 
 
 def champion_measured(

@@ -69,7 +69,7 @@ def first_answers(
         asked, told = Path(temporary) / "asked.json", Path(temporary) / "told.json"
         uris = [f"models:/{name}/{version}" for version in versions]
         asked.write_text(json.dumps({"uris": uris, "requests": list(requests)}), encoding="utf-8")
-        command = [sys.executable, "-m", "recalign.registry.first_answer", str(asked), str(told)]
+        command = [sys.executable, "-P", "-m", "recalign.registry.first_answer", str(asked), str(told)]
         environment = {**os.environ, URI: tracking_uri(home)}
         try:
             done = subprocess.run(

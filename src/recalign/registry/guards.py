@@ -28,6 +28,7 @@ from recalign.params.load import Params
 Outcome = Literal["held", "broken", "not judged"]
 PROBES = "leak_probes"
 VIEWS = {"user_cold": c.USER_COLD, "item_cold": c.NATURAL}  # the warm view is what the gain is about
+NO_LISTS = "the lists of one of the two were not kept, or no item has a train event"
 LABELS = {
     PROBES: "leak probes",
     "user_cold": "NDCG@10 of users with short histories",
@@ -156,9 +157,6 @@ def _rank_checks(params: Params, new: Measured, old: Measured, items: Items) -> 
     if asked.mgu is not None or asked.dgu is not None:
         found += _fairness_checks(params, one, other, items, users) if kept else [_unjudged("mgu", NO_LISTS)]
     return found
-
-
-NO_LISTS = "the lists of one of the two were not kept, or no item has a train event"
 
 
 def _view_check(
