@@ -2,6 +2,7 @@
 
     python benchmarks/gate.py --ranks data/ranks/ranks.parquet --first item_knn --second ease
     python benchmarks/gate.py --ranks data/ranks/ranks.parquet --first item_knn --second ease --users
+    python benchmarks/gate.py --ranks data/ranks/ranks.parquet --first item_knn --second ease --guards --worse caser
 
 A year is 52 tries against one champion. Its cases come from stored ranks: as many as asked for are taken in the order
 in which evaluation takes them, and their users are drawn, with replacement, with all their cases; every week the oldest
@@ -19,20 +20,32 @@ lopsided    on each user it is, by lot, the champion itself, or differs by what 
 as large as lifts the champion's mean by 5 %. `--users` prints how often one try lets an equal model pass, by the number
 of users (of the first 120 cases), also without lots ("shifted": the real difference minus its mean): where
 `registry.min_users` comes from.
+
+`--guards` prints how often the guards refuse an equal model: the users of all views are drawn with replacement, and on
+each of them challenger and champion are, by lot, the first system and the second or the other way round, with their
+ranks and lists of all views; what is no rank (answers, seconds, megabytes) is not in it. The hardest case is that every
+bound is 0. `--worse` is a system that is to be refused: as the challenger against the first one. `--prepared` holds the
+items with their train events and attributes.
 """
 
 import argparse
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import binomtest
 
-from recalign.data.records import hashed_order
+from recalign.common import columns as c
+from recalign.data.records import Items, hashed_order
 from recalign.evaluation.metrics import Floats, metric_values
-from recalign.evaluation.ranks import SAMPLED, read_system_ranks
+from recalign.evaluation.ranks import SAMPLED, SystemRanks, read_system_ranks
 from recalign.evaluation.significance import lower_bounds
+from recalign.params.load import Params, load_params
+from recalign.project import PREPARED
 from recalign.registry.gate import share_of_error
+from recalign.registry.guards import VIEWS, Measured, broken, guards
 
 WEEKS, RENEWED = 52, 10  # tries a year; weeks after which no case is left
 LIFT = 0.05
@@ -65,7 +78,7 @@ def read_population(path: Path, first: str, second: str, metric: str, cases: int
     systems = {
         ranks.system: ranks
         for ranks in read_system_ranks(path, {})
-        if (ranks.protocol, ranks.manifest) == (SAMPLED, MANIFEST)
+        if (ranks.view, ranks.protocol, ranks.manifest) == (c.WARM, SAMPLED, MANIFEST)
     }
     one, other = systems[first], systems[second]
     one.check_comparable(other)
@@ -167,6 +180,88 @@ def print_users(population: Population, count: int, seed: int) -> None:
             print(f"| {group} | {law} | " + " | ".join(f"{share:.3%}" for share in shares) + " |", flush=True)
 
 
+Views = Mapping[str, SystemRanks]
+
+
+def read_views(path: Path, system: str) -> dict[str, SystemRanks]:
+    """A system's ranks of each view that guards look at."""
+    return {
+        ranks.view: ranks
+        for ranks in read_system_ranks(path, {})
+        if (ranks.system, ranks.protocol, ranks.manifest) == (system, SAMPLED, MANIFEST)
+        and ranks.view in (c.WARM, *VIEWS.values())
+    }
+
+
+def drawn(first: Views, second: Views, users: Sequence[int], lot: Sequence[bool]) -> dict[str, SystemRanks]:
+    """A model that ranks for each drawn user as the first system (lot: true) or as the second, in every view."""
+    made = {}
+    for view, one in first.items():
+        rows: dict[int, list[int]] = {}
+        for row, user in enumerate(one.user_ids):
+            rows.setdefault(user, []).append(row)
+        chosen = [(place, row) for place, user in enumerate(users) for row in rows.get(user, ())]
+        if not chosen:
+            continue
+        own = [(one if lot[place] else second[view], row) for place, row in chosen]
+        made[view] = SystemRanks(
+            "model", one.protocol, one.manifest, one.digest, tuple(f"{place}-{row}" for place, row in chosen),
+            tuple(place for place, _ in chosen), np.array([ranks.ranks[row] for ranks, row in own]),
+            np.zeros(len(own)), tuple(ranks.top[row] for ranks, row in own), view,
+        )  # fmt: skip
+    return made
+
+
+def refusals(
+    params: Params, first: Views, second: Views, items: Items, count: int, seed: int, *, equal: bool
+) -> tuple[int, Counter[str], float]:
+    """How many of `count` challengers any guard refuses, how many each does, and guards judged on average.
+
+    equal: challenger and champion are each system by lot; else the challenger is the first and the champion the second.
+    """
+    generator = np.random.default_rng(seed)
+    known = sorted({user for ranks in first.values() for user in ranks.user_ids})
+    refused, by_guard, judged = 0, Counter[str](), 0
+    for _ in range(count):
+        users = generator.choice(known, len(known)).tolist()
+        lot = (generator.random(len(users)) < 0.5) if equal else np.ones(len(users), dtype=bool)
+        new, old = drawn(first, second, users, lot.tolist()), drawn(first, second, users, (~lot).tolist())
+        told = guards(params, Measured("new", new), Measured("old", old), items, "")
+        names = [guard.name for guard in broken(told)]
+        refused += bool(names)
+        by_guard.update(names)
+        judged += sum(guard.outcome != "not judged" for guard in told) - 1  # the leak probes are no comparison
+    return refused, by_guard, judged / count
+
+
+def with_bounds_of_0(params: Params) -> Params:
+    """No change for the worse is allowed: what the guards' error alone keeps from refusing."""
+    strict = dict.fromkeys((*VIEWS, "popularity_lift", "mgu", "dgu"), 0.0)
+    own = params.registry.model_copy(update={"guards": params.registry.guards.model_copy(update=strict)})
+    return params.model_copy(update={"registry": own})
+
+
+def print_guards(arguments: argparse.Namespace, params: Params) -> None:
+    """Refusals of equal models, and of one that is to be refused."""
+    items = Items.read(arguments.prepared)
+    first, second = (read_views(arguments.ranks, name) for name in (arguments.first, arguments.second))
+    counts = ", ".join(f"{view} {len(own.ranks)} of {len(set(own.user_ids))}" for view, own in first.items())
+    print(f"cases of users: {counts}; {arguments.draws} draws\n")
+    print("| challenger | champion | bounds | refused | 95 % upper bound | guards judged | by |")
+    print("|---|---|---|---:|---:|---:|---|")
+    runs = [("either by lot", "the other", first, second, strict) for strict in (False, True)]
+    if arguments.worse:
+        runs.append((arguments.worse, arguments.first, read_views(arguments.ranks, arguments.worse), first, False))
+    for new, old, one, other, strict in runs:
+        asked, equal = with_bounds_of_0(params) if strict else params, other is not first
+        count, by, judged = refusals(asked, one, other, items, arguments.draws, arguments.seed, equal=equal)
+        bound = binomtest(count, arguments.draws, alternative="less").proportion_ci(0.95, "exact").high
+        told = ", ".join(f"{name} {hits}" for name, hits in by.most_common()) or "none"
+        bounds = "all 0" if strict else "of params.yaml"
+        share = f"{bounds} | {count / arguments.draws:.1%} | {bound:.1%} | {judged:.1f}"
+        print(f"| {new} | {old} | {share} | {told} |", flush=True)
+
+
 def main() -> None:
     """Read the arguments and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -177,7 +272,14 @@ def main() -> None:
     parser.add_argument("--years", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=20261121)
     parser.add_argument("--users", action="store_true", help="one try by the number of users instead")
+    parser.add_argument("--guards", action="store_true", help="how often the guards refuse an equal model instead")
+    parser.add_argument("--worse", help="--guards: a system that they are to refuse as well")
+    parser.add_argument("--prepared", type=Path, default=PREPARED, help="--guards: where items.parquet lies")
+    parser.add_argument("--draws", type=int, default=1000, help="--guards: challengers that are drawn")
     arguments = parser.parse_args()
+    if arguments.guards:
+        print_guards(arguments, load_params())
+        return
     asked = arguments.ranks, arguments.first, arguments.second, arguments.metric
     population = read_population(*asked)
     print(

@@ -71,3 +71,14 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("real data (../shared/data) is not beside this checkout")
     return path
+
+
+@pytest.fixture(autouse=True)
+def answered_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registering starts a process that loads MLflow, torch and the package: ten seconds that only the tests of it, and
+    those that run the command line, spend (mark `fresh_process`)."""
+    registers = "registry" in request.path.parts or request.path.name == "test_api.py"
+    if registers and not request.node.get_closest_marker("fresh_process"):
+        from recalign.registry.first_answer import Answers
+
+        monkeypatch.setattr("recalign.commands.register.first_answers", lambda *_: Answers())

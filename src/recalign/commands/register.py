@@ -2,14 +2,16 @@
 
 import logging
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from recalign import project as layout
 from recalign.common.artifacts import read_json
+from recalign.common.columns import WARM
 from recalign.common.errors import RecalignError
 from recalign.common.locks import held
 from recalign.data.records import Items
-from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.systems import FUSION, MEANINGLESS, RANDOM_BASE, SYSTEMS, read_systems
 from recalign.params.load import Params
 from recalign.ranking.package import Settings, best_objective, check_ranks, package_digest, settings_of
@@ -22,14 +24,18 @@ from recalign.registry.contest import (
     unbeaten_probe,
     version_ranks,
 )
-from recalign.registry.gate import BAR, NotJudged, Opponent, few_users, judge
+from recalign.registry.evidence import Challenger, challenger_measured, champion_measured, log_challenger
+from recalign.registry.first_answer import first_answers, requests_of
+from recalign.registry.gate import BAR, NotJudged, Opponent, Silent, few_users, judge
+from recalign.registry.guards import guards
 from recalign.registry.lineage import check_params_ran
-from recalign.registry.log import find_version, log_version
-from recalign.registry.promotion import bars, is_judged, leave_unjudged, settle
+from recalign.registry.log import find_version
+from recalign.registry.promotion import bars, is_judged, leave_silent, leave_unjudged, settle
 from recalign.registry.tracking import connect, reached
 from recalign.registry.tries import count_try
 
 log = logging.getLogger(__name__)
+SPARE = 10  # requests beside those that a guard needs: one that a version refuses is not timed
 
 
 def register(params: Params, objective: str | None = None, *, root: Path = Path(), home: Path | None = None) -> str:
@@ -53,11 +59,13 @@ def register(params: Params, objective: str | None = None, *, root: Path = Path(
     check_ranks(root, [BAR])  # whose ranks the first champion must beat
     trial = read_cases(params, settings, root)
     check_ranked(trial, ranks)
-    barred = unbeaten_probe(root, settings.system) or few_users(params, ranks)
+    probe = unbeaten_probe(root, settings.system)
+    measured, trials = challenger_measured(params, settings, ranks, root)
     digest, cases = package_digest(settings, root), cases_digest(trial, Items.read(root / layout.PREPARED))
     home = home or root
+    challenger = Challenger(chosen, settings, measured, trials, digest, cases)
     with one_at_a_time(home, params), reached(home):
-        return _registered(params, chosen, settings, ranks, barred, digest, cases, root, home)
+        return _registered(params, challenger, probe, root, home)
 
 
 def one_at_a_time(home: Path, params: Params) -> AbstractContextManager[None]:
@@ -68,20 +76,21 @@ def one_at_a_time(home: Path, params: Params) -> AbstractContextManager[None]:
     return held(lock, "recalign register", params.schedule.wait_minutes * 60, fix, on_wait=log.info)
 
 
-def _registered(
-    params: Params, chosen: str, settings: Settings, ranks: SystemRanks, barred: str, digest: str, cases: str,
-    root: Path, home: Path,
-) -> str:  # fmt: skip
+def _registered(params: Params, challenger: Challenger, probe: str, root: Path, home: Path) -> str:
     """Log a version of what was checked, or find the one that is there, and let the gate judge it."""
-    name = params.registry.model
+    name, chosen = params.registry.model, challenger.chosen
     client = connect(home)  # after all that may be missing: a failed registration leaves no empty registry
-    version = find_version(client, name, digest)
+    version = find_version(client, name, challenger.digest)
     if version is not None and is_judged(client, name, version):
         this = chosen if chosen == FUSION else f"adapter ({chosen})"
         return _say(f"{name}: this {this} is version {version} already; nothing was moved")
-    if version is None:
-        version = log_version(client, params, chosen, settings, digest, ranks, cases, root)
+    version = version or log_challenger(client, params, challenger, root)
     held = bars(client, name)
+    answers = first_answers(name, [version, *held[:1]], _requests(params, challenger, root), root, home)
+    if answers.silent:
+        silent = Silent(answers.silent)
+        leave_silent(client, name, version, silent)
+        return _say(f"{name}: version {version} ({chosen}): {silent.reason}")
     opponents = []
     for bar in held:
         try:
@@ -90,18 +99,33 @@ def _registered(
             unjudged = NotJudged(f"version {bar}", str(error))
             leave_unjudged(client, name, version, unjudged)
             return _say(f"{name}: version {version} ({chosen}) stays challenger: {unjudged.reason}")
+    new, old = challenger.measured, None
+    if held:
+        old = champion_measured(client, params, held[0], opponents[0].ranks, challenger, root, home)
+        new, old = (replace(own, seconds=took) for own, took in zip((new, old), answers.pair, strict=True))
+    told = guards(params, new, old, Items.read(root / layout.PREPARED), probe)
+    barred = probe or few_users(params, challenger.ranks)
     verdict = judge(
         params,
-        ranks,
+        challenger.ranks,
         opponents[0] if held else Opponent(BAR, evaluated_ranks(root, BAR)),
         first=not held,
-        attempt=0 if barred else count_try(client, name, digest, cases),  # before the ranks are compared
+        attempt=0 if barred else count_try(client, name, challenger.digest, challenger.cases),  # before the comparison
         anchor=opponents[1] if len(held) > 1 else None,
         barred=barred,
+        guards=told,
     )
     settle(client, name, version, verdict)
+    for guard in verdict.guards:
+        log.info("guard: %s", guard.sentence)
     stays = "is champion" if verdict.accepted else "stays challenger"
     return _say(f"{name}: version {version} ({chosen}) {stays}: {verdict.reason}")
+
+
+def _requests(params: Params, challenger: Challenger, root: Path) -> list[dict[str, Any]]:
+    """What both versions are asked in a fresh process: a request a user, as many as a guard needs."""
+    catalogue = Items.read(root / layout.PREPARED)
+    return requests_of(challenger.trials[WARM], catalogue, params.registry.min_users + SPARE)
 
 
 def _check_nothing_hidden(root: Path) -> None:

@@ -10,6 +10,19 @@ from recalign.params.section import Section
 Metric = Literal["hr_at_1", "hr_at_5", "ndcg_at_10", "mrr"]
 
 
+class GuardsParams(Section):
+    error: float = Field(default=0.05, gt=0.0, lt=0.5)
+    user_cold: float | None = Field(default=0.02, ge=0.0)
+    item_cold: float | None = Field(default=0.02, ge=0.0)
+    popularity_lift: float | None = Field(default=0.05, ge=0.0)
+    mgu: float | None = Field(default=0.02, ge=0.0)
+    dgu: float | None = Field(default=0.06, ge=0.0)
+    valid_answers: float | None = Field(default=0.05, ge=0.0)
+    injection_lift: float | None = Field(default=0.05, ge=0.0)
+    latency_ratio: float | None = Field(default=2.0, ge=1.0)
+    megabytes_ratio: float | None = Field(default=1.5, ge=1.0)
+
+
 class RegistryParams(Section):
     model: str
     system: Literal["adapter", "fusion"]
@@ -17,7 +30,8 @@ class RegistryParams(Section):
     error: float = Field(gt=0.0, lt=0.5)
     min_users: int = Field(ge=10)
     margin: float = Field(ge=0.0)
-    allow_random: bool = False  # older params.yaml files lack the key
+    allow_random: bool = False  # older params.yaml files lack the key, and the guards
+    guards: GuardsParams = GuardsParams()
 
     @field_validator("model")
     @classmethod

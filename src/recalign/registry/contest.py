@@ -17,6 +17,7 @@ from recalign.data.records import Items
 from recalign.evaluation.ranks import SAMPLED, SystemRanks, read_system_ranks
 from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import profile_texts
+from recalign.preferences.profiles.selection import profiled_views
 from recalign.project import PREPARED, PROFILES, RANKS, REPORTS
 from recalign.ranking.package import Settings, read_settings
 from recalign.ranking.trial import Trial, rank_sampled, read_trial
@@ -28,13 +29,25 @@ log = logging.getLogger(__name__)
 MANIFEST = "uniform"  # the papers' protocol, on which every system is ranked
 
 
-def evaluated_ranks(root: Path, system: str) -> SystemRanks:
-    """A system's warm ranks on the uniform manifest as evaluate wrote them. Raises RecalignError when it has none."""
+def evaluated_ranks(root: Path, system: str, view: str = c.WARM) -> SystemRanks:
+    """A system's ranks of a view on the uniform manifest as evaluate wrote them.
+
+    Raises RecalignError when it has none.
+    """
+    found = evaluated_views(root, system)
+    if view not in found:
+        raise RecalignError(f"{RANKS / 'ranks.parquet'} has no ranks of {system}; run 'dvc repro' to evaluate it")
+    return found[view]
+
+
+def evaluated_views(root: Path, system: str) -> dict[str, SystemRanks]:
+    """A system's ranks on the uniform manifest by view, as evaluate wrote them."""
     digests = read_json(root / RANKS / "cases.json")["manifests"]
-    for ranks in read_system_ranks(root / RANKS / "ranks.parquet", digests):
-        if (ranks.system, ranks.view, ranks.protocol, ranks.manifest) == (system, c.WARM, SAMPLED, MANIFEST):
-            return ranks
-    raise RecalignError(f"{RANKS / 'ranks.parquet'} has no ranks of {system}; run 'dvc repro' to evaluate it")
+    return {
+        ranks.view: ranks
+        for ranks in read_system_ranks(root / RANKS / "ranks.parquet", digests)
+        if (ranks.system, ranks.protocol, ranks.manifest) == (system, SAMPLED, MANIFEST)
+    }
 
 
 def unbeaten_probe(root: Path, system: str) -> str:
@@ -49,10 +62,12 @@ def unbeaten_probe(root: Path, system: str) -> str:
     return str(metrics[AUDIT][UNBEATEN].get(system, ""))
 
 
-def read_cases(params: Params, settings: Settings, root: Path) -> Trial:
-    """The test cases of the project at `root` as a system of these settings meets them, profiles and all."""
-    texts = profile_texts(root / PROFILES, settings.profile_engine, c.TEST) if settings.prompt.profile else {}
-    return read_trial(root / PREPARED, c.TEST, MANIFEST, params.evaluate.test_cases, params.seed, texts)
+def read_cases(params: Params, settings: Settings, root: Path, view: str = c.WARM) -> Trial:
+    """The test cases of a view of the project at `root` as a system of these settings meets them, profiles and all."""
+    shown = settings.prompt.profile and view in profiled_views(root / PREPARED)
+    texts = profile_texts(root / PROFILES, settings.profile_engine, c.TEST) if shown else {}
+    limit = params.evaluate.test_cases if view == c.WARM else params.evaluate.cold_cases
+    return read_trial(root / PREPARED, c.TEST, MANIFEST, limit, params.seed, texts, view=view)
 
 
 def cases_digest(trial: Trial, catalogue: Items) -> str:
@@ -80,8 +95,10 @@ class UnscorableError(RecalignError):
     """A registered version that cannot rank the present cases: whatever its own fault, the project is not to blame."""
 
 
-def version_ranks(client: MlflowClient, params: Params, version: str, root: Path, home: Path) -> SystemRanks:
-    """A registered version's ranks on the project's present cases: scored anew, and kept with its run.
+def version_ranks(
+    client: MlflowClient, params: Params, version: str, root: Path, home: Path, view: str = c.WARM
+) -> SystemRanks:
+    """A registered version's ranks on the project's present cases of a view: scored anew, and kept with its run.
 
     What is kept is taken only where every byte of the cases that it was shown is the same. Raises UnscorableError for a
     version that recalign did not register, whose files or base are gone or damaged, or that gives no finite scores.
@@ -90,7 +107,7 @@ def version_ranks(client: MlflowClient, params: Params, version: str, root: Path
     with _blamed():
         run_id, package = run_of(client, name, version), download_package(f"models:/{name}/{version}", home)
         settings = read_settings(package)
-    trial = read_cases(params, settings, root)
+    trial = read_cases(params, settings, root, view)
     digest = cases_digest(trial, catalogue)
     kept = _kept_ranks(client, run_id, digest, trial)
     if kept is not None:

@@ -1,4 +1,4 @@
-"""The gate: may a new adapter become the champion? A paired lower bound on the same cases decides, nothing else.
+"""The gate: may a new adapter become the champion? A paired lower bound on the same cases, and no guard broken.
 
 Every try against a champion costs a part of one error budget, so that many tries do not make a champion by luck.
 """
@@ -10,6 +10,7 @@ from recalign.evaluation.metrics import LABELS
 from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.significance import Interval, paired_difference, paired_lower_bound
 from recalign.params.load import Params
+from recalign.registry.guards import Guard, broken
 
 BAR = "popularity"  # what the first champion must beat
 DECAY = 1.6  # of the shares of the budget: the first try then errs about as rarely as one 95 % interval (2.2 %)
@@ -43,7 +44,7 @@ class Verdict:
     gain: over the bar ("popularity", or the present champion as "version 3"); anchor: over the last champion that won
     outright, None where that is the bar. margin: how far below zero the bounds may lie (exclusive). attempt: which try
     against this bar it is, 0 where none was spent; chance: what this try may err with. barred: why it may not be
-    champion whatever it gained, "" where it may.
+    champion whatever it gained, "" where it may; guards: what it must not lose (`registry.guards`).
     """
 
     accepted: bool
@@ -60,6 +61,7 @@ class Verdict:
     cases: int
     users: int
     barred: str = ""
+    guards: tuple[Guard, ...] = ()
 
     @property
     def bar(self) -> str:
@@ -83,9 +85,10 @@ class Verdict:
         bound = "zero" if self.margin == 0 else f"−{self.margin:g}"
         says = "above" if worst.bound > -self.margin else "not above"
         against = "" if worst is self.gain else f" against {worst.bar}, the last champion that won outright,"
+        refused = "; ".join(guard.sentence for guard in broken(self.guards))
         return (
             f"{of}; the lower end for try {self.attempt} (which may err with {self.chance:.2%}){against} is "
-            f"{_signed(worst.bound)}, {says} {bound}"
+            f"{_signed(worst.bound)}, {says} {bound}" + (f"; refused by a guard: {refused}" if refused else "")
         )
 
     @property
@@ -99,6 +102,7 @@ class Verdict:
             "bar": self.bar,
             "gain": self.gain.as_dict(),
             "anchor": None if self.anchor is None else self.anchor.as_dict(),
+            "guards": [guard.as_dict() for guard in self.guards],
             "decision": "champion" if self.accepted else "challenger",
             "outright": self.outright,
             "reason": self.reason,
@@ -119,6 +123,21 @@ class NotJudged:
             f"not judged, since {self.bar}, which it must beat, cannot be scored ({self.why}); choose another champion "
             "('recalign rollback --reason …', or 'recalign promote VERSION --reason …'), or bring back what is "
             "missing, then 'recalign register' judges this one"
+        )
+
+
+@dataclass(frozen=True)
+class Silent:
+    """Why no alias was moved: the logged package did not answer a request in a fresh process."""
+
+    why: str
+
+    @property
+    def reason(self) -> str:
+        """What happened and what to do, in one sentence."""
+        return (
+            f"not judged, since its logged package did not answer a request in a fresh process ({self.why}); no alias "
+            "was moved; bring back what is missing, then 'recalign register' judges it"
         )
 
 
@@ -157,8 +176,9 @@ def judge(
     attempt: int,
     anchor: Opponent | None = None,
     barred: str = "",
+    guards: tuple[Guard, ...] = (),
 ) -> Verdict:
-    """Compare ranks on the same cases by registry.metric.
+    """Compare ranks on the same cases by registry.metric; a broken guard refuses too.
 
     The first champion must beat popularity outright; a later one the present champion and the anchor, both within
     registry.margin, in this `attempt`'s share of registry.error. `barred` refuses either, with the reason.
@@ -173,7 +193,7 @@ def judge(
 
     gains = [gain(opponent) for opponent in (champion, anchor) if opponent is not None]
     return Verdict(
-        accepted=all(gain.bound > -margin for gain in gains) and not barred,
+        accepted=all(gain.bound > -margin for gain in gains) and not barred and not broken(guards),
         challenger=challenger.system,
         metric=metric,
         gain=gains[0],
@@ -187,6 +207,7 @@ def judge(
         cases=len(challenger.ranks),
         users=len(set(challenger.user_ids)),
         barred=barred,
+        guards=guards,
     )
 
 

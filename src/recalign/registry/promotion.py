@@ -6,6 +6,7 @@ champions (a tag), from which a roll-back knows where to go, however often it is
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from recalign.common.errors import RecalignError
 from recalign.params.load import Params
-from recalign.registry.gate import NotJudged, Verdict
+from recalign.registry.gate import NotJudged, Silent, Verdict
 from recalign.registry.tracking import answering_soon, connect, reached, redacted
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ UNDECIDED = "not judged"
 WITHIN = "gate_within_margin"  # tag of a champion that did not win outright: its bar, or BY_HAND once a person chose it
 BY_HAND = "by hand"
 KEPT = 20  # champions remembered
+LONGEST_KEY = 200  # characters of a tag's name
 
 
 class NothingRegisteredError(RecalignError):
@@ -135,9 +137,21 @@ def leave_unjudged(client: MlflowClient, name: str, version: str, verdict: NotJu
         client.set_model_version_tag(name, version, tag, value)
 
 
+def leave_silent(client: MlflowClient, name: str, version: str, verdict: Silent) -> None:
+    """Keep with a version that it did not answer; it gets no alias, and the next registration tries it again."""
+    for tag, value in {f"{GATE}_reason": verdict.reason, GATE: UNDECIDED}.items():
+        client.set_model_version_tag(name, version, tag, value)
+
+
 def settle(client: MlflowClient, name: str, version: str, verdict: Verdict) -> None:
-    """Move the aliases as the gate decided, and keep its verdict with the version (tags) and its run (gate.json)."""
-    client.log_dict(run_of(client, name, version), verdict.as_dict(), "gate.json")
+    """Move the aliases as the gate decided, and keep its verdict with the version (tags) and its run (gate.json, and
+    gate.html for a person)."""
+    run_id = run_of(client, name, version)
+    client.log_dict(run_id, verdict.as_dict(), "gate.json")
+    client.log_text(run_id, gate_page(f"{name}, version {version}", verdict), "gate.html")
+    for guard in verdict.guards:
+        key = re.sub(r"[^\w-]", "_", f"guard_{guard.name}")[:LONGEST_KEY]  # it may hold an attribute's name
+        client.set_model_version_tag(name, version, key, guard.sentence)
     client.set_registered_model_alias(name, CHALLENGER, version)
     if verdict.accepted:
         if not verdict.outright:
@@ -223,6 +237,20 @@ def download_package(uri: str, home: Path = Path()) -> Path:
             "'recalign promote VERSION --reason …' chooses another version"
         )
     return package
+
+
+def gate_page(title: str, verdict: Verdict) -> str:
+    """The verdict and every guard's record as a page of its own."""
+    from recalign.common import html as page
+
+    decision = f"It {'is' if verdict.accepted else 'is not'} champion: {verdict.reason}."
+    rows = [
+        (guard.label, guard.outcome, guard.sentence.partition(": ")[2] if guard.value is not None else guard.why or "—")
+        for guard in verdict.guards
+    ]
+    note = f"Against {verdict.bar}. A guard is broken only where its interval lies wholly beyond its bound."
+    body = [f"<h1>{page.escape(title)}</h1>", page.paragraph(decision)]
+    return page.document(title, [*body, page.section("Guards", page.table(["guard", "outcome", "figure"], rows, note))])
 
 
 def _set_champions(client: MlflowClient, name: str, past: list[str]) -> None:
