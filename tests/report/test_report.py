@@ -440,7 +440,7 @@ def test_each_figure_of_the_scorecard_carries_all_that_a_comparison_needs(made: 
     }  # fmt: skip
     assert by_key["llm-sdpo minus item_knn", "ndcg_at_10", "all", "uniform"]["p"] == 0.0
     assert by_key["llm-sft", "ndcg_at_10", "user: known user", "uniform"]["n"] == 20
-    assert by_key["item_knn", "coverage at 5", "all", "catalogue"]["low"] is None
+    assert by_key["item_knn", "coverage at 10", "all", "catalogue"]["low"] is None
     assert by_key["popularity", "dgu by genre at 5", "all", "uniform"]["value"] == pytest.approx(0.25)
     share = by_key["item_knn", "share of the oracle's gain", "all", "uniform"]
     assert share["value"] == pytest.approx((1 / np.log2(3) - 0.227178) / (1 - 0.227178), abs=1e-5)
