@@ -166,3 +166,41 @@ def test_the_list_of_recommenders_holds_what_other_stages_read(tree, systems, sa
     tree["recommenders"]["systems"] = systems
     with pytest.raises(RecalignError, match=said):
         parse_params(tree)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("prepare", "hidden_items", 1.0, r"prepare\.hidden_items is 1\.0; input should be less than 1"),
+        (
+            "prepare",
+            "hidden_items",
+            -0.1,
+            r"prepare\.hidden_items is -0\.1; input should be greater than or equal to 0",
+        ),
+        ("sft", "new_items", 0.6, r"sft\.new_items is 0\.6; input should be less than or equal to 0\.5"),
+    ],
+)
+def test_shares_of_items_leave_some(tree, section, key, value, said):
+    """Something has to be known, for a run and for each epoch."""
+    tree[section][key] = value
+    with pytest.raises(RecalignError, match=said):
+        parse_params(tree)
+
+
+def test_the_text_of_sequence_encoders_is_one_that_there_is(tree):
+    """A typo names the nearest block."""
+    tree["recommenders"]["next_item"] |= {"text": "split", "text_encoder": "atributes+tfidf"}
+    with pytest.raises(RecalignError, match=r"'atributes' in 'atributes\+tfidf' is none of attributes, .*attributes"):
+        parse_params(tree)
+
+
+def test_params_of_before_lack_what_is_off_by_default(tree):
+    """An older params.yaml still loads, and says the same."""
+    for section, keys in (("sft", ["new_items"]), ("prompt", ["attributes", "response_attributes"])):
+        for key in keys:
+            del tree[section][key]
+    for key in ("text", "text_encoder", "text_share", "text_bound"):
+        del tree["recommenders"]["next_item"][key]
+    params = parse_params(tree)
+    assert (params.sft.new_items, params.prompt.attributes, params.recommenders.next_item.text) == (0.0, (), "none")

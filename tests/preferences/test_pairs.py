@@ -13,13 +13,14 @@ from preference_world import CUTOFFS, START, Event, PreparedLog, random_log
 from recalign.common import columns as c
 from recalign.common.artifacts import MANIFEST, read_parquet, verify, write_parquet
 from recalign.common.errors import RecalignError
-from recalign.data.records import Items, read_examples
+from recalign.data.records import Example, Items, read_examples
 from recalign.data.taken import read_taken
 from recalign.params.load import Params, parse_params
 from recalign.recommenders.item_knn import ItemKNN
 from recalign.recommenders.recommender import Request
 from recalign.stages.pairs import pairs
 from recalign.stages.profiles import profiles
+from recalign.training.new_items import new_in_epoch, turn_of
 
 Row = dict[str, Any]
 
@@ -101,6 +102,28 @@ def test_another_seed_draws_other_items(params: Params, tmp_path: Path) -> None:
     other = rows(run(params.model_copy(update={"seed": 5}), log, tmp_path / "b"))
     drawn = {row[c.EXAMPLE]: row[c.REJECTED] for row in first}
     assert any(drawn.get(row[c.EXAMPLE], row[c.REJECTED]) != row[c.REJECTED] for row in other)
+
+
+def test_training_pairs_show_no_item_that_is_new_in_their_turn(params: Params, tmp_path: Path) -> None:
+    """The histories alone change, of training alone; nothing that a whole history holds is rejected."""
+    log = PreparedLog(random_log())
+    asked = params.model_copy(update={"sft": params.sft.model_copy(update={"new_items": 0.5})})
+    plain = {row[c.EXAMPLE]: row for row in rows(run(params, log, tmp_path / "a"))}
+    made = rows(run(asked, log, tmp_path / "b"))
+    shortened = 0
+    for row in made:
+        before = plain[row[c.EXAMPLE]]
+        assert row[c.CHOSEN] == before[c.CHOSEN]
+        assert not {*before[c.HISTORY], row[c.CHOSEN]} & set(row[c.REJECTED])
+        if row[c.SPLIT] != c.TRAIN:
+            assert row == before
+            continue
+        example = Example(row[c.EXAMPLE], row[c.USER], c.TRAIN, None, tuple(before[c.HISTORY]), row[c.CHOSEN])
+        new = new_in_epoch(range(1, 200), 0.5, turn_of(example, 0.5, params.seed), params.seed)
+        known = [item for item in before[c.HISTORY] if item not in new]
+        assert row[c.HISTORY] == (known or before[c.HISTORY])
+        shortened += row[c.HISTORY] != before[c.HISTORY]
+    assert shortened > 5
 
 
 def test_pairs_follow_the_order_of_examples_so_that_more_of_them_begin_with_fewer(

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from recalign.common import columns as c
 from recalign.common.artifacts import folder, read_json, read_parquet, write_parquet
 from recalign.common.errors import RecalignError
-from recalign.data.records import Items
+from recalign.data.records import Example, Items
 from recalign.data.taken import read_taken
 from recalign.params.load import Params
 from recalign.preferences.pairs.negatives import STRATEGIES, strategy_shares
@@ -18,6 +18,7 @@ from recalign.preferences.profiles.profiles import Profile, read_profiles, read_
 from recalign.preferences.profiles.selection import pair_examples
 from recalign.preferences.profiles.statements import closed_statements, plausible_items
 from recalign.project import BASELINES, PAIRS, PREPARED, PROFILES
+from recalign.training.new_items import known_history, new_in_epoch, turn_of
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +53,25 @@ def pairs(
     built: list[Pair] = []
     for split in (c.TRAIN, c.VALIDATION):
         examples = pair_examples(params, prepared, split, told)
-        taken = read_taken(prepared, examples)
+        taken = read_taken(prepared, examples)  # of whole histories: what was liked is never drawn as unseen
+        shown = _shown(examples, items, params) if split == c.TRAIN else examples
         built += build_pairs(
-            examples, items, taken, params.pairs, params.seed, item_knn=item_knn, profiles=known, plausible=plausible
+            shown, items, taken, params.pairs, params.seed, item_knn=item_knn, profiles=known, plausible=plausible
         )
     with folder(out) as partial:
         write_parquet(partial / "pairs.parquet", pairs_table(built))
     counts = {split: sum(pair.split == split for pair in built) for split in (c.TRAIN, c.VALIDATION)}
     shown = sum(pair.profile is not None for pair in built)
     log.info("pairs: %d train, %d validation; %d carry a profile", counts[c.TRAIN], counts[c.VALIDATION], shown)
+
+
+def _shown(examples: list[Example], items: Items, params: Params) -> list[Example]:
+    """The examples with the histories that pairs show: without the items that are new in each one's turn."""
+    share = params.sft.new_items
+    if not share:
+        return examples
+    epochs = [new_in_epoch(items.trained.ids, share, epoch, params.seed) for epoch in range(max(1, round(1 / share)))]
+    return [known_history(own, epochs[turn_of(own, share, params.seed)]) for own in examples]
 
 
 def _check_dislikes(prepared: Path) -> None:

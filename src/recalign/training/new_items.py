@@ -23,6 +23,17 @@ def new_in_epoch(items: Iterable[int], share: float, epoch: int, seed: int) -> f
     )
 
 
+def turn_of(example: Example, share: float, seed: int) -> int:
+    """The epoch that an example stands for where it is read in every epoch alike, as preference pairs are."""
+    return int(hashed_order(seed, "turn", example.example_id), 16) % max(1, round(1 / share))
+
+
+def known_history(example: Example, new: frozenset[int]) -> Example:
+    """The example without new items in its history; itself where nothing would be left. Its target stays."""
+    history = tuple(item for item in example.history if item not in new)
+    return replace(example, history=history) if history else example
+
+
 def without_new(example: Example, new: frozenset[int]) -> Example | None:
     """The example with no new item in its history; its target is the latest new one that has a history, if any has.
 
