@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recalign.common.item_groups import FIFTHS
 from recalign.evaluation.metrics import metric_values
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.ranks import SystemRanks
@@ -22,7 +23,6 @@ DIMENSIONS = ("user", "item", "target's popularity", "history", *STARTS)  # and 
 NEVER, AFTER = "not before the case", "after train"  # what a start is called
 LATE, BEFORE = "in the last tenth of train's time", "earlier in train"
 USERS = "user without train events", f"hardly known user (under {FEW_EVENTS} train events)", "known user"
-FIFTHS = ("least popular fifth", "second fifth", "third fifth", "fourth fifth", "most popular fifth")
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,6 @@ class Slice:
         first, *others = sorted(names, key=lambda name: -self.values[name].value)
         tied = any(self.values[name].value == self.values[first].value for name in others)
         return None if self.small or tied else first
-
-
-def popularity_fifths(popularity: Mapping[int, int]) -> dict[int, str]:
-    """Item -> its fifth of the catalogue by train events; items with equal counts share the lower of their fifths."""
-    counts = np.sort(np.fromiter(popularity.values(), dtype=np.int64))
-    return {
-        item: FIFTHS[min(4, int(np.searchsorted(counts, events) * 5 // len(counts)))]
-        for item, events in popularity.items()
-    }
 
 
 def labels(facts: CaseFacts, attribute: str | None) -> list[tuple[str, str]]:
