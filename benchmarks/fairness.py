@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from recalign.common.artifacts import read_json
+from recalign.common.item_groups import Grouping, group_items
 from recalign.common.machine import machine
 from recalign.data.records import read_met
 from recalign.evaluation.exposure import fairness_gain, measure_exposure, shown, unfairness
-from recalign.evaluation.groups import Grouping, group_items
 from recalign.evaluation.metrics import metric_values
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.ranks import SystemRanks

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from recalign.common.errors import RecalignError
+from recalign.common.item_groups import POPULARITY, group_items, membership
 from recalign.evaluation.exposure import fairness_gain, group_unfairness, measure_exposure, unfairness
-from recalign.evaluation.groups import POPULARITY, group_items, membership
 from recalign.evaluation.ranks import FULL, SAMPLED, SystemRanks, in_case_order
 
 COUNTS = {1: 4, 2: 3, 3: 2, 4: 1}

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from recalign.common.artifacts import write_json, write_parquet
-from recalign.evaluation.groups import popularity_fifths
+from recalign.common.item_groups import popularity_fifths
 from recalign.evaluation.metrics import chance
 from recalign.evaluation.ranks import SystemRanks, in_case_order
 from recalign.evaluation.slices import AFTER, BEFORE, LATE, NEVER, CaseFacts, build_slices

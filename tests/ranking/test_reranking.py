@@ -6,8 +6,8 @@ import torch
 from fusion_world import ITEMS, item_knn
 
 from recalign.common.errors import RecalignError
+from recalign.common.item_groups import group_items
 from recalign.data.records import Case, Example, Items
-from recalign.evaluation.groups import group_items
 from recalign.evaluation.systems import Choice, Tried, best_strength, read_choices, write_choices
 from recalign.params.fairness import FairnessParams
 from recalign.params.load import Params, parse_params

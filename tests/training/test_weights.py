@@ -10,8 +10,8 @@ from training_world import make_params, make_world
 
 from recalign.common.artifacts import file_digest, read_json
 from recalign.common.errors import RecalignError
+from recalign.common.item_groups import group_items
 from recalign.data.records import Example, Items
-from recalign.evaluation.groups import group_items
 from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring import response_logprobs
 from recalign.params.prompt import PromptParams

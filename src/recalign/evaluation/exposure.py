@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recalign.common.errors import RecalignError
-from recalign.evaluation.groups import Grouping, membership
+from recalign.common.item_groups import Grouping, membership
 from recalign.evaluation.metrics import Floats
 from recalign.evaluation.ranks import FULL, SystemRanks
 from recalign.evaluation.significance import (

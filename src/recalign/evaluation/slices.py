@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recalign.evaluation.groups import FIFTHS
+from recalign.common.item_groups import FIFTHS
 from recalign.evaluation.metrics import metric_values
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.ranks import SystemRanks

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from recalign.common.errors import RecalignError
+from recalign.common.item_groups import Grouping, group_items
 from recalign.data.records import Items
 from recalign.evaluation.exposure import shown, unfairness
-from recalign.evaluation.groups import Grouping, group_items
 from recalign.evaluation.metrics import Floats, metric_values
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.ranks import SystemRanks, in_case_order

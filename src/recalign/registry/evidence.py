@@ -77,7 +77,7 @@ def challenger_measured(
 
 
 def log_challenger(client: MlflowClient, params: Params, challenger: Challenger, root: Path) -> str:
-    """Register it as a new version, with what guards will ask of it once it is champion: ranks by view, answers."""
+    """Register it as a new version, with what its guards will be asked for once it is champion."""
     own = challenger
     version = log_version(client, params, own.chosen, own.settings, own.digest, own.ranks, own.cases, root)
     run_id = str(client.get_model_version(params.registry.model, version).run_id)

@@ -17,10 +17,10 @@ import numpy as np
 
 from recalign.common import columns as c
 from recalign.common.errors import RecalignError
+from recalign.common.item_groups import POPULARITY, Grouping, group_items
 from recalign.data.records import Items
 from recalign.evaluation.exposure import fairness_gain, lifts
 from recalign.evaluation.generation import FREE, VALID, Answer
-from recalign.evaluation.groups import POPULARITY, Grouping, group_items
 from recalign.evaluation.metrics import Floats, metric_values
 from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.significance import BOOTSTRAP, Interval, lower_bounds, sums_by_user

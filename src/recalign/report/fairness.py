@@ -6,8 +6,8 @@ from typing import Any
 
 from recalign.common import html as page
 from recalign.common.html import Drawing
+from recalign.common.item_groups import Grouping
 from recalign.evaluation.exposure import fairness_gain, shown, unfairness
-from recalign.evaluation.groups import Grouping
 from recalign.evaluation.metrics import metric_values
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.ranks import FULL, SystemRanks

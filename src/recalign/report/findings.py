@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet
+from recalign.common.item_groups import POPULARITY, popularity_fifths
 from recalign.data.records import Items
 from recalign.evaluation.exposure import Exposure, measure_exposure
-from recalign.evaluation.groups import POPULARITY, popularity_fifths
 from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.slices import AFTER, BEFORE, LATE, NEVER, CaseFacts, Slice, build_slices

@@ -11,12 +11,12 @@ from recalign.audit.contest import AUDIT, ProbeContest
 from recalign.common.artifacts import read_json, write_json, write_text
 from recalign.common.columns import TEST, VIEWS
 from recalign.common.git import git_revision
+from recalign.common.item_groups import group_items
 from recalign.common.run_log import COSTS, print_stages
 from recalign.data.records import Items
 from recalign.data.simulator import read_tastes
 from recalign.evaluation.costs import Cost
 from recalign.evaluation.figures import MATCHING, Figure, Provenance, Recorder, as_document
-from recalign.evaluation.groups import group_items
 from recalign.evaluation.ranks import CATALOGUE, CATALOGUE_CASES, SAMPLED, UNKNOWN, SystemRanks, read_system_ranks
 from recalign.evaluation.scorecard import Scorecard, build_scorecard
 from recalign.evaluation.systems import SYSTEMS, Choice, read_choices, read_systems

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 
 from recalign.common.errors import RecalignError
+from recalign.common.item_groups import Floats, Grouping, group_items
 from recalign.data.records import Example, Items
-from recalign.evaluation.groups import Grouping, group_items
-from recalign.evaluation.metrics import Floats
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.sft import NO_WEIGHTS, SftParams
 

@@ -1,18 +1,28 @@
-"""Groups of items: fifths by popularity, or the values of an attribute. Exposure, reweighting and slices read them."""
+"""Items by group: fifths of popularity, or the values of an attribute; several groups of an item share it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recalign.common.errors import RecalignError
-from recalign.evaluation.metrics import Floats
 
+Floats = NDArray[np.float64]
 POPULARITY = "popularity"  # the grouping by fifths of the catalogue; any other is the name of an attribute
 NO_GROUP = "none"  # the group of items that an attribute says nothing of
 Attributes = Mapping[int, Mapping[str, Sequence[str]]]  # item -> name of an attribute -> values
 LEAST_KNOWN = 0.5  # share of the train events whose items need a value of an attribute that is grouped by
 FIFTHS = ("least popular fifth", "second fifth", "third fifth", "fourth fifth", "most popular fifth")
+
+
+def popularity_fifths(popularity: Mapping[int, int]) -> dict[int, str]:
+    """Item -> its fifth of the catalogue by train events; items with equal counts share the lower of their fifths."""
+    counts = np.sort(np.fromiter(popularity.values(), dtype=np.int64))
+    return {
+        item: FIFTHS[min(4, int(np.searchsorted(counts, events) * 5 // len(counts)))]
+        for item, events in popularity.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -82,15 +92,6 @@ def _check_attribute(
 
 def _allowed(attributes: Attributes) -> str:
     return ", ".join([POPULARITY, *sorted({name for own in attributes.values() for name in own})])
-
-
-def popularity_fifths(popularity: Mapping[int, int]) -> dict[int, str]:
-    """Item -> its fifth of the catalogue by train events; items with equal counts share the lower of their fifths."""
-    counts = np.sort(np.fromiter(popularity.values(), dtype=np.int64))
-    return {
-        item: FIFTHS[min(4, int(np.searchsorted(counts, events) * 5 // len(counts)))]
-        for item, events in popularity.items()
-    }
 
 
 def membership(items: Sequence[int], groups: Mapping[int, Sequence[str]]) -> tuple[list[str], Floats]:
