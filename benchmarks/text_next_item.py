@@ -71,15 +71,15 @@ def main() -> None:
         "|---|---:|---:|---:|---:|",
     ]
     for label in seconds:
-        own, (name, _, text) = [], label.partition(", ")
+        columns, (name, _, text) = [], label.partition(", ")
         for view in VIEWS:
             each = np.concatenate(values[label, view])
-            own.append(plain(bootstrap_interval(each, users[view], params.evaluate.resamples, params.seed)))
+            columns.append(plain(bootstrap_interval(each, users[view], params.evaluate.resamples, params.seed)))
         apart = ""
         if text not in ("", "none"):
             gained = np.concatenate(values[label, c.HIDDEN]) - np.concatenate(values[f"{name}, none", c.HIDDEN])
             apart = signed(bootstrap_interval(gained, users[c.HIDDEN], params.evaluate.resamples, params.seed))
-        lines.append(f"| {label} | {' | '.join(own)} | {apart} | {seconds[label] / len(told):.0f} |")
+        lines.append(f"| {label} | {' | '.join(columns)} | {apart} | {seconds[label] / len(told):.0f} |")
     cases = {view: len(users[view]) for view in VIEWS}
     text = "\n".join([*told, f"- cases {cases}; text by {arguments.encoder}; {machine()}", "", *lines]) + "\n"
     print(text)

@@ -54,9 +54,9 @@ def pairs(
     for split in (c.TRAIN, c.VALIDATION):
         examples = pair_examples(params, prepared, split, told)
         taken = read_taken(prepared, examples)  # of whole histories: what was liked is never drawn as unseen
-        shown = _shown(examples, items, params) if split == c.TRAIN else examples
+        asked = _shown(examples, items, params) if split == c.TRAIN else examples
         built += build_pairs(
-            shown, items, taken, params.pairs, params.seed, item_knn=item_knn, profiles=known, plausible=plausible
+            asked, items, taken, params.pairs, params.seed, item_knn=item_knn, profiles=known, plausible=plausible
         )
     with folder(out) as partial:
         write_parquet(partial / "pairs.parquet", pairs_table(built))
