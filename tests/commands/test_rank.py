@@ -65,15 +65,30 @@ def test_equals_are_listed_by_lot_as_the_rank_of_the_target_counts(
     assert json.loads((tmp_path / "out.jsonl").read_text()) == {"case": 0, "rank": 2, "ranked": [3, 1, 2]}
 
 
+def test_text_ids_go_in_and_come_out(params: Params, tmp_path: Path) -> None:
+    """Users and items of an Amazon-like log, one of them in digits that begin with 0; whole numbers beside them."""
+    items, train = tmp_path / "text.csv", tmp_path / "train.csv"
+    items.write_text("item_id,title\nB000A,Alien\n007,Heat\n7,Up\nB000C,Jaws\n", encoding="utf-8")
+    train.write_text("user_id,item_id\nA4WSJ,007\nA5,007\nA4WSJ,B000C\n9,7\n9,007\n8,B000C\n", encoding="utf-8")
+    case = {"case": "c", "user_id": "A4WSJ", "history": ["B000A"], "candidates": [7, "007", "B000C"], "target": "007"}
+    number = CASE | {"user_id": 9, "history": [], "candidates": ["B000A", "7", "B000C"], "target": 7}
+    rank(params, write(tmp_path, case, number), items, tmp_path / "o", recommender="popularity", train=train)
+    lines = [json.loads(line) for line in (tmp_path / "o").read_text().splitlines()]
+    assert lines[0] == {"case": "c", "rank": 1, "ranked": ["007", "B000C", 7]}
+    assert lines[1] == {"case": 0, "rank": 2, "ranked": ["B000C", 7, "B000A"]}
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         ("{not json", "not JSON"),
         ("[1, 2]", "a list; a JSON object with case, user_id, history, candidates, target is needed"),
-        ({k: v for k, v in CASE.items() if k != "target"}, "no field 'target'; a whole number is needed"),
-        (CASE | {"user_id": "x"}, 'user_id is "x"; a whole number is needed'),
-        (CASE | {"user_id": True}, "user_id is true; a whole number is needed"),
-        (CASE | {"candidates": [3, "4", 5]}, r'candidates is \[3, "4", 5\]; a list of item ids is needed'),
+        ({k: v for k, v in CASE.items() if k != "target"}, "no field 'target'; a whole number or a text is needed"),
+        (CASE | {"user_id": " "}, 'user_id is " "; a whole number or a text is needed'),
+        (CASE | {"user_id": True}, "user_id is true; a whole number or a text is needed"),
+        (CASE | {"candidates": [3, 4.5, 5]}, r"candidates is \[3, 4\.5, 5\]; a list of item ids is needed"),
+        (CASE | {"candidates": [3, "04", 5], "target": 3}, "candidates holds item 04, which --items lacks"),
+        (CASE | {"target": "A4"}, "target A4 is not among the candidates"),
         (CASE | {"target": 2}, "target 2 is not among the candidates"),
         (CASE | {"candidates": [3, 4, 4]}, "candidates hold item 4 twice"),
         (CASE | {"candidates": [3, 4, 99]}, "candidates holds item 99, which --items lacks"),
@@ -97,7 +112,7 @@ def test_a_bad_line_is_named_with_its_file_and_number(items: Path, tmp_path: Pat
         ('{"case": 1, "user_id": ' + "9" * 5000 + "}", "cannot be read"),
         (json.dumps(CASE)[:-1] + ', "target": 5}', "field 'target' is listed twice"),
         ("[" * 100_000, "cannot be read|not JSON"),
-        (json.dumps(CASE | {"target": 4.0}), r"target is 4\.0; a whole number is needed"),
+        (json.dumps(CASE | {"target": 4.0}), r"target is 4\.0; a whole number or a text is needed"),
         (json.dumps(CASE | {"history": [None]}), r"history is \[null\]"),
         (json.dumps(CASE | {"history": {"1": 2}}), "a list of item ids is needed"),
         (json.dumps(CASE | {"candidates": [], "case": 1}), "candidates are empty"),
@@ -121,7 +136,7 @@ def test_a_name_of_a_case_may_be_any_whole_number(tmp_path: Path) -> None:
     [
         ("1,Alien\n18446744073709551615,Heat\n", ":3: item_id is 18446744073709551615, which no 64-bit"),
         (f"{'9' * 5000},Heat\n", ":2: item_id is 9{30}, which no 64-bit"),
-        ("--5,Heat\n", ":2: item_id is '--5'; a whole number is needed"),
+        ("A4,Heat\nA4,Alien\n", ":3: item_id A4 is listed twice"),
         ('1,Alien\n2,"Heat\n3,Up\n', ":3: .*a quote that opens here is not closed"),
         ('1,Alien\n2,"Heat\n' + "3,Up and away\n" * 20_000, ":3: .*a quote that opens here is not closed"),
         ('1,"Alien\n2,Heat\n3,Up"\n4,Jaws\n', ":2: a quote that opens here is closed 2 lines later"),
@@ -194,7 +209,7 @@ def test_a_missing_file_names_its_option(items: Path, tmp_path: Path) -> None:
     ("text", "said"),
     [
         (b"item,title\n1,Alien\n", r"has no column 'item_id' \(it has item, title\)"),
-        (b"item_id,title\n1,Alien\nx,Heat\n", r":3: item_id is 'x'"),
+        (b"item_id,title\n1,Alien\n ,Heat\n", r":3: item_id is ' '; a whole number or a text is needed"),
         (b"item_id,title\n1,Alien\n1,Heat\n", r":3: item_id 1 is listed twice"),
         (b"item_id,title\n1, \n", r":2: title of item 1 is empty"),
         (b"item_id,title\n", r"holds no item"),

@@ -483,8 +483,9 @@ def test_the_oracle_gives_the_simulators_own_probabilities(tmp_path: Path) -> No
     [
         (None, "is missing; give --train"),
         (b"user_id,item\n1,2\n", "has no column 'item_id' \\(it has user_id, item\\)"),
-        (b"user_id,item_id\n1,x\n", "column 'item_id' must hold whole numbers"),
-        (b"user_id,item_id\n1,\n", "column 'item_id' must hold whole numbers"),
+        (b"user_id,item_id\n1,x\n", "item x is not among the"),
+        (b"user_id,item_id\n1,\n2,9\n", "column 'item_id' must hold an id in every row"),
+        (b"user_id,item_id\n99999999999999999999,9\n", "column 'user_id' must hold an id .*, renumber what is larger"),
         (b"user_id,item_id\n", "holds no row"),
         (b"user_id,item_id\n1,77\n", "item 77 is not among"),
         (b"user_id,item_id,timestamp\n1,2,yesterday\n", "'timestamp' must be seconds or ISO 8601"),

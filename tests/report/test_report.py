@@ -21,6 +21,7 @@ from recalign.common.artifacts import folder, read_json, read_parquet, write_jso
 from recalign.common.columns import VIEWS
 from recalign.common.errors import RecalignError
 from recalign.common.run_log import note_costs
+from recalign.data.raw_ids import RawIds
 from recalign.data.records import read_examples, read_met
 from recalign.data.simulator import Taste
 from recalign.evaluation.metrics import chance
@@ -118,13 +119,13 @@ def test_a_random_model_is_named_in_table_verdict_and_answer(capsys) -> None:
 
 @pytest.mark.parametrize(
     ("source", "random_model", "expected"),
-    [("simulated", True, ["dvc exp run -S budget=demo", "recalign recommend --user 7",
+    [("simulated", True, ["dvc exp run -S budget=demo", "recalign recommend --user 'A4 WSJ'",
                           "dvc exp run -S source=lastfm -S budget=few-shot"]),
-     ("table", True, ["dvc exp run -S budget=demo", "recalign recommend --user 7"]),
-     ("table", False, ["recalign register", "recalign recommend --user 7", "dvc exp run -S budget=few-shot"])],
+     ("table", True, ["dvc exp run -S budget=demo", "recalign recommend --user 'A4 WSJ'"]),
+     ("table", False, ["recalign register", "recalign recommend --user 'A4 WSJ'", "dvc exp run -S budget=few-shot"])],
 )  # fmt: skip
 def test_next_comes_a_trained_model_on_the_same_data(source: str, random_model: bool, expected: list[str]) -> None:
-    told = next_commands({"source": source, "random_model": random_model, "example_user": 7})
+    told = next_commands({"source": source, "random_model": random_model, "example_user": 7}, RawIds({7: "A4 WSJ"}))
     assert [line.split("  ")[0] for line in told] == expected
 
 
@@ -263,6 +264,8 @@ def write_project(tmp_path: Path) -> Path:
     rule = {"rule": "duplicate event", "table": "interactions", "level": "row", "sentence": "…", "failed": 9}
     rows = {"interactions": {"read": 100, "kept": 91, "quarantined": 9}}
     write_json(tmp_path / "validated" / "summary.json", {"rows": rows, "rules": [rule]})
+    users = pa.table({"user_id": [7], "raw_id": ["A4 WSJ"]})
+    write_parquet(tmp_path / "validated" / "users.parquet", users)
     row = {"users": 40, "claims": 9, "right": 6, "planted": 20, "precision": 2 / 3, "recall": None}
     write_json(tmp_path / "profiles" / "truth.json", {"statements": {"test": row}})
     write_json(tmp_path / "base" / "base.json", {"id": "tiny", "revision": "1", "sha256": "34" * 32})
@@ -478,7 +481,7 @@ def test_the_terminal_shows_table_verdict_path_and_what_to_type_next(made: Made)
     for told in (
         "− item_knn", "[0.431, 0.431]", "Should you use the language model? No", "The LLM loses",
         f"Report: {made.out / 'report.html'}",
-        "recalign register", "recalign recommend --user 7", "dvc exp run -S source=lastfm -S budget=few-shot",
+        "recalign register", "recalign recommend --user 'A4 WSJ'", "dvc exp run -S source=lastfm -S budget=few-shot",
     ):  # fmt: skip
         assert told in made.printed, told
 

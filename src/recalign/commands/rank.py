@@ -15,7 +15,8 @@ from recalign.common import columns as c
 from recalign.common.artifacts import file_digest, write_text
 from recalign.common.console import print_json
 from recalign.common.errors import RecalignError
-from recalign.data.case_file import CASE, FileCase, read_catalogue, read_file_cases
+from recalign.data.case_file import CASE, FileCase, read_file_cases, read_own_catalogue
+from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.metrics import LABELS, METRICS, Floats, Lots, draw_lots, target_places, target_ranks
 from recalign.evaluation.ranks import in_case_order
@@ -44,14 +45,14 @@ def rank(
 ) -> None:
     """Rank the lists of `cases` (JSON lines) over the catalogue `items` (CSV) and write a line a case to `out`.
 
-    A line holds case, rank (of the target, 1 = best, equals by lot) and ranked (ids, best first). Prints the metrics
-    with intervals over users (as_json: as one JSON document). Raises RecalignError naming file and line where the input
-    cannot be ranked.
+    A line holds case, rank (of the target, 1 = best, equals by lot) and ranked (ids of the files, best first). Prints
+    the metrics with intervals over users (as_json: as one JSON document). Raises RecalignError naming file and line
+    where the input cannot be ranked.
     """
     check_system_named(adapter, recommender, train, fusion=fusion)
     for option, path in {"--cases": cases, "--items": items}.items():
         check_file(option, path)
-    catalogue = read_catalogue(items)
+    catalogue, raw = read_own_catalogue(items)
     asked = read_file_cases(cases, catalogue)
     from recalign.ranking.trial import scores_of
     from recalign.recommenders.recommender import Request
@@ -64,7 +65,7 @@ def rank(
     places = target_places(lists, [case.target for case in asked])
     lots = draw_lots([str(case.case) for case in asked], lists)
     ranks = target_ranks(scores, places, lots)
-    write_text(out, "".join(_line(*row) for row in zip(asked, ranks.tolist(), scores, lots, strict=True)))
+    write_text(out, "".join(_line(*row, raw) for row in zip(asked, ranks.tolist(), scores, lots, strict=True)))
     own = scores[np.arange(len(asked)), places]
     keys = [(str(case.case), case.user_id) for case in asked]
     _say_new(system, lists)
@@ -155,7 +156,7 @@ def _say_new(system: "Ranker", lists: Sequence[Sequence[int]]) -> None:
         print(f"New items: {new} of {len(listed)} candidates, read by {system.fusion.read_by}")
 
 
-def _line(case: FileCase, rank: int, scores: Floats, lots: Lots) -> str:
-    """A line of the output; equals by lot, as the target's rank counts."""
-    ranked = [case.candidates[column] for column in np.lexsort((lots, -scores))]
+def _line(case: FileCase, rank: int, scores: Floats, lots: Lots, raw: RawIds) -> str:
+    """A line of the output, with the ids of the files; equals by lot, as the target's rank counts."""
+    ranked = [raw.shown(case.candidates[column]) for column in np.lexsort((lots, -scores))]
     return json.dumps({CASE: case.case, c.RANK: rank, "ranked": ranked}) + "\n"

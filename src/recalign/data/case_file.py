@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from recalign.common import columns as c
 from recalign.common.errors import RecalignError
-from recalign.data.raw_ids import RawIds
+from recalign.data.raw_ids import DIGITS, INTEGER, RawIds, number_in_file
 from recalign.data.records import Items
 from recalign.data.titles import safe_title
 
@@ -24,6 +23,7 @@ CASE = "case"
 FIELDS = "case, user_id, history, candidates, target"
 SMALLEST, LARGEST_ID = -(2**63), 2**63 - 1  # what a column of 64-bit whole numbers holds
 LONGEST_TITLE = 200  # characters, as stage validate cuts them
+ID, NAME, IDS = "a whole number or a text", "a whole number or text", "a list of item ids"
 LONGEST = 100_000  # characters of a field: a longer one is a quote left open, or no table
 
 
@@ -44,23 +44,30 @@ class FileCase:
 
 
 def read_catalogue(path: Path) -> Items:
-    """Read a CSV with the columns item_id and title; titles stay as they are, no attributes, no popularity.
+    """As `read_own_catalogue`, by number alone."""
+    return read_own_catalogue(path)[0]
 
-    Raises RecalignError naming file and line: a missing file or column, an id that is no number or is listed twice, an
-    empty title, text that is not UTF-8, no row.
+
+def read_own_catalogue(path: Path) -> tuple[Items, RawIds]:
+    """Read a CSV with the columns item_id and title, and what its ids are; no attributes, no popularity.
+
+    An id is a whole number or a text, which `number_in_file` numbers; titles stay as they are. Raises RecalignError
+    naming file and line: a missing file or column, an id that is empty or listed twice, an empty title, text that is
+    not UTF-8, no row.
     """
     titles: dict[int, str] = {}
+    texts: dict[int, str] = {}
     for number, row in _rows(path, "--items", (c.ITEM, c.TITLE)):
-        item = _whole(path, number, c.ITEM, row[c.ITEM])
+        item, text = _id(path, number, c.ITEM, row[c.ITEM]), row[c.ITEM].strip()
         if item in titles:
-            _refuse(path, number, f"{c.ITEM} {item} is listed twice; keep one title an id")
+            _refuse(path, number, f"{c.ITEM} {text} is listed twice; keep one title an id")
         if not (row[c.TITLE] or "").strip():
-            _refuse(path, number, f"{c.TITLE} of item {item} is empty; give it one")
-        titles[item] = row[c.TITLE]
+            _refuse(path, number, f"{c.TITLE} of item {text} is empty; give it one")
+        titles[item], texts[item] = row[c.TITLE], text
     if not titles:
         raise RecalignError(f"{path} holds no item; --items needs a row an item")
     ids = tuple(sorted(titles))
-    return Items(ids, titles, {item: {} for item in ids}, dict.fromkeys(ids, 0))
+    return Items(ids, titles, {item: {} for item in ids}, dict.fromkeys(ids, 0)), RawIds(texts)
 
 
 def with_new_items(path: Path, catalogue: Items, raw: RawIds) -> tuple[Items, RawIds, list[int]]:
@@ -107,6 +114,7 @@ def read_file_cases(
 ) -> list[FileCase]:
     """Read JSON lines with case, user_id, history, candidates and target, in the order of the file; blank lines pass.
 
+    Ids are whole numbers or texts, which `number_in_file` numbers.
     catalogue None: any id is taken. anonymous: case may be missing, and user_id, in all lines or none; published files
     often lack them. option: what the command line calls the file.
     Raises RecalignError naming file and line for whatever could not be ranked: no JSON, a missing or mistyped field,
@@ -118,7 +126,7 @@ def read_file_cases(
         if not line.strip():
             continue
         case = _parsed(path, number, line, cases[-1] if cases else None, anonymous=anonymous)
-        _check(path, number, case, catalogue)
+        _check(path, number, case, catalogue, line)
         if cases and case.guessed != cases[0].guessed:
             has, first = ("no", "one") if case.guessed else ("a", "none")
             _refuse(path, number, f"{has} {c.USER}, but the first case has {first}; give it in every line or in none")
@@ -138,12 +146,12 @@ def read_file_log(path: Path, option: str) -> tuple[NDArray[np.int64], NDArray[n
     """Users and items [N] of an interactions CSV, each user's in the order of time, or else in the order of the file.
 
     The order of time is that of the column timestamp (numbers or ISO 8601), equal times in the order of the file.
-    Raises RecalignError for a missing file, column or number.
+    Raises RecalignError for a missing file, column or id.
     """
     events: list[tuple[int, int]] = []
     times: list[str] | None = []
     for number, row in _rows(path, option, (c.USER, c.ITEM)):
-        events.append((_whole(path, number, c.USER, row[c.USER]), _whole(path, number, c.ITEM, row[c.ITEM])))
+        events.append((_id(path, number, c.USER, row[c.USER]), _id(path, number, c.ITEM, row[c.ITEM])))
         if c.TIMESTAMP not in row:
             times = None
         elif times is not None:
@@ -246,11 +254,11 @@ def _parsed(path: Path, number: int, line: str, before: FileCase | None, *, anon
     if anonymous:
         fields = {CASE: f"line {number}", c.USER: 0, **fields}
     case = FileCase(
-        _field(path, number, fields, CASE, "a whole number or text"),
-        _field(path, number, fields, c.USER, "a whole number"),
-        tuple(_field(path, number, fields, c.HISTORY, "a list of item ids")),
-        tuple(_field(path, number, fields, c.CANDIDATES, "a list of item ids")),
-        _field(path, number, fields, c.TARGET, "a whole number"),
+        _field(path, number, fields, CASE, NAME),
+        number_in_file(_field(path, number, fields, c.USER, ID)),
+        tuple(map(number_in_file, _field(path, number, fields, c.HISTORY, IDS))),
+        tuple(map(number_in_file, _field(path, number, fields, c.CANDIDATES, IDS))),
+        number_in_file(_field(path, number, fields, c.TARGET, ID)),
         guessed,
     )
     if guessed and before is not None:
@@ -263,9 +271,9 @@ def _field(path: Path, number: int, fields: Mapping[str, Any], name: str, wanted
         _refuse(path, number, f"no field '{name}'; {wanted} is needed")
     value = fields[name]
     fits = {
-        "a whole number": _is_id(value),
-        "a whole number or text": isinstance(value, int | str) and not isinstance(value, bool),
-        "a list of item ids": isinstance(value, list) and all(map(_is_id, value)),
+        ID: _is_id(value),
+        NAME: isinstance(value, int | str) and not isinstance(value, bool),
+        IDS: isinstance(value, list) and all(map(_is_id, value)),
     }[wanted]
     if not fits:
         large = next((each for each in (value if isinstance(value, list) else [value]) if _is_large(each)), None)
@@ -275,27 +283,38 @@ def _field(path: Path, number: int, fields: Mapping[str, Any], name: str, wanted
     return value
 
 
-def _check(path: Path, number: int, case: FileCase, catalogue: Items | None) -> None:
+def _check(path: Path, number: int, case: FileCase, catalogue: Items | None, line: str) -> None:
+    def told(item: int) -> int | str:
+        """An id as the line writes it."""
+        fields = json.loads(line)
+        written = [*fields[c.HISTORY], *fields[c.CANDIDATES], fields[c.TARGET]]
+        return next(raw for raw in written if number_in_file(raw) == item)
+
     for name, items in ((c.HISTORY, case.history), (c.CANDIDATES, case.candidates)):
         if catalogue is None:
             break
         unknown = next((item for item in items if item not in catalogue.titles), None)
         if unknown is not None:
-            _refuse(path, number, f"{name} holds item {unknown}, which --items lacks; add it there")
+            _refuse(path, number, f"{name} holds item {told(unknown)}, which --items lacks; add it there")
     if len(set(case.candidates)) != len(case.candidates):
         twice = next(item for item in case.candidates if case.candidates.count(item) > 1)
-        _refuse(path, number, f"{c.CANDIDATES} hold item {twice} twice; each may be listed once")
+        _refuse(path, number, f"{c.CANDIDATES} hold item {told(twice)} twice; each may be listed once")
     if not case.candidates:
         _refuse(path, number, f"{c.CANDIDATES} are empty; they must hold the target and others")
     if case.target not in case.candidates:
-        _refuse(path, number, f"{c.TARGET} {case.target} is not among the candidates; add it to them")
+        _refuse(path, number, f"{c.TARGET} {told(case.target)} is not among the candidates; add it to them")
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and SMALLEST <= value <= LARGEST_ID
+    """A whole number that a column holds, or a text that is no larger number and not empty."""
+    if isinstance(value, str):
+        return bool(value.strip()) and not _is_large(value)
+    return isinstance(value, int) and not isinstance(value, bool) and not _is_large(value)
 
 
 def _is_large(value: object) -> bool:
+    if isinstance(value, str) and INTEGER.fullmatch(value.strip()):
+        return len(value.strip()) > DIGITS or not SMALLEST <= int(value) <= LARGEST_ID
     return isinstance(value, int) and not SMALLEST <= value <= LARGEST_ID
 
 
@@ -313,14 +332,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _whole(path: Path, number: int, column: str, text: str) -> int:
-    """A field of a CSV as an id."""
-    digits = text.strip()
-    if not re.fullmatch(r"[+-]?[0-9]+", digits):
-        _refuse(path, number, f"{column} is {text[:60]!r}; a whole number is needed")
-    if len(digits) > 20 or not SMALLEST <= int(digits) <= LARGEST_ID:
-        _refuse(path, number, f"{column} is {_beyond(digits)}")
-    return int(digits)
+def _id(path: Path, number: int, column: str, text: str) -> int:
+    """The number of an id in a field of a CSV."""
+    if not _is_id(text):
+        _refuse(path, number, f"{column} is {_beyond(text.strip()) if text.strip() else f'{text!r}; {ID} is needed'}")
+    return number_in_file(text)
 
 
 def _refuse(path: Path, number: int, what: str) -> NoReturn:

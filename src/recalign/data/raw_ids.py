@@ -1,4 +1,4 @@
-"""The ids of a person's own log beside the numbers that stages count with: serving takes and gives the former."""
+"""The ids of a person's own log beside the numbers that stages count with: commands take and give the former."""
 
 import re
 from collections.abc import Container, Mapping
@@ -10,10 +10,21 @@ import pyarrow as pa
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_parquet, write_parquet
+from recalign.data.sources.ids import number_of
 
 RAW = "raw_id"
 INTEGER = re.compile("0|-?[1-9][0-9]*")
+DIGITS = 20  # no whole number of 64 bits has more, its sign included
 FILE = "item_ids.parquet"  # in a package
+
+
+def number_in_file(raw: int | str) -> int:
+    """The number of an id in files of one's own, which stage ingest never numbered: a whole number is its own.
+
+    Another text ("A4WSJ…", "007") gets one of its hash, so that all files agree on it.
+    """
+    text = str(raw).strip()
+    return int(text) if INTEGER.fullmatch(text) and len(text) <= DIGITS else number_of(text)
 
 
 @dataclass(frozen=True)

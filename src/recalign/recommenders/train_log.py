@@ -1,6 +1,7 @@
 """Anyone's interactions file (CSV), on which an ID recommender is fitted to rank candidate lists."""
 
 import logging
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -8,18 +9,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyarrow import csv
 
 from recalign.common import columns as c
 from recalign.common.errors import RecalignError
+from recalign.data.raw_ids import DIGITS, INTEGER, number_in_file
 from recalign.data.records import Items, hashed_order
 from recalign.params.load import Params
 from recalign.params.recommenders import RecommenderName
 from recalign.recommenders.recommender import Recommender
 from recalign.recommenders.roster import fit
-from recalign.recommenders.store import columns_of
 
 log = logging.getLogger(__name__)
+IDS_AS_WRITTEN = csv.ConvertOptions(column_types={c.USER: pa.string(), c.ITEM: pa.string()}, strings_can_be_null=True)
+WHOLE_FLOAT = re.compile(r"(?<=[0-9])\.0+$")  # as tables write whole numbers where a value was once missing
 
 
 def fit_on_log(name: RecommenderName, catalogue: Items, path: Path, params: Params) -> Recommender:
@@ -37,8 +41,8 @@ def read_train_log(path: Path, catalogue: Items) -> tuple[pa.Table, bool]:
     (user, item) counts once. Raises RecalignError for a missing file, column or item, or values that cannot be read.
     """
     try:
-        table = csv.read_csv(path)
-        present = table.column_names
+        written = csv.read_csv(path, convert_options=IDS_AS_WRITTEN)
+        table, present = written, written.column_names
     except FileNotFoundError:
         raise RecalignError(f"{path} is missing; give --train an interactions file") from None
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
@@ -48,13 +52,14 @@ def read_train_log(path: Path, catalogue: Items) -> tuple[pa.Table, bool]:
     for column in (c.USER, c.ITEM):
         if column not in present:
             raise RecalignError(f"{path} has no column '{column}' (it has {', '.join(present)}); add it")
-        ids = _whole(table[column])
+        ids = _numbered(table[column])
         if ids is None:
             raise RecalignError(
-                f"{path}: column '{column}' must hold whole numbers up to 2^63 - 1 in every row; renumber the ids"
+                f"{path}: column '{column}' must hold an id in every row, a whole number up to 2^63 - 1 or a text; "
+                "fill in what is missing, renumber what is larger"
             )
         table = table.set_column(present.index(column), column, ids)
-    columns_of(catalogue, table[c.ITEM].to_numpy())
+    _check_known(catalogue, table[c.ITEM].to_numpy(), written[c.ITEM])
     clock = c.TIMESTAMP in present
     times = table[c.TIMESTAMP] if clock else pa.nulls(len(table), pa.timestamp("us"))
     try:
@@ -67,14 +72,26 @@ def read_train_log(path: Path, catalogue: Items) -> tuple[pa.Table, bool]:
     return _in_order(firsts.rename_columns([c.USER, c.ITEM, c.TIMESTAMP])), clock
 
 
-def _whole(ids: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Ids as int64, 12.0 being 12; None where one is missing, is no integer, or is a float that is not exact."""
-    if ids.null_count:
+def _numbered(ids: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Ids as int64 by `number_in_file`, 12.0 being 12; None where one is missing or beyond 64 bits."""
+    coded = ids.combine_chunks().dictionary_encode()
+    texts = [WHOLE_FLOAT.sub("", text.strip()) for text in coded.dictionary.to_pylist()]
+    if coded.null_count or not all(texts) or any(INTEGER.fullmatch(t) and len(t) > DIGITS for t in texts):
         return None
-    if pa.types.is_floating(ids.type):
-        exact = pc.all(pc.and_(pc.equal(ids, pc.floor(ids)), pc.less_equal(pc.abs(ids), 2**53))).as_py()
-        return ids.cast(pa.int64()) if exact else None
-    return ids if pa.types.is_integer(ids.type) else None
+    numbers = [number_in_file(text) for text in texts]
+    if not all(-(2**63) <= number < 2**63 for number in numbers):
+        return None
+    return pa.chunked_array([pa.array(numbers, pa.int64()).take(coded.indices)])
+
+
+def _check_known(catalogue: Items, items: NDArray[np.int64], written: pa.ChunkedArray) -> None:
+    """Raises RecalignError naming the first item, as the file writes it, that the catalogue does not hold."""
+    unknown = np.flatnonzero(~np.isin(items, np.array(catalogue.ids, dtype=np.int64)))
+    if len(unknown):
+        raise RecalignError(
+            f"item {written[int(unknown[0])]} is not among the {len(catalogue.ids)} items of the catalogue; leave it "
+            "out or add it"
+        )
 
 
 def _in_order(events: pa.Table) -> pa.Table:

@@ -3,8 +3,8 @@
 from recalign.audit.audit import Audit
 from recalign.audit.finding import LEAK, WARNING, Finding
 from recalign.evaluation.significance import plain
+from recalign.report.table import print_table
 
-WIDE = 160  # columns where there is no terminal, as in a log of CI
 STYLES = {LEAK: "bold red", WARNING: "yellow"}
 
 
@@ -24,19 +24,10 @@ def audit_row(finding: Finding) -> list[str]:
 
 
 def print_audit(audit: Audit, name: str) -> None:
-    """Print the table and the verdict to standard output, in colour where it is a terminal."""
-    import rich.box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if Console().is_terminal else WIDE, highlight=False)
-    table = Table(box=rich.box.SIMPLE_HEAD)
-    for heading in AUDIT_HEADINGS:
-        table.add_column(heading, no_wrap=heading not in ("measures", "verdict"))
-    for finding in audit.findings:
-        table.add_row(*audit_row(finding), style=STYLES.get(finding.verdict))
+    """Print the table, which folds to the terminal or a pipe, and the verdict to standard output."""
     users = "users unknown" if audit.users is None else f"{audit.users} users"
     about = f"{name}: {audit.cases} cases, {users}, {audit.candidates} candidates each; 95 % intervals over users"
-    console.print(about, markup=False, soft_wrap=True)
-    console.print(table)
-    console.print(audit.sentence, markup=False, soft_wrap=True)
+    print(about)
+    styles = [STYLES.get(finding.verdict) for finding in audit.findings]
+    print_table(AUDIT_HEADINGS, [audit_row(finding) for finding in audit.findings], styles=styles)
+    print(audit.sentence)

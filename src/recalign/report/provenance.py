@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from recalign.common import columns as c
 from recalign.common.artifacts import file_digest, folder_digest, read_json, read_parquet
 from recalign.common.git import git_revision
+from recalign.data.raw_ids import RawIds
 from recalign.evaluation.ranks import UNKNOWN
 from recalign.evaluation.systems import TRANSFERRED, System
 from recalign.params.load import Params
@@ -89,8 +91,11 @@ def param_lines(params: Params) -> list[str]:
     return list(flat(tree, ""))
 
 
-def next_commands(about: Mapping[str, Any]) -> list[str]:
-    """What to type next, each with its purpose: after a random model the same data with one that means something."""
+def next_commands(about: Mapping[str, Any], users: RawIds) -> list[str]:
+    """What to type next, each with its purpose: after a random model the same data with one that means something.
+
+    users: the log's own ids, which `recommend` takes.
+    """
     own, random_model = about["source"] == "table", about.get("random_model", False)
     other = "lastfm" if about["source"] != "lastfm" else "movielens-100k"
     first = {"recalign register": "put the best adapter into the MLflow registry"}
@@ -99,7 +104,8 @@ def next_commands(about: Mapping[str, Any]) -> list[str]:
         more = {"dvc exp run -S budget=few-shot": "your data again, more training"}
     if random_model:
         first = {"dvc exp run -S budget=demo": f"{'your' if own else 'the same'} data with a model that was trained"}
-    ask = {f"recalign recommend --user {about['example_user']}": "a ranked list with its explanation"}
+    user = quote(str(users.shown(about["example_user"])))
+    ask = {f"recalign recommend --user {user}": "a ranked list with its explanation"}
     commands = first | ask | ({} if own and random_model else more)
     width = max(map(len, commands))
     return [f"{command:<{width}}  # {purpose}" for command, purpose in commands.items()]

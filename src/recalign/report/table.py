@@ -129,10 +129,19 @@ def _pair(first: str, second: str) -> str:
     return first if first == second else f"{first} minus {second}"
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], bold: str | None = None) -> None:
-    """Print rows under their headings in the fullest form that fits the terminal, or PIPE columns; bold: whose row."""
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    bold: str | None = None,
+    styles: Sequence[str | None] | None = None,
+) -> None:
+    """Print rows under their headings in the fullest form that fits the terminal, or PIPE columns.
+
+    bold: whose row; styles: of rich, one a row.
+    """
     import rich.box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(width=None if Console().is_terminal else PIPE, highlight=False)
@@ -140,8 +149,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], bold: str
     table = Table(box=rich.box.SIMPLE_HEAD)
     for place, heading in enumerate(shown[0]):
         table.add_column(heading, no_wrap=place == 0)
-    for row in shown[1:]:
-        table.add_row(*row, style="bold" if row[0] == bold else None)
+    for row, style in zip(shown[1:], styles or [None] * len(rows), strict=True):
+        table.add_row(*map(escape, row), style="bold" if row[0] == bold else style)
     console.print(table)
     if left_out:
         print(f"{' and '.join(left_out)}: shown where there are more than {console.width} columns, and in the report")

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from recalign.audit.contest import AUDIT, ProbeContest
+from recalign.common import columns as c
 from recalign.common.artifacts import read_json, write_json, write_text
 from recalign.common.columns import TEST, VIEWS
 from recalign.common.git import git_revision
 from recalign.common.item_groups import group_items
 from recalign.common.run_log import COSTS, print_stages
+from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.data.simulator import read_tastes
 from recalign.evaluation.costs import Cost
@@ -88,7 +90,7 @@ def report(
     ordered = {row.system: systems[row.system] for row in by_value(cards[0])}
     costs = system_costs(params, ordered, ranks, sft, align, notes)
     fitting = {cost.system: cost.fitting for cost in costs if cost.fitting is not None}
-    truth = profiles / "truth.json"
+    truth, users = profiles / "truth.json", RawIds.of_users(validated)
     every = [system for group in groups for system in group]
     second = second_view(
         ranks / "generations.parquet", every, cards[0].manifest, params.evaluate.resamples, params.seed
@@ -107,13 +109,13 @@ def report(
         costs=costs,
         cost_plot=cost_plot(cards[0], fitting) if fitting else None,
         planted=_planted(params, profiles, validated, prepared, known.attribute) if truth.is_file() else None,
-        examples=read_json(ranks / "examples.json"),
+        examples=[own | {c.USER: users.shown(own[c.USER])} for own in read_json(ranks / "examples.json")],
         quality=read_json(validated / "summary.json"),
         truth=read_json(truth) if truth.is_file() else None,
         lineage=lineage(params, about, systems, ranks, base, sft, align, pairs),
         params=param_lines(params),
         reproduce=reproduce_commands(params, git_revision()),
-        next_commands=next_commands(about),
+        next_commands=next_commands(about, users),
         second=second_view_sections(second),
         fairness=fairness_section(choices, reranked),
     )
