@@ -16,6 +16,7 @@ from recalign.common.shipped import shipped
 from recalign.params.align import AlignParams
 from recalign.params.base import BaseParams
 from recalign.params.budgets import FROM_BUDGET, Budget, BudgetValues
+from recalign.params.dpo4rec import Dpo4recParams
 from recalign.params.evaluate import EvaluateParams
 from recalign.params.lora import LoraParams
 from recalign.params.pairs import PairsParams
@@ -57,6 +58,7 @@ class Params(Section):
     sft: SftParams
     align: AlignParams
     evaluate: EvaluateParams
+    dpo4rec: Dpo4recParams
     registry: RegistryParams
     schedule: ScheduleParams
 

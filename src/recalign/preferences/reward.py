@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from recalign.common.errors import RecalignError
 from recalign.data.records import hashed_order
 from recalign.evaluation.listed import ListedCase, ndcg_of_places, target_places
+from recalign.evaluation.significance import Interval, bootstrap_interval
 from recalign.recommenders.knowledge import requests_of
 from recalign.recommenders.recommender import Recommender
 
@@ -124,3 +125,36 @@ def swapped(texts: Mapping[int, Sequence[str]], seed: int) -> dict[int, list[str
     if len(users) < 2:
         raise RecalignError(f"texts of {len(users)} users cannot be swapped; at least two users need texts")
     return {user: list(texts[users[place - 1]]) for place, user in enumerate(users)}
+
+
+def mean_rewards(
+    reranker: Recommender, texts: Mapping[int, Sequence[str]], cases: Sequence[ListedCase]
+) -> NDArray[np.float64]:
+    """[B] of each case the mean reward of its user's texts; of a user without any, that of no text."""
+    return np.array([reward(reranker, texts.get(case.user_id) or [""], case).mean() for case in cases])
+
+
+@dataclass(frozen=True)
+class SwapControl:
+    """Mean reward of the users' own texts less that of texts of other users, with its 95 % interval, and of how many
+    users; `reads_texts` where the interval is above 0: only then is a reward about what the texts say."""
+
+    drop: Interval
+    users: int
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether swapping lowers the reward by its interval."""
+        return self.drop.low > 0.0
+
+
+def swap_control(
+    reranker: Recommender, texts: Mapping[int, Sequence[str]], cases: Sequence[ListedCase], resamples: int, seed: int
+) -> SwapControl:
+    """The control before texts are aligned, over the cases whose user has texts; fewer than two users show nothing."""
+    told = [case for case in cases if texts.get(case.user_id)]
+    if len(told) < 2:
+        return SwapControl(Interval(0.0, 0.0, 0.0), len(told))
+    own = {case.user_id: texts[case.user_id] for case in told}
+    apart = mean_rewards(reranker, own, told) - mean_rewards(reranker, swapped(own, seed), told)
+    return SwapControl(bootstrap_interval(apart, [case.user_id for case in told], resamples, seed), len(told))

@@ -79,7 +79,7 @@ def parse(raw: str, factors: Sequence[str], titles: Collection[str]) -> TasteTex
     the last point are cut, since a model seldom knows where to stop.
     """
     wanted = labels(factors)
-    lines = [line.strip() for line in raw[: LONGEST_READ * len(wanted)].splitlines() if line.strip()]
+    lines = [line.strip() for line in raw[: LONGEST_READ * len(wanted)].split("\n") if line.strip()]
     told: list[str] = []
     for label, line in zip(wanted, lines, strict=False):
         begun, colon, rest = line.partition(":")
