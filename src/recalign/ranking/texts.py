@@ -4,7 +4,7 @@ Splitting is by user, so a window may lie before another user's history in time:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,11 +57,12 @@ def read_world(params: Params, prepared: Path, *, cut: int | None = None) -> Wor
 
     cut: most recent items that histories are cut to, None for all. Raises RecalignError where a group is empty.
     """
-    own, items, summary = params.dpo4rec, Items.read(prepared), read_json(prepared / "summary.json")
+    own, items, summary = params.dpo4rec, Items.read(prepared).shown, read_json(prepared / "summary.json")
+    items = replace(items, popularity=dict.fromkeys(items.ids, 1))  # R alone teaches, so nothing is known of k-cores
     table = read_parquet(prepared / "events.parquet", [c.USER, c.ITEM, c.TIMESTAMP, c.POSITION])
     by_user: dict[int, list[dict[str, Any]]] = {}
     for row in table.sort_by([(c.USER, "ascending"), (c.POSITION, "ascending")]).to_pylist():
-        if row[c.ITEM] in items.titles and row[c.ITEM] not in items.hidden:
+        if row[c.ITEM] in items.titles:
             by_user.setdefault(row[c.USER], []).append(row)
     enough = [user for user, rows in by_user.items() if len(rows) >= FEWEST_BEFORE + own.window]
     chosen = sorted(enough, key=lambda user: hashed_order(params.seed, "dpo4rec-users", user))[: own.users]
