@@ -70,6 +70,13 @@ class HeldToPoints(LogitsProcessor):
         self._lines = [_Line() for _ in titles]
         self._seen: int | None = None
 
+    @property
+    def most(self) -> int:
+        """Tokens that the longest of these texts can take, its end with them."""
+        names = sum(map(len, self._begun))
+        quoted = max(len(ids) for own in self._titles for ids in own)
+        return names + quoted + (len(self._begun) + 1) * (self._points.longest + 1) + 1
+
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         drawn = self._noise(input_ids, scores)
         last = None if self._seen is None else input_ids[:, -1].tolist()

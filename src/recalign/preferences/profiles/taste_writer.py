@@ -204,7 +204,7 @@ def local_taste_writer(
         ids = [tokenizer.encode(each.prompt) for each in asks]
         noise = GumbelNoise([each.seed for each in asks], params.temperature)
         held = HeldToPoints(noise, points, [each.titles for each in asks], tokenizer) if constrained else None
-        tokens = 2 * params.max_new_tokens if constrained else params.max_new_tokens  # titles and names come on top
+        tokens = held.most if held else params.max_new_tokens
         told = generate_texts(language_model, ids, tokens, "\n\n", held or noise)
         return [json.dumps({"text": f"{LIKES}: {text}", "tokens": len(tokenizer.encode(text))}) for text in told]
 
