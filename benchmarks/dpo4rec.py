@@ -24,10 +24,9 @@ from recalign.data.records import Items
 from recalign.data.simulator import START, Taste, days_since_start, load_catalogue, simulate
 from recalign.evaluation.significance import Interval, bootstrap_interval, signed
 from recalign.params.load import Params, load_params
-from recalign.preferences.profiles.taste_text import TasteText
-from recalign.preferences.profiles.taste_writer import Written
-from recalign.preferences.profiles.truth import truthful_text
 from recalign.preferences.reward import GROUPS, Group, group_of, mean_rewards, paired, swapped
+from recalign.preferences.tastes.text import TasteText, truthful_text
+from recalign.preferences.tastes.writer import Written
 from recalign.ranking.rerank import Window, reranked, unreranked
 from recalign.ranking.texts import Loop, World
 

@@ -4,12 +4,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from preference_world import PreparedLog, random_log
+from project import ROOT
 
 from recalign.common.artifacts import read_json, write_json
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.llm.base import fetch_base, load_language_model
 from recalign.params.load import parse_params
+from recalign.pipeline import PACKAGE, Source, read_stages
+from recalign.project import DPO4REC
 from recalign.ranking import texts as loop_of
 from recalign.ranking.texts import read_world
 from recalign.recommenders.knowledge import KnowledgeReranker, fit_reranker
@@ -164,3 +167,15 @@ def test_aligning_makes_the_chosen_text_likelier_than_the_rejected_one(params, p
     lm = load_language_model(place / "base", strong.base, adapter=adapter, threads=1)
     assert align_texts(strong, work, None, base=place / "base", prepared=place / "prepared", cache=tmp_path) == adapter
     assert lm.digest != load_language_model(place / "base", strong.base, threads=1).digest
+
+
+def test_the_stage_apart_depends_on_all_that_it_imports_and_the_default_run_has_none_of_it():
+    """optional/dvc.yaml by hand, against the imports."""
+    listed = read_stages((ROOT / "optional/dvc.yaml").read_text(encoding="utf-8"))["dpo4rec"]
+    source = Source(ROOT)
+    imported = {path.relative_to(ROOT) for path in source.closure(ROOT / PACKAGE / "stages/dpo4rec.py")}
+    lacking = [str(path) for path in imported if not any(path.is_relative_to(dep) for dep in listed.deps)]
+    assert sorted(lacking) == []
+    assert [dep for dep in listed.deps if dep.startswith("src/") and not (ROOT / dep).exists()] == []
+    assert listed.outs == (str(DPO4REC),)
+    assert "dpo4rec" not in read_stages((ROOT / "dvc.yaml").read_text(encoding="utf-8"))

@@ -11,7 +11,9 @@ from recalign.commands.profile import LEDGER, profile
 from recalign.common.artifacts import read_json, write_text
 from recalign.common.errors import RecalignError
 from recalign.params.load import parse_params
-from recalign.preferences.profiles.ledger import (
+from recalign.preferences.profiles.profiles import Claim, Engine, make_profile, profiles_table
+from recalign.preferences.profiles.statements import Statement
+from recalign.preferences.tastes.ledger import (
     Edit,
     Value,
     ledger_of,
@@ -21,8 +23,6 @@ from recalign.preferences.profiles.ledger import (
     with_edit,
     write_edits,
 )
-from recalign.preferences.profiles.profiles import Claim, Engine, make_profile, profiles_table
-from recalign.preferences.profiles.statements import Statement
 
 CRIME = Statement("genre", "Crime", "crime films", frozenset({1, 2, 3}), 0.2)
 WAR = Statement("genre", "War", "war films", frozenset({3, 4}), 0.2)

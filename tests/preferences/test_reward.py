@@ -4,9 +4,9 @@ import pytest
 from taste_world import KINDS, world
 
 from recalign.common.errors import RecalignError
-from recalign.evaluation.listed import ListedCase
 from recalign.evaluation.significance import bootstrap_interval
 from recalign.preferences.reward import best_worst, group_of, paired, reward, swapped
+from recalign.recommenders.listed import ListedCase
 
 SHARES = {"R": 0.4, "P": 0.2, "V": 0.1, "T": 0.3}
 

@@ -17,8 +17,8 @@ from recalign.llm.base import LanguageModel
 from recalign.params.load import parse_params
 from recalign.preferences.profiles import endpoint
 from recalign.preferences.profiles.profiles import Engine
-from recalign.preferences.profiles.taste_text import Refused, TasteText, labels, one_line, parse, well_formed
-from recalign.preferences.profiles.taste_writer import (
+from recalign.preferences.tastes.text import Refused, TasteText, labels, one_line, parse, well_formed
+from recalign.preferences.tastes.writer import (
     Ask,
     TasteWriter,
     local_taste_writer,

@@ -9,7 +9,6 @@ from taste_world import ITEMS, LISTED, catalogue, events, world
 
 from recalign.common.artifacts import folder
 from recalign.common.errors import RecalignError
-from recalign.evaluation.listed import ListedCase, list_values, ndcg_of_places, target_places
 from recalign.recommenders.item_text import TextReader
 from recalign.recommenders.knowledge import (
     KnowledgeReranker,
@@ -22,6 +21,7 @@ from recalign.recommenders.knowledge import (
     requests_of,
     standardised,
 )
+from recalign.recommenders.listed import ListedCase, list_values, ndcg_of_places, target_places
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recommender import Request
 

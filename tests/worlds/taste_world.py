@@ -8,10 +8,10 @@ import pyarrow as pa
 
 from recalign.common import columns as c
 from recalign.data.records import Items
-from recalign.evaluation.listed import ListedCase
 from recalign.ranking.rerank import Window, listed_cases
 from recalign.recommenders.item_text import TextReader
 from recalign.recommenders.knowledge import KnowledgeReranker, Learning, TextEncoding, fit_reranker, new_reranker
+from recalign.recommenders.listed import ListedCase
 from recalign.recommenders.popularity import Popularity
 
 KINDS = ("western", "musical", "horror", "animation")

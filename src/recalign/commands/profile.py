@@ -12,7 +12,9 @@ from recalign.common.errors import RecalignError
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.params.load import Params
-from recalign.preferences.profiles.ledger import (
+from recalign.preferences.profiles.profiles import COUNTING, Claim, read_profiles
+from recalign.preferences.profiles.statements import Statement, closed_statements, strongest_lifts
+from recalign.preferences.tastes.ledger import (
     Edit,
     Entry,
     Ledger,
@@ -23,9 +25,7 @@ from recalign.preferences.profiles.ledger import (
     with_edit,
     write_edits,
 )
-from recalign.preferences.profiles.profiles import COUNTING, Claim, read_profiles
-from recalign.preferences.profiles.statements import Statement, closed_statements, strongest_lifts
-from recalign.preferences.profiles.taste_text import one_line
+from recalign.preferences.tastes.text import one_line
 from recalign.project import Project
 
 DEPTH = 50  # best items among which those of an edited claim come first

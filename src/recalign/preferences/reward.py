@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from recalign.common.errors import RecalignError
 from recalign.data.records import hashed_order
-from recalign.evaluation.listed import ListedCase, ndcg_of_places, target_places
 from recalign.evaluation.significance import Interval, bootstrap_interval
 from recalign.recommenders.knowledge import requests_of
+from recalign.recommenders.listed import ListedCase, ndcg_of_places, target_places
 from recalign.recommenders.recommender import Recommender
 
 log = logging.getLogger(__name__)

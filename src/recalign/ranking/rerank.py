@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from recalign.data.records import Items
-from recalign.evaluation.listed import LIST_METRICS, ListedCase, list_values
 from recalign.evaluation.significance import Interval, bootstrap_interval
 from recalign.recommenders.knowledge import requests_of
+from recalign.recommenders.listed import LIST_METRICS, ListedCase, list_values
 from recalign.recommenders.recommender import Recommender, Request, cases_at_once
 from recalign.recommenders.store import columns_of
 

@@ -14,15 +14,15 @@ from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items, hashed_order
-from recalign.evaluation.listed import ListedCase
 from recalign.params.load import Params
 from recalign.preferences.profiles.statements import closed_statements, strongest_lifts, taste_sentence
-from recalign.preferences.profiles.taste_writer import Written
 from recalign.preferences.reward import GROUPS, Group, Paired, group_of, paired
+from recalign.preferences.tastes.writer import Written
 from recalign.ranking.rerank import Window, listed_cases
 from recalign.recommenders import roster
 from recalign.recommenders.item_text import TextReader
 from recalign.recommenders.knowledge import KnowledgeReranker, Learning, TextEncoding, fit_reranker, new_reranker
+from recalign.recommenders.listed import ListedCase
 
 FEWEST_BEFORE = 3  # items of a history; users with fewer before their window are left out
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.evaluation.listed import ListedCase
 from recalign.recommenders.item_text import TFIDF, Encoded, TextReader, TfIdf, leading, text_of
+from recalign.recommenders.listed import ListedCase
 from recalign.recommenders.recommender import Recommender, Request
 from recalign.recommenders.roster import load_fitted
 from recalign.recommenders.store import bags, columns_of, load_state, save_state

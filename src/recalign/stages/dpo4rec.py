@@ -23,15 +23,15 @@ from recalign.common.artifacts import folder, read_json, write_json, write_parqu
 from recalign.evaluation.significance import bootstrap_interval
 from recalign.llm.base import load_language_model
 from recalign.params.load import Params
-from recalign.preferences.profiles.taste_text import LIKES
-from recalign.preferences.profiles.taste_writer import (
+from recalign.preferences.reward import Group, Paired, mean_rewards, swap_control
+from recalign.preferences.tastes.text import LIKES
+from recalign.preferences.tastes.writer import (
     TasteWriter,
     Written,
     local_taste_writer,
     remote_taste_writer,
     taste_prompt,
 )
-from recalign.preferences.reward import Group, Paired, mean_rewards, swap_control
 from recalign.ranking.rerank import arms_table, reranked, unreranked
 from recalign.ranking.texts import Loop, World, read_world
 from recalign.recommenders.knowledge import KnowledgeReranker

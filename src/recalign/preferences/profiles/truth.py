@@ -1,14 +1,13 @@
 """How well profiles match the tastes that the simulator planted: precision and recall of their claims."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from recalign.data.simulator import Taste, days_since_start
 from recalign.preferences.profiles.profiles import Profile
-from recalign.preferences.profiles.taste_text import TasteText
 
 
 def score_profiles(
@@ -65,16 +64,6 @@ def learned_values(
         for profile in sorted(profiles, key=lambda profile: profile.user_id)
         if profile.user_id in tastes
     ]
-
-
-def truthful_text(
-    likes: Mapping[str, Sequence[str]], because: Sequence[str], noun: str, dislikes: str = "nothing in particular"
-) -> TasteText:
-    """A text that says what is planted: what an ideal writer would say. likes: as `Taste.likes` gives them."""
-    genres, decades, directors = (tuple(likes[name]) for name in ("genre", "decade", "director"))
-    told = f"{' and '.join(genres)} {noun} of the {', '.join(decades)} by {' and '.join(directors)}"
-    factors = (("genre", ", ".join(genres)), ("period", ", ".join(decades)), ("creator", ", ".join(directors)))
-    return TasteText(told, dislikes, factors, tuple(because), f"Likes {told}.")
 
 
 def truth_lines(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:

@@ -7,7 +7,7 @@ is, and what has another structure is refused with its reason.
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from recalign.data.titles import safe_title
@@ -114,3 +114,13 @@ def well_formed(parsed: Iterable[TasteText | Refused]) -> tuple[float, dict[str,
     reasons = Counter(answer.reason for answer in answers if isinstance(answer, Refused))
     share = 1.0 - sum(reasons.values()) / len(answers) if answers else 0.0
     return share, dict(sorted(reasons.items()))
+
+
+def truthful_text(
+    likes: Mapping[str, Sequence[str]], because: Sequence[str], noun: str, dislikes: str = "nothing in particular"
+) -> TasteText:
+    """A text that says what is planted: what an ideal writer would say. likes: as `Taste.likes` gives them."""
+    genres, decades, directors = (tuple(likes[name]) for name in ("genre", "decade", "director"))
+    told = f"{' and '.join(genres)} {noun} of the {', '.join(decades)} by {' and '.join(directors)}"
+    factors = (("genre", ", ".join(genres)), ("period", ", ".join(decades)), ("creator", ", ".join(directors)))
+    return TasteText(told, dislikes, factors, tuple(because), f"Likes {told}.")

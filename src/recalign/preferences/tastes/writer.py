@@ -20,7 +20,7 @@ from recalign.params.dpo4rec import Dpo4recParams
 from recalign.params.profiles import ProfilesParams
 from recalign.preferences.profiles.answers import answer_all
 from recalign.preferences.profiles.profiles import Engine
-from recalign.preferences.profiles.taste_text import LIKES, Refused, TasteText, labels, one_line, parse
+from recalign.preferences.tastes.text import LIKES, Refused, TasteText, labels, one_line, parse
 from recalign.recommenders.recommender import own_seed
 
 log = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ def local_taste_writer(
 ) -> TasteWriter:
     """Samples from a local model, which continues the prompt; with `constrained` it is held to the points."""
     from recalign.llm.generation import generate_texts
-    from recalign.preferences.profiles.sampling import GumbelNoise, HeldToPoints, Points
+    from recalign.preferences.tastes.sampling import GumbelNoise, HeldToPoints, Points
 
     tokenizer = language_model.tokenizer
     names = labels(params.factors)
