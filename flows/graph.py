@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recalign.common.errors import RecalignError
+from recalign.pipeline import DVC_FILE
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class PlannedStage:
 def planned_stages(root: Path) -> list[PlannedStage]:
     """Every stage of the project's dvc.yaml after the stages it needs; ties in the order of the file.
 
-    Raw data (`.dvc` files) have no command to run and are left out.
+    Raw data (`.dvc` files) have no command to run and are left out, and so is what is in no default run (optional/).
 
     Raises RecalignError where dvc.yaml does not hold.
     """
@@ -27,7 +28,7 @@ def planned_stages(root: Path) -> list[PlannedStage]:
 
     try:
         with Repo(str(root)) as repo:
-            stages = [stage for stage in repo.index.stages if not stage.is_data_source]
+            stages = [s for s in repo.index.stages if not s.is_data_source and Path(s.path_in_repo) == DVC_FILE]
             graph = repo.index.graph  # an edge runs from a stage to what it needs
             order = {stage.name: number for number, stage in enumerate(stages)}
             needs = {stage.name: [s.name for s in graph.successors(stage) if not s.is_data_source] for stage in stages}

@@ -28,8 +28,11 @@ TAIL_LINES = 40  # of a stage's output, kept with the task
 
 
 @task(retry_delay_seconds=RETRY_DELAY_SECONDS, cache_policy=NO_CACHE, persist_result=False)
-def reproduce_stage(name: str, root: Path, timeout_minutes: float) -> State:
-    """Bring one stage up to date: Completed as Unchanged, FromCache or Reproduced; Failed with its own last words."""
+def reproduce_stage(name: str, root: Path, timeout_minutes: float, alone: bool = True) -> State:
+    """Bring one stage up to date: Completed as Unchanged, FromCache or Reproduced; Failed with its own last words.
+
+    alone: what it needs is up to date already; else DVC sees to that first.
+    """
     logger = get_run_logger()
     lines: deque[str] = deque(maxlen=TAIL_LINES)
 
@@ -38,7 +41,7 @@ def reproduce_stage(name: str, root: Path, timeout_minutes: float) -> State:
         logger.info(line)
 
     start = time.monotonic()
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", name]
+    command = [sys.executable, "-m", "dvc", "repro", *(["--single-item"] if alone else []), name]
     code, timed_out = run(command, root, timeout_minutes * 60, on_line)
     state = _state(name, list(lines), code, timeout_minutes if timed_out else None)
     _note(

@@ -1,4 +1,4 @@
-"""Serve the deployments align/<objective> and retrain/weekly: `python flows/serve.py` in the project's root."""
+"""Serve align/<objective>, align/dpo4rec and retrain/weekly: `python flows/serve.py` in the project's root."""
 
 import sys
 import time
@@ -11,6 +11,7 @@ from prefect.schedules import Cron
 from prefect.settings import get_current_settings
 
 from align import align
+from dpo4rec import dpo4rec as align_texts
 from locks import guarded
 from recalign.common.errors import RecalignError
 from recalign.doctor.prefect_server import server_fault
@@ -23,10 +24,11 @@ SERVER_SECONDS = 5.0  # between two looks for a server that went away
 
 
 def deployments(params: Params) -> list[RunnerDeployment]:
-    """align/<objective> for each of align.objectives, and retrain/weekly by the cron line of `schedule`."""
+    """align/<objective> for each of align.objectives, align/dpo4rec, and retrain/weekly by `schedule`."""
     weekly = Cron(params.schedule.cron, timezone=params.schedule.timezone)
     served = [align.to_deployment(name=name, parameters={"objective": name}) for name in params.align.objectives]
-    return [*served, retrain.to_deployment(name="weekly", schedule=weekly)]
+    texts = align_texts.to_deployment(name="dpo4rec")  # a flow of its own, though its name begins alike
+    return [*served, texts, retrain.to_deployment(name="weekly", schedule=weekly)]
 
 
 def check_server() -> None:

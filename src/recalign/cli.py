@@ -128,6 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_table(commands)
     _add_export(commands)
+    _add_profile(commands)
+    _add_dpo4rec(commands)
     return parser
 
 
@@ -345,6 +347,29 @@ def _add_export(commands: Commands) -> None:
         "--split", choices=("train", "validation"), default="train", help="which pairs (default: train)"
     )
     export.set_defaults(run=lambda a: _call("export")(_params(), a.trl, a.split))
+
+
+def _add_profile(commands: Commands) -> None:
+    profile = commands.add_parser(
+        "profile",
+        help="what is claimed of a user and why, and what the user says of it",
+        description="Edits are kept in data/ledger/edits.json, apart from what is inferred: no rerun overwrites them.",
+    )
+    profile.add_argument("user", metavar="USER", help="user id, as the log writes it")
+    told = "forbid ATTRIBUTE=VALUE, change ATTRIBUTE=VALUE ATTRIBUTE=VALUE, or undo ATTRIBUTE=VALUE"
+    profile.add_argument("--edit", nargs="+", metavar="WORD", help=f"{told}; shows recommendations before and after")
+    profile.add_argument("-k", type=int, default=10, help="how many recommendations (default: 10)")
+    _add_json(profile)
+    profile.set_defaults(run=lambda a: _call("profile")(_params(), a.user, edit=a.edit, k=a.k, as_json=a.json))
+
+
+def _add_dpo4rec(commands: Commands) -> None:
+    dpo4rec = commands.add_parser(
+        "dpo4rec",
+        help="write texts about tastes, measure what they help, align their writer (docs/dpo4rec.md)",
+        description="In no default run. Reads data/prepared and data/models/base, writes data/dpo4rec.",
+    )
+    dpo4rec.set_defaults(run=lambda a: _call("dpo4rec", "stages")(_params()))
 
 
 def _add_table(commands: Commands) -> None:

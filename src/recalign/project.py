@@ -17,6 +17,7 @@ REFERENCE = Path("data/reference")  # reference: reference.parquet, log-probs un
 ALIGN = Path("data/models/align")  # align@<objective>: PEFT adapter, curve.csv, training.json
 HYBRID = Path("data/models/hybrid")  # llara@<teacher>: /llara-<teacher>, as sft, with the modality adapter and vectors
 OTHER = Path("data/models/other")  # /<name>: an adapter of another run, brought by the user and tracked by DVC
+DPO4REC = Path("data/dpo4rec")  # dpo4rec, in no default run: texts, pairs, reranker, adapters, report
 SCORES = Path("data/scores")  # rank: one folder a system, with its ranks, its scores and system.json
 RANKS = Path("data/ranks")  # fuse: ranks.parquet of all systems, systems.json, cases.json, fusion.json
 REPORTS = Path("reports")  # report: metrics.json, plots/, report.html; validate: validation.html

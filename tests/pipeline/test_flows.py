@@ -33,6 +33,7 @@ import runs  # noqa: E402
 import serve  # noqa: E402
 import subprocesses  # noqa: E402
 from align import align  # noqa: E402
+from dpo4rec import dpo4rec  # noqa: E402
 from graph import planned_stages  # noqa: E402
 from refresh import refresh  # noqa: E402
 from retrain import NOTHING_NEW, retrain, retrain_in  # noqa: E402
@@ -133,6 +134,31 @@ def test_stages_come_after_what_they_need_whatever_the_order_in_the_file(project
     assert [(stage.name, stage.needs) for stage in planned_stages(project)] == [("double", ()), ("last", ("double",))]
 
 
+OPTIONAL = """
+stages:
+  dpo4rec:
+    wdir: ..
+    cmd: mkdir -p data/dpo4rec && cp doubled.txt data/dpo4rec/report.md
+    deps: [doubled.txt]
+    outs: [data/dpo4rec]
+"""
+
+
+def test_texts_have_a_flow_of_their_own_that_the_default_run_passes_by(project):
+    """align/dpo4rec brings the stages before it up to date and leaves the others alone; a failure is its own words."""
+    (project / "optional").mkdir()
+    (project / "optional/dvc.yaml").write_text(OPTIONAL, encoding="utf-8")
+    assert [stage.name for stage in planned_stages(project)] == ["double", "last"]
+    state = dpo4rec(return_state=True)
+    assert state.is_completed(), state.message
+    assert (project / "data/dpo4rec/report.md").read_text() == "user_id,item_id\n1,2\n" * 2
+    assert not (project / "last.txt").exists()
+    (project / "optional/dvc.yaml").write_text(OPTIONAL.replace("cp doubled", "cp nothing"), encoding="utf-8")
+    failed = dpo4rec(return_state=True)
+    assert failed.is_failed()
+    assert "nothing.txt" in failed.message
+
+
 def test_a_broken_dvc_yaml_is_one_line(project):
     """DVC's reason, without a stack trace."""
     (project / "dvc.yaml").write_text("stages: {a: {outs: [x]}}", encoding="utf-8")
@@ -224,6 +250,7 @@ def test_a_deployment_an_objective_and_the_scheduled_retraining(project):
     assert [(d.flow_name, d.name, d.parameters) for d in served] == [
         ("align", "sdpo", {"objective": "sdpo"}),
         ("align", "dmpo", {"objective": "dmpo"}),
+        ("align", "dpo4rec", {}),
         ("retrain", "weekly", {}),
     ]
     (schedule,) = served[-1].schedules

@@ -1,7 +1,14 @@
 """Greedy generation of short texts, in batches."""
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from recalign.llm.base import LanguageModel
 
@@ -18,12 +25,16 @@ class _StopText(StoppingCriteria):
 
 
 def generate_texts(
-    language_model: LanguageModel, prompts: list[list[int]], max_new_tokens: int, stop: str = "\n\n"
+    language_model: LanguageModel,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    stop: str = "\n\n",
+    noise: LogitsProcessor | None = None,
 ) -> list[str]:
     """The greedy continuation of each prompt, up to `stop` or the end token, without blanks around it.
 
-    prompts: B lists of token ids, one batch; the caller chooses B. Greedy, so equal inputs give equal texts; raises
-    ValueError for an empty prompt.
+    prompts: B lists of token ids, one batch; the caller chooses B. Greedy, so equal inputs give equal texts, but for
+    what `noise` adds to the logits. Raises ValueError for an empty prompt.
     """
     if not prompts or not all(prompts):
         raise ValueError("a prompt is empty, or there is none: generation continues at least one token")
@@ -42,6 +53,7 @@ def generate_texts(
             generation_config=GenerationConfig(  # not the model's own, which may sample
                 do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=tokenizer.eos_token_id
             ),
+            logits_processor=LogitsProcessorList([noise] if noise else []),
             stopping_criteria=StoppingCriteriaList([_StopText(tokenizer, longest, stop)]),
         )
     model.train(training)

@@ -10,9 +10,9 @@ Gamma = Annotated[float, Field(ge=0.0, le=1000.0)]  # (1 + GU)^γ stays a number
 
 
 class FairnessParams(Section):
-    by: str | None = None
-    gammas: tuple[Gamma, ...] = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-    tolerance: float = Field(default=0.01, ge=0.0, lt=1.0)
+    by: str | None
+    gammas: tuple[Gamma, ...]
+    tolerance: float = Field(ge=0.0, lt=1.0)
 
     @field_validator("gammas")
     @classmethod

@@ -8,5 +8,5 @@ TeacherName = Literal["sasrec", "gru4rec", "caser", "ease"]
 
 
 class HybridParams(Section):
-    teachers: tuple[TeacherName, ...] = ()
-    curriculum: Literal["linear", "none"] = "linear"
+    teachers: tuple[TeacherName, ...]
+    curriculum: Literal["linear", "none"]

@@ -16,6 +16,7 @@ from recalign.common.shipped import shipped
 from recalign.params.align import AlignParams
 from recalign.params.base import BaseParams
 from recalign.params.budgets import FROM_BUDGET, Budget, BudgetValues
+from recalign.params.dpo4rec import Dpo4recParams
 from recalign.params.evaluate import EvaluateParams
 from recalign.params.fairness import FairnessParams
 from recalign.params.hybrid import HybridParams
@@ -35,6 +36,7 @@ from recalign.params.validate import ValidateParams
 from recalign.project import PARAMS
 
 Source = Literal["simulated", "movielens-100k", "movielens-1m", "lastfm", "table"]
+LATER = ("hybrid", "fairness", "dpo4rec")  # sections that older params.yaml files lack: there, what is shipped holds
 
 
 class Params(Section):
@@ -57,10 +59,11 @@ class Params(Section):
     pairs: PairsParams
     lora: LoraParams
     sft: SftParams
-    hybrid: HybridParams = Field(default_factory=HybridParams)  # older params.yaml files lack the section
+    hybrid: HybridParams
     align: AlignParams
     evaluate: EvaluateParams
-    fairness: FairnessParams = FairnessParams()  # older params.yaml files lack the section
+    fairness: FairnessParams
+    dpo4rec: Dpo4recParams
     registry: RegistryParams
     schedule: ScheduleParams
 
@@ -70,15 +73,18 @@ def load_params(path: Path = PARAMS) -> Params:
 
     Raises RecalignError: one line that names the key, its value, what is allowed, and the nearest valid key for a typo.
     """
+    return parse_params(_read(path), str(path))
+
+
+def _read(path: Path) -> Any:
     from ruamel.yaml import YAML, YAMLError
 
     try:
-        tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecalignError(f"{path} is missing; run recalign in the project's root, where params.yaml lies") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise RecalignError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
-    return parse_params(tree, str(path))
 
 
 def params_or_shipped() -> Params:
@@ -91,9 +97,17 @@ def parse_params(tree: Any, origin: str = "params") -> Params:
     if not isinstance(tree, dict):
         raise RecalignError(f"{origin} holds {type(tree).__name__}, not a mapping of sections")
     try:
-        return Params.model_validate(_with_budget(tree))
+        return Params.model_validate(_with_budget(_with_later(tree)))
     except ValidationError as error:
         raise RecalignError(f"{origin}: {_describe(error, tree)}") from None
+
+
+def _with_later(tree: dict[str, Any]) -> dict[str, Any]:
+    missing = [name for name in LATER if name not in tree]
+    if not missing:
+        return tree
+    own = _read(shipped(PARAMS))
+    return tree | {name: own[name] for name in missing}
 
 
 def _with_budget(tree: dict[str, Any]) -> dict[str, Any]:

@@ -25,12 +25,14 @@ def answer_all(
     ask: Callable[[list[Question]], list[str]],
     batch: int,
     what: str,
+    keep: Callable[[str], bool] = bool,
 ) -> list[str]:
     """The answer to each question, read from `store` where its key is there, else asked for `batch` at a time.
 
     Without a store (a service, which answers who knows whom) nothing is kept, and nothing is said in the log.
 
-    keys: one a question, equal only for questions with equal answers; ask: from questions to as many answers.
+    keys: one a question, equal only for questions with equal answers; ask: from questions to as many answers; keep:
+    whether an answer may be read by later runs (one that failed is asked for again).
     """
     if store is None:
         answers = (ask([*questions[start : start + batch]]) for start in range(0, len(questions), batch))
@@ -42,7 +44,8 @@ def answer_all(
     batches = [pending[start : start + batch] for start in range(0, len(pending), batch)]
     for part in track(batches, len(batches), what, "batches"):
         own = dict(zip((key for key, _ in part), ask([question for _, question in part]), strict=True))
-        write_parquet(store / f"part-{digest_of(sorted(own))[:32]}.parquet", _table(own))
+        if kept := {key: answer for key, answer in own.items() if keep(answer)}:
+            write_parquet(store / f"part-{digest_of(sorted(kept))[:32]}.parquet", _table(kept))
         known |= own
     return [known[key] for key in keys]
 

@@ -1,0 +1,191 @@
+"""What is claimed of a user, with the interactions that support it, and what the user says of it.
+
+Inferred claims are never changed: an edit is kept in a file of its own (data/ledger/edits.json), which no stage writes,
+so a rerun overwrites none. A forbidden claim is not made, and nothing that it holds for is recommended; a changed claim
+is replaced by another one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from recalign.common.artifacts import read_json, write_json
+from recalign.common.errors import RecalignError, did_you_mean
+from recalign.preferences.profiles.profiles import Claim
+from recalign.preferences.profiles.statements import Statement, supporting
+
+FILE = "edits.json"
+VERSION = 1
+Action = Literal["forbid", "change", "undo"]
+ACTIONS: tuple[Action, ...] = ("forbid", "change", "undo")
+
+
+@dataclass(frozen=True)
+class Value:
+    """An attribute's value, as a claim names it: "genre" and "Horror"."""
+
+    attribute: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.attribute}={self.value}"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What a user says of a claim: forbidden where `to` is None, else replaced by it."""
+
+    of: Value
+    to: Value | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the ledger. by: the engine that inferred it, or "edit"; supports: items of the user's history that it
+    holds for, oldest first; replaces: the claim in whose place an edit put it."""
+
+    statement: str
+    about: Value
+    score: float | None
+    by: str
+    supports: tuple[int, ...]
+    replaces: str | None = None
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Entries that are made of a user, those that are forbidden, and the edits that are of no inferred claim any more
+    (they are kept, and hold again when it is inferred again)."""
+
+    entries: tuple[Entry, ...]
+    forbidden: tuple[Entry, ...]
+    edits: tuple[Edit, ...]
+
+
+def read_edits(folder: Path) -> dict[str, tuple[Edit, ...]]:
+    """Edits by the user's own id; none where there is no file. Raises RecalignError for a file that is no ledger."""
+    file = folder / FILE
+    if not file.is_file():
+        return {}
+    try:
+        told = read_json(file)
+        if told["version"] != VERSION:
+            raise KeyError(told["version"])
+        return {
+            user: tuple(Edit(Value(**own["of"]), Value(**own["to"]) if own["to"] else None) for own in edits)
+            for user, edits in told["users"].items()
+        }
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise RecalignError(
+            f"{file} is no ledger of version {VERSION} ({type(error).__name__}: {error}); restore it from a backup, or "
+            "move it away to begin a new one"
+        ) from None
+
+
+def with_edit(edits: Sequence[Edit], action: Action, values: Sequence[Value]) -> tuple[Edit, ...]:
+    """The edits with one more; a later edit of the same claim takes the place of the earlier one.
+
+    Raises RecalignError where `undo` finds nothing to undo.
+    """
+    kept = tuple(edit for edit in edits if edit.of != values[0])
+    if action == "undo":
+        if len(kept) == len(edits):
+            raise RecalignError(f"--edit undo {values[0]}: this user has no edit of it; 'recalign profile' shows them")
+        return kept
+    return (*kept, Edit(values[0], values[1] if action == "change" else None))
+
+
+def write_edits(folder: Path, edits: Mapping[str, Sequence[Edit]]) -> None:
+    """Write the edits of all users; atomic."""
+    users = {user: [asdict(edit) for edit in own] for user, own in sorted(edits.items()) if own}
+    write_json(folder / FILE, {"version": VERSION, "users": users})
+
+
+def parse_edit(words: Sequence[str], statements: Sequence[Statement]) -> tuple[Action, list[Value]]:
+    """What `--edit` says: forbid A=V, change A=V A=W, or undo A=V.
+
+    Raises RecalignError naming what is wrong: the action, the number of claims, an attribute or a value that no
+    statement about this catalogue has.
+    """
+    action = next((own for own in ACTIONS if words and words[0] == own), None)
+    wanted = 2 if action == "change" else 1
+    if action is None or len(words) != 1 + wanted:
+        raise RecalignError(
+            f"--edit is {' '.join(words)!r}; allowed are 'forbid ATTRIBUTE=VALUE', 'change ATTRIBUTE=VALUE "
+            "ATTRIBUTE=VALUE' and 'undo ATTRIBUTE=VALUE'"
+        )
+    return action, [_known(word, statements) for word in words[1:]]
+
+
+def _known(word: str, statements: Sequence[Statement]) -> Value:
+    attribute, equals, value = word.partition("=")
+    attributes = sorted({statement.attribute for statement in statements})
+    if not equals or attribute not in attributes:
+        raise RecalignError(
+            f"--edit names the attribute {attribute!r}, which no claim about this catalogue can have; allowed are "
+            f"{', '.join(attributes) or 'none: the catalogue has no attributes'}{did_you_mean(attribute, attributes)}"
+        )
+    values = {
+        statement.value.casefold(): statement.value for statement in statements if statement.attribute == attribute
+    }
+    if value.casefold() not in values:
+        raise RecalignError(
+            f"--edit names {attribute} {value!r}, which no item has, or too few"
+            f"{did_you_mean(value, list(values.values()))}"
+        )
+    return Value(attribute, values[value.casefold()])
+
+
+def ledger_of(
+    claims: Sequence[Claim],
+    by: str,
+    history: Sequence[int],
+    statements: Sequence[Statement],
+    edits: Sequence[Edit],
+) -> Ledger:
+    """Inferred claims with what supports each, and the edits applied; a change also holds where its claim is no longer
+    inferred, and a claim that is told twice is told once."""
+    known = {Value(statement.attribute, statement.value): statement for statement in statements}
+    said = {edit.of: edit for edit in edits}
+    entries: dict[Value, Entry] = {}
+    forbidden = []
+    for claim in claims:
+        about = Value(claim.attribute, claim.value)
+        supports = tuple(supporting(known[about], history)) if about in known else ()
+        entry = Entry(claim.statement, about, claim.score, by, supports)
+        edit = said.pop(about, None)
+        if edit is None:
+            entries.setdefault(about, entry)
+        elif edit.to is None:
+            forbidden.append(entry)
+        else:
+            entries[edit.to] = _edited(edit, known, history)
+    for edit in said.values():
+        if edit.to is None:
+            forbidden.append(replace(_edited(Edit(edit.of, edit.of), known, history), replaces=None))
+        else:
+            entries[edit.to] = _edited(edit, known, history)
+    banned = {entry.about for entry in forbidden}
+    return Ledger(tuple(e for about, e in entries.items() if about not in banned), tuple(forbidden), tuple(edits))
+
+
+def _edited(edit: Edit, known: Mapping[Value, Statement], history: Sequence[int]) -> Entry:
+    assert edit.to is not None
+    statement = known.get(edit.to)
+    phrase = statement.phrase if statement else str(edit.to)
+    supports = tuple(supporting(statement, history)) if statement else ()
+    return Entry(phrase, edit.to, None, "edit", supports, str(edit.of))
+
+
+def reordered(ranked: Sequence[int], ledger: Ledger, statements: Sequence[Statement], depth: int) -> list[int]:
+    """A ranking as the user's edits want it: nothing that a forbidden claim holds for, and of the first `depth` items
+    those that a claim put there by an edit holds for before the others, in their order."""
+    holds = {Value(statement.attribute, statement.value): statement.items for statement in statements}
+    banned = frozenset[int]().union(*(holds.get(entry.about, frozenset()) for entry in ledger.forbidden))
+    wanted = frozenset[int]().union(
+        *(holds.get(entry.about, frozenset()) for entry in ledger.entries if entry.by == "edit")
+    )
+    left = [item for item in ranked if item not in banned]
+    first = left[:depth]
+    return [i for i in first if i in wanted] + [i for i in first if i not in wanted] + left[depth:]

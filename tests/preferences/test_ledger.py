@@ -1,0 +1,183 @@
+"""The ledger: claims with what supports them, edits kept apart, and what an edit does to a list."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from preference_world import PreparedLog, random_log
+
+from recalign.commands.profile import LEDGER, profile
+from recalign.common.artifacts import read_json, write_text
+from recalign.common.errors import RecalignError
+from recalign.params.load import parse_params
+from recalign.preferences.profiles.profiles import Claim, Engine, make_profile, profiles_table
+from recalign.preferences.profiles.statements import Statement
+from recalign.preferences.tastes.ledger import (
+    Edit,
+    Value,
+    ledger_of,
+    parse_edit,
+    read_edits,
+    reordered,
+    with_edit,
+    write_edits,
+)
+
+CRIME = Statement("genre", "Crime", "crime films", frozenset({1, 2, 3}), 0.2)
+WAR = Statement("genre", "War", "war films", frozenset({3, 4}), 0.2)
+NOIR = Statement("decade", "1940s", "films of the 1940s", frozenset({5, 6}), 0.1)
+STATEMENTS = [CRIME, WAR, NOIR]
+CLAIMS = [Claim("crime films", "genre", "Crime", 0.9), Claim("war films", "genre", "War", 0.4)]
+
+
+def test_each_claim_has_the_interactions_that_support_it():
+    """In the order of the history."""
+    ledger = ledger_of(CLAIMS, "statements", (4, 3, 9, 1), STATEMENTS, ())
+    assert [(entry.statement, entry.supports, entry.by) for entry in ledger.entries] == [
+        ("crime films", (3, 1), "statements"),
+        ("war films", (4, 3), "statements"),
+    ]
+    assert ledger.forbidden == ()
+
+
+def test_an_edit_forbids_or_changes_a_claim_and_leaves_the_others():
+    """A changed claim names the one in whose place it is."""
+    edits = [Edit(Value("genre", "War")), Edit(Value("genre", "Crime"), Value("decade", "1940s"))]
+    ledger = ledger_of(CLAIMS, "statements", (4, 3, 5), STATEMENTS, edits)
+    assert [(e.statement, e.by, e.replaces, e.supports) for e in ledger.entries] == [
+        ("films of the 1940s", "edit", "genre=Crime", (5,))
+    ]
+    assert [(e.statement, e.supports) for e in ledger.forbidden] == [("war films", (4, 3))]
+
+
+def test_an_edit_holds_where_its_claim_is_not_inferred_any_more():
+    """What a person said of himself does not depend on a rerun."""
+    edits = [Edit(Value("genre", "War")), Edit(Value("genre", "Crime"), Value("decade", "1940s"))]
+    ledger = ledger_of([], "statements", (4, 5), STATEMENTS, edits)
+    assert [entry.about for entry in ledger.entries] == [Value("decade", "1940s")]
+    assert [entry.about for entry in ledger.forbidden] == [Value("genre", "War")]
+
+
+def test_a_list_leaves_out_what_is_forbidden_and_puts_what_was_put_in_first():
+    """Of the first places only; what no edit is about keeps its order."""
+    edits = [Edit(Value("genre", "War")), Edit(Value("genre", "Crime"), Value("decade", "1940s"))]
+    ledger = ledger_of(CLAIMS, "statements", (9,), STATEMENTS, edits)
+    assert reordered([4, 1, 5, 2, 6, 3], ledger, STATEMENTS, 3) == [5, 1, 2, 6]
+    assert reordered([4, 1, 5], ledger_of(CLAIMS, "statements", (), STATEMENTS, ()), STATEMENTS, 3) == [4, 1, 5]
+
+
+def test_a_later_edit_takes_the_place_of_an_earlier_one_and_can_be_undone():
+    """Of the same claim."""
+    war = Value("genre", "War")
+    edits = with_edit(with_edit((), "forbid", [war]), "change", [war, Value("genre", "Crime")])
+    assert edits == (Edit(war, Value("genre", "Crime")),)
+    assert with_edit(edits, "undo", [war]) == ()
+    with pytest.raises(RecalignError, match="undo genre=War: this user has no edit of it"):
+        with_edit((), "undo", [war])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["forbid", "gnere=War"], r"attribute 'gnere'.* allowed are decade, genre \(did you mean genre\?\)"),
+        (["forbid", "genre=Wra"], r"genre 'Wra', which no item has, or too few \(did you mean War\?\)"),
+        (["forbid", "War"], "attribute 'War'"),
+        (["ban", "genre=War"], "allowed are 'forbid ATTRIBUTE=VALUE'"),
+        (["change", "genre=War"], "allowed are 'forbid ATTRIBUTE=VALUE'"),
+        (["change", "genre=War", "taste=good"], "attribute 'taste'"),
+        ([], "allowed are"),
+    ],
+)
+def test_an_edit_of_what_the_catalogue_does_not_know_is_refused(words, said):
+    """With what is allowed and what was meant."""
+    with pytest.raises(RecalignError, match=said):
+        parse_edit(words, STATEMENTS)
+
+
+def test_case_does_not_matter_and_the_value_is_the_catalogues():
+    """crime is Crime."""
+    assert parse_edit(["forbid", "genre=crime"], STATEMENTS) == ("forbid", [Value("genre", "Crime")])
+
+
+def test_edits_are_kept_as_they_were_and_a_file_that_is_none_is_named(tmp_path):
+    """A user without edits any more is left out."""
+    edits = {
+        "7": (Edit(Value("genre", "War")),),
+        "x": (Edit(Value("genre", "War"), Value("decade", "1940s")),),
+        "y": (),
+    }
+    write_edits(tmp_path, edits)
+    assert read_edits(tmp_path) == {user: own for user, own in edits.items() if own}
+    assert read_edits(tmp_path / "none") == {}
+    write_text(tmp_path / "edits.json", '{"version": 9, "users": {}}')
+    with pytest.raises(RecalignError, match=r"edits\.json is no ledger of version 1"):
+        read_edits(tmp_path)
+
+
+@pytest.fixture
+def project(tree, tmp_path, monkeypatch):
+    """A prepared log with a fitted recommender, and profiles by statements of user 3."""
+    PreparedLog(random_log()).write(tmp_path / "data")
+    params = parse_params(tree)
+    made = make_profile(Engine("statements", "m", "p"), "test", 3, (1, 4), [(CRIME, 0.5)])
+    other = make_profile(Engine("generate", "other", "p"), "test", 4, (1,), [(WAR, None)])
+    (tmp_path / "data/profiles").mkdir()
+    pq.write_table(profiles_table([made, other]), tmp_path / "data/profiles/profiles.parquet")
+    (tmp_path / "data/interactions").mkdir()
+    for name, column, count in (("users", "user_id", 30), ("items", "item_id", 41)):
+        table = pa.table({column: list(range(count)), "raw_id": [str(n) for n in range(count)]})
+        pq.write_table(table, tmp_path / f"data/interactions/{name}.parquet")
+    monkeypatch.chdir(tmp_path)
+    return params
+
+
+def told(capsys, params, user, **options):
+    profile(params, user, as_json=True, **options)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_command_shows_edits_and_shows_again(project, tmp_path, capsys):
+    """Before and after; the inferred profile keeps its bytes, and a later call still knows the edit."""
+    first = told(capsys, project, "3")
+    assert [claim["claim"] for claim in first["claims"]] == ["crime films"]
+    assert first["claims"][0]["by"] == "statements"
+    assert all("Story" in item["title"] for item in first["claims"][0]["supports"])
+    kept = (tmp_path / "data/profiles/profiles.parquet").read_bytes()
+    edited = told(capsys, project, "3", edit=["forbid", "genre=Crime"])
+    crime = {item for item in range(1, 41) if item % 4 == 0}
+    assert {item["item_id"] for item in edited["before"]} & crime
+    assert not {item["item_id"] for item in edited["after"]} & crime
+    assert edited["claims"] == []
+    assert [claim["claim"] for claim in edited["forbidden"]] == ["crime films"]
+    assert (tmp_path / "data/profiles/profiles.parquet").read_bytes() == kept
+    again = told(capsys, project, "3")
+    assert again["items"] == edited["after"]
+    assert again["edits"] == ["genre=Crime forbidden"]
+    told(capsys, project, "3", edit=["undo", "genre=Crime"])
+    assert told(capsys, project, "3") == first
+
+
+def test_what_another_engine_inferred_is_not_shown(project, capsys):
+    """User 4's profile is by generate, profiles.engine is statements: counting tells instead."""
+    assert {claim["by"] for claim in told(capsys, project, "4")["claims"]} <= {"counting"}
+
+
+def test_a_refused_edit_writes_nothing_and_an_unknown_user_is_named(project, tmp_path, capsys):
+    """Nor does k below 1."""
+    with pytest.raises(RecalignError, match="attribute 'director2'"):
+        profile(project, "3", edit=["forbid", "director2=x"])
+    with pytest.raises(RecalignError, match="--user is 999"):
+        profile(project, "999")
+    with pytest.raises(RecalignError, match="-k is 0"):
+        profile(project, "3", k=0)
+    assert not (tmp_path / LEDGER).exists()
+
+
+def test_the_page_for_people_has_a_line_a_claim(project, capsys):
+    """And says by what the list is ranked."""
+    profile(project, "3", edit=["change", "genre=Crime", "genre=War"])
+    said = capsys.readouterr().out
+    assert "war films (genre=War; by edit, in place of genre=Crime)" in said
+    assert "Before the edit, by item_knn: " in said
+    assert read_json(LEDGER / "edits.json")["users"]["3"][0]["to"] == {"attribute": "genre", "value": "War"}
