@@ -15,6 +15,7 @@ PAIRS = Path("data/pairs")  # pairs: pairs.parquet
 SFT = Path("data/models/sft")  # sft: PEFT adapter, curve.csv, training.json
 REFERENCE = Path("data/reference")  # reference: reference.parquet, log-probs under the SFT adapter
 ALIGN = Path("data/models/align")  # align@<objective>: PEFT adapter, curve.csv, training.json
+HYBRID = Path("data/models/hybrid")  # llara@<teacher>: /llara-<teacher>, as sft, with the modality adapter and vectors
 OTHER = Path("data/models/other")  # /<name>: an adapter of another run, brought by the user and tracked by DVC
 SCORES = Path("data/scores")  # rank: one folder a system, with its ranks, its scores and system.json
 RANKS = Path("data/ranks")  # fuse: ranks.parquet of all systems, systems.json, cases.json, fusion.json
@@ -74,6 +75,11 @@ class Project:
     def align(self) -> Path:
         """An adapter a folder, by objective."""
         return self.root / ALIGN
+
+    @property
+    def hybrid(self) -> Path:
+        """Adapters whose prompts show a recommender's vectors, by name."""
+        return self.root / HYBRID
 
     @property
     def other(self) -> Path:

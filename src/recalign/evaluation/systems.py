@@ -83,6 +83,11 @@ def system_of(adapter: str) -> str:
     return f"{PREFIX}{adapter}"
 
 
+def llara_name(teacher: str) -> str:
+    """The name of the adapter that reads a teacher's vectors: "llara-sasrec"."""
+    return f"llara-{teacher}"
+
+
 def adapter_of(system: str) -> str:
     """The name of the adapter behind a system that is a language model."""
     return system.removeprefix(PREFIX)

@@ -16,6 +16,7 @@ from recalign.params.lora import LoraParams
 log = logging.getLogger(__name__)
 WEIGHTS, CONFIG, IDENTITY = "adapter_model.safetensors", "adapter_config.json", "recalign.json"
 PICKLED = "adapter_model.bin"
+MODALITY, TEACHER = "modality.safetensors", "teacher.parquet"  # beside them where prompts show vectors (room hybrid)
 PLACES = (".", "adapter", "artifacts/package/adapter")  # in a folder: training's own, a package's, a whole version's
 
 
@@ -25,11 +26,13 @@ def find_adapter(place: Path) -> Path | None:
 
 
 def adapter_digest(folder: Path) -> str:
-    """sha256 over an adapter's weights and configuration. Raises RecalignError when one of them is missing."""
+    """sha256 over an adapter's weights, configuration and vectors. Raises RecalignError when one of the first two is
+    missing."""
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
             raise RecalignError(f"{folder} holds no {name}, so it is no adapter; give the folder that training wrote")
-    return digest_of([file_digest(folder / WEIGHTS), read_json(folder / CONFIG)])
+    beside = [file_digest(folder / name) for name in (MODALITY, TEACHER) if (folder / name).is_file()]
+    return digest_of([file_digest(folder / WEIGHTS), read_json(folder / CONFIG), *beside])
 
 
 def check_adapter(folder: Path, identity: dict[str, Any]) -> None:

@@ -168,10 +168,12 @@ def pack(prompts: list[list[int]], responses: list[list[list[int]]], device: tor
             n = len(response)
             branch = tree.grow(end, response[:-1])
             block.add(branch, len(prompt), k)
-            # the first token is read off the prompt's last place, token t off the branch's place t − 1
-            rows[b, k, :n] = torch.tensor([kept.setdefault(place, len(kept)) for place in (end, *branch)])
-            tokens[b, k, :n] = torch.tensor(response)
-            valid[b, k, :n] = True
+            # the first token is read off the prompt's last place, token t off the branch's place t − 1; a negative id
+            # is a vector's (hybrid/soft_tokens): it is read, but nobody asks how likely it is
+            read_off = zip((end, *branch), response, strict=True)
+            rows[b, k, :n] = torch.tensor([kept.setdefault(p, len(kept)) if t >= 0 else 0 for p, t in read_off])
+            tokens[b, k, :n] = torch.tensor(response).clamp(min=0)
+            valid[b, k, :n] = torch.tensor(response) >= 0
         blocks.append(block)
     return PackedRow(
         torch.tensor([tree.tokens], device=device), torch.tensor([tree.positions], device=device),

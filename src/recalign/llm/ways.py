@@ -96,8 +96,13 @@ def naive_logprobs(
     width = max(map(len, responses))
     device = device_of(model)
     sums = [_naive(model, prompt, group, width) for prompt, group in zip(prompts, responses, strict=True)]
-    lengths = torch.tensor([[len(r) for r in group] + [0] * (width - len(group)) for group in responses], device=device)
+    lengths = torch.tensor([_learned(group, width) for group in responses], device=device)
     return ResponseLogprobs(torch.stack(sums), lengths, lengths > 0)
+
+
+def _learned(group: list[list[int]], width: int) -> list[int]:
+    """How many ids of each response are tokens: a negative one is a vector's, which is read and not scored."""
+    return [sum(token >= 0 for token in response) for response in group] + [0] * (width - len(group))
 
 
 def _naive(model: torch.nn.Module, prompt: list[int], group: list[list[int]], width: int) -> Tensor:
@@ -111,8 +116,8 @@ def _naive(model: torch.nn.Module, prompt: list[int], group: list[list[int]], wi
         n = len(prompt) + len(response) - 1
         ids[k, :n] = torch.tensor(prompt + response[:-1])
         seen[k, :n] = 1
-        labels[k, : len(response)] = torch.tensor(response)
-        valid[k, : len(response)] = True
+        labels[k, : len(response)] = torch.tensor(response).clamp(min=0)
+        valid[k, : len(response)] = torch.tensor(response) >= 0
     labels, valid = labels.to(device), valid.to(device)
     logits = model(input_ids=ids.to(device), attention_mask=seen.to(device), use_cache=False).logits
     logprobs = torch.log_softmax(logits[:, len(prompt) - 1 :].float(), dim=-1)
@@ -131,16 +136,18 @@ def one_by_one_logprobs(
     for prompt, group in zip(prompts, responses, strict=True):
         own = torch.stack([token_logprobs(model, prompt, response).sum() for response in group])
         sums.append(torch.nn.functional.pad(own, (0, width - len(group))))
-    lengths = torch.tensor([[len(r) for r in group] + [0] * (width - len(group)) for group in responses], device=device)
+    lengths = torch.tensor([_learned(group, width) for group in responses], device=device)
     return ResponseLogprobs(torch.stack(sums), lengths, lengths > 0)
 
 
 def token_logprobs(model: torch.nn.Module, prompt: list[int], response: list[int]) -> Tensor:
-    """[R] fp32 log-probs of a response's tokens, each given all before it, from one sequence without padding."""
+    """[R] fp32 log-probs of a response's tokens, each given all before it, from one sequence without padding; 0 at a
+    vector's place."""
     ids = torch.tensor([prompt + response[:-1]], device=device_of(model))
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
     logprobs = torch.log_softmax(logits[len(prompt) - 1 :].float(), dim=-1)
-    return logprobs.gather(-1, torch.tensor(response, device=ids.device)[:, None]).squeeze(-1)
+    asked = torch.tensor(response, device=ids.device)
+    return logprobs.gather(-1, asked.clamp(min=0)[:, None]).squeeze(-1).masked_fill(asked < 0, 0.0)
 
 
 def why_not_packed(model: torch.nn.Module) -> str | None:

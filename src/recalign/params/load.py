@@ -17,6 +17,7 @@ from recalign.params.align import AlignParams
 from recalign.params.base import BaseParams
 from recalign.params.budgets import FROM_BUDGET, Budget, BudgetValues
 from recalign.params.evaluate import EvaluateParams
+from recalign.params.hybrid import HybridParams
 from recalign.params.lora import LoraParams
 from recalign.params.pairs import PairsParams
 from recalign.params.prepare import PrepareParams
@@ -55,6 +56,7 @@ class Params(Section):
     pairs: PairsParams
     lora: LoraParams
     sft: SftParams
+    hybrid: HybridParams = Field(default_factory=HybridParams)  # older params.yaml files lack the section
     align: AlignParams
     evaluate: EvaluateParams
     registry: RegistryParams

@@ -22,7 +22,7 @@ from recalign.evaluation.ranking_rule import (
     rules_to_try,
 )
 from recalign.evaluation.ranks import FULL, SystemRanks
-from recalign.evaluation.systems import LLM, TUNED, UNTRAINED, System, adapter_of, system_of
+from recalign.evaluation.systems import LLM, TUNED, UNTRAINED, System, adapter_of, llara_name, system_of
 from recalign.params.load import Params
 from recalign.project import Project
 from recalign.ranking.made_by import ADAPTER, REFERENCE, language_model_artifacts
@@ -41,7 +41,9 @@ log = logging.getLogger(__name__)
 def language_models(params: Params, project: Project) -> dict[str, Path | None]:
     """The systems that are language models trained here: name -> adapter folder, None for the untrained base."""
     aligned = {system_of(objective): project.align / objective for objective in params.align.objectives}
-    return {UNTRAINED: None, TUNED: project.sft, **aligned}
+    names = [llara_name(teacher) for teacher in params.hybrid.teachers]
+    hybrid = {system_of(name): project.hybrid / name for name in names}
+    return {UNTRAINED: None, TUNED: project.sft, **aligned, **hybrid}
 
 
 def measure_language_model(name: str, params: Params, project: Project, trials: Trials) -> Measured:

@@ -17,6 +17,7 @@ from recalign.common.progress import track
 from recalign.data.records import Items
 from recalign.evaluation.metrics import Floats, order_of_equals
 from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, ranking_scores
+from recalign.hybrid.llara import prompt_builder
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.branches import Branches
 from recalign.llm.prompts import PromptBuilder
@@ -96,7 +97,7 @@ def open_recommender(
         )  # fmt: skip
 
     own, other = load(adapter), load(reference) if reference else None
-    builder = PromptBuilder(own.tokenizer, catalogue, setting.prompt, setting.noun, clock=setting.clock)
+    builder = prompt_builder(own, adapter, catalogue, setting.prompt, setting.noun, clock=setting.clock)
     return LanguageModelRecommender(
         own, builder, catalogue, name, setting.ranked_by, over_catalogue=setting.over_catalogue, reference=other,
         batch=batch, store=store,

@@ -1,6 +1,7 @@
 """Stage sft: supervised fine-tuning of a new LoRA adapter on histories."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from recalign.preferences.profiles.selection import nobody, sft_examples
 from recalign.preferences.profiles.shares import shares_sentence, training_shares
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints
-from recalign.training.examples import text_examples
+from recalign.training.examples import TextExample, text_examples
 from recalign.training.listing import read_listing
 from recalign.training.loop import train
 from recalign.training.results import learned_from, write_training
@@ -45,13 +46,8 @@ def sft(
         base, params.base, new_adapter=params.lora, trainable=True, seed=params.seed, threads=params.threads,
     )  # fmt: skip
     builder = PromptBuilder(lm.tokenizer, items, params.prompt, summary["noun"], clock=summary["clock"])
-    told = read_told(profiles, params.profiles.engine) if params.prompt.profile else nobody
-    chosen = {split: sft_examples(params, prepared, split, told) for split in (c.TRAIN, c.VALIDATION)}
-    names = {split: [example.example_id for example in own] for split, own in chosen.items()}
-    listing = read_listing(params, prepared, items, names)
-    texts = {split: _profile_texts(params, profiles, split) for split in (c.TRAIN, c.VALIDATION)}
-    learned = text_examples(chosen[c.TRAIN], builder, profiles=texts[c.TRAIN], listing=listing, whole_history=True)
-    held_out = text_examples(chosen[c.VALIDATION], builder, profiles=texts[c.VALIDATION], listing=listing)
+    material = read_material(params, prepared, profiles, builder, items)
+    learned, held_out = material.learned, material.held_out
     inputs = digest_of(
         [params.sft.model_dump(), params.lora.model_dump(), params.seed, params.threads, lm.digest, builder.digest]
         + [[e.example_id, e.prompt, e.continuation] for e in [*learned, *held_out]]
@@ -71,15 +67,41 @@ def sft(
         "examples": len(learned),
         "params": {"sft": params.sft.model_dump(), "lora": params.lora.model_dump(), "seed": params.seed},
     }
-    if params.prompt.profile:
-        facts["profiles"] = {
-            split: training_shares(texts[split].get(example.user_id) for example in own)
-            for split, own in chosen.items()
-        }
-        log.info("sft: profiles %s", shares_sentence(params.profiles.engine, facts["profiles"]))
+    facts |= material.shares
     if processes.first():
         write_training(lm, result, facts, out, cache / "costs")
         checkpoints.remove()
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a language model learns from and is watched on; shares: for training.json, how many prompts show a profile
+    (nothing where none does)."""
+
+    learned: list[TextExample]
+    held_out: list[TextExample]
+    shares: dict[str, Any]
+
+
+def read_material(params: Params, prepared: Path, profiles: Path, builder: PromptBuilder, items: Items) -> Material:
+    """The training histories and validation targets of a run, as this builder writes them.
+
+    Raises RecalignError where there are none, or where prompts show profiles and too few users have one.
+    """
+    told = read_told(profiles, params.profiles.engine) if params.prompt.profile else nobody
+    chosen = {split: sft_examples(params, prepared, split, told) for split in (c.TRAIN, c.VALIDATION)}
+    names = {split: [example.example_id for example in own] for split, own in chosen.items()}
+    listing = read_listing(params, prepared, items, names)
+    texts = {split: _profile_texts(params, profiles, split) for split in (c.TRAIN, c.VALIDATION)}
+    learned = text_examples(chosen[c.TRAIN], builder, profiles=texts[c.TRAIN], listing=listing, whole_history=True)
+    held_out = text_examples(chosen[c.VALIDATION], builder, profiles=texts[c.VALIDATION], listing=listing)
+    if not params.prompt.profile:
+        return Material(learned, held_out, {})
+    shares = {
+        split: training_shares(texts[split].get(example.user_id) for example in own) for split, own in chosen.items()
+    }
+    log.info("sft: profiles %s", shares_sentence(params.profiles.engine, shares))
+    return Material(learned, held_out, {"profiles": shares})
 
 
 def _profile_texts(params: Params, profiles: Path, split: str) -> dict[int, str]:

@@ -17,7 +17,7 @@ from recalign.common import artifacts
 from recalign.common.errors import RecalignError
 
 log = logging.getLogger(__name__)
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of Adam; a weight that no batch has reached yet has none
 Weights = dict[str, Tensor]
 
 
@@ -93,9 +93,9 @@ class Checkpoints:
         for name, parameter in weights.items():
             parameter.data.copy_(tensors[f"weights/{name}"])
             state.best_weights[name] = tensors[f"best/{name}"]
-            if state.step:
-                moments = {m: tensors[f"{m}/{name}"].to(parameter.device) for m in MOMENTS}
-                optimiser.state[parameter] = {"step": torch.tensor(float(state.step)), **moments}
+            if f"step/{name}" in tensors:
+                moments = {m: tensors[f"{m}/{name}"].to(parameter.device) for m in MOMENTS if m != "step"}
+                optimiser.state[parameter] = {"step": tensors[f"step/{name}"], **moments}
         log.info("%s: going on after step %d, from %s", self.stage, state.step, self.folder)
         return state
 
@@ -107,9 +107,11 @@ class Checkpoints:
 
 def _check_complete(state: TrainingState, tensors: Weights, weights: Weights) -> None:
     """Before anything is put into place: half a checkpoint in a model is worse than none."""
-    kinds = ("weights", "best", *(MOMENTS if state.step else ()))
+    moved = {name for name in weights if any(f"{moment}/{name}" in tensors for moment in MOMENTS)}
+    if bool(state.step) != bool(moved):
+        raise RecalignError(f"it is of step {state.step} and holds the optimiser's state of {len(moved)} weights")
     for name, parameter in weights.items():
-        for kind in kinds:
+        for kind in ("weights", "best", *(MOMENTS if name in moved else ())):
             found = tensors.get(f"{kind}/{name}")
-            if found is None or found.shape != parameter.shape:
+            if found is None or found.shape != (parameter.shape if kind != "step" else torch.Size()):
                 raise RecalignError(f"it holds no {kind}/{name} of shape {list(parameter.shape)}")

@@ -30,6 +30,11 @@ class TextExample:
         """Tokens that the model reads; nobody asks what follows the last one."""
         return len(self.prompt) + len(self.continuation) - 1
 
+    @property
+    def learned(self) -> int:
+        """Tokens that are learned: of the continuation those that are no vector's."""
+        return sum(token >= 0 for token in self.continuation)
+
 
 @dataclass(frozen=True)
 class PreferenceExample:

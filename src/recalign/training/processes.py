@@ -72,12 +72,18 @@ def merged(own: Mapping[int, T]) -> dict[int, T]:
 
 
 def add_up_gradients(weights: Iterable[torch.Tensor]) -> None:
-    """Add the gradients of all processes up, in place; one that read no part counts as zero."""
+    """Add the gradients of all processes up, in place; one that read no part counts as zero.
+
+    What has a gradient in none of them keeps none, so that the optimiser leaves it alone.
+    """
     if count() == 1:
         return
     parameters = list(weights)
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    found = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+    flat = torch.cat([found, *(gradient.flatten() for gradient in gradients)])
     distributed.all_reduce(flat)
-    for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = piece.view_as(parameter).clone()
+    found, flat = flat[: len(found)], flat[len(found) :]
+    pieces = flat.split([p.numel() for p in parameters])
+    for parameter, piece, some in zip(parameters, pieces, found.tolist(), strict=True):
+        parameter.grad = piece.view_as(parameter).clone() if some else None

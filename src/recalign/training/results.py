@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,22 @@ def curve_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def write_training(
-    language_model: LanguageModel, result: TrainingResult, facts: Mapping[str, Any], out: Path, notes: Path
+    language_model: LanguageModel,
+    result: TrainingResult,
+    facts: Mapping[str, Any],
+    out: Path,
+    notes: Path,
+    beside: Callable[[Path], None] | None = None,
 ) -> None:
     """Write the adapter, curve.csv and training.json (`facts` and what the loop measured) into the folder `out`.
 
     What it took is noted in `notes`: equal training leaves equal bytes in `out`, however long it ran.
+    beside: writes what else belongs to the adapter into that folder, once the adapter is there.
     """
     with artifacts.folder(out) as partial:
         save_adapter(language_model, partial)
+        if beside:
+            beside(partial)
         artifacts.write_text(partial / "curve.csv", curve_csv(result.rows))
         measured = {
             "steps": result.rows[-1]["step"],

@@ -60,4 +60,4 @@ def _ids(examples: Sequence[TextExample]) -> tuple[list[list[int]], list[list[li
 
 
 def _learned(examples: Sequence[TextExample]) -> int:
-    return sum(len(example.continuation) for example in examples)
+    return sum(example.learned for example in examples)

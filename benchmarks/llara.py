@@ -1,0 +1,224 @@
+"""LLaRA against its text-only twin of the same budget, its teacher and its controls, on the frozen test cases.
+
+    python benchmarks/llara.py --root PROJECT --teacher ease --seeds 1 2 --json llara.json
+
+PROJECT is a project whose stages prepare, base and baselines@<teacher> have run; its params.yaml says the budget. Arms,
+all trained with the settings of `sft` on the same histories:
+
+text       no vectors: stage sft
+llara      the teacher's vectors, by the curriculum
+shuffled   every item has another item's vector
+mean       every item has the mean vector
+zero       llara, read with an adapter whose last layer is zero (nothing is trained for it)
+without    llara, read with prompts of text alone (likewise)
+
+and the teacher alone; fused: teacher and arm, weights fitted on the validation cases. All rank the same lists of 20 by
+log-prob. A figure is the mean over the cases of what the seeds reached on average, its interval a bootstrap over users;
+differences are paired, with Holm's correction over those of LLaRA. A trained arm is kept in PROJECT/data/cache/llara,
+so that a run that was stopped goes on.
+"""
+
+import argparse
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import torch
+
+from recalign.common import columns as c
+from recalign.common.artifacts import read_json, write_json
+from recalign.common.machine import machine
+from recalign.data.records import Items
+from recalign.evaluation.metrics import Floats, metric_values, target_ranks
+from recalign.evaluation.significance import (
+    bootstrap_interval,
+    degrees_of_freedom,
+    gain_of,
+    holm,
+    plain,
+    resampled_means,
+    signed,
+)
+from recalign.hybrid.soft_tokens import text_only
+from recalign.hybrid.teachers import Teacher, averaged, read_teacher, shuffled
+from recalign.llm.ways import base_of
+from recalign.params.load import Params, load_params
+from recalign.project import Project
+from recalign.ranking.fusion import Fusion
+from recalign.ranking.language_model import LanguageModelRecommender, Setting, open_recommender
+from recalign.ranking.trial import Trial, read_trial, scores_of
+from recalign.ranking.trials import UNIFORM
+from recalign.recommenders.roster import load_fitted
+from recalign.stages.llara import train_llara
+from recalign.stages.sft import sft
+
+METRIC = "ndcg_at_10"  # named beforehand; hr_at_1 is shown beside it
+ALSO = "hr_at_1"
+TRAINED = ("text", "llara", "shuffled", "mean")
+READ_OTHERWISE = ("zero", "without")  # of the llara arm
+RESAMPLES = 2000
+Scores = dict[str, Floats]  # of the validation and the test cases
+
+
+class Bench:
+    """One project, its cases and its teacher."""
+
+    def __init__(self, root: Path, teacher: str, cases: int | None) -> None:
+        self.project = Project(root)
+        self.params = load_params(root / "params.yaml")
+        self.catalogue = Items.read(self.project.prepared)
+        self.teacher = read_teacher(teacher, self.project.baselines, self.catalogue)
+        asked, seed = self.params.evaluate, self.params.seed
+        prepared = self.project.prepared
+        self.validation = read_trial(prepared, c.VALIDATION, UNIFORM, asked.validation_cases, seed)
+        self.test = read_trial(prepared, c.TEST, UNIFORM, cases or asked.test_cases, seed)
+
+    def scores(self, arm: str, seed: int) -> tuple[Scores, dict[str, float]]:
+        """[B, C] log-probs of an arm, and the CPU seconds of its training (0 where it was there) and ranking."""
+        params = self.params.model_copy(update={"seed": seed})
+        of = "llara" if arm in READ_OTHERWISE else arm
+        folder = self.project.root / "data/cache/llara" / f"{self.teacher.name}-{of}-{seed}"
+        begun = time.process_time()
+        if not (folder / "manifest.json").is_file():
+            self._train(of, params, folder)
+        trained = time.process_time()
+        recommender = self._opened(arm, params, folder)
+        scores = {name: recommender.logprobs(trial.requests, trial.candidates) for name, trial in self.trials.items()}
+        return scores, {"training": trained - begun, "ranking": time.process_time() - trained}
+
+    @property
+    def trials(self) -> dict[str, Trial]:
+        """By split."""
+        return {c.VALIDATION: self.validation, c.TEST: self.test}
+
+    def teacher_scores(self) -> Scores:
+        """Those of the teacher alone."""
+        recommender = load_fitted(self.teacher.name, self.project.baselines / self.teacher.name, self.catalogue)
+        return {name: scores_of(recommender, trial.requests, trial.candidates) for name, trial in self.trials.items()}
+
+    def ranks(self, scores: Floats) -> Any:
+        """Of the targets of the test cases."""
+        return target_ranks(scores, self.test.target_index, self.test.lots)
+
+    def fused(self, arm: Scores, teacher: Scores) -> Floats:
+        """Scores of teacher and arm together on the test cases, by weights that the validation cases chose."""
+
+        def parts(name: str) -> Scores:
+            return {"teacher": teacher[name], "arm": arm[name]}
+
+        return Fusion.fit(parts(c.VALIDATION), self.validation.target_index).scores(parts(c.TEST))
+
+    def _train(self, arm: str, params: Params, folder: Path) -> None:
+        project = self.project
+        if arm == "text":
+            sft(params, prepared=project.prepared, base=project.base, profiles=project.profiles, out=folder,
+                cache=project.root / "data/cache")  # fmt: skip
+            return
+        variants: dict[str, Teacher] = {
+            "llara": self.teacher, "shuffled": shuffled(self.teacher, params.seed), "mean": averaged(self.teacher),
+        }  # fmt: skip
+        train_llara(params, variants[arm], self.catalogue, project, folder)
+
+    def _opened(self, arm: str, params: Params, folder: Path) -> LanguageModelRecommender:
+        summary = read_json(self.project.prepared / "summary.json")
+        setting = Setting(params.base, params.prompt, summary["noun"], summary["clock"], params.seed, params.threads)
+        store = None if arm in READ_OTHERWISE else self.project.logprobs
+        own = open_recommender(
+            arm, self.project.base, folder, setting, self.catalogue, batch=params.evaluate.batch, store=store
+        )
+        if arm == "zero":
+            last = base_of(own.language_model.model).get_input_embeddings().vectors.adapter.out
+            with torch.no_grad():
+                last.weight.zero_()
+                last.bias.zero_()
+        if arm == "without":
+            shown = own.builder.prompt
+            own.builder.prompt = lambda *given, **named: text_only(shown(*given, **named))  # type: ignore[method-assign]
+        return own
+
+
+def measure(bench: Bench, arms: list[str], seeds: list[int]) -> dict[str, Any]:
+    """Every figure: means with intervals, LLaRA's paired differences with Holm's p, seconds."""
+    users = [user for _, user in bench.test.keys]
+    teacher = bench.teacher_scores()
+    values: dict[str, dict[str, list[Floats]]] = {METRIC: {}, ALSO: {}}
+    seconds: dict[str, list[dict[str, float]]] = {}
+    apart: list[float] = []
+
+    def keep(name: str, scores: Floats) -> None:
+        ranks = bench.ranks(scores)
+        for metric, own in values.items():
+            own.setdefault(name, []).append(metric_values(metric, ranks))
+
+    keep("teacher", teacher[c.TEST])
+    for seed in seeds:
+        read: dict[str, Scores] = {}
+        for arm in arms:
+            read[arm], took = bench.scores(arm, seed)
+            seconds.setdefault(arm, []).append(took)
+            keep(arm, read[arm][c.TEST])
+            keep(f"fused {arm}", bench.fused(read[arm], teacher))
+            print(f"seed {seed}, {arm}: {METRIC} {values[METRIC][arm][-1].mean():.4f}, {took}", flush=True)
+        if {"zero", "without"} <= read.keys():
+            apart.append(float(np.abs(read["zero"][c.TEST] - read["without"][c.TEST]).max()))
+    means = {metric: {name: np.mean(runs, axis=0) for name, runs in own.items()} for metric, own in values.items()}
+    return {
+        "protocol": f"{len(users)} warm test cases of {len(set(users))} users, lists of 20 ({UNIFORM}), by log-prob",
+        "manifest": bench.test.digest,
+        "data": read_json(bench.project.prepared / "summary.json")["data_digest"],
+        "teacher": bench.teacher.name, "seeds": seeds, "machine": machine(), "seconds": seconds,
+        "means": {m: {n: bootstrap_interval(v, users, RESAMPLES, 0).as_dict() for n, v in own.items()}
+                  for m, own in means.items()},
+        "shown": {m: {n: plain(bootstrap_interval(v, users, RESAMPLES, 0)) for n, v in own.items()}
+                  for m, own in means.items()},
+        "differences": {m: differences(own, users) for m, own in means.items()},
+        "by_seed": {n: [round(float(v.mean()), 4) for v in runs] for n, runs in values[METRIC].items()},
+        "zero_against_text_prompts": apart,
+    }  # fmt: skip
+
+
+def differences(means: dict[str, Floats], users: list[int]) -> dict[str, str]:
+    """LLaRA minus each other arm, paired by case; Holm's correction over them."""
+    if "llara" not in means:
+        return {}
+    pairs = [("llara", other) for other in means if not other.startswith("fused") and other != "llara"]
+    pairs += [("fused llara", name) for name in ("fused text", "teacher") if name in means]
+    gains = []
+    for own, other in pairs:
+        apart = means[own] - means[other]
+        resampled = resampled_means(apart[:, None], users, RESAMPLES, 0)[:, 0]
+        degrees = float(degrees_of_freedom(apart[:, None], users)[0])
+        gains.append(gain_of(float(apart.mean()), resampled, len(set(users)), degrees))
+    corrected = holm([gain.p for gain in gains])
+    return {
+        f"{own} − {other}": f"{signed(gain.interval)}, p {p:.3f}"
+        for (own, other), gain, p in zip(pairs, gains, corrected, strict=True)
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--teacher", default="ease")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--arms", nargs="+", choices=(*TRAINED, *READ_OTHERWISE), default=["text", "llara", "shuffled"])
+    parser.add_argument("--cases", type=int, help="test cases (default: evaluate.test_cases)")
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    found = measure(Bench(asked.root, asked.teacher, asked.cases), asked.arms, asked.seeds)
+    for metric in (METRIC, ALSO):
+        print(metric)
+        for name, told in {**found["shown"][metric], **found["differences"][metric]}.items():
+            print(f"  {name:24} {told}")
+    if asked.json:
+        write_json(asked.json, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""`hybrid`: language models whose prompts show a recommender's item vectors."""
+
+from typing import Literal
+
+from recalign.params.section import Section
+
+TeacherName = Literal["sasrec", "gru4rec", "caser", "ease"]
+
+
+class HybridParams(Section):
+    teachers: tuple[TeacherName, ...] = ()
+    curriculum: Literal["linear", "none"] = "linear"

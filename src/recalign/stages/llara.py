@@ -1,0 +1,75 @@
+"""Stage llara: supervised fine-tuning on prompts that show a recommender's item vectors next to the titles."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from recalign import project as layout
+from recalign.common.artifacts import digest_of, read_json
+from recalign.data.records import Items
+from recalign.evaluation.systems import llara_name
+from recalign.hybrid.llara import HybridModelling, hybrid_prompts, new_vectors, write_hybrid
+from recalign.hybrid.teachers import Teacher, read_teacher
+from recalign.llm.base import load_language_model
+from recalign.params.load import Params
+from recalign.project import Project
+from recalign.stages.sft import read_material
+from recalign.training import processes
+from recalign.training.checkpoints import Checkpoints
+from recalign.training.loop import batches, train
+from recalign.training.results import learned_from, write_training
+
+log = logging.getLogger(__name__)
+
+
+@processes.joined()
+def llara(params: Params, teacher: str, project: Project = Project()) -> None:  # noqa: B008  # frozen
+    """Train the adapter of one teacher into data/models/hybrid/llara-<teacher>, with the settings of `sft`.
+
+    Raises RecalignError where the teacher is none, was not fitted or is of another catalogue, and as stage sft does.
+    """
+    catalogue = Items.read(project.prepared)
+    read = read_teacher(teacher, project.baselines, catalogue)
+    train_llara(params, read, catalogue, project, project.hybrid / llara_name(teacher))
+
+
+def train_llara(params: Params, teacher: Teacher, catalogue: Items, project: Project, out: Path) -> None:
+    """Train LoRA and the adapter of a teacher's vectors together, into the folder `out`."""
+    summary, name = read_json(project.prepared / "summary.json"), llara_name(teacher.name)
+    lm = load_language_model(
+        project.base, params.base, new_adapter=params.lora, trainable=True, seed=params.seed, threads=params.threads,
+    )  # fmt: skip
+    builder = hybrid_prompts(lm, teacher, catalogue, params.prompt, summary["noun"], clock=summary["clock"])
+    material = read_material(params, project.prepared, project.profiles, builder, catalogue)
+    vectors = new_vectors(lm, teacher, params.seed)
+    seen, width = len(builder.numbers), teacher.vectors.shape[1]
+    log.info("%s: %d of %d items have a vector of width %d", name, seen, len(catalogue.ids), width)
+    sections = [params.sft.model_dump(), params.lora.model_dump(), params.hybrid.curriculum]
+    inputs = digest_of(
+        [*sections, params.seed, params.threads, lm.digest, builder.digest, teacher.digest]
+        + [[e.example_id, e.prompt, e.continuation] for e in [*material.learned, *material.held_out]]
+    )
+    steps = sum(1 for _ in batches(material.learned, params.sft.batch, params.sft.epochs, params.seed))
+    task = HybridModelling(
+        name, lm.model, material.held_out, params.sft.micro_tokens, steps=steps, seed=params.seed,
+        curriculum=params.hybrid.curriculum == "linear",
+    )  # fmt: skip
+    costs = project.costs
+    checkpoints = Checkpoints(project.root / layout.CACHE / "checkpoints", task.name, inputs, params.checkpoint_seconds)
+    result = train(
+        lm.model, task, material.learned, params.sft, epochs=params.sft.epochs, seed=params.seed,
+        checkpoints=checkpoints, notes=costs,
+    )  # fmt: skip
+    facts: dict[str, Any] = {
+        "stage": task.name,
+        "base": lm.identity,
+        "inputs": inputs,
+        "prompt": builder.digest,
+        "teacher": {"name": teacher.name, "digest": teacher.digest, "items": seen, "width": width},
+        "data": learned_from(project.prepared, params.prompt.form),
+        "examples": len(material.learned),
+        "params": dict(zip(("sft", "lora", "curriculum"), sections, strict=True)) | {"seed": params.seed},
+    } | material.shares
+    if processes.first():
+        write_training(lm, result, facts, out, costs, lambda folder: write_hybrid(vectors.adapter, teacher, folder))
+        checkpoints.remove()

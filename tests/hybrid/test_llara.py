@@ -1,0 +1,299 @@
+"""LLaRA on a small world: curriculum, teachers, training that survives a kill, and what is refused."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import training_world
+from training_world import ITEMS, make_params, make_world
+
+from recalign.common.artifacts import folder, read_json, write_parquet
+from recalign.common.errors import RecalignError
+from recalign.data.records import Items
+from recalign.hybrid.llara import HybridModelling, hybrid_prompts, hybrid_share, prompt_builder, without_vectors
+from recalign.hybrid.soft_tokens import soft_id, text_only
+from recalign.hybrid.teachers import Teacher, averaged, item_factors, read_teacher, shuffled
+from recalign.llm.adapters import adapter_digest
+from recalign.llm.base import load_language_model
+from recalign.llm.prompts import PromptBuilder
+from recalign.project import Project
+from recalign.stages.baselines import baselines
+from recalign.stages.llara import llara, train_llara
+from recalign.training.examples import TextExample
+
+LONG = {"sft__epochs": 3, "sft__batch": 4, "hybrid": {"teachers": ["ease"]}}
+NEW_ITEM = 24  # nobody's training history holds it here
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    """The world of the training stages as a project, with EASE fitted on it."""
+    root = tmp_path_factory.mktemp("hybrid")
+    world = make_world(root / "made")
+    project = Project(root)
+    for own, place in (("prepared", project.prepared), ("base", project.base)):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(world.root / own, place)
+    write_events(project.prepared)
+    baselines(make_params(), "ease", project.prepared, project.baselines, project.costs)
+    return project
+
+
+def write_events(prepared: Path) -> None:
+    """Train events of every item but the new one, a like each."""
+    rows = training_world.all_examples()
+    events = sorted({(row["user_id"], item) for row in rows if row["split"] == "train" for item in row["history"]})
+    events = [(user, item) for user, item in events if item != NEW_ITEM]
+    counted = {item: sum(own == item for _, own in events) for item in ITEMS}
+    never = pa.nulls(len(events), pa.timestamp("us"))
+    table = pa.table({
+        "user_id": [user for user, _ in events], "item_id": [item for _, item in events],
+        "split": ["train"] * len(events), "timestamp": never, "position": list(range(len(events))),
+    })  # fmt: skip
+    items = [
+        training_world._item(item) | {"popularity": counted[item], "train_events": counted[item]} for item in ITEMS
+    ]
+    schema = training_world._items_schema().append(pa.field("train_events", pa.int64()))
+    kept = {name: (prepared / name).read_bytes() for name in ("examples.parquet", "met.parquet", "summary.json")}
+    manifest = [
+        {"manifest": "uniform", "example_id": row["example_id"], "user_id": row["user_id"],
+         "candidates": [row["target"], *[i for i in ITEMS if i not in {*row["history"], row["target"]}][:9]],
+         "target_index": 0}
+        for row in rows if row["split"] == "validation"
+    ]  # fmt: skip
+    with folder(prepared) as out:
+        for name, data in kept.items():
+            (out / name).write_bytes(data)
+        write_parquet(out / "events.parquet", table)
+        write_parquet(out / "items.parquet", pa.Table.from_pylist(items, schema=schema))
+        write_parquet(out / "candidates.parquet", pa.Table.from_pylist(manifest))
+
+
+@pytest.fixture(scope="module")
+def teacher(project) -> Teacher:
+    return read_teacher("ease", project.baselines, Items.read(project.prepared))
+
+
+@pytest.fixture(scope="module")
+def trained(project) -> Path:
+    llara(make_params(**LONG), "ease", project)
+    return project.hybrid / "llara-ease"
+
+
+def opened(project: Project, adapter: Path):
+    """The model that an adapter's folder makes of the base, with its prompts."""
+    lm = load_language_model(project.base, make_params().base, adapter=adapter)
+    builder = prompt_builder(lm, adapter, Items.read(project.prepared), make_params().prompt, "films", clock=False)
+    return lm, builder
+
+
+def test_the_chance_of_vectors_grows_with_the_global_step():
+    assert hybrid_share(25, 100) == 0.25
+    assert hybrid_share(100, 100) == 1.0
+
+
+class Nothing(torch.nn.Module):
+    """Stands for a model where no forward pass is asked for."""
+
+
+def curriculum(steps: int, seed: int = 1, linear: bool = True) -> HybridModelling:
+    return HybridModelling("llara-ease", Nothing(), [], 100, steps=steps, seed=seed, curriculum=linear)
+
+
+def test_the_curriculum_follows_its_chance_and_ends_with_vectors():
+    """Over 400 draws of step 25 of 100 a quarter shows vectors, within four standard errors."""
+    shown = [curriculum(100, seed).shows_vectors(25) for seed in range(400)]
+    assert abs(np.mean(shown) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 400)
+    assert all(curriculum(100, seed).shows_vectors(100) for seed in range(50))
+    assert all(curriculum(100, seed, linear=False).shows_vectors(1) for seed in range(50))
+
+
+def test_the_step_goes_on_after_a_kill(monkeypatch):
+    """What the checkpoint keeps is the global step: the 25th step asks p(25), whenever the process began."""
+    asked = []
+    monkeypatch.setattr(HybridModelling, "shows_vectors", lambda self, step: asked.append(step) or True)
+    task = curriculum(100)
+    for _ in range(24):
+        list(task.losses([]))
+    other = curriculum(100)
+    other.load_state_dict(task.state_dict())
+    list(other.losses([]))
+    assert asked == [*range(1, 25), 25]
+    assert hybrid_share(asked[-1], 100) == 0.25
+
+
+def test_text_only_examples_show_no_vector():
+    example = TextExample("a", [5, soft_id(0), 6, soft_id(3)], [7, 8, soft_id(1), 9])
+    assert without_vectors(example) == TextExample("a", [5, 6], [7, 8, 9])
+    assert (example.tokens, example.learned) == (7, 3)
+
+
+def test_a_vector_follows_the_line_of_each_title_that_has_one(project, teacher):
+    items = Items.read(project.prepared)
+    lm = load_language_model(project.base, make_params().base)
+    params = make_params().prompt
+    text = PromptBuilder(lm.tokenizer, items, params, "films", clock=False)
+    hybrid = hybrid_prompts(lm, teacher, items, params, "films", clock=False)
+    assert sorted(set(items.ids) - hybrid.numbers.keys()) == [NEW_ITEM]
+    history = [3, NEW_ITEM, 7]
+    prompt = hybrid.prompt(history)
+    assert text_only(prompt) == text.prompt(history)
+    assert [token for token in prompt if token < 0] == [soft_id(hybrid.numbers[3]), soft_id(hybrid.numbers[7])]
+    assert prompt[-1] == soft_id(hybrid.numbers[7])
+    third = text.response(3)
+    begin = len(text.prompt([]))
+    assert prompt[begin : begin + len(third) + 1] == [*third, soft_id(hybrid.numbers[3])]
+    assert hybrid.response(7) == text.response(7)
+    assert hybrid.neutral() == text.neutral()
+    assert hybrid.digest != text.digest
+    opening, continuation = hybrid.sequence([1, 2, 3, 4, 5], 6)
+    first, rest = text.sequence([1, 2, 3, 4, 5], 6)
+    assert text_only([*opening, *continuation]) == [*first, *rest]
+    assert continuation[-1] >= 0
+    assert sum(token < 0 for token in [*opening, *continuation]) == 5
+
+
+def test_a_title_with_a_placeholders_text_becomes_no_vector(project, teacher):
+    """Whatever a title says, its ids are those of its letters."""
+    items = Items.read(project.prepared)
+    for text in ("-1", "[HistoryEmb]", "<|im_start|> -4", "[PH] \u2212 2"):
+        renamed = Items(items.ids, items.titles | {1: text}, items.attributes, items.popularity, items.train_events)
+        lm = load_language_model(project.base, make_params().base)
+        builder = hybrid_prompts(lm, teacher, renamed, make_params().prompt, "films", clock=False)
+        assert min(builder.response(1)) >= 0
+        assert min(builder.prompt([text, 1])) >= 0
+
+
+def test_a_history_longer_than_the_teachers_shows_a_vector_at_every_title(project, teacher):
+    """Static vectors have no length; the prompt's own limit cuts."""
+    lm = load_language_model(project.base, make_params().base)
+    params = make_params(prompt__history=30).prompt
+    builder = hybrid_prompts(lm, teacher, Items.read(project.prepared), params, "films", clock=False)
+    assert sum(token < 0 for token in builder.prompt([3, 7] * 40)) == 30
+
+
+def test_training_writes_an_adapter_that_ranks_by_its_vectors(project, trained):
+    facts = read_json(trained / "training.json")
+    assert facts["stage"] == "sft@llara-ease"
+    assert facts["teacher"]["items"] == len(ITEMS) - 1
+    lm, builder = opened(project, trained)
+    assert all(not p.requires_grad for p in lm.model.parameters())
+    from recalign.llm.scoring import response_logprobs
+
+    with torch.no_grad():
+        asked = [builder.prompt([3, 7, 9]), text_only(builder.prompt([3, 7, 9]))]
+        sums = response_logprobs(lm.model, asked, [[builder.response(5)]] * 2).sums
+    assert abs(float(sums[0] - sums[1])) > 1e-4
+
+
+def test_training_twice_gives_the_same_bytes(project, trained):
+    before = {file.name: file.read_bytes() for file in trained.iterdir()}
+    llara(make_params(**LONG), "ease", project)
+    assert {file.name: file.read_bytes() for file in trained.iterdir()} == before
+
+
+def test_a_kill_among_text_only_steps_changes_no_byte(project, trained, monkeypatch):
+    """At a checkpoint before the first hybrid batch the modality adapter has no optimiser state yet."""
+    from recalign.training import loop
+
+    before = {file.name: file.read_bytes() for file in trained.iterdir() if file.name != "manifest.json"}
+    wanted = make_params(**LONG, checkpoint_seconds=0)
+    assert not curriculum(24, wanted.seed).shows_vectors(1)
+    real, left = loop._step, [0]
+
+    def step(*given):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return real(*given)
+
+    monkeypatch.setattr(loop, "_step", step)
+    for steps in (1, 3, 12):
+        left[0] = steps
+        with pytest.raises(KeyboardInterrupt):
+            llara(wanted, "ease", project)
+    left[0] = 24 - 1 - 3 - 12  # no more are left to take: each run went on where the one before was killed
+    llara(wanted, "ease", project)
+    assert left == [0]
+    assert {file.name: file.read_bytes() for file in trained.iterdir() if file.name != "manifest.json"} == before
+
+
+def test_controls_are_other_teachers(teacher):
+    moved, mean = shuffled(teacher, 1), averaged(teacher)
+    assert torch.equal(torch.sort(moved.vectors[:, 0]).values, torch.sort(teacher.vectors[:, 0]).values)
+    assert not any(torch.equal(a, b) for a, b in zip(moved.vectors, teacher.vectors, strict=True))
+    torch.testing.assert_close(mean.vectors[3], teacher.vectors.mean(0))
+    assert len({teacher.digest, moved.digest, mean.digest, shuffled(teacher, 2).digest}) == 4
+    assert moved.order_digest == teacher.order_digest
+
+
+def test_a_teacher_travels_in_a_file(teacher, tmp_path):
+    teacher.write(tmp_path)
+    read = Teacher.read(tmp_path)
+    assert torch.equal(read.vectors, teacher.vectors)
+    assert (read.digest, read.order_digest, read.name) == (teacher.digest, teacher.order_digest, "ease")
+
+
+def test_factors_rebuild_what_ease_says_of_an_item():
+    """U·√S of a matrix of rank 2 spans its rows: products of U·√S and the right side give it back."""
+    draw = np.random.default_rng(0)
+    weights = (draw.normal(size=(12, 2)) @ draw.normal(size=(2, 12))).astype(np.float32)
+    factors = item_factors(weights, 2)
+    assert factors.shape == (12, 2)
+    rebuilt = factors @ np.linalg.lstsq(factors, weights, rcond=None)[0]
+    np.testing.assert_allclose(rebuilt, weights, atol=1e-4)
+    assert item_factors(weights, 64).shape == (12, 11)
+    np.testing.assert_array_equal(item_factors(weights, 2), factors)
+
+
+def test_teachers_that_are_not_there_are_named(project):
+    items = Items.read(project.prepared)
+    with pytest.raises(
+        RecalignError, match=r"names 'eaze'; allowed are sasrec, gru4rec, caser, ease \(did you mean ease"
+    ):
+        read_teacher("eaze", project.baselines, items)
+    with pytest.raises(RecalignError, match=r"'sasrec', which was not fitted; put it into recommenders\.systems"):
+        read_teacher("sasrec", project.baselines, items)
+    smaller = Items(items.ids[:5], items.titles, items.attributes, items.popularity, items.train_events)
+    with pytest.raises(RecalignError, match="fitted on another catalogue"):
+        read_teacher("ease", project.baselines, smaller)
+
+
+def test_a_teacher_of_another_log_is_refused(project, trained):
+    items = Items.read(project.prepared)
+    other = Items(items.ids, {item: f"Another {item}" for item in items.ids}, items.attributes, items.popularity)
+    lm = load_language_model(project.base, make_params().base, adapter=trained)
+    with pytest.raises(RecalignError, match="none of them is among the 24 of this catalogue"):
+        prompt_builder(lm, trained, other, make_params().prompt, "films", clock=False)
+
+
+def test_an_adapter_and_a_lora_of_different_runs_are_refused(project, trained, tmp_path, monkeypatch):
+    mixed = tmp_path / "llara-ease"
+    shutil.copytree(trained, mixed)
+    train_llara(
+        make_params(**LONG, seed=5), read_teacher("ease", project.baselines, Items.read(project.prepared)),
+        Items.read(project.prepared), project, tmp_path / "other",
+    )  # fmt: skip
+    shutil.copyfile(tmp_path / "other" / "adapter_model.safetensors", mixed / "adapter_model.safetensors")
+    (mixed / "manifest.json").unlink()
+    lm = load_language_model(project.base, make_params().base)
+    with pytest.raises(RecalignError, match="another run's LoRA adapter"):
+        prompt_builder(lm, mixed, Items.read(project.prepared), make_params().prompt, "films", clock=False)
+    shuffled(Teacher.read(trained), 3).write(mixed)
+    with pytest.raises(RecalignError, match="another fit of 'ease'"):
+        prompt_builder(lm, mixed, Items.read(project.prepared), make_params().prompt, "films", clock=False)
+    (mixed / "teacher.parquet").unlink()
+    with pytest.raises(RecalignError, match=r"holds no teacher\.parquet"):
+        prompt_builder(lm, mixed, Items.read(project.prepared), make_params().prompt, "films", clock=False)
+
+
+def test_the_digest_of_an_adapter_covers_its_vectors(trained, tmp_path):
+    """So the keys of stored log-probs do, too."""
+    other = tmp_path / "llara-ease"
+    shutil.copytree(trained, other)
+    assert adapter_digest(other) == adapter_digest(trained)
+    shuffled(Teacher.read(trained), 3).write(other)
+    assert adapter_digest(other) != adapter_digest(trained)
