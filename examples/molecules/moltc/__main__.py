@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recalign.common.errors import RecalignError
 
-STAGES = ("prepare",)
+STAGES = ("prepare", "base", "baselines", "describe", "interact", "text", "prefer", "evaluate")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -70,6 +70,7 @@ class PromptParams(Section):
     second_name: str
     question: str
     thought: bool
+    number: Literal["text", "head"]
     max_smiles_tokens: int = Field(ge=1)
 
 

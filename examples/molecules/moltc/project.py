@@ -3,10 +3,13 @@
 from pathlib import Path
 
 SIMULATED = Path("data/simulated")  # bundled: pairs.csv, types.csv
-PREPARED = Path("data/prepared")  # molecules, pairs, answers, quarantine, summary.json, audit.json
-BASE = Path("data/base")  # the language model
-TRAINED = Path("data/trained")  # describe, interact: weights, curves, training.json
-PREFERRED = Path("data/preferred")  # prefer: the same after preference training
-BASELINES = Path("data/baselines")  # outputs of every baseline
-REPORTS = Path("reports")  # metrics.json, report.md
-SPILL = Path("data/cache/spill")
+PREPARED = Path("data/prepared")  # prepare: molecules, pairs, answers, quarantine, summary.json, audit.json
+BASE = Path("data/base")  # base: the language model
+DESCRIBED = Path("data/described")  # describe: the graph side after stage 1, curve.csv, training.json
+INTERACTING = Path("data/interacting")  # interact: LoRA and graph side after stage 2
+TEXT = Path("data/text")  # text: the twin that reads no graphs
+PREFERRED = Path("data/preferred")  # prefer: LoRA and graph side after preference training
+BASELINES = Path("data/baselines")  # baselines: outputs on validation and the test views
+REPORTS = Path("reports")  # evaluate: metrics.json, report.md
+CACHE = Path("data/cache")  # safe to delete
+SPILL = CACHE / "spill"
