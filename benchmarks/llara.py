@@ -132,7 +132,8 @@ class Bench:
             arm, self.project.base, folder, setting, self.catalogue, batch=params.evaluate.batch, store=store
         )
         if arm == "zero":
-            last = base_of(own.language_model.model).get_input_embeddings().vectors.adapter.out
+            embedding: Any = base_of(own.language_model.model).get_input_embeddings()
+            last = embedding.vectors.adapter.out
             with torch.no_grad():
                 last.weight.zero_()
                 last.bias.zero_()

@@ -22,7 +22,8 @@ from recalign.common import console
 from recalign.common.errors import RecalignError
 from recalign.pipeline import STAGES, check_version
 
-OF_MANY = {"align": "objective", "baselines": "system", "rank": "system"}  # stages of many runs, and what names one
+# stages of many runs, and what names one
+OF_MANY = {"align": "objective", "baselines": "system", "llara": "teacher", "rank": "system"}
 BAD_INPUT, INTERRUPTED, CLOSED_PIPE = 2, 130, 141  # the last two as shells count signals: 128 + SIGINT, + SIGPIPE
 DEBUG_VARIABLE = "RECALIGN_DEBUG"
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_simulate(commands)
     _add_registry(commands)
     _add_recommend(commands)
+    _add_explain(commands)
     _add_batch(commands)
     _add_doctor(commands)
     _add_audit(commands)
@@ -212,6 +214,21 @@ def _add_recommend(commands: Commands) -> None:
             _params(), user=a.user, titles=a.titles, adapter=a.adapter, k=a.k, items=a.items, as_json=a.json
         )
     )
+
+
+def _add_explain(commands: Commands) -> None:
+    explain = commands.add_parser(
+        "explain",
+        help="what a sequence model knows of a user, in words (RecInterpreter)",
+        description="A frozen language model reads the recommender's state by an adapter that is trained at the first "
+        "call and kept in data/cache. What it recovers is reading accuracy, no recommendation.",
+    )
+    explain.add_argument("--user", required=True, help="user id, as the log writes it")
+    explain.add_argument(
+        "--teacher", metavar="NAME", help="sasrec, gru4rec or caser (default: the first that is fitted)"
+    )
+    _add_json(explain)
+    explain.set_defaults(run=lambda a: _call("explain")(_params(), a.user, a.teacher, as_json=a.json))
 
 
 def _add_batch(commands: Commands) -> None:

@@ -92,6 +92,14 @@ STAGES = {
             ("training.json", "histories"),
         ),
         Stage(
+            "llara",
+            "fine-tuning on prompts that show a recommender's item vectors, too (see --teacher)",
+            layout.HYBRID,
+            ("training.json", "histories"),
+            option="teacher",
+            option_help="one of hybrid.teachers in params.yaml",
+        ),
+        Stage(
             "reference",
             "store the pairs' log-probs under the SFT adapter",
             layout.REFERENCE,
@@ -141,7 +149,8 @@ LEFT_OUT = {
 
 # Stages that train nothing and read stored log-probs: they depend on a whole folder once they use HALF of its files. A
 # change beside them ranks again, which takes seconds, and dvc.yaml stays readable.
-COARSE, HALF = ("rank", "fuse", "report"), 0.5
+# `llara` is in no default run: whoever asks for it trains it again after a change of its whole rooms.
+COARSE, HALF = ("rank", "fuse", "report", "llara"), 0.5
 
 # What a module reads from the package and no import shows.
 RESOURCES = {"data/preparation/tables.py": "data/preparation/sql"}

@@ -13,13 +13,18 @@ from training_world import ITEMS, make_params, make_world
 from recalign.common.artifacts import folder, read_json, write_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.hybrid.llara import HybridModelling, hybrid_prompts, hybrid_share, prompt_builder, without_vectors
+from recalign.hybrid.llara import HybridModelling, hybrid_share, without_vectors
+from recalign.hybrid.prompts import hybrid_prompts, prompt_builder
 from recalign.hybrid.soft_tokens import soft_id, text_only
 from recalign.hybrid.teachers import Teacher, averaged, item_factors, read_teacher, shuffled
 from recalign.llm.adapters import adapter_digest
 from recalign.llm.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.project import Project
+from recalign.ranking.adapters import language_models
+from recalign.ranking.language_model import Setting, open_recommender
+from recalign.ranking.package import adapter_folder
+from recalign.recommenders.recommender import Request
 from recalign.stages.baselines import baselines
 from recalign.stages.llara import llara, train_llara
 from recalign.training.examples import TextExample
@@ -297,3 +302,54 @@ def test_the_digest_of_an_adapter_covers_its_vectors(trained, tmp_path):
     assert adapter_digest(other) == adapter_digest(trained)
     shuffled(Teacher.read(trained), 3).write(other)
     assert adapter_digest(other) != adapter_digest(trained)
+
+
+def recommender(project: Project, adapter: Path, catalogue: Items | None = None):
+    """As evaluation, commands and serving open an adapter."""
+    setting = Setting(make_params().base, make_params().prompt, "films", clock=False, seed=1, threads=1)
+    items = catalogue or Items.read(project.prepared)
+    return open_recommender("llm-llara-ease", project.base, adapter, setting, items)
+
+
+def test_its_adapter_is_a_system_and_answers_the_same_from_a_package(project, trained, tmp_path):
+    params = make_params(**LONG)
+    assert language_models(params, project)["llm-llara-ease"] == trained
+    assert "llm-llara-ease" not in language_models(make_params(), project)
+    assert adapter_folder("llm-llara-ease", project.root) == trained
+    shutil.copytree(trained, tmp_path / "adapter")
+    own, served = recommender(project, trained), recommender(project, tmp_path / "adapter")
+    history = [3, 7, "A title of no catalogue", NEW_ITEM]
+    assert own.rank_items(history, None, 5) == served.rank_items(history, None, 5)
+    listed = own.rank_items(history, [1, 2, NEW_ITEM], 3)
+    assert {scored.item_id for scored in listed} == {1, 2, NEW_ITEM}
+    assert own.language_model.digest == served.language_model.digest
+
+
+def test_a_search_over_the_catalogue_gives_what_scoring_it_gives(project, trained):
+    own = recommender(project, trained)
+    best = own.rank_items([3, 7, 9], None, 4)
+    scores = own.scores([Request(1, (3, 7, 9))], None)[0]
+    ranked = sorted(zip((-scores).tolist(), own.catalogue.ids, strict=True))
+    expected = [item for _, item in ranked if item not in (3, 7, 9)][:4]
+    assert [scored.item_id for scored in best] == expected
+
+
+def test_on_a_newer_catalogue_items_are_met_by_title(project, trained):
+    """Other numbers, one title more: the vectors follow the titles."""
+    items = Items.read(project.prepared)
+    moved = {item + 100: title for item, title in items.titles.items()} | {500: "A New Film"}
+    newer = Items(tuple(sorted(moved)), moved, {item: {} for item in moved}, dict.fromkeys(moved, 1))
+    own, other = recommender(project, trained), recommender(project, trained, newer)
+    assert own.builder.prompt([3, 7]) == other.builder.prompt([103, 107])
+    assert other.builder.prompt([500])[-1] >= 0
+
+
+def test_the_form_candidates_shows_vectors_of_the_candidates_too(project, teacher):
+    items, params = Items.read(project.prepared), make_params(prompt__form="candidates").prompt
+    lm = load_language_model(project.base, make_params().base)
+    builder = hybrid_prompts(lm, teacher, items, params, "films", clock=False)
+    prompt = builder.prompt([3, 7], candidates=[5, NEW_ITEM, 6])
+    expected = [soft_id(builder.numbers[item]) for item in (3, 7, 5, 6)]
+    assert [token for token in prompt if token < 0] == expected
+    _, continuation = builder.sequence([3, 7], 5, candidates=[5, 6])
+    assert continuation == builder.response(5)

@@ -40,8 +40,8 @@ def test_dvc_yaml_is_what_the_imports_say(capsys):
 
 
 def test_dvc_yaml_is_short_enough_to_read():
-    """It was 656 lines long."""
-    assert len(TEXT.splitlines()) <= 300
+    """It was 656 lines long. Two stages of hybrid prompts have 34 of these lines."""
+    assert len(TEXT.splitlines()) <= 330
 
 
 def test_an_import_that_dvc_yaml_lacks_is_named_and_written(checkout, capsys):

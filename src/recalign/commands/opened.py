@@ -7,7 +7,7 @@ from recalign.commands.arguments import check_adapter_named
 from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.evaluation.systems import SYSTEMS, system_of
+from recalign.evaluation.systems import SYSTEMS, llara_name, system_of
 from recalign.llm.adapters import check_adapter
 from recalign.llm.base import IDENTITY
 from recalign.params.load import Params
@@ -45,7 +45,7 @@ def open_adapter(params: Params, adapter: str, catalogue: Items) -> tuple[Settin
 def _check_known(params: Params, folder: Path) -> None:
     """Refuse an adapter from elsewhere: what ranks by it was never chosen on this project's validation cases."""
     name, systems = folder.resolve().name, RANKS / SYSTEMS
-    ours = {SFT.name, *params.align.settings}
+    ours = {SFT.name, *params.align.settings, *map(llara_name, params.hybrid.teachers)}
     if name not in ours and (not systems.is_file() or system_of(name) not in read_json(systems)):
         raise RecalignError(
             f"--adapter is {folder}, which this project neither trained nor evaluated, so what ranks by it is not "

@@ -16,9 +16,9 @@ from recalign.common.console import print_json
 from recalign.common.errors import RecalignError
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
-from recalign.evaluation.systems import MEANINGLESS, SYSTEMS, read_systems
+from recalign.evaluation.systems import MEANINGLESS, SYSTEMS, read_systems, system_of
 from recalign.params.load import Params
-from recalign.project import ALIGN, INTERACTIONS, PREPARED, RANKS, REGISTRY
+from recalign.project import INTERACTIONS, PREPARED, RANKS, REGISTRY
 
 if TYPE_CHECKING:
     from recalign.ranking.package import Settings
@@ -130,7 +130,7 @@ def _check_something_made(params: Params) -> None:
 
 def default_adapter(params: Params) -> str:
     """The registry's champion or challenger; where nothing is registered, the best adapter of this project."""
-    from recalign.ranking.package import best_objective
+    from recalign.ranking.package import adapter_folder, best_objective
     from recalign.registry.promotion import NothingRegisteredError, current
 
     try:
@@ -139,8 +139,9 @@ def default_adapter(params: Params) -> str:
         if not (RANKS / SYSTEMS).is_file():
             raise
         objective = best_objective(params, read_systems(RANKS / SYSTEMS))
-        log.info("nothing is registered yet; the best adapter of this project, %s, answers", ALIGN / objective)
-        return str(ALIGN / objective)
+        best = adapter_folder(system_of(objective), Path())
+        log.info("nothing is registered yet; the best adapter of this project, %s, answers", best)
+        return str(best)
     return f"models:/{params.registry.model}/{live.version}"
 
 

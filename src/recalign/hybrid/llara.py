@@ -12,23 +12,11 @@ one draw a batch. Apart from the paper and its code, on purpose:
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-from recalign.common.artifacts import file_digest
-from recalign.common.errors import RecalignError
-from recalign.data.records import Items, hashed_order
-from recalign.evaluation.systems import llara_name
-from recalign.hybrid.modality import ModalityAdapter, Origin, embedding_std, load_modality, save_modality
-from recalign.hybrid.prompts import HybridPrompts
-from recalign.hybrid.soft_tokens import Projected, attach, text_only
-from recalign.hybrid.teachers import Teacher
-from recalign.llm.adapters import MODALITY, WEIGHTS
-from recalign.llm.base import LanguageModel
-from recalign.llm.prompts import PromptBuilder
-from recalign.params.prompt import PromptParams
-from recalign.recommenders.recommender import own_seed
+from recalign.data.records import hashed_order
+from recalign.hybrid.soft_tokens import text_only
 from recalign.training.examples import TextExample
 from recalign.training.loop import Measured
 from recalign.training.sft import LanguageModelling
@@ -90,52 +78,3 @@ class HybridModelling(LanguageModelling):
 def without_vectors(example: TextExample) -> TextExample:
     """The same example as a model of text reads it."""
     return replace(example, prompt=text_only(example.prompt), continuation=text_only(example.continuation))
-
-
-def new_vectors(lm: LanguageModel, teacher: Teacher, seed: int) -> Projected:
-    """Attach a new adapter for a teacher's vectors to a language model that trains; it starts at the table's scale."""
-    width = lm.model.get_input_embeddings().weight.shape[-1]
-    std, drawn = embedding_std(lm.model), own_seed(seed, llara_name(teacher.name))
-    projected = Projected(teacher.vectors, ModalityAdapter(teacher.vectors.shape[1], width, std=std, seed=drawn))
-    attach(lm.model, projected)
-    return projected
-
-
-def write_hybrid(adapter: ModalityAdapter, teacher: Teacher, folder: Path) -> None:
-    """Write the modality adapter and its teacher's vectors next to the LoRA adapter in `folder`."""
-    teacher.write(folder)
-    save_modality(adapter, _origin(teacher, folder), folder)
-
-
-def prompt_builder(
-    lm: LanguageModel, folder: Path | None, catalogue: Items, params: PromptParams, noun: str, *, clock: bool
-) -> PromptBuilder:
-    """The prompts that an adapter's folder was trained with: text, or text and the vectors that lie in it.
-
-    In the second case the model is made to read them, so prompts and model belong together.
-    Raises RecalignError where the vectors or the LoRA are of another run than the modality adapter, or where the
-    teacher knows no item of the catalogue.
-    """
-    if folder is None or not (folder / MODALITY).is_file():
-        return PromptBuilder(lm.tokenizer, catalogue, params, noun, clock=clock)
-    teacher = Teacher.read(folder)
-    adapter = load_modality(folder, _origin(teacher, folder))
-    attach(lm.model, Projected(teacher.vectors, adapter.requires_grad_(False)))
-    return hybrid_prompts(lm, teacher, catalogue, params, noun, clock=clock)
-
-
-def hybrid_prompts(
-    lm: LanguageModel, teacher: Teacher, catalogue: Items, params: PromptParams, noun: str, *, clock: bool
-) -> HybridPrompts:
-    """Prompts of a catalogue with a teacher's vectors. Raises RecalignError where the teacher knows no item of it."""
-    numbers = teacher.numbers(catalogue)
-    if not numbers:
-        raise RecalignError(
-            f"the teacher '{teacher.name}' has vectors of {len(teacher.ids)} items, and none of them is among the "
-            f"{len(catalogue.ids)} of this catalogue; train it on this log, or rank by a model of text"
-        )
-    return HybridPrompts(lm.tokenizer, catalogue, params, noun, numbers=numbers, clock=clock)
-
-
-def _origin(teacher: Teacher, folder: Path) -> Origin:
-    return Origin(teacher.name, teacher.digest, teacher.order_digest, file_digest(folder / WEIGHTS))

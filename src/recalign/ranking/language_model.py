@@ -17,7 +17,7 @@ from recalign.common.progress import track
 from recalign.data.records import Items
 from recalign.evaluation.metrics import Floats, order_of_equals
 from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, ranking_scores
-from recalign.hybrid.llara import prompt_builder
+from recalign.hybrid.prompts import prompt_builder
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.branches import Branches
 from recalign.llm.prompts import PromptBuilder

@@ -25,6 +25,7 @@ from recalign.evaluation.systems import (
     TUNED,
     System,
     adapter_of,
+    llara_name,
     read_systems,
     system_of,
 )
@@ -34,7 +35,7 @@ from recalign.params.base import BaseParams
 from recalign.params.load import Params
 from recalign.params.profiles import ProfilesParams
 from recalign.params.prompt import PromptParams
-from recalign.project import ALIGN, BASE, BASELINES, INTERACTIONS, OTHER, PREPARED, RANKS, SFT
+from recalign.project import ALIGN, BASE, BASELINES, HYBRID, INTERACTIONS, OTHER, PREPARED, RANKS, SFT
 from recalign.ranking.fusion import FITTED, FittedFusion, read_fusion
 from recalign.ranking.language_model import Setting
 from recalign.ranking.made_by import (
@@ -134,14 +135,16 @@ class Settings(BaseModel):
 
 
 def best_objective(params: Params, systems: Mapping[str, System]) -> str:
-    """The objective whose adapter has the highest registry.metric on the validation cases; `systems` by name.
+    """The objective, or "llara-<teacher>", whose adapter has the highest registry.metric on the validation cases;
+    `systems` by name.
 
     Raises RecalignError when an objective of params was not evaluated.
     """
-    for objective in params.align.objectives:
+    trained = [*params.align.objectives, *map(llara_name, params.hybrid.teachers)]
+    for objective in trained:
         _evaluated(systems, objective)
     metric = params.registry.metric
-    return max(params.align.objectives, key=lambda objective: systems[system_of(objective)].validation[metric])
+    return max(trained, key=lambda objective: systems[system_of(objective)].validation[metric])
 
 
 def settings_of(params: Params, objective: str, root: Path, folder: Path | None = None) -> Settings:
@@ -181,6 +184,9 @@ def adapter_folder(system: str, root: Path) -> Path:
     """Where the project at `root` keeps the adapter of a language model's system: its own, or one that was brought."""
     if system == TUNED:
         return root / SFT
+    hybrid = root / HYBRID / adapter_of(system)
+    if hybrid.is_dir():
+        return hybrid
     own, brought = root / ALIGN / adapter_of(system), find_adapter(root / OTHER / adapter_of(system))
     return brought if brought is not None and not own.is_dir() else own
 

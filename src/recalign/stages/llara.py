@@ -8,7 +8,8 @@ from recalign import project as layout
 from recalign.common.artifacts import digest_of, read_json
 from recalign.data.records import Items
 from recalign.evaluation.systems import llara_name
-from recalign.hybrid.llara import HybridModelling, hybrid_prompts, new_vectors, write_hybrid
+from recalign.hybrid.llara import HybridModelling
+from recalign.hybrid.prompts import hybrid_prompts, new_vectors, write_hybrid
 from recalign.hybrid.teachers import Teacher, read_teacher
 from recalign.llm.base import load_language_model
 from recalign.params.load import Params

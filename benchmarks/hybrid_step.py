@@ -1,0 +1,74 @@
+"""A training step on prompts with vectors against the same step on text: what LLaRA costs.
+
+    python benchmarks/hybrid_step.py --root PROJECT --teacher ease --steps 12 --json hybrid_step.json
+
+A step is forward, backward and AdamW of `sft.batch` training histories of PROJECT (stages prepare, base and
+baselines@<teacher> have run). CPU seconds of one thread, the two in turn in one process on the same histories. "hybrid"
+shows every vector, as the last steps of the curriculum do; its mean over a whole training is half way to "text".
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from alternating import alternate, ratio, shown
+
+from recalign.common.artifacts import read_json, write_json
+from recalign.common.machine import machine
+from recalign.data.records import Items
+from recalign.hybrid.llara import HybridModelling, without_vectors
+from recalign.hybrid.prompts import hybrid_prompts, new_vectors
+from recalign.hybrid.teachers import read_teacher
+from recalign.llm.base import load_language_model
+from recalign.params.load import load_params
+from recalign.project import Project
+from recalign.stages.sft import read_material
+from recalign.training.examples import TextExample
+from recalign.training.loop import trainable_weights
+from recalign.training.micro_batches import micro_batches
+
+GOAL = 1.1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--teacher", default="ease")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    project, params = Project(asked.root), load_params(asked.root / "params.yaml")
+    catalogue, summary = Items.read(project.prepared), read_json(project.prepared / "summary.json")
+    teacher = read_teacher(asked.teacher, project.baselines, catalogue)
+    lm = load_language_model(project.base, params.base, new_adapter=params.lora, trainable=True, threads=1)
+    builder = hybrid_prompts(lm, teacher, catalogue, params.prompt, summary["noun"], clock=summary["clock"])
+    learned = read_material(params, project.prepared, project.profiles, builder, catalogue).learned
+    new_vectors(lm, teacher, params.seed)
+    task = HybridModelling("llara", lm.model, [], params.sft.micro_tokens, steps=1, seed=1, curriculum=False)
+    weights = list(trainable_weights(lm.model).values())
+    optimiser = torch.optim.AdamW(weights, lr=params.sft.learning_rate)
+
+    def step(batch: list[TextExample]) -> None:
+        for measured in task.losses(micro_batches(batch, params.sft.micro_tokens, task.tokens_at_once)):
+            measured.loss.backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    size = params.sft.batch
+    batches = [learned[size * n : size * (n + 1)] for n in range(asked.steps + 1)]
+    found = ratio(
+        alternate({"hybrid": step, "text": lambda batch: step([without_vectors(e) for e in batch])}, batches),
+        "hybrid", "text",
+    )  # fmt: skip
+    seen = [e for batch in batches[1:] for e in batch]
+    longer = sum(e.tokens for e in seen) / sum(without_vectors(e).tokens for e in seen)
+    print(f"a hybrid step takes {shown(found)} of a text step (goal {GOAL}); it reads {longer:.2f}x the tokens")
+    if asked.json:
+        write_json(asked.json, {**found, "tokens": longer, "machine": machine(), "teacher": asked.teacher})
+
+
+if __name__ == "__main__":
+    main()
