@@ -20,11 +20,12 @@ from moltc.chemistry import read_molecule
 from moltc.examples import answer_examples, number_examples, preference_examples
 from moltc.gin import Gin
 from moltc.graphs import Graphs, graph_of, joined, molecule_graph
-from moltc.params import parse_params
+from moltc.params import Params, parse_params
 from moltc.predictions import answer_scores, predict, with_shuffled_graphs
 from moltc.prepared import PairSet
 from moltc.report import GRAPHS, KNOWN, PREFERRED, SHUFFLED, TEXT
 from moltc.resampler import Resampler
+from moltc.serving import PairService, register, write_package
 from moltc.training import Opened, last_hidden, open_model
 from moltc.vectors import WEIGHTS
 from recalign.common.artifacts import read_json
@@ -56,7 +57,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def opened(root: Path) -> Opened:
-    return open_model(params(**SMALL), pair_set(), root, None)
+    return open_model(params(**SMALL), pair_set(), root / project.BASE, None)
 
 
 # graphs and the graph network
@@ -201,7 +202,7 @@ def test_shuffled_graphs_change_every_molecule_and_no_text(opened):
 
 
 def test_text_alone_has_no_places_and_says_so_for_types(root):
-    text = open_model(params(**SMALL), pair_set(), root, None, tokens=0)
+    text = open_model(params(**SMALL), pair_set(), root / project.BASE, None, tokens=0)
     assert all(token >= 0 for token in text.prompts.prompt(0, 1))
     names = {name.split(".")[0] for name, w in text.vectors.named_parameters() if w.requires_grad}
     assert names == {"head"}
@@ -256,17 +257,17 @@ def test_the_stages_train_and_are_repeatable(root):
     facts = read_json(root / "one" / "preferred" / "training.json")
     assert facts["start_validation_loss"] == pytest.approx(np.log(2))  # one wrong sentence, policy = reference
     assert facts["step_0_difference"] < 1e-4
-    again = open_model(own, pairs, root, root / "one" / "trained")
+    again = open_model(own, pairs, root / project.BASE, root / "one" / "trained")
     assert np.isfinite(answer_scores(again, pairs)).all()
 
 
 def test_a_stage_refuses_weights_of_another_size_or_damaged(root, tmp_path):
     training.describe(params(**SMALL, subset__describe=2), pair_set(), root, tmp_path / "described")
     with pytest.raises(RecalignError, match="was trained with"):
-        open_model(params(), pair_set(), root, tmp_path / "described")
+        open_model(params(), pair_set(), root / project.BASE, tmp_path / "described")
     (tmp_path / "described" / WEIGHTS).write_bytes(b"no tensors")
     with pytest.raises(RecalignError, match="is damaged"):
-        open_model(params(**SMALL), pair_set(), root, tmp_path / "described")
+        open_model(params(**SMALL), pair_set(), root / project.BASE, tmp_path / "described")
 
 
 def test_wrong_sentences_are_wrong_and_occur_in_training(opened):
@@ -290,7 +291,7 @@ def test_the_head_learns_numbers(root, tmp_path):
     training.describe(own, pairs, root, tmp_path / "described")
     training.interact(own, replace(pairs, views=np.array(["train", "train", "validation", "validation"])), root,
                       tmp_path / "trained", tmp_path / "described")  # fmt: skip
-    opened = open_model(own, pairs, root, tmp_path / "trained")
+    opened = open_model(own, pairs, root / project.BASE, tmp_path / "trained")
     assert opened.vectors.scale.tolist() == pytest.approx([-2.135, 1.135])
     losses = [float(row.split(",")[2]) for row in (tmp_path / "trained" / "curve.csv").read_text().split("\n")[2:-1]]
     assert losses[-1] < 0.2 < losses[0]
@@ -301,7 +302,7 @@ def test_the_head_learns_numbers(root, tmp_path):
 def test_the_last_state_does_not_depend_on_padding(root):
     pairs = pair_set("number")
     own = params(**SMALL, prompt__first_name="Solute", prompt__second_name="Solvent")
-    opened = open_model(own, pairs, root, None)
+    opened = open_model(own, pairs, root / project.BASE, None)
     prompts = [example.prompt for example in number_examples(pairs, opened.prompts)]
     together = last_hidden(opened.lm.model, prompts)
     for row, prompt in enumerate(prompts):
@@ -313,7 +314,7 @@ def test_the_last_state_does_not_depend_on_padding(root):
 def test_numbers_as_text_are_counted_where_they_cannot_be_read(root):
     """An untrained model says no number; the training mean stands for it."""
     own = params(**SMALL, prompt__number="text", data__kind="number", data__symmetric=False)
-    opened = open_model(own, pair_set("number"), root, None)
+    opened = open_model(own, pair_set("number"), root / project.BASE, None)
     found = predict(own, opened, pair_set("number"), mean=-2.5)
     assert found.unparsed == 4
     assert found.values[:, 0].tolist() == [-2.5] * 4
@@ -342,7 +343,7 @@ def test_baselines_answer_every_pair(name, kind):
         assert out.argmax(axis=1).tolist() == [0, 1, 0, 1]  # they have seen these very pairs
 
 
-def test_the_whole_chain_on_the_bundled_pairs(tmp_path, capsys):
+def test_the_whole_chain_on_the_bundled_pairs(tmp_path, capsys, monkeypatch):
     """prepare … evaluate with the tiny model: every system on the same pairs, with the known best answer."""
     shutil.copytree(PROJECT / "data" / "simulated", tmp_path / "data" / "simulated")
     own = params(**SMALL, subset__train=24, subset__validation=8, subset__test=12, subset__describe=4,
@@ -359,6 +360,39 @@ def test_the_whole_chain_on_the_bundled_pairs(tmp_path, capsys):
         assert best >= 0.75
         assert f"{GRAPHS} − {TEXT}" in view["gains"]
     assert "## both-new: 12 pairs" in capsys.readouterr().out
+    check_registered(own, tmp_path, monkeypatch)
+
+
+def check_registered(own: Params, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chain's model in a real registry: registered once, loaded by its address, answering pairs of SMILES."""
+    import mlflow
+    import pandas as pd
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.setenv("RECALIGN_BASE", str(root / project.BASE))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    version = register(own, root)
+    assert register(own, root) == version == "1"
+    model = mlflow.pyfunc.load_model(f"models:/molecules/{version}")
+    rows = pd.DataFrame([{"smiles_1": "OC(C)=O", "smiles_2": "NCC"}, {"smiles_1": "O", "smiles_2": "O"}])
+    first, second = model.predict(rows)
+    assert first["smiles_1"] == "CC(=O)O"
+    assert first["answer"] in Answers.read(root / project.PREPARED / "answers.parquet").said(swapped=False)
+    assert 0 < first["score"] <= 1
+    assert second["smiles_1"] == second["smiles_2"] == "O"
+    alone = model.predict(rows.iloc[:1])[0]
+    assert alone["score"] == pytest.approx(first["score"], rel=1e-4)
+    for bad, told in (("C1CC", "row 0: smiles_1 is 'C1CC': unparsable SMILES"), ("C" * 500, "has 500 atoms")):
+        with pytest.raises(MlflowException, match=told):
+            model.predict(pd.DataFrame([{"smiles_1": bad, "smiles_2": "CCO"}]))
+    monkeypatch.setenv("RECALIGN_BASE", str(root))
+    with pytest.raises(RecalignError, match=r"holds no base\.json"):
+        PairService(packaged(own, root))
+
+
+def packaged(own: Params, root: Path) -> Path:
+    write_package(own, root, root / "package")
+    return root / "package"
 
 
 def test_params_name_what_is_wrong():

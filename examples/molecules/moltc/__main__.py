@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     for stage in STAGES:
         commands.add_parser(stage, help=f"the stage {stage} of dvc.yaml")
     commands.add_parser("simulate", help="write the bundled simulated pairs again")
+    commands.add_parser("register", help="register the trained model in MLflow; serve it with 'mlflow models serve'")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for own in ("recalign", "moltc"):
@@ -42,6 +43,11 @@ def _run(given: argparse.Namespace) -> None:
         from moltc.simulator import write_simulated
 
         write_simulated(project.SIMULATED)
+        return
+    if given.command == "register":
+        from moltc.serving import MODEL, register
+
+        print(f"models:/{MODEL}/{register(load_params(Path('params.yaml')))}")
         return
     getattr(stages, given.command)(load_params(Path("params.yaml")))
 

@@ -132,7 +132,9 @@ def evaluate(params: Params, root: Path = Path()) -> None:
     for name, place in trained.items():
         if "skipped" in read_json(root / place / "training.json"):
             continue
-        opened = training.open_model(params, pairs, root, root / place, tokens=0 if name == report.TEXT else None)
+        opened = training.open_model(
+            params, pairs, root / project.BASE, root / place, tokens=0 if name == report.TEXT else None
+        )
         asked = {name: opened}
         if name == report.GRAPHS and params.graph.tokens:
             asked[report.SHUFFLED] = with_shuffled_graphs(opened, pairs, params.seed)

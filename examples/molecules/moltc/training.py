@@ -109,10 +109,11 @@ class Opened:
 
 
 def open_model(
-    params: Params, pairs: PairSet, root: Path, trained: Path | None, *, tokens: int | None = None,
+    params: Params, pairs: PairSet, base: Path, trained: Path | None, *, tokens: int | None = None,
     lora: bool = True, trainable: bool = False,
 ) -> Opened:  # fmt: skip
-    """The base with its graph side: new, or as a stage wrote them into `trained` (the LoRA only where there is one).
+    """The base in the folder `base` with its graph side: new, or as a stage wrote it into `trained`, and the LoRA where
+    that folder has one.
 
     tokens: graph tokens, in place of graph.tokens; lora: False for stage 1, whose language model is frozen.
     """
@@ -120,7 +121,7 @@ def open_model(
 
     old = trained if trained is not None and (trained / CONFIG).is_file() else None
     lm = load_language_model(
-        root / project.BASE, params.base, adapter=old, new_adapter=params.lora if lora and old is None else None,
+        base, params.base, adapter=old, new_adapter=params.lora if lora and old is None else None,
         trainable=trainable, seed=params.seed, threads=params.threads,
     )  # fmt: skip
     graph = params.graph if tokens is None else params.graph.model_copy(update={"tokens": tokens})
@@ -131,7 +132,7 @@ def open_model(
 
 def describe(params: Params, pairs: PairSet, root: Path, out: Path) -> None:
     """Stage 1: the graph side learns to describe molecules; the language model is frozen."""
-    opened = open_model(params, pairs, root, None, lora=False, trainable=True)
+    opened = open_model(params, pairs, root / project.BASE, None, lora=False, trainable=True)
     training, validation = (_subset(params, pairs, split) for split in (c.TRAIN, c.VALIDATION))
     examples = describe_examples(training, opened.prompts, params.subset.describe, params.seed)
     held = describe_examples(validation, opened.prompts, params.subset.validation, params.seed)
@@ -154,7 +155,7 @@ def describe(params: Params, pairs: PairSet, root: Path, out: Path) -> None:
 def interact(params: Params, pairs: PairSet, root: Path, out: Path, described: Path | None) -> None:
     """Stage 2: graph side and LoRA learn the answers. described: what stage 1 wrote; None: the twin of text alone."""
     tokens = 0 if described is None else None
-    opened = open_model(params, pairs, root, described, tokens=tokens, trainable=True)
+    opened = open_model(params, pairs, root / project.BASE, described, tokens=tokens, trainable=True)
     training, validation = (_subset(params, pairs, split) for split in (c.TRAIN, c.VALIDATION))
     name = "interact" if described is not None else "text"
     micro = params.interact.micro_tokens
@@ -183,7 +184,7 @@ def prefer(params: Params, pairs: PairSet, root: Path, trained: Path, out: Path)
         with folder(out) as partial:
             write_json(partial / "training.json", {"stage": "prefer", "skipped": "a number has no wrong sentences"})
         return
-    opened = open_model(params, pairs, root, trained, trainable=True)
+    opened = open_model(params, pairs, root / project.BASE, trained, trainable=True)
     opened.vectors.head.requires_grad_(False)
     training, validation = (_subset(params, pairs, split) for split in (c.TRAIN, c.VALIDATION))
     examples, held = (
@@ -228,7 +229,7 @@ def _train(
 ) -> TrainingResult:
     settings = {**stage.model_dump(), "prefer": params.prefer.model_dump(), "graph": opened.vectors.sizes}
     about = [settings, params.lora.model_dump(), params.seed, params.threads, opened.lm.digest, opened.prompts.digest]
-    begin = {name: float(weight.double().sum()) for name, weight in trainable_weights(opened.lm.model).items()}
+    begin = {name: float(weight.detach().double().sum()) for name, weight in trainable_weights(opened.lm.model).items()}
     inputs = digest_of([*map(str, about), begin, [vars(example) for example in examples]])
     checkpoints = Checkpoints(root / project.CACHE / "checkpoints", task.name, inputs)
     result = train(

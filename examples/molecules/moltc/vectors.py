@@ -54,7 +54,7 @@ class GraphVectors(Projected):
     def __init__(self, smiles: Sequence[str], sizes: Sizes, std: float, seed: int) -> None:
         """smiles: canonical; std: of the embedding table; seed: of all weights, torch's own state is left alone."""
         nn.Module.__init__(self)  # Projected's own table is of fixed vectors; here graphs are encoded
-        self.sizes, self.smiles = sizes, tuple(smiles)
+        self.sizes = sizes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.gin = Gin(sizes.width, sizes.layers)
@@ -62,7 +62,13 @@ class GraphVectors(Projected):
             self.head = nn.Linear(sizes.llm_dim, 1)
         self.adapter = ModalityAdapter(sizes.width, sizes.llm_dim, std=std, seed=seed)
         self.register_buffer("scale", torch.tensor([0.0, 1.0]))  # mean and spread of the head's numbers in training
-        self.register_buffer("table", torch.arange(len(smiles)).repeat_interleave(sizes.tokens), persistent=False)
+        self.register_buffer("table", torch.empty(0, dtype=torch.long), persistent=False)
+        self.show(smiles)
+
+    def show(self, smiles: Sequence[str]) -> None:
+        """Read other molecules from now on: vector m · tokens + t is token t of the m-th of them."""
+        self.smiles = tuple(smiles)
+        self.table = torch.arange(len(smiles), device=self.table.device).repeat_interleave(self.sizes.tokens)
 
     def forward(self, numbers: Tensor) -> Tensor:
         """[K, llm_dim] of numbers [K] of graph tokens."""
