@@ -109,8 +109,8 @@ def validate_tables(params: Params, interactions: Path, folder: Path, spill: Pat
 
         def clean_chunks() -> Iterator[pa.Table]:
             for start, rows in _event_chunks(path, params.validate_.chunk_rows):
-                first = _judge(_event_frame(rows, start, faults, known), rows, events)
-                quarantine.write_table(_quarantined(rows, first, events))
+                first = judge(_event_frame(rows, start, faults, known), rows, events)
+                quarantine.write_table(quarantined(rows, first, events))
                 yield rows.filter(pa.array(first < 0))
 
         write_rows(clean, INTERACTIONS, clean_chunks())
@@ -206,7 +206,7 @@ def _exception(info: dict[str, Any]) -> str | None:
     return raised[0] if raised else None
 
 
-def _judge(frame: "pd.DataFrame", rows: pa.Table, outcomes: Sequence[Outcome]) -> np.ndarray:
+def judge(frame: "pd.DataFrame", rows: pa.Table, outcomes: Sequence[Outcome]) -> np.ndarray:
     """[n] the first row rule (its place in `outcomes`) that each row breaks, else -1; the outcomes are counted up."""
     first = np.full(len(frame), -1)
     broken = broken_rows(frame, [outcome.rule for outcome in outcomes]) if len(frame) else []
@@ -220,7 +220,7 @@ def _judge(frame: "pd.DataFrame", rows: pa.Table, outcomes: Sequence[Outcome]) -
     return first
 
 
-def _quarantined(rows: pa.Table, first: np.ndarray, outcomes: Sequence[Outcome]) -> pa.Table:
+def quarantined(rows: pa.Table, first: np.ndarray, outcomes: Sequence[Outcome]) -> pa.Table:
     """The bad rows of a chunk in the quarantine's columns."""
     positions = np.flatnonzero(first >= 0)
     bad = []
@@ -239,8 +239,8 @@ def _validate_items(path: Path, clean: Path, outcomes: Sequence[Outcome], quaran
     ascending."""
     rows = read_parquet(path)
     frame = _item_frame(rows)
-    first = _judge(frame, rows.append_column("twin", pa.array(frame["twin"], pa.string())), outcomes)
-    quarantine.write_table(_quarantined(rows, first, outcomes))
+    first = judge(frame, rows.append_column("twin", pa.array(frame["twin"], pa.string())), outcomes)
+    quarantine.write_table(quarantined(rows, first, outcomes))
     titles = pa.array(frame[c.TITLE], pa.string())
     kept = rows.set_column(rows.schema.get_field_index(c.TITLE), c.TITLE, titles).filter(pa.array(first < 0))
     write_parquet(clean, kept.cast(ITEMS))
