@@ -102,7 +102,7 @@ def test_each_system_and_the_fusion_is_reranked_and_shown_beside_what_it_was(mad
     assert read_system(project.root / "system.json") == fair["fair(fusion)"].system
 
 
-def test_language_models_join_where_they_rank_whole_catalogues(made) -> None:
+def test_language_models_join_where_they_rank_whole_catalogues(made, caplog) -> None:
     """On as few validation cases as test cases, by every title."""
     params, project = asked(made[0], full_catalogue_cases=4), made[1]
     trials = read_trials(params, project.prepared, project.profiles)
@@ -111,6 +111,7 @@ def test_language_models_join_where_they_rank_whole_catalogues(made) -> None:
     fair, choices = fair_systems(fusion.model_copy(update={"parts": parts}), own, params, project, trials)
     assert {f"fair({UNTRAINED})", f"fair({FUSION})"} <= set(fair)
     assert choices[UNTRAINED].cases == 4
+    assert f"fair({UNTRAINED}): its strength rests on" in caplog.text
     assert {ranks.manifest for ranks in fair[f"fair({FUSION})"].ranks if ranks.protocol == FULL} == {"catalogue-cases"}
     assert choices["popularity"].cases > 4
     assert all(len(top) == shown(FULL) for top in of(fair[f"fair({UNTRAINED})"].ranks, "catalogue-cases").top)

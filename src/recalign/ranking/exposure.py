@@ -36,6 +36,7 @@ from recalign.ranking.trials import Trials, kind_of, mean_metrics
 from recalign.recommenders.recommender import Request, cases_at_once
 
 log = logging.getLogger(__name__)
+FEWEST = 30  # users below which a strength is said to rest on few: hardly a hit among them could be lost
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -213,4 +214,6 @@ def measure_fair(
         ", ".join(f"{gamma:g}" for gamma in params.fairness.gammas), choice.tried[0].mgu,
         next(each.mgu for each in choice.tried if each.gamma == choice.gamma), choice.cases,
     )  # fmt: skip
+    if choice.users < FEWEST:
+        log.warning("%s: its strength rests on %d users: raise evaluate.full_catalogue_cases", fair.name, choice.users)
     return Measured(ranks, system, scores, told), choice
