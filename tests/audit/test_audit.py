@@ -323,6 +323,24 @@ def test_the_interactions_are_read_in_their_order_or_by_time(tmp_path: Path) -> 
     assert [run("--cases", cases, "--interactions", path) for path in (in_order, by_time)] == [1, 1]
 
 
+def test_text_ids_have_the_findings_of_numbers(tmp_path: Path) -> None:
+    """Of an Amazon-like file: figures and verdicts; intervals are drawn by a hash of the user."""
+    numbers = write_cases(tmp_path / "numbers.jsonl", clean_cases(1))
+    texts = tmp_path / "texts.jsonl"
+    with texts.open("w") as file:
+        for case in map(json.loads, numbers.read_text().splitlines()):
+            named = {name: [f"B{item}" for item in case[name]] for name in ("history", "candidates")}
+            user, target = f"A{case['user_id']}WSJ", f"B{case['target']}"
+            file.write(json.dumps({**case, **named, "user_id": user, "target": target}) + "\n")
+    found = []
+    for cases in (numbers, texts):
+        assert run("--cases", cases, "--json", tmp_path / "found.json") == 0
+        probes = json.loads((tmp_path / "found.json").read_text())["probes"]
+        asked = ("place", "seen", "equal sets", "equal places", "examples")
+        found.append({name: (probes[name]["figure"]["value"], probes[name]["verdict"]) for name in asked})
+    assert found[0] == found[1]
+
+
 CASE = {"case": 0, "user_id": 7, "history": [1, 2], "candidates": [3, 4, 5], "target": 4}
 
 
@@ -336,7 +354,7 @@ CASE = {"case": 0, "user_id": 7, "history": [1, 2], "candidates": [3, 4, 5], "ta
         ([CASE | {"candidates": [3, 3, 4]}], "cases.jsonl:1: candidates hold item 3 twice"),
         ([CASE | {"candidates": []}], "cases.jsonl:1: candidates are empty"),
         ([CASE, CASE | {"case": 1, "candidates": [3, 4]}], "cases.jsonl:2: 2 candidates, but 3 in the first case"),
-        ([CASE, {**CASE, "case": 1, "user_id": "u"}], "cases.jsonl:2: user_id is"),
+        ([CASE, {**CASE, "case": 1, "user_id": 7.5}], "cases.jsonl:2: user_id is 7.5; a whole number or a text"),
         ([CASE, {k: v for k, v in CASE.items() if k != "user_id"}], "cases.jsonl:2: no user_id, but the first"),
         ([CASE | {"history": [77]}], "cases.jsonl:1: history holds item 77, which --items lacks"),
         (["{"], "cases.jsonl:1: not JSON"),
@@ -367,7 +385,7 @@ def test_two_protocols_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("text", "said"),
     [
         ("user_id\n1\n", "has no column 'item_id' (it has user_id)"),
-        ("user_id,item_id\n1,x\n", "log.csv:2: item_id is 'x'; a whole number is needed"),
+        ("user_id,item_id\n1, \n", "log.csv:2: item_id is ' '; a whole number or a text is needed"),
         ("user_id,item_id\n", "log.csv holds no row"),
         ("user_id,item_id,timestamp\n1,2,soon\n", "column 'timestamp' must hold numbers, or ISO 8601"),
     ],
