@@ -82,8 +82,8 @@ class Figures:
     def compared(self) -> list[tuple[str, str]]:
         """Which systems are compared on the same pairs."""
         rivals = [TEXT, SHUFFLED, self.best_baseline(everything=False), self.best_baseline(everything=True)]
-        found = [(GRAPHS, rival) for rival in rivals if rival in self.systems]
-        return [*found, *([(PREFERRED, GRAPHS)] if PREFERRED in self.systems else [])]
+        found = [(GRAPHS, rival) for rival in rivals if rival is not None]
+        return [pair for pair in [*found, (PREFERRED, GRAPHS)] if set(pair) <= self.systems.keys()]
 
     def metrics(self) -> dict[str, Any]:
         """What metrics.json holds of the test views."""
@@ -117,6 +117,8 @@ def page(about: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         lines += [f"| system | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
         for system, row in own["systems"].items():
             lines.append(f"| {system} | {' | '.join(plain(Interval(**row[name])) for name in names)} |")
+        if not own["gains"]:
+            continue
         lines += ["", f"| difference | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
         for pair, row in own["gains"].items():
             lines.append(f"| {pair} | {' | '.join(signed(Interval(**row[name])) for name in names)} |")

@@ -116,7 +116,7 @@ def baselines(params: Params, root: Path = Path()) -> None:
 
 
 def evaluate(params: Params, root: Path = Path()) -> None:
-    """Every system on the same pairs: reports/metrics.json and reports/report.md."""
+    """Every system on the same pairs: reports/metrics.json and reports/report.md; what is not trained is left out."""
     from moltc import report, training
     from moltc.predictions import predict, with_shuffled_graphs
     from moltc.prepared import PairSet
@@ -130,7 +130,10 @@ def evaluate(params: Params, root: Path = Path()) -> None:
     systems, unparsed = report.read_outputs(root / project.BASELINES / report.OUTPUTS), {}
     trained = {report.GRAPHS: project.INTERACTING, report.TEXT: project.TEXT, report.PREFERRED: project.PREFERRED}
     for name, place in trained.items():
-        if "skipped" in read_json(root / place / "training.json"):
+        if not (facts := root / place / "training.json").is_file():
+            log.warning("%s is not trained, so it is left out; 'dvc repro' trains it", name)
+            continue
+        if "skipped" in read_json(facts):
             continue
         opened = training.open_model(
             params, pairs, root / project.BASE, root / place, tokens=0 if name == report.TEXT else None
