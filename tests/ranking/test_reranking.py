@@ -9,8 +9,7 @@ from recalign.common.errors import RecalignError
 from recalign.common.item_groups import group_items
 from recalign.data.records import Case, Example, Items
 from recalign.evaluation.systems import Choice, Tried, best_strength, read_choices, write_choices
-from recalign.params.fairness import FairnessParams
-from recalign.params.load import Params, parse_params
+from recalign.params.load import Params, load_params, parse_params
 from recalign.ranking.exposure import (
     FairRecommender,
     choose,
@@ -62,10 +61,12 @@ def test_strengths_in_params_rise_from_0(tree, gammas, said) -> None:
 
 
 def test_params_without_the_section_rerank_nothing(tree) -> None:
-    """As params.yaml files of before are."""
-    del tree["fairness"]
-    assert parse_params(tree).fairness == FairnessParams()
-    assert FairnessParams().by is None
+    """As params.yaml files of before are: what is shipped holds."""
+    del tree["fairness"], tree["hybrid"], tree["dpo4rec"]
+    found = parse_params(tree)
+    assert found.fairness.by is None
+    assert found.hybrid.teachers == ()
+    assert found == load_params()
 
 
 class Planted:
