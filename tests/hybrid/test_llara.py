@@ -28,6 +28,7 @@ from recalign.recommenders.recommender import Request
 from recalign.stages.baselines import baselines
 from recalign.stages.llara import llara, train_llara
 from recalign.training.examples import TextExample
+from recalign.training.reference import response_key
 
 LONG = {"sft__epochs": 3, "sft__batch": 4, "hybrid": {"teachers": ["ease"]}}
 NEW_ITEM = 24  # nobody's training history holds it here
@@ -295,13 +296,20 @@ def test_an_adapter_and_a_lora_of_different_runs_are_refused(project, trained, t
         prompt_builder(lm, mixed, Items.read(project.prepared), make_params().prompt, "films", clock=False)
 
 
-def test_the_digest_of_an_adapter_covers_its_vectors(trained, tmp_path):
+def test_the_digest_of_an_adapter_covers_its_vectors(project, trained, tmp_path):
     """So the keys of stored log-probs do, too."""
     other = tmp_path / "llara-ease"
     shutil.copytree(trained, other)
     assert adapter_digest(other) == adapter_digest(trained)
     shuffled(Teacher.read(trained), 3).write(other)
     assert adapter_digest(other) != adapter_digest(trained)
+    (other / "manifest.json").unlink()
+    prompt, response = [5, soft_id(1)], [6, 7]
+    keys = {
+        response_key(load_language_model(project.base, make_params().base, adapter=folder).digest, prompt, response)
+        for folder in (trained, other)
+    }
+    assert len(keys) == 2
 
 
 def recommender(project: Project, adapter: Path, catalogue: Items | None = None):
