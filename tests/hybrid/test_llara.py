@@ -30,7 +30,7 @@ from recalign.stages.llara import llara, train_llara
 from recalign.training.examples import TextExample
 from recalign.training.reference import response_key
 
-LONG = {"sft__epochs": 3, "sft__batch": 4, "hybrid": {"teachers": ["ease"]}}
+LONG = {"sft__epochs": 3, "sft__batch": 4, "hybrid": {"teachers": ["ease"], "curriculum": "linear"}}
 NEW_ITEM = 24  # nobody's training history holds it here
 
 

@@ -88,7 +88,7 @@ def test_a_second_repro_does_nothing_and_says_so(smoke):
 def test_another_interval_between_checkpoints_leaves_every_stage_up_to_date(smoke):
     """It changes what a kill costs and nothing that is written."""
     set_params(smoke, checkpoint_seconds=5)
-    assert "Data and pipelines are up to date." in run(smoke, "dvc", "status").stdout
+    assert "Data and pipelines are up to date." in run(smoke, "dvc", "status", "dvc.yaml").stdout
     set_params(smoke, checkpoint_seconds=60)
 
 
@@ -111,7 +111,7 @@ for line in sys.argv[1:]:
 
 def commands(*stages: str) -> list[str]:
     """What dvc.yaml runs for these stages, one command per member of a matrix, with the smoke run's systems."""
-    members = {"system": FEW, "objective": ["sdpo"], "adapter": []}
+    members = {"system": FEW, "objective": ["sdpo"], "adapter": [], "teacher": []}
     typed = []
     for stage in stages:
         line = DVC[stage]["cmd"]
