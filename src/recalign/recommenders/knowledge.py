@@ -108,12 +108,11 @@ class ListwiseModel(nn.Module):
             sizes.hidden, sizes.heads, 4 * sizes.hidden, sizes.dropout, batch_first=True, norm_first=True
         )
         self.encoder = nn.TransformerEncoder(layer, sizes.layers, enable_nested_tensor=False)
-        self.head = nn.Sequential(
-            nn.Linear(sizes.hidden, sizes.hidden // 2), nn.ReLU(), nn.Linear(sizes.hidden // 2, 1)
-        )
+        last = nn.Linear(sizes.hidden // 2, 1)
+        self.head = nn.Sequential(nn.Linear(sizes.hidden, sizes.hidden // 2), nn.ReLU(), last)
         self.weights = nn.Parameter(torch.tensor([1.0, 0.0]))  # of the first stage's score and of the likeness
-        nn.init.zeros_(self.head[2].weight)
-        nn.init.zeros_(self.head[2].bias)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, lists: Lists) -> Tensor:
         spoken = lists.texts.abs().sum(dim=1, keepdim=True) > 0  # [B, 1]
@@ -335,7 +334,10 @@ def _train(
 ) -> dict[str, Any]:
     """Adam on the lists in random order; leaves the model at its best pass."""
     deep = [parameter for name, parameter in model.named_parameters() if name != "weights"]
-    groups = [{"params": deep}, {"params": [model.weights], "lr": learning.weights_rate, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": deep},
+        {"params": [model.weights], "lr": learning.weights_rate, "weight_decay": 0.0},
+    ]
     optimiser = torch.optim.AdamW(groups, learning.learning_rate, weight_decay=learning.weight_decay)
 
     def look() -> float:

@@ -63,7 +63,7 @@ class HeldToPoints(LogitsProcessor):
         self._begun = [tokenizer.encode(begun, add_special_tokens=False) for begun in points.begun]
         quoted = [[tokenizer.encode(f" {t}", add_special_tokens=False) for t in own] for own in titles]
         self._titles = [[[*ids, self._newline] for ids in own] for own in quoted]
-        words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         breaks = {self._newline, *tokenizer.all_special_ids}
         breaks |= {token for token, word in enumerate(words) if word and ("Ċ" in word or "\n" in word)}
         self._breaks = torch.tensor(sorted(breaks))

@@ -119,10 +119,10 @@ class TasteWriter:
             if not open_places:
                 break
             answers = self._answers(histories, open_places, (seed, attempt), store, batch)
-            for place, answer in zip(open_places, answers, strict=True):
-                parsed = self._parsed(answer, histories[place[0]], written)
+            for asked, answer in zip(open_places, answers, strict=True):
+                parsed = self._parsed(answer, histories[asked[0]], written)
                 if isinstance(parsed, TasteText):
-                    found[place] = parsed
+                    found[asked] = parsed
             if attempt == 0:
                 written.asked, written.formed = len(open_places), len(found)
                 self._check_answered(written, open_places)
