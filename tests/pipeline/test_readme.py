@@ -178,7 +178,11 @@ def test_the_readmes_commands_of_use_run_in_their_order(smoke, tmp_path):
     said = {}
     for line in block_with(README, "recalign register   "):
         if not line.startswith(NEEDS_MORE):
-            known = line.replace("--user 17", "--user 800").replace("promote 3", "promote 1")  # what this run has
+            known = (
+                line.replace("--user 17", "--user 800")
+                .replace("profile 17", "profile 800")
+                .replace("promote 3", "promote 1")
+            )  # what this run has
             done = run(project, *shlex.split(known), env=environment)
             said[" ".join(line.split()[1:3])] = done.stdout + done.stderr
     assert "version 1 (sdpo) stays challenger" in said["register"]
