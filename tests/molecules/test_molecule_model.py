@@ -13,7 +13,7 @@ pytest.importorskip("rdkit", reason="the molecules project needs RDKit: pip inst
 from molecule_world import PROJECT, params
 from rdkit import Chem
 
-from moltc import project, stages, training
+from moltc import baselines, project, stages, training
 from moltc.answers import Answers
 from moltc.baselines import BASELINES, Fitting
 from moltc.chemistry import read_molecule
@@ -332,7 +332,8 @@ def test_generation_reads_graph_tokens(opened):
 
 @pytest.mark.parametrize("kind", ["types", "number"])
 @pytest.mark.parametrize("name", BASELINES)
-def test_baselines_answer_every_pair(name, kind):
+def test_baselines_answer_every_pair(name, kind, monkeypatch):
+    monkeypatch.setattr(baselines, "GIN_EPOCHS", 150)  # four pairs make one step an epoch
     pairs = pair_set(kind)
     many = pairs.take([0, 1, 2, 3] * 6)
     predict_pairs = BASELINES[name](Fitting(many, pairs, 8, 2, seed=0))
