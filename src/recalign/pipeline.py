@@ -15,6 +15,7 @@ from recalign import project as layout
 from recalign.common.errors import RecalignError
 
 DVC_FILE = Path("dvc.yaml")
+OPTIONAL_FILE = Path("optional/dvc.yaml")  # stages of no default run
 PACKAGE = Path("src/recalign")
 WIDTH = 120  # of a line of dvc.yaml
 VERSION_FILE = Path("recalign.version")  # of a team's project, whose stages depend on it in place of the source

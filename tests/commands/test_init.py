@@ -21,7 +21,7 @@ from recalign.pipeline import check_version, project_pipeline
 TEXT = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
 COPIED = ["params.yaml", "prefect.yaml", *(f"flows/{path.name}" for path in sorted((ROOT / "flows").glob("*.py")))]
 OWN = [".dvc/.gitignore", ".dvc/config", ".dvcignore", ".github/workflows/smoke.yml", ".gitignore", "README.md",
-       "dvc.yaml", "recalign.version"]  # fmt: skip
+       "dvc.yaml", "optional/dvc.yaml", "recalign.version"]  # fmt: skip
 
 
 def new(place: Path) -> Path:

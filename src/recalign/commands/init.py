@@ -10,7 +10,7 @@ from recalign.common.artifacts import write_text
 from recalign.common.errors import RecalignError
 from recalign.common.git import git
 from recalign.common.shipped import shipped
-from recalign.pipeline import DVC_FILE, VERSION_FILE, pinned, project_pipeline
+from recalign.pipeline import DVC_FILE, OPTIONAL_FILE, VERSION_FILE, pinned, project_pipeline
 from recalign.project import PARAMS
 
 OURS = Path(__file__).parent / "new_project"  # what only a team's project has
@@ -46,7 +46,7 @@ def project_files(name: str, *, with_git: bool) -> dict[str, str]:
     return {
         **{str(path): shipped(path).read_text(encoding="utf-8") for path in COPIED},
         **flows,
-        str(DVC_FILE): project_pipeline(shipped(DVC_FILE).read_text(encoding="utf-8")),
+        **{str(path): project_pipeline(shipped(path).read_text(encoding="utf-8")) for path in (DVC_FILE, OPTIONAL_FILE)},
         str(VERSION_FILE): pinned(__version__),
         "README.md": _own("README.md").replace("PROJECT", name, 1),
         ".gitignore": _own("gitignore"),
