@@ -30,12 +30,14 @@ from recalign.report.table import plain
 
 VIEWS = (c.WARM, c.HIDDEN)
 CONTENT = "content"
+TEXTS = ("none", "split", "delta")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, nargs="+", required=True, help="a folder a draw of the hidden items")
     parser.add_argument("--systems", nargs="+", default=["sasrec"], choices=["sasrec", "gru4rec"])
+    parser.add_argument("--texts", nargs="+", default=list(TEXTS), choices=TEXTS, help="settings of next_item.text")
     parser.add_argument("--encoder", default="attributes+tfidf", help="what reads the text")
     parser.add_argument("--out", type=Path, help="write the Markdown there as well")
     arguments = parser.parse_args()
@@ -51,7 +53,7 @@ def main() -> None:
         train = events.filter(pc.equal(events[c.SPLIT], c.TRAIN))
         trials = {view: read_trial(prepared, c.TEST, "uniform", None, params.seed, view=view) for view in VIEWS}
         told.append(f"- {summary['source']}, data {summary['data_digest'][:8]}")
-        asked = [(name, f"{name}, {text}", text) for name in arguments.systems for text in ("none", "split", "delta")]
+        asked = [(name, f"{name}, {text}", text) for name in arguments.systems for text in arguments.texts]
         for name, label, text in [*asked, (CONTENT, CONTENT, "none")]:
             own = params.recommenders.next_item.model_copy(update={"text": text, "text_encoder": arguments.encoder})
             recommenders = params.recommenders.model_copy(update={"next_item": own})

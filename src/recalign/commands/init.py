@@ -15,6 +15,7 @@ from recalign.project import PARAMS
 
 OURS = Path(__file__).parent / "new_project"  # what only a team's project has
 COPIED = (PARAMS, Path("prefect.yaml"))  # as the repository has them
+STAGES = (DVC_FILE, OPTIONAL_FILE)  # but for what stands for the code
 FLOWS = Path("flows")
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 NO_GIT = "    no_scm = true\n"  # DVC refuses to work outside of git without it
@@ -46,7 +47,7 @@ def project_files(name: str, *, with_git: bool) -> dict[str, str]:
     return {
         **{str(path): shipped(path).read_text(encoding="utf-8") for path in COPIED},
         **flows,
-        **{str(path): project_pipeline(shipped(path).read_text(encoding="utf-8")) for path in (DVC_FILE, OPTIONAL_FILE)},
+        **{str(path): project_pipeline(shipped(path).read_text(encoding="utf-8")) for path in STAGES},
         str(VERSION_FILE): pinned(__version__),
         "README.md": _own("README.md").replace("PROJECT", name, 1),
         ".gitignore": _own("gitignore"),
