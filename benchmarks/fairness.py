@@ -20,7 +20,7 @@ from recalign.common.artifacts import read_json
 from recalign.common.item_groups import Grouping, group_items
 from recalign.common.machine import machine
 from recalign.data.records import read_met
-from recalign.evaluation.exposure import fairness_gain, measure_exposure, shown, unfairness
+from recalign.evaluation.exposure import excess_of, fairness_gain, measure_exposure, unfairness
 from recalign.evaluation.metrics import metric_values
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.ranks import SystemRanks
@@ -67,9 +67,7 @@ def _line(
     resamples, seed = params.evaluate.resamples, params.seed
     cost = paired_difference(ranks, plain, CHOSEN_BY, resamples, seed)
     gain = fairness_gain(ranks, plain, grouping, resamples, seed)
-    top = shown(ranks.protocol)
-    gu = grouping.share_of([own[:top] for own in ranks.top]).mean(axis=0) - grouping.history
-    (mgu,), (dgu,) = unfairness(gu[None])
+    (mgu,), (dgu,) = unfairness(excess_of(ranks, grouping).mean(axis=0)[None])
     held = measure_exposure(ranks, trials.catalogue.popularity, {}, resamples, seed)
     assert held is not None
     name = f"**{choice.system}**, chosen" if gamma == choice.gamma else choice.system

@@ -15,8 +15,8 @@ from recalign.common.errors import RecalignError
 from recalign.llm.base import load_language_model
 from recalign.llm.quantisation import choose_device, choose_dtype
 from recalign.llm.scoring import naive_logprobs, response_logprobs
-from recalign.stages.align import TOLERANCE
 from recalign.training.examples import PreferenceExample, read_preference_examples
+from recalign.training.preference import START_TOLERANCE
 from recalign.training.reference import (
     Logprob,
     compute,
@@ -95,7 +95,9 @@ def test_stored_log_probs_equal_live_ones_however_they_share_a_row(world, quanti
     for example in some:
         with torch.no_grad():
             live = response_logprobs(lm.model, [example.prompt], [example.responses]).sums[0].tolist()
-        assert [store[key].sum for key in keys_of(lm.digest, example)] == pytest.approx(live, rel=TOLERANCE[dtype])
+        assert [store[key].sum for key in keys_of(lm.digest, example)] == pytest.approx(
+            live, rel=START_TOLERANCE[dtype]
+        )
 
 
 def test_four_more_negatives_cost_four_short_branches(world):

@@ -25,19 +25,18 @@ from recalign.common import columns as c
 from recalign.common.artifacts import digest_of, folder, write_json, write_text
 from recalign.common.errors import RecalignError
 from recalign.llm.base import LanguageModel, load_language_model
-from recalign.llm.scoring import response_logprobs
 from recalign.llm.ways import base_of, device_of
 from recalign.objectives.presets import build_objective
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.loop import Example, Measured, Task, TrainingResult, train, trainable_weights
 from recalign.training.micro_batches import micro_batches
-from recalign.training.preference import PreferenceTraining
+from recalign.training.preference import START_TOLERANCE, PreferenceTraining
+from recalign.training.reference import sums_of_model
 from recalign.training.results import curve_csv, write_training
 from recalign.training.sft import LanguageModelling
 
 log = logging.getLogger(__name__)
 E = TypeVar("E", bound=Example)
-TOLERANCE = 1e-4  # |log π − log π_ref| / |log π_ref| at step 0, in fp32; the stage runs in fp32
 
 
 def last_hidden(model: torch.nn.Module, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -193,11 +192,12 @@ def prefer(params: Params, pairs: PairSet, root: Path, trained: Path, out: Path)
     )
     given = params.prefer.settings.model_dump(exclude_none=True)
     objective = build_objective(params.prefer.objective, seed=params.seed, **given)
-    references = _references(opened, [*examples, *held], params.prefer.micro_tokens)
+    ordered = sorted([*examples, *held], key=lambda example: (example.tokens, example.example_id))
+    references = sums_of_model(opened.lm.model, opened.lm.digest, ordered, params.prefer.micro_tokens)
     task = PreferenceTraining(opened.lm.model, objective, references, held, params.prefer.micro_tokens)
     task.name = "prefer"
     opened.lm.model.train(params.lora.dropout == 0.0)
-    apart = task.check_start(examples[: params.prefer.batch], TOLERANCE)
+    apart = task.check_start(examples[: params.prefer.batch], START_TOLERANCE["fp32"])
     result = _train(params, params.prefer, opened, task, examples, root)
     facts = _facts(params, task.name, pairs, opened, len(examples))
     _write(opened, result, facts | {"step_0_difference": apart}, root, out)
@@ -208,19 +208,6 @@ def _subset(params: Params, pairs: PairSet, split: str) -> PairSet:
     found = pairs.of(split, most, params.seed)
     if not len(found):
         raise RecalignError(f"no pair is for {split}; give more pairs, or hold out fewer molecules (split.molecules)")
-    return found
-
-
-def _references(opened: Opened, examples: Sequence[Any], micro_tokens: int) -> dict[str, list[float]]:
-    """Log-probs of every response under the model that preference training starts from."""
-    found: dict[str, list[float]] = {}
-    opened.lm.model.eval()
-    ordered = sorted(examples, key=lambda example: (example.tokens, example.example_id))
-    for part in micro_batches(ordered, micro_tokens, lambda some: sum(example.tokens for example in some)):
-        with torch.no_grad():
-            scored = response_logprobs(opened.lm.model, [e.prompt for e in part], [e.responses for e in part])
-        for example, sums in zip(part, scored.sums.tolist(), strict=True):
-            found[example.example_id] = sums[: len(example.responses)]
     return found
 
 

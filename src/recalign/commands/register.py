@@ -60,10 +60,11 @@ def register(params: Params, objective: str | None = None, *, root: Path = Path(
     trial = read_cases(params, settings, root)
     check_ranked(trial, ranks)
     probe = unbeaten_probe(root, settings.system)
-    measured, trials = challenger_measured(params, settings, ranks, root)
-    digest, cases = package_digest(settings, root), cases_digest(trial, Items.read(root / layout.PREPARED))
+    measured, trials = challenger_measured(params, settings, (trial, ranks), root)
+    catalogue = Items.read(root / layout.PREPARED)
+    digest, cases = package_digest(settings, root), cases_digest(trial, catalogue)
     home = home or root
-    challenger = Challenger(chosen, settings, measured, trials, digest, cases)
+    challenger = Challenger(chosen, settings, measured, trials, catalogue, digest, cases)
     with one_at_a_time(home, params), reached(home):
         return _registered(params, challenger, probe, root, home)
 
@@ -86,7 +87,7 @@ def _registered(params: Params, challenger: Challenger, probe: str, root: Path, 
         return _say(f"{name}: this {this} is version {version} already; nothing was moved")
     version = version or log_challenger(client, params, challenger, root)
     held = bars(client, name)
-    answers = first_answers(name, [version, *held[:1]], _requests(params, challenger, root), root, home)
+    answers = first_answers(name, [version, *held[:1]], _requests(params, challenger), root, home)
     if answers.silent:
         silent = Silent(answers.silent)
         leave_silent(client, name, version, silent)
@@ -103,7 +104,7 @@ def _registered(params: Params, challenger: Challenger, probe: str, root: Path, 
     if held:
         old = champion_measured(client, params, held[0], opponents[0].ranks, challenger, root, home)
         new, old = (replace(own, seconds=took) for own, took in zip((new, old), answers.pair, strict=True))
-    told = guards(params, new, old, Items.read(root / layout.PREPARED), probe)
+    told = guards(params, new, old, challenger.catalogue, probe)
     barred = probe or few_users(params, challenger.ranks)
     verdict = judge(
         params,
@@ -122,10 +123,9 @@ def _registered(params: Params, challenger: Challenger, probe: str, root: Path, 
     return _say(f"{name}: version {version} ({chosen}) {stays}: {verdict.reason}")
 
 
-def _requests(params: Params, challenger: Challenger, root: Path) -> list[dict[str, Any]]:
+def _requests(params: Params, challenger: Challenger) -> list[dict[str, Any]]:
     """What both versions are asked in a fresh process: a request a user, as many as a guard needs."""
-    catalogue = Items.read(root / layout.PREPARED)
-    return requests_of(challenger.trials[WARM], catalogue, params.registry.min_users + SPARE)
+    return requests_of(challenger.trials[WARM], challenger.catalogue, params.registry.min_users + SPARE)
 
 
 def _check_nothing_hidden(root: Path) -> None:

@@ -130,6 +130,11 @@ def hashed_order(*parts: Any) -> str:
     return hashlib.md5("-".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
 
 
+def hashed_share(*parts: Any) -> float:
+    """A number in [0, 1) that depends on nothing but its parts: the first 52 bits of `hashed_order`."""
+    return int(hashed_order(*parts)[:13], 16) / 16**13
+
+
 def read_outlines(prepared: Path, split: str, *, seed: int = 0, view: str | None = None) -> list[Outline]:
     """What there is to choose from: the examples that `read_examples` reads without a limit, in its order."""
     wanted = {name: pc.field(name) for name in (c.EXAMPLE, c.USER)}

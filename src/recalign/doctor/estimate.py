@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from recalign.common import columns as c
@@ -118,7 +119,7 @@ def verdict_of(coldness: Coldness, text: Text, measured: str | None) -> tuple[Ve
 def coldness_of(prepared: Path, catalogue: Items, summary: dict[str, Any]) -> Coldness:
     """How rare in training is what validation and test time ask for; items that the run hides are left out."""
     events = read_parquet(prepared / "events.parquet", [c.ITEM, c.SPLIT])
-    later = events.filter(pc.is_in(events[c.SPLIT], value_set=_strings(c.VALIDATION, c.TEST)))
+    later = events.filter(pc.is_in(events[c.SPLIT], value_set=pa.array([c.VALIDATION, c.TEST])))
     asked = Counter(item for item in later[c.ITEM].to_pylist() if item not in catalogue.hidden)
     total = sum(asked.values())
     counted = catalogue.train_events
@@ -175,9 +176,3 @@ def _measured(scorecard: Path | None, data: str) -> str | None:
         return None
     about = read_json(scorecard)["about"]
     return str(about["answer"]) if about.get("data_digest") == data else None
-
-
-def _strings(*values: str) -> Any:
-    import pyarrow as pa
-
-    return pa.array(values, pa.string())

@@ -105,6 +105,16 @@ def lifts(system: SystemRanks, popularity: Mapping[int, int], top: int | None = 
     return np.array([np.mean([popularity[item] for item in own[:top]]) / usual - 1.0 for own in system.top])
 
 
+def excess_of(ranks: SystemRanks, grouping: Grouping) -> Floats:
+    """[B, G] of each case: each group's share of what is shown minus its share of the train events. Their mean is GU.
+
+    The system's lists were kept; raises RecalignError for an empty one.
+    """
+    top = shown(ranks.protocol)
+    excess: Floats = grouping.share_of([own[:top] for own in ranks.top]) - grouping.history
+    return excess
+
+
 def unfairness(excess: Floats) -> tuple[Floats, Floats]:
     """MGU and DGU [R] of rows of GU [R, G]: the mean of |GU|, and the largest minus the smallest GU."""
     mgu: Floats = np.abs(excess).mean(axis=1)
@@ -148,9 +158,8 @@ def fairness_gain(
     first.check_comparable(second)
     if not first.top or not second.top:
         raise RecalignError(f"the lists of '{first.system}' or '{second.system}' were not kept; evaluate them again")
-    top, groups = shown(first.protocol), len(grouping.names)
-    excess = [grouping.share_of([own[:top] for own in one.top]) - grouping.history for one in (first, second)]
-    together = np.concatenate(excess, axis=1)
+    groups = len(grouping.names)
+    together = np.concatenate([excess_of(first, grouping), excess_of(second, grouping)], axis=1)
     users = first.user_ids
     drawn = np.concatenate([together.mean(axis=0)[None], resampled_means(together, users, resamples, seed)])
     own, other = unfairness(drawn[:, :groups]), unfairness(drawn[:, groups:])

@@ -51,9 +51,14 @@ def plain(interval: Interval) -> str:
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
+def with_sign(value: float) -> str:
+    """A number that may lie on either side of zero: '−0.031'."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
 def signed(interval: Interval) -> str:
     """A figure that may lie on either side of zero, with its 95 % interval: '−0.031 [−0.062, +0.004]'."""
-    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]".replace("-", "−")
+    return f"{with_sign(interval.value)} [{with_sign(interval.low)}, {with_sign(interval.high)}]"
 
 
 def bootstrap_interval(values: Floats, users: Sequence[int], resamples: int, seed: int) -> Interval:

@@ -15,13 +15,11 @@ from dataclasses import replace
 
 import torch
 
-from recalign.data.records import hashed_order
+from recalign.data.records import hashed_share
 from recalign.hybrid.soft_tokens import text_only
 from recalign.training.examples import TextExample
 from recalign.training.loop import Measured
 from recalign.training.sft import LanguageModelling
-
-DIGITS = 13  # of a hash, that a uniform number is read from: 52 bits
 
 
 def hybrid_share(step: int, steps: int) -> float:
@@ -56,8 +54,7 @@ class HybridModelling(LanguageModelling):
         """Whether step τ shows vectors: the same answer for all processes, and after a kill."""
         if not self._curriculum:
             return True
-        drawn = int(hashed_order(self._seed, "curriculum", step)[:DIGITS], 16) / 16**DIGITS
-        return drawn < hybrid_share(step, self._steps)
+        return hashed_share(self._seed, "curriculum", step) < hybrid_share(step, self._steps)
 
     def losses(self, parts: Sequence[Sequence[TextExample]]) -> Iterator[Measured]:
         """As language modelling's, on what the next step shows."""

@@ -43,18 +43,6 @@ class HybridPrompts(PromptBuilder):
         self.numbers = numbers
         self.digest = digest_of([self.digest, sorted(numbers.items())])
 
-    def sequence(
-        self,
-        history: Sequence[int],
-        target: int,
-        *,
-        profile: str | None = None,
-        candidates: Sequence[int] | None = None,
-    ) -> tuple[list[int], list[int]]:
-        """As in text; the target's vector is left out, for nothing follows it."""
-        prompt, continuation = super().sequence(history, target, profile=profile, candidates=candidates)
-        return prompt, continuation[:-1] if continuation[-1] < 0 else continuation
-
     def _lines(self, items: Sequence[int | str]) -> list[int]:
         ids: list[int] = []
         for item in items:

@@ -68,8 +68,8 @@ class Reading:
 
 def recovery(recommender: Sequential, examples: Sequence[Example]) -> list[Reading]:
     """The state after each history, and the titles that it should give back; without a known item it is left out."""
-    told = [(e, _known(recommender, e.history)) for e in examples]
-    told = [(e, history) for e, history in told if history]
+    known = frozenset(recommender.catalogue.ids)
+    told = [(e, history) for e in examples if (history := _among(known, e.history))]
     if not told:
         return []
     states = recommender.last([history for _, history in told]).float()
@@ -79,7 +79,8 @@ def recovery(recommender: Sequential, examples: Sequence[Example]) -> list[Readi
 
 def residual(recommender: Sequential, examples: Sequence[Example]) -> list[Reading]:
     """The states before and after each target; targets that the recommender does not know are left out."""
-    told = [(e, _known(recommender, e.history)) for e in examples if _known(recommender, (e.target,))]
+    known = frozenset(recommender.catalogue.ids)
+    told = [(e, _among(known, e.history)) for e in examples if e.target in known]
     if not told:
         return []
     before = recommender.last([history for _, history in told]).float()
@@ -96,13 +97,12 @@ def item_readings(recommender: "DreamRec") -> list[Reading]:
 
 def oracle_readings(recommender: "DreamRec", histories: Sequence[tuple[int, ...]]) -> list[Reading]:
     """What DreamRec generates after each history: nobody knows its item, so `items` is empty."""
-    known = set(recommender.catalogue.ids)
-    generated = recommender.generated([tuple(i for i in history if i in known) for history in histories]).float()
+    known = frozenset(recommender.catalogue.ids)
+    generated = recommender.generated([_among(known, history) for history in histories]).float()
     return [Reading(f"oracle {n}", vector[None], ()) for n, vector in enumerate(generated)]
 
 
-def _known(recommender: Sequential, history: Sequence[int]) -> tuple[int, ...]:
-    known = set(recommender.catalogue.ids)
+def _among(known: frozenset[int], history: Sequence[int]) -> tuple[int, ...]:
     return tuple(item for item in history if item in known)
 
 

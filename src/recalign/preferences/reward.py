@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from recalign.common.errors import RecalignError
-from recalign.data.records import hashed_order
+from recalign.data.records import hashed_order, hashed_share
 from recalign.evaluation.significance import Interval, bootstrap_interval
-from recalign.recommenders.knowledge import requests_of
+from recalign.recommenders.knowledge import scores_under
 from recalign.recommenders.listed import ListedCase, ndcg_of_places, target_places
 from recalign.recommenders.recommender import Recommender
 
@@ -28,7 +28,7 @@ GROUPS: tuple[Group, ...] = get_args(Group)
 
 def group_of(user: int, shares: Mapping[Group, float], seed: int) -> Group:
     """Which group a user is in, by a hash of seed and id: other users change nothing. shares add up to 1."""
-    point = int(hashed_order(seed, "dpo4rec", user)[:13], 16) / 16**13
+    point = hashed_share(seed, "dpo4rec", user)
     for group in GROUPS[:-1]:
         if point < shares[group]:
             return group
@@ -40,8 +40,7 @@ def reward(reranker: Recommender, texts: Sequence[str], case: ListedCase) -> NDA
     """[N] NDCG@5 of the case's list as `reranker` orders it under each of N texts about the user."""
     if not texts:
         return np.zeros(0)
-    requests = requests_of([case] * len(texts), list(texts))
-    scores = reranker.scores(requests, [list(case.listed)] * len(texts)).numpy()
+    scores = scores_under(reranker, case, texts)
     return np.array([ndcg_of_places(target_places(case, row), len(case.targets), REWARD_AT) for row in scores])
 
 
@@ -74,7 +73,7 @@ class TextPair:
 
 @dataclass(frozen=True)
 class Paired:
-    """pairs of the users that gave one; skipped: users with less than two texts (`few`) or no pair by δ (`tied`);
+    """pairs of the users that gave one; skipped: users with fewer than two texts (`few`) or no pair by δ (`tied`);
     rewards: of each user's texts."""
 
     pairs: tuple[TextPair, ...]
@@ -136,7 +135,7 @@ def mean_rewards(
 
 @dataclass(frozen=True)
 class SwapControl:
-    """Mean reward of the users' own texts less that of texts of other users, with its 95 % interval, and of how many
+    """Mean reward of the users' own texts minus that of texts of other users, with its 95 % interval, and of how many
     users; `reads_texts` where the interval is above 0: only then is a reward about what the texts say."""
 
     drop: Interval

@@ -23,7 +23,7 @@ import torch
 from recalign.common.errors import RecalignError
 from recalign.common.item_groups import Grouping, group_items
 from recalign.data.records import Items
-from recalign.evaluation.exposure import shown, unfairness
+from recalign.evaluation.exposure import excess_of, unfairness
 from recalign.evaluation.metrics import Floats, metric_values
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.ranks import SystemRanks, in_case_order
@@ -99,7 +99,7 @@ def choose(inner: Ranker, trial: Trial, catalogue: Items, grouping: Grouping, pa
     """
     nothing = FairRecommender(inner, catalogue, grouping, np.zeros(len(grouping.names)), 0.0)
     plain = rank_catalogue(nothing, trial)
-    gu = _gu(plain, grouping)
+    gu: Floats = excess_of(plain, grouping).mean(axis=0)
     found = {0.0: plain} | _each(nothing, gu, params.fairness.gammas[1:], trial)
     tried = tuple(_tried(gamma, ranks, plain, grouping, params) for gamma, ranks in found.items())
     names = dict(zip(grouping.names, gu.tolist(), strict=True))
@@ -151,17 +151,10 @@ def _joined(parts: Sequence[SystemRanks]) -> SystemRanks:
     )  # fmt: skip
 
 
-def _gu(ranks: SystemRanks, grouping: Grouping) -> Floats:
-    """[G] each group's share of what is shown minus its share of the train events."""
-    top = shown(ranks.protocol)
-    gu: Floats = grouping.share_of([own[:top] for own in ranks.top]).mean(axis=0) - grouping.history
-    return gu
-
-
 def _tried(gamma: float, ranks: SystemRanks, plain: SystemRanks, grouping: Grouping, params: Params) -> Tried:
     values, before = metric_values(CHOSEN_BY, ranks.ranks), metric_values(CHOSEN_BY, plain.ranks)
     interval = bootstrap_interval(values - before, plain.user_ids, params.evaluate.resamples, params.seed)
-    mgu, dgu = unfairness(_gu(ranks, grouping)[None])
+    mgu, dgu = unfairness(excess_of(ranks, grouping).mean(axis=0)[None])
     return Tried(
         gamma=gamma, ndcg=float(values.mean()), mgu=float(mgu[0]), dgu=float(dgu[0]), difference=interval.value,
         low=interval.low, high=interval.high,

@@ -7,17 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from recalign.data.records import Items
+from recalign.evaluation.metrics import Floats
 from recalign.evaluation.significance import Interval, bootstrap_interval
-from recalign.recommenders.knowledge import requests_of
-from recalign.recommenders.listed import LIST_METRICS, ListedCase, list_values
+from recalign.recommenders.knowledge import scores_under
+from recalign.recommenders.listed import LIST_METRICS, ListedCase, best_columns, list_values
 from recalign.recommenders.recommender import Recommender, Request, cases_at_once
-from recalign.recommenders.store import columns_of
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -40,10 +36,7 @@ def listed_cases(first: Recommender, catalogue: Items, windows: Sequence[Window]
     for start in range(0, len(windows), step):
         block = windows[start : start + step]
         asked = [Request(w.user_id, w.history, excluded=w.met | frozenset(w.history)) for w in block]
-        scores = first.scores(asked, None).double()
-        for row, request in enumerate(asked):
-            scores[row, torch.from_numpy(columns_of(catalogue, sorted(request.unranked)))] = -torch.inf
-        order = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :n]
+        order = best_columns(first.scores(asked, None).double(), catalogue, asked, n)
         best += [[catalogue.ids[column] for column in row] for row in order.tolist()]
     return [
         ListedCase(w.user_id, w.history, tuple(items), w.targets, w.met) for w, items in zip(windows, best, strict=True)
@@ -58,7 +51,7 @@ def reranked(
     values: dict[str, list[float]] = {metric: [] for metric in LIST_METRICS}
     for case in cases:
         own: list[str | None] = [*(texts or {}).get(case.user_id, ())] or [None]
-        scores = reranker.scores(requests_of([case] * len(own), own), [list(case.listed)] * len(own)).numpy()
+        scores = scores_under(reranker, case, own)
         for metric in LIST_METRICS:
             values[metric].append(float(list_values(metric, [case] * len(own), list(scores)).mean()))
     return {metric: np.array(found) for metric, found in values.items()}

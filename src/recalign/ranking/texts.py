@@ -3,12 +3,15 @@
 Splitting is by user, so a window may lie before another user's history in time: figures compare arms with one another.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet
@@ -60,12 +63,14 @@ def read_world(params: Params, prepared: Path, *, cut: int | None = None) -> Wor
     own, items, summary = params.dpo4rec, Items.read(prepared).shown, read_json(prepared / "summary.json")
     items = replace(items, popularity=dict.fromkeys(items.ids, 1))  # R alone teaches, so nothing is known of k-cores
     table = read_parquet(prepared / "events.parquet", [c.USER, c.ITEM, c.TIMESTAMP, c.POSITION])
-    by_user: dict[int, list[dict[str, Any]]] = {}
-    for row in table.sort_by([(c.USER, "ascending"), (c.POSITION, "ascending")]).to_pylist():
-        if row[c.ITEM] in items.titles:
-            by_user.setdefault(row[c.USER], []).append(row)
-    enough = [user for user, rows in by_user.items() if len(rows) >= FEWEST_BEFORE + own.window]
+    table = table.filter(pc.is_in(table[c.ITEM], pa.array(items.ids)))
+    users, lengths = np.unique(table[c.USER].to_numpy(), return_counts=True)
+    enough = users[lengths >= FEWEST_BEFORE + own.window].tolist()
     chosen = sorted(enough, key=lambda user: hashed_order(params.seed, "dpo4rec-users", user))[: own.users]
+    theirs = table.filter(pc.is_in(table[c.USER], pa.array(chosen, pa.int64())))
+    by_user: dict[int, list[dict[str, Any]]] = {}
+    for row in theirs.sort_by([(c.USER, "ascending"), (c.POSITION, "ascending")]).to_pylist():
+        by_user.setdefault(row[c.USER], []).append(row)
     shares = dict(zip(GROUPS, own.shares.model_dump().values(), strict=True))
     windows: dict[Group, list[Window]] = {group: [] for group in GROUPS}
     taught = []
@@ -141,9 +146,7 @@ class Loop:
 
     def counted(self) -> dict[int, list[str]]:
         """T's texts by counting: what is told without any model."""
-        counts: dict[int, int] = {}
-        for item in self.world.events[c.ITEM].to_pylist():
-            counts[item] = counts.get(item, 0) + 1
+        counts = Counter(self.world.events[c.ITEM].to_pylist())
         statements = closed_statements(self.world.items.shown, counts, self.world.noun)
         return {
             user: [

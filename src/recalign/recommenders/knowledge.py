@@ -9,6 +9,7 @@ are added to the output by a weight each, and the last layer and the likeness's 
 untrained reranker keeps the first stage's order.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,8 +22,9 @@ from torch import Tensor, nn
 
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
+from recalign.evaluation.metrics import Floats
 from recalign.recommenders.item_text import TFIDF, Encoded, TextReader, TfIdf, leading, text_of
-from recalign.recommenders.listed import ListedCase
+from recalign.recommenders.listed import ListedCase, best_columns
 from recalign.recommenders.recommender import Recommender, Request
 from recalign.recommenders.roster import load_fitted
 from recalign.recommenders.store import bags, columns_of, load_state, save_state
@@ -184,8 +186,13 @@ class KnowledgeReranker:
         self.encoding = encoding
         self.model = model
         self._vectors = log_vectors
-        told = encoding.vectors([text_of(catalogue, item) for item in catalogue.ids])
-        self._items = told
+        self._items = encoding.vectors([text_of(catalogue, item) for item in catalogue.ids])
+
+    def with_model(self, model: ListwiseModel) -> "KnowledgeReranker":
+        """The same first stage and vectors, read by another model."""
+        other = copy.copy(self)
+        other.model = model
+        return other
 
     @property
     def listed(self) -> int:
@@ -198,11 +205,7 @@ class KnowledgeReranker:
         if candidates is not None:
             return self._reranked(requests, candidates)
         first = self.first.scores(requests, None).double()
-        hidden = [columns_of(self.catalogue, sorted(request.unranked)) for request in requests]
-        open_ = first.clone()
-        for row, columns in enumerate(hidden):
-            open_[row, torch.from_numpy(columns)] = -torch.inf
-        best = torch.argsort(open_, dim=1, descending=True, stable=True)[:, : self.listed]
+        best = best_columns(first, self.catalogue, requests, self.listed)
         lists = [[self.catalogue.ids[column] for column in row] for row in best.tolist()]
         reranked = self._reranked(requests, lists)
         lowest, highest = reranked.min(dim=1, keepdim=True).values, first.max(dim=1, keepdim=True).values
@@ -297,6 +300,13 @@ def requests_of(cases: Sequence[ListedCase], texts: Sequence[str | None]) -> lis
     ]
 
 
+def scores_under(reranker: Recommender, case: ListedCase, texts: Sequence[str | None]) -> Floats:
+    """[N, n] the reranker's scores of the case's list under each of N texts about the user."""
+    requests = requests_of([case] * len(texts), texts)
+    scores: Floats = reranker.scores(requests, [list(case.listed)] * len(texts)).numpy()
+    return scores
+
+
 def fit_reranker(
     start: KnowledgeReranker,
     cases: Sequence[ListedCase],
@@ -321,7 +331,7 @@ def fit_reranker(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = ListwiseModel(start.model.sizes)
-        reranker = KnowledgeReranker(start.catalogue, start.first, start.encoding, start._vectors, model)
+        reranker = start.with_model(model)
         lists = reranker.lists(requests_of(cases, texts), [case.listed for case in cases])
         looked = reranker.lists(requests_of(validation[0], validation[1]), [case.listed for case in validation[0]])
         right = torch.from_numpy(np.stack([case.found for case in validation[0]])).float()

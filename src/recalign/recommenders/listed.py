@@ -4,11 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from recalign.common.errors import RecalignError
-
-Floats = NDArray[np.float64]
+from recalign.data.records import Items
+from recalign.evaluation.metrics import Floats
+from recalign.recommenders.recommender import Request
+from recalign.recommenders.store import columns_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,15 @@ class ListedCase:
     def found(self) -> NDArray[np.bool_]:
         """[n] whether each listed item is a target."""
         return np.array([item in self.targets for item in self.listed], dtype=bool)
+
+
+def best_columns(scores: Tensor, catalogue: Items, requests: Sequence[Request], n: int) -> Tensor:
+    """[B, n] columns of the n best items of each request that it does not exclude, by scores [B, items]; equals by
+    ascending id."""
+    left = scores.clone()
+    for row, request in enumerate(requests):
+        left[row, torch.from_numpy(columns_of(catalogue, sorted(request.unranked)))] = -torch.inf
+    return torch.argsort(left, dim=1, descending=True, stable=True)[:, :n]
 
 
 def target_places(case: ListedCase, scores: ArrayLike) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.systems import SYSTEMS, read_systems
 from recalign.params.load import Params
-from recalign.project import PREPARED, RANKS, REPORTS
+from recalign.project import RANKS, REPORTS
 from recalign.ranking.measured import ANSWERS
 from recalign.ranking.package import Settings
 from recalign.ranking.trial import Trial
@@ -36,6 +36,7 @@ from recalign.registry.contest import (
 )
 from recalign.registry.guards import VIEWS, Measured
 from recalign.registry.log import log_ranks, log_version
+from recalign.registry.promotion import run_of
 
 log = logging.getLogger(__name__)
 INJECTION = "injection_lift"  # metrics.json: system -> value, low, high, where something measured it
@@ -50,6 +51,7 @@ class Challenger:
     settings: Settings
     measured: Measured
     trials: Mapping[str, Trial]
+    catalogue: Items
     digest: str
     cases: str
 
@@ -60,11 +62,14 @@ class Challenger:
 
 
 def challenger_measured(
-    params: Params, settings: Settings, ranks: SystemRanks, root: Path
+    params: Params, settings: Settings, warm: tuple[Trial, SystemRanks], root: Path
 ) -> tuple[Measured, dict[str, Trial]]:
-    """Of the system of these settings, as the project at `root` evaluated it; and the cases of each view."""
+    """Of the system of these settings, as the project at `root` evaluated it; and the cases of each view.
+
+    warm: its warm cases and ranks.
+    """
     system = settings.system
-    views, trials = {c.WARM: ranks}, {c.WARM: read_cases(params, settings, root)}
+    trials, views = {c.WARM: warm[0]}, {c.WARM: warm[1]}
     evaluated = evaluated_views(root, system)
     for view in (own for own in VIEWS.values() if own in evaluated):
         trials[view] = read_cases(params, settings, root, view)
@@ -80,11 +85,10 @@ def log_challenger(client: MlflowClient, params: Params, challenger: Challenger,
     """Register it as a new version, with what its guards will be asked for once it is champion."""
     own = challenger
     version = log_version(client, params, own.chosen, own.settings, own.digest, own.ranks, own.cases, root)
-    run_id = str(client.get_model_version(params.registry.model, version).run_id)
-    catalogue = Items.read(root / PREPARED)
+    run_id = run_of(client, params.registry.model, version)
     for view, trial in challenger.trials.items():
         if view != c.WARM:
-            log_ranks(client, run_id, challenger.measured.ranks[view], cases_digest(trial, catalogue))
+            log_ranks(client, run_id, challenger.measured.ranks[view], cases_digest(trial, own.catalogue))
     if challenger.measured.answers:
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / f"{challenger.cases[:16]}.parquet"
@@ -103,7 +107,7 @@ def champion_measured(
     home: Path,
 ) -> Measured:
     """Of the present champion, on the challenger's cases; ranks: its warm ones."""
-    run_id = str(client.get_model_version(params.registry.model, version).run_id)
+    run_id = run_of(client, params.registry.model, version)
     views = {c.WARM: ranks}
     for view in challenger.trials:
         if view != c.WARM:

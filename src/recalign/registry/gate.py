@@ -8,7 +8,7 @@ from typing import Any
 
 from recalign.evaluation.metrics import LABELS
 from recalign.evaluation.ranks import SystemRanks
-from recalign.evaluation.significance import Interval, paired_difference, paired_lower_bound
+from recalign.evaluation.significance import Interval, paired_difference, paired_lower_bound, with_sign
 from recalign.params.load import Params
 from recalign.registry.guards import Guard, broken
 
@@ -77,8 +77,8 @@ class Verdict:
     def reason(self) -> str:
         """The verdict in one sentence."""
         gain = self.gain.interval
-        of = f"{LABELS[self.metric]} minus that of {self.bar} is {_signed(gain.value)} [{_signed(gain.low)}, "
-        of += f"{_signed(gain.high)}] on {self.cases} cases of {self.users} users"
+        of = f"{LABELS[self.metric]} minus that of {self.bar} is {with_sign(gain.value)} [{with_sign(gain.low)}, "
+        of += f"{with_sign(gain.high)}] on {self.cases} cases of {self.users} users"
         if self.barred:
             return f"{of}; {self.barred}"
         worst = min(self._gains, key=lambda gain: gain.bound)
@@ -88,7 +88,7 @@ class Verdict:
         refused = "; ".join(guard.sentence for guard in broken(self.guards))
         return (
             f"{of}; the lower end for try {self.attempt} (which may err with {self.chance:.2%}){against} is "
-            f"{_signed(worst.bound)}, {says} {bound}" + (f"; refused by a guard: {refused}" if refused else "")
+            f"{with_sign(worst.bound)}, {says} {bound}" + (f"; refused by a guard: {refused}" if refused else "")
         )
 
     @property
@@ -209,7 +209,3 @@ def judge(
         barred=barred,
         guards=guards,
     )
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")

@@ -23,7 +23,7 @@ from recalign.evaluation.exposure import fairness_gain, lifts
 from recalign.evaluation.generation import FREE, VALID, Answer
 from recalign.evaluation.metrics import Floats, metric_values
 from recalign.evaluation.ranks import SystemRanks
-from recalign.evaluation.significance import BOOTSTRAP, Interval, lower_bounds, sums_by_user
+from recalign.evaluation.significance import BOOTSTRAP, Interval, lower_bounds, sums_by_user, with_sign
 from recalign.params.load import Params
 
 Outcome = Literal["held", "broken", "not judged"]
@@ -65,9 +65,11 @@ class Guard:
         if self.value is None:
             return f"{self.label}: {self.outcome}" + (f" ({self.why})" if self.why else "")
         low, high, bound = self.low, self.high, self.bound
-        interval = f" [{_signed(low)}, {_signed(high)}]" if self.users and low is not None and high is not None else ""
-        limit = f", bound {_signed(bound)}" if bound is not None else ""
-        return f"{self.label}: {_signed(self.value)}{interval}{limit}: {self.outcome}"
+        interval = (
+            f" [{with_sign(low)}, {with_sign(high)}]" if self.users and low is not None and high is not None else ""
+        )
+        limit = f", bound {with_sign(bound)}" if bound is not None else ""
+        return f"{self.label}: {with_sign(self.value)}{interval}{limit}: {self.outcome}"
 
     def as_dict(self) -> dict[str, Any]:
         """What gate.json holds of it."""
@@ -184,7 +186,6 @@ def _fairness_checks(
         except RecalignError as error:
             found.append(_unjudged("mgu", str(error), by))
             continue
-
         for part in ("mgu", "dgu"):
             bound = getattr(params.registry.guards, part)
             if bound is not None:
@@ -276,7 +277,3 @@ def _valid(answers: Iterable[Answer]) -> dict[tuple[str, int], bool]:
         if answer.mode == FREE:
             told.setdefault((answer.example_id, answer.user_id), answer.outcome == VALID)
     return told
-
-
-def _signed(value: float | None) -> str:
-    return "—" if value is None else f"{value:+.3f}".replace("-", "−")

@@ -7,7 +7,7 @@ from typing import Any
 from recalign.common import html as page
 from recalign.common.html import Drawing
 from recalign.common.item_groups import Grouping
-from recalign.evaluation.exposure import fairness_gain, shown, unfairness
+from recalign.evaluation.exposure import excess_of, fairness_gain, unfairness
 from recalign.evaluation.metrics import metric_values
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.ranks import FULL, SystemRanks
@@ -72,9 +72,7 @@ def compare_reranked(
 def _compared(
     choice: Choice, fair: SystemRanks, plain: SystemRanks, grouping: Grouping, resamples: int, seed: int
 ) -> Reranked:
-    top = shown(plain.protocol)
-    gu = grouping.share_of([own[:top] for own in plain.top]).mean(axis=0) - grouping.history
-    (mgu,), (dgu,) = unfairness(gu[None])
+    (mgu,), (dgu,) = unfairness(excess_of(plain, grouping).mean(axis=0)[None])
     gain = fairness_gain(fair, plain, grouping, resamples, seed)
     return Reranked(
         choice.system,

@@ -2,6 +2,7 @@
 
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.scorecard import Comparison, Scorecard
+from recalign.evaluation.significance import signed
 from recalign.evaluation.systems import FUSION, MEANINGLESS, TRANSFERRED, TUNED, UNTRAINED
 
 NAMES = {
@@ -92,7 +93,7 @@ def _headline(card: Scorecard, against: Comparison) -> str:
     }[against.words]
     return (
         f"{ends} {spoken(card.baseline)}, {BEST} (NDCG@10 {llm:.3f} against {baseline:.3f}; "
-        f"difference {signed(against)} on {card.cases} cases of {card.users} users)."
+        f"difference {signed(against.interval)} on {card.cases} cases of {card.users} users)."
     )
 
 
@@ -100,19 +101,14 @@ def _step(pair: Comparison) -> str:
     first = spoken(pair.first)
     if _numbers(pair) == (0.0, 0.0, 0.0):
         return f"{first[:1].upper()}{first[1:]} ranks the targets exactly as {spoken(pair.second)} does."
-    return f"{first[:1].upper()}{first[1:]} {SAID[pair.words]} {spoken(pair.second)} (NDCG@10 {signed(pair)})."
+    return f"{first[:1].upper()}{first[1:]} {SAID[pair.words]} {spoken(pair.second)} (NDCG@10 {signed(pair.interval)})."
 
 
 def _transfer(pair: Comparison) -> str:
     """An adapter trained elsewhere against what was trained here, or against the untrained model."""
     here = "" if pair.second == UNTRAINED else " trained here"
-    return f"{pair.first}, trained elsewhere, {SAID[pair.words]} {spoken(pair.second)}{here} (NDCG@10 {signed(pair)})."
-
-
-def signed(pair: Comparison) -> str:
-    """A difference with its sign and its 95 % interval: '+0.031 [−0.002, +0.064]'."""
-    value, low, high = (f"{number:+.3f}".replace("-", "−") for number in _numbers(pair))
-    return f"{value} [{low}, {high}]"
+    told = f"{SAID[pair.words]} {spoken(pair.second)}{here} (NDCG@10 {signed(pair.interval)})"
+    return f"{pair.first}, trained elsewhere, {told}."
 
 
 def _numbers(pair: Comparison) -> tuple[float, float, float]:

@@ -15,14 +15,9 @@ from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample, read_preference_examples
 from recalign.training.loop import train
 from recalign.training.micro_batches import micro_batches
-from recalign.training.preference import PreferenceTraining
+from recalign.training.preference import START_TOLERANCE, PreferenceTraining
 from recalign.training.reference import read_store, reference_sums
 from recalign.training.results import learned_from, write_training
-
-# Largest |log π − log π_ref| / |log π_ref| allowed at step 0, by compute type. Both compute the same function, but
-# the rounding of a sum depends on which examples share a forward pass. Measured on SmolLM2-135M, alone against eight at
-# once: fp32 2.5e-6, bf16 2.3e-2 (0.34 nats). 4- and 8-bit weights keep the tolerance of their compute type.
-TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
 
 
 @processes.joined()
@@ -78,7 +73,7 @@ def _check_start(
     """Assert policy = reference in the mode that trains, or without dropout where there is some."""
     lm.model.train(params.lora.dropout == 0.0)
     first = micro_batches(examples[: params.align.batch], params.align.micro_tokens, task.tokens_at_once)[0]
-    return task.check_start(first, TOLERANCE[lm.dtype])
+    return task.check_start(first, START_TOLERANCE[lm.dtype])
 
 
 def _settings(align: AlignParams, objective: str) -> dict[str, Any]:

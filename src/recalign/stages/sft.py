@@ -119,8 +119,8 @@ def read_material(
     epochs = _by_epoch(chosen[c.TRAIN], items, params)
     whole, weights = params.sft.targets == "all", None
     if weighted:
-        positions = learned_positions(list(chain(*epochs)), builder, whole_history=whole)
-        weights = target_weights(params.sft, items, positions)
+        positions = chain.from_iterable(learned_positions(own, builder, whole_history=whole) for own in epochs)
+        weights = target_weights(params.sft, items, positions)  # which reads them only where something weighs
     learned = [
         text_examples(
             own, builder, profiles=texts[c.TRAIN], listing=listing, whole_history=whole,

@@ -8,9 +8,7 @@ share is in the next epoch, until each one was new once.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from recalign.data.records import Example, hashed_order
-
-HASHED = float(16**32)  # what `hashed_order` counts to
+from recalign.data.records import Example, hashed_order, hashed_share
 
 
 def new_in_epoch(items: Iterable[int], share: float, epoch: int, seed: int) -> frozenset[int]:
@@ -18,9 +16,7 @@ def new_in_epoch(items: Iterable[int], share: float, epoch: int, seed: int) -> f
 
     Within 1 / share epochs, where that is a whole number, every item is new exactly once.
     """
-    return frozenset(
-        item for item in items if (int(hashed_order(seed, "new", item), 16) / HASHED - epoch * share) % 1.0 < share
-    )
+    return frozenset(item for item in items if (hashed_share(seed, "new", item) - epoch * share) % 1.0 < share)
 
 
 def turn_of(example: Example, share: float, seed: int) -> int:

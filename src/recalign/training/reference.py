@@ -60,6 +60,17 @@ def store_table(store: Store) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
+def sums_of_model(
+    model: torch.nn.Module, model_digest: str, examples: Sequence[PreferenceExample], micro_tokens: int
+) -> dict[str, list[float]]:
+    """As `reference_sums`, of the model as it is now, without a store."""
+    model.eval()
+    store: Store = {}
+    for part in compute(model, model_digest, examples, micro_tokens):
+        store |= part
+    return reference_sums(store, model_digest, examples)
+
+
 def reference_sums(store: Store, model_digest: str, examples: Sequence[PreferenceExample]) -> dict[str, list[float]]:
     """example id → reference log-probs of its responses. Raises RecalignError where the store lacks one."""
     found = {}

@@ -11,22 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recalign.common.artifacts import digest_of
-from recalign.llm.base import LanguageModel, load_language_model
+from recalign.llm.base import load_language_model
 from recalign.objectives.presets import build_objective
 from recalign.params.load import Params
 from recalign.params.optimiser import OptimiserParams
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample
 from recalign.training.loop import train
-from recalign.training.preference import PreferenceTraining
-from recalign.training.reference import Store, compute, reference_sums
+from recalign.training.preference import START_TOLERANCE, PreferenceTraining
+from recalign.training.reference import sums_of_model
 from recalign.training.results import learned_from, write_training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
-START_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}  # of policy and reference at step 0, as in the stage align
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,7 @@ def align_texts(
     if (place / "training.json").is_file():
         log.info("round %d was aligned before: %s", work.number, place)
         return place
-    references = reference_sums(
-        _reference(lm, [*train_on, *look_at], own.micro_tokens), lm.digest, [*train_on, *look_at]
-    )
+    references = sums_of_model(lm.model, lm.digest, [*train_on, *look_at], own.micro_tokens)
     objective = build_objective("dpo", seed=params.seed, beta=own.beta)
     task = PreferenceTraining(lm.model, objective, references, look_at, own.micro_tokens)
     task.name = f"dpo4rec@round-{work.number}"
@@ -112,12 +109,3 @@ def align_texts(
     write_training(lm, result, facts, place, cache / "costs")
     checkpoints.remove()
     return place
-
-
-def _reference(lm: LanguageModel, examples: Sequence[PreferenceExample], micro_tokens: int) -> Store:
-    """Log-probs of every text under the model as it is before training."""
-    lm.model.eval()
-    store: Store = {}
-    for part in compute(lm.model, lm.digest, examples, micro_tokens):
-        store |= part
-    return store

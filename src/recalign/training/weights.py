@@ -12,7 +12,7 @@ with ℓᵢ the mean over that target's own tokens, whatever the micro-batches a
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +100,7 @@ def balanced(history: Floats, targets: Floats, bound: float) -> Floats:
     return weights
 
 
-def position_shares(positions: Sequence[Position], grouping: Grouping) -> tuple[Floats, Floats]:
+def position_shares(positions: Iterable[Position], grouping: Grouping) -> tuple[Floats, Floats]:
     """Each group's share of the histories and of the targets [G], counted per target: an item before three targets
     counts three times among the histories."""
     before, asked = np.zeros(len(grouping.items)), np.zeros(len(grouping.items))
@@ -125,7 +125,7 @@ def learned_positions(examples: Sequence[Example], builder: PromptBuilder, *, wh
     ]
 
 
-def target_weights(params: SftParams, items: Items, positions: Sequence[Position]) -> Weights | None:
+def target_weights(params: SftParams, items: Items, positions: Iterable[Position]) -> Weights | None:
     """The weights that sft.weights asks for, told in the log with their table; None for `none`.
 
     Raises RecalignError as `group_items` does, naming the key.
