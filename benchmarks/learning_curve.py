@@ -63,7 +63,7 @@ def measure(params: Params, project: Project, trial: Trial, popularity: float) -
         "llm-sft", project.base, out, setting, Items.read(project.prepared), store=project.logprobs
     )
     values = trial.judged.values(scores_of(model, trial.requests, trial.candidates))
-    own = bootstrap_interval(values, trial.judged.users, params.evaluate.resamples, params.seed)
+    own = bootstrap_interval(values, trial.users, params.evaluate.resamples, params.seed)
     best = int(read_json(out / "training.json")["best_step"])
     return Row(count, epochs, round(took), best, own.value, own.low, own.high, popularity), values
 
@@ -108,7 +108,7 @@ def main() -> None:
             row, values = measure(own, project, trial, popularity)
             rows.append(row)
             write(rows, arguments.out)
-            users = trial.judged.users
+            users = trial.users
             gain = "" if before is None else signed(bootstrap_interval(values - before, users, 2000, params.seed))
             print(f"{count} histories, {epochs} epochs: {row.ndcg_at_10:.3f}; since the last {gain or '—'}", flush=True)
             before = values

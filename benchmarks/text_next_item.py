@@ -67,7 +67,7 @@ def main() -> None:
                 values.setdefault((label, view), []).append(trial.judged.values(scores))
             print(prepared, label, {view: round(values[label, view][-1].mean(), 4) for view in VIEWS}, flush=True)
         for view, trial in trials.items():
-            users[view] += trial.judged.users
+            users[view] += trial.users
     lines = [
         "| system | warm NDCG@10 | item-cold-hidden NDCG@10 | hidden, minus none | fit s |",
         "|---|---:|---:|---:|---:|",

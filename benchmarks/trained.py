@@ -7,7 +7,8 @@ draw: SFT on --histories training histories (seed: the draw's number) with --new
 adapter lies in the work folder; ID recommenders fitted on the draw's train events. The rule that ranks the model's
 candidates, its prior's weight among it, and all weights of the fusion are chosen on hidden validation cases, the
 figures are of hidden test cases; the untrained model goes the same way, and is ranked on the same test cases by the
-rule of the trained one. Intervals are 95 %, over the users of all draws together.
+rule of the trained one. Intervals are 95 %, over the users of all draws together or over the target items of each
+draw, whichever is wider: hidden items are fewer than users, and cases that ask for one item are alike.
 """
 
 import argparse
@@ -41,15 +42,17 @@ from recalign.report.table import plain
 from recalign.stages.baselines import baselines
 from recalign.stages.sft import sft
 
+AHEAD = 10**9  # of item ids: draws share none
 WITH, WITHOUT = "fusion with llm-sft", "fusion without"
 
 
 @dataclass(frozen=True)
 class Draw:
-    """values: NDCG@10 [cases] by system; users [cases]; told: a line on weights, rule and training."""
+    """values: NDCG@10 [cases] by system; users and targets [cases]; told: a line on weights, rule and training."""
 
     values: dict[str, NDArray[np.float64]]
     users: list[int]
+    targets: list[int]
     told: str
 
 
@@ -110,15 +113,18 @@ def measure(params: Params, project: Project, seed: int, asked: tuple[int, int])
     values = {name: testing.judged.values(own) for name, own in shown.items()}
     about = f"{len(many.cases)} and {len(choosing.cases)} validation, {len(testing.cases)} test cases"
     said = f"{joined.sentence}; llm-sft by {rule.sentence}; {told}; {about}"
-    return Draw(values, list(testing.judged.users), said)
+    return Draw(values, testing.users, [case.example.target for case in testing.cases], said)
 
 
 def table(draws: Sequence[Draw], params: Params) -> str:
     """A line a system, then the paired differences, the primary comparison first."""
     users = [user for draw in draws for user in draw.users]
+    targets = [place * AHEAD + item for place, draw in enumerate(draws) for item in draw.targets]
 
     def interval(parts: Sequence[NDArray[np.float64]], written: str) -> str:
-        own = bootstrap_interval(np.concatenate(parts), users, params.evaluate.resamples, params.seed)
+        values, (resamples, seed) = np.concatenate(parts), (params.evaluate.resamples, params.seed)
+        both = [bootstrap_interval(values, clusters, resamples, seed) for clusters in (users, targets)]
+        own = max(both, key=lambda one: one.high - one.low)
         return signed(own) if written == "difference" else plain(own)
 
     head = ["system", *(f"draw {place + 1}" for place in range(len(draws))), METRIC]

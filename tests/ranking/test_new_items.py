@@ -285,6 +285,18 @@ def test_without_hidden_cases_what_reads_new_items_ranks_them_alike_unless_param
     assert fuse(plain) == Fusion(Fusion.fit(weighing(systems, plain), trials.weighing.judged).weights)
 
 
+def test_new_items_are_judged_by_the_items_asked_for_and_known_ones_by_users(
+    tmp_path: Path, tree: dict[str, Any]
+) -> None:
+    params, project = world(tmp_path, tree)
+    trials = read_trials(params, project.prepared, project.profiles)
+    assert trials.new_weighing is not None
+    asked = [case.example.target for case in trials.new_weighing.cases]
+    assert len(set(asked)) < len(asked)
+    assert trials.new_weighing.judged.clusters == asked
+    assert trials.weighing.judged.clusters == trials.weighing.users
+
+
 def weighing(systems: Mapping[str, Measured], names: tuple[str, ...]) -> dict[str, Floats]:
     return {name: own for name in names if (own := systems[name].weighing) is not None}
 

@@ -77,6 +77,11 @@ class Trial:
         return [(case.example.example_id, case.example.user_id) for case in self.cases]
 
     @property
+    def users(self) -> list[int]:
+        """The user of each case."""
+        return [user for _, user in self.keys]
+
+    @property
     def lots(self) -> Lots:
         """The lots of the candidates, by which equals stand."""
         return draw_lots([example for example, _ in self.keys], self.listed)
@@ -91,8 +96,10 @@ class Trial:
 
     @property
     def judged(self) -> Judged:
-        """What the cases say of scores in their order."""
-        return Judged(self.target_index, [user for _, user in self.keys], self.lots)
+        """What the cases say of scores, in their order; alike are those of a user, or those that ask for a new item."""
+        new = self.view in (c.NATURAL, c.HIDDEN)
+        alike = [case.example.target for case in self.cases] if new else self.users
+        return Judged(self.target_index, alike, self.lots)
 
     def part(self, start: int, stop: int | None = None) -> "Trial":
         """The cases from one place to before another."""
