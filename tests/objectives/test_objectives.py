@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -42,8 +43,8 @@ def random_batch(seed: int, rows: int = 4, negatives: int = 5, scale: float = 3.
     return PreferenceBatch(draw() - 20, draw() - 20, lengths, torch.ones_like(lengths).bool())
 
 
-def assert_close(got: Tensor, expected: list) -> None:
-    torch.testing.assert_close(got.detach().double(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-11)
+def assert_close(got: Tensor, expected: list, atol: float = 1e-11) -> None:
+    torch.testing.assert_close(got.detach().double(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=atol)
 
 
 def test_dpo_gives_the_golden_losses_and_gradients():
@@ -73,6 +74,70 @@ def test_sdpo_gives_the_golden_losses_and_gradients():
             [0.028705690635645962, 0.1286499799782802, 0.04732768274112696],
         ],
     )
+
+
+LIKED = torch.tensor([[True, True, False, False], [True, False, False, False], [True, True, True, False]])
+
+
+def several(batch: PreferenceBatch, liked: Tensor = LIKED) -> PreferenceBatch:
+    return replace(batch, liked=liked)
+
+
+def test_mult_dpo_gives_the_golden_losses_and_gradients():
+    batch = several(golden_batch())
+    out = build_objective("mult_dpo", beta=1.0)(batch)
+    out.loss.backward()
+    assert_close(out.per_example, [1.3505272659903718, 1.9068774064297087, 1.4520476072156667])
+    share = torch.tensor([[0.5], [1.0], [1 / 3]], dtype=torch.float64)
+    log_ratios = batch.policy.detach() - batch.reference
+    wanted = (torch.softmax(log_ratios, dim=1) - LIKED * share) / 3
+    torch.testing.assert_close(batch.policy.grad, wanted, rtol=0, atol=1e-11)
+    assert_close(batch.policy.grad[0], [-0.0441048287, -0.1058042582, 0.1225618407, 0.0273472431], atol=1e-8)
+
+
+@pytest.mark.parametrize("alone", [None, torch.tensor([[True, False, False, False]] * 3)])
+def test_with_one_liked_response_mult_dpo_is_sdpo(alone):
+    batch = several(golden_batch(), alone)
+    torch.testing.assert_close(
+        build_objective("mult_dpo", beta=0.7, rho=0.2)(batch).per_example,
+        build_objective("sdpo", beta=0.7, rho=0.2)(batch).per_example,
+        rtol=0,
+        atol=1e-14,
+    )
+
+
+def test_mult_dpo_is_least_where_the_liked_share_all_probability_alike():
+    """log P from below: the reward of each liked response equal, of the rejected one far lower."""
+    policy = torch.tensor([[0.0, 0.0, 0.0, -50.0]], dtype=torch.float64)
+    lengths, liked = torch.ones(1, 4, dtype=torch.long), torch.tensor([[True, True, True, False]])
+    batch = PreferenceBatch(policy, torch.zeros_like(policy), lengths, lengths.bool(), liked)
+    objective = build_objective("mult_dpo", beta=1.0)
+    assert objective(batch).loss.item() == pytest.approx(math.log(3), abs=1e-12)
+    uneven = replace(batch, policy=policy + torch.tensor([[0.5, -0.5, 0.0, 0.0]], dtype=torch.float64))
+    assert objective(uneven).loss > objective(batch).loss
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "mult_dpo"])
+def test_other_objectives_leave_further_liked_responses_out(name):
+    batch = golden_batch()
+    cut = replace(batch, mask=batch.mask & ~(LIKED & (torch.arange(4) > 0)))
+    objective, again = (build_objective(name, beta=1.0) for _ in range(2))
+    left_out, absent = objective(several(batch)), again(cut)
+    torch.testing.assert_close(left_out.per_example, absent.per_example)
+    for key, values in absent.diagnostics.items():
+        if key != "chosen_logp_drift":
+            torch.testing.assert_close(left_out.diagnostics[key], values)
+
+
+def test_several_liked_responses_need_the_softmax():
+    with pytest.raises(RecalignError, match=r"positives is 'all' with negatives 'mean'.*logsumexp and logistic"):
+        build_objective("mult_dpo", beta=1.0, negatives="mean")
+
+
+def test_a_row_whose_responses_were_all_liked_is_named():
+    everything = torch.ones_like(LIKED)
+    with pytest.raises(RecalignError, match="row 0 of the batch has no chosen or no rejected response"):
+        build_objective("mult_dpo", beta=1.0)(several(golden_batch(), everything))
 
 
 def test_dmpo_gives_the_golden_losses_and_gradients():
@@ -254,7 +319,7 @@ def test_a_missing_reference_is_refused_where_one_is_needed():
 
 
 def test_an_unknown_objective_names_the_allowed_ones():
-    message = r"'sdop'; allowed are dpo, dpo_pairs, sdpo, dmpo, simpo, alpha_dpo, .* \(did you mean sdpo\?\)"
+    message = r"'sdop'; allowed are dpo, dpo_pairs, sdpo, mult_dpo, dmpo, simpo, .* \(did you mean sdpo\?\)"
     with pytest.raises(RecalignError, match=message):
         build_objective("sdop", beta=1.0)
 

@@ -224,6 +224,30 @@ def test_without_the_item_knn_hard_negatives_stop_with_the_missing_file(params: 
     assert (tmp_path / "pairs" / "pairs.parquet").is_file()
 
 
+@pytest.mark.parametrize("clock", [True, False])
+def test_further_liked_items_are_the_next_ones_of_the_same_split_and_never_rejected(
+    params: Params, tmp_path: Path, clock: bool
+) -> None:
+    log = PreparedLog(random_log(), clock=clock)
+    made = rows(run(with_pairs(params, positives=3), log, tmp_path))
+    times = {(row[c.USER], row[c.ITEM]): (row[c.SPLIT], row[c.TIMESTAMP]) for row in log.rows()}
+    trained = {row[c.ITEM] for row in log.rows() if row[c.SPLIT] == c.TRAIN}
+    assert {len(row[c.ALSO]) for row in made} == ({0, 1, 2} if clock else {0, 2})
+    for row in made:
+        user, also, known = row[c.USER], row[c.ALSO], {*row[c.HISTORY], row[c.CHOSEN]}
+        assert not {*also} & ({*row[c.REJECTED]} | known)
+        assert {times[user, item][0] for item in also} <= {row[c.SPLIT]}
+        if clock:
+            since = times[user, row[c.CHOSEN]][1]
+            own = [(time, item) for (who, item), (split, time) in times.items() if (who, split) == (user, row[c.SPLIT])]
+            later = [item for time, item in sorted(own) if time >= since and item not in known and item in trained]
+            assert also == later[:2]
+
+
+def test_one_liked_item_leaves_the_file_as_it_was(params: Params, tmp_path: Path) -> None:
+    assert c.ALSO not in read_parquet(run(params, PreparedLog(random_log()), tmp_path)).column_names
+
+
 def disliking(log: list[Event], per_user: int = 8) -> list[Event]:
     """Items that each user of the log disliked in the first days, none of which the user ever likes."""
     liked = {event[:2] for event in log}

@@ -340,18 +340,26 @@ def test_another_seed_gives_another_adapter(world):
 
 
 def preference_examples(count: int = 9) -> list[PreferenceExample]:
-    """Three users whose prompts lie along a history each, K = 1 … 3, titles of 1 … 4 tokens."""
+    """Three users whose prompts lie along a history each, K = 1 … 3, titles of 1 … 4 tokens; of four responses two are
+    liked."""
     made = []
     for n in range(count):
         user, step = divmod(n, 3)
         prompt = [3 + (7 * user + i) % 600 for i in range(12 - 3 * step)]
         responses = [[20 + (31 * n + 7 * k + t) % 500 for t in range(1 + (n + k) % 4)] for k in range(2 + n % 3)]
-        made.append(PreferenceExample(f"{user}-{step}", prompt, responses))
+        made.append(PreferenceExample(f"{user}-{step}", prompt, responses, 2 if len(responses) == 4 else 1))
     return made
 
 
 ATTENDED = 80  # terms of the sums in fp32 (attention) on the way to a gradient, which parts may order otherwise
-WHOLE = {"dr_dpo": {}, "beta_dpo": {}, "alpha_dpo": {}, "sdpo": {}, "dmpo": {"like": "beta_dpo", "negatives": "mean"}}
+WHOLE = {
+    "dr_dpo": {},
+    "beta_dpo": {},
+    "alpha_dpo": {},
+    "sdpo": {},
+    "mult_dpo": {},
+    "dmpo": {"like": "beta_dpo", "negatives": "mean"},
+}
 
 
 def preference_step(name: str, budget: int) -> tuple[float, torch.Tensor, dict[str, float], int]:
@@ -387,7 +395,7 @@ def test_a_batch_cut_into_parts_has_the_loss_and_the_gradient_of_the_whole(name)
         assert loss == pytest.approx(whole, rel=rounding(ATTENDED))
         assert float((cut - gradient).norm() / gradient.norm()) < rounding(ATTENDED)
         assert state == pytest.approx(statistics, rel=rounding(2 * ATTENDED))
-        assert passes == (parts if name == "sdpo" else 2 * parts)
+        assert passes == (parts if name in ("sdpo", "mult_dpo") else 2 * parts)
 
 
 def test_sft_cut_into_parts_has_the_gradient_of_the_whole():

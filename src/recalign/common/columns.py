@@ -26,6 +26,7 @@ EVIDENCE = "evidence"
 MODEL_DIGEST = "model_digest"
 PROMPT_DIGEST = "prompt_digest"
 CHOSEN = "chosen"
+ALSO = "also"  # of a preference pair: what the user liked besides the chosen item
 REJECTED = "rejected"
 STRATEGY = "strategy"
 PROFILE = "profile"

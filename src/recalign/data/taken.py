@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet
-from recalign.data.records import Example, Items, Met, read_met
+from recalign.data.records import Example, Items, Met, hashed_order, read_met
 
 Likes = dict[tuple[int, str], dict[int, datetime | None]]  # by user and split: item -> when it was liked
 
@@ -20,10 +20,13 @@ class Taken:
     """items: what may not be drawn as unseen: history, target, train likes, and whatever the user met before.
 
     disliked: what the user met before the example's cutoff and had not liked by then (rated low, skipped), ascending.
+    later: what the user liked in the example's own split from its cutoff on (without a clock: besides its history),
+    the next first, its target left out.
     """
 
     items: frozenset[int]
     disliked: tuple[int, ...] = ()
+    later: tuple[int, ...] = ()
 
 
 def read_taken(prepared: Path, examples: Sequence[Example]) -> list[Taken]:
@@ -51,13 +54,25 @@ def later_items(items: Items, example: Example) -> set[int]:
 def _taken(example: Example, met: Met, likes: Likes, training_ends: datetime | None) -> Taken:
     known = {item for split in _consulted(example) for item in likes[example.user_id, split]}
     known |= {*example.history, example.target}
+    later = _later(example, met, likes[example.user_id, example.split])
     if example.cutoff is None or training_ends is None:
         before = met.before(example)
-        return Taken(frozenset(known | before), tuple(sorted((met.disliked & before) - known)))
+        return Taken(frozenset(known | before), tuple(sorted((met.disliked & before) - known)), later)
     last = max(example.cutoff, training_ends)
     liked = {item for item, time in likes[example.user_id, example.split].items() if time and time < example.cutoff}
     disliked = met.before(example) - known - liked
-    return Taken(frozenset(known | _met_before(met, last)), tuple(sorted(disliked)))
+    return Taken(frozenset(known | _met_before(met, last)), tuple(sorted(disliked)), later)
+
+
+def _later(example: Example, met: Met, likes: dict[int, datetime | None]) -> tuple[int, ...]:
+    """What was liked in the example's split from its cutoff on, by time; without a clock what no case asks, by lot."""
+    shown = {*example.history, example.target} | (set() if example.cutoff else met.targets)
+    timed = [
+        (time if example.cutoff else None, hashed_order(example.example_id, item), item)
+        for item, time in likes.items()
+        if item not in shown and (example.cutoff is None or (time is not None and time >= example.cutoff))
+    ]
+    return tuple(item for *_, item in sorted(timed, key=lambda one: (one[0] or datetime.min, one[1])))
 
 
 def _met_before(met: Met, end: datetime) -> set[int]:

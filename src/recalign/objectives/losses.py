@@ -9,6 +9,9 @@ With the reward h of a response and the margins z_k = β(h_chosen − h_rejected
                pairs       mean_k ℓ(z_k)
                mean        ℓ(mean_k z_k)
                logsumexp   ℓ(−log Σ_k exp(−z_k))
+    positives  first       the chosen response alone; others that were liked are left out
+               all         logsumexp and logistic alone, P liked responses: −mean_p log softmax over all P + K of βh_p,
+                           which is log(1 + Σ_j exp(−z_j)) + Σ_p z_p / P, j over all but the chosen one
     loss       logistic    ℓ(z) = softplus(−z) = −log σ(z)
                hinge       ℓ(z) = max(0, 1 − z)
                ipo         ℓ(z) = (z/β − 1/(2β))², Azar et al. 2024, arXiv 2310.12036, eq. 17
@@ -29,6 +32,7 @@ from recalign.objectives.batch import PreferenceBatch
 
 Reward = Literal["log_ratio", "sum", "mean"]
 Negatives = Literal["first", "pairs", "mean", "logsumexp"]
+Positives = Literal["first", "all"]
 Loss = Literal["logistic", "hinge", "ipo"]
 
 
@@ -75,6 +79,14 @@ def over_negatives(z: Tensor, present: Tensor, how: Negatives) -> tuple[Tensor, 
     else:
         margin = -torch.logsumexp((-z).masked_fill(~present, -torch.inf), dim=1, keepdim=True)
     return margin, torch.ones_like(margin)
+
+
+def among_liked(z: Tensor, liked: Tensor) -> Tensor:
+    """[B] Σ_p z_p / P over the P liked responses, from their scaled margins below the chosen one, z [B, K].
+
+    liked [B, K] is True for those beside the chosen one, whose own margin is 0.
+    """
+    return (z * liked).sum(dim=1) / (1 + liked.sum(dim=1))
 
 
 def pair_loss(z: Tensor, loss: Loss, beta: float, label_smoothing: float) -> Tensor:

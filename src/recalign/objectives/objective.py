@@ -15,6 +15,7 @@ from recalign.objectives import losses as parts
 from recalign.objectives.batch import PreferenceBatch
 from recalign.objectives.statistics import RunningStatistics
 
+SEVERAL = ("logsumexp", "logistic")  # negatives and loss that `positives: all` is made for
 SMALLEST_BETA = 1e-3  # a dynamic β never falls below it, or the loss would no longer depend on the policy
 
 
@@ -61,7 +62,9 @@ class Objective:
     alpha: how far the margin follows an example's standardised gap to the reference (α-DPO); beta_scale: how far β
     follows the batch's gap (β-DPO's a); drop: share of the batch left out, unlikely gaps first (β-DPO's filter);
     momentum: of the running statistics of both; beta_prime: temperature of the soft-min over the batch, None for the
-    mean (Dr. DPO). convention: "code" counts alpha and beta_scale in the reward's unit, as the released codes do;
+    mean (Dr. DPO). positives: "all" learns from each of several liked responses, which needs negatives "logsumexp" and
+    loss "logistic"; "first" leaves all but the chosen one out, neither chosen nor rejected. convention: "code" counts
+    alpha and beta_scale in the reward's unit, as the released codes do;
     "paper" in β times that unit, as we take the papers to do (alpha = α/β and beta_scale = a·β in "code" units).
     seed: of the filter's draws. The running statistics are the only state; they move in training alone.
     """
@@ -78,6 +81,7 @@ class Objective:
     drop: float = 0.0
     momentum: float = 0.9
     beta_prime: float | None = None
+    positives: parts.Positives = "first"
     convention: Literal["code", "paper"] = "code"
     seed: int = 0
     gaps: RunningStatistics = field(init=False)  # of each pair's gap to the reference (α)
@@ -85,6 +89,11 @@ class Objective:
 
     def __post_init__(self) -> None:
         self.gaps, self.margins = RunningStatistics(self.momentum), RunningStatistics(self.momentum)
+        if self.positives == "all" and (self.negatives, self.loss) != SEVERAL:
+            raise RecalignError(
+                f"objective '{self.name}': positives is 'all' with negatives '{self.negatives}' and loss "
+                f"'{self.loss}'; several liked responses need {' and '.join(SEVERAL)}"
+            )
 
     @property
     def needs_reference(self) -> bool:
@@ -112,7 +121,7 @@ class Objective:
             self._check(batch)
         with torch.set_grad_enabled(training and torch.is_grad_enabled()):
             margins = self._margins(batch)
-            per_example = self._per_example(margins, batch.mask[:, 1:], plan.beta, plan.shift)
+            per_example = self._per_example(batch, margins, plan.beta, plan.shift)
             loss = (plan.weights * per_example + plan.penalty).sum()
         found = self._diagnostics(batch, margins.detach())
         if self.beta_scale:
@@ -123,16 +132,16 @@ class Objective:
     def plan(self, batch: PreferenceBatch, *, training: bool = True) -> BatchPlan:
         """What the whole batch decides: margins, β and weights; in training the statistics take the batch in first."""
         self._check(batch)
-        margins, present = self._margins(batch), batch.mask[:, 1:]
+        margins = self._margins(batch)
         beta, shift = self.beta, torch.full_like(margins, self.rho)
         weights = torch.full_like(margins[:, 0], 1 / len(margins))
         if training and self.alpha:
             shift += self._alpha_margin(batch, margins)
         if training and (self.beta_scale or self.drop):
-            beta, weights = self._beta_and_filter(_row_means(margins, present))
+            beta, weights = self._beta_and_filter(_row_means(margins, batch.rejected))
         penalty = torch.zeros_like(weights)
         if self.beta_prime is not None:
-            per_example = self._per_example(margins, present, beta, shift)
+            per_example = self._per_example(batch, margins, beta, shift)
             weights, penalty = parts.soft_min(per_example, weights, self.beta_prime)
         return BatchPlan(beta, shift, weights, penalty)
 
@@ -152,15 +161,20 @@ class Objective:
         rewards = parts.rewards(batch, self.reward)
         return (rewards[:, :1] - rewards[:, 1:]).masked_fill(~batch.mask[:, 1:], 0.0)
 
-    def _per_example(self, margins: Tensor, present: Tensor, beta: float, shift: Tensor) -> Tensor:
-        z, weights = parts.over_negatives(beta * (margins - shift), present, self.negatives)
-        return (parts.pair_loss(z, self.loss, beta, self.label_smoothing) * weights).sum(dim=1)
+    def _per_example(self, batch: PreferenceBatch, margins: Tensor, beta: float, shift: Tensor) -> Tensor:
+        several = batch.liked is not None and self.positives == "all"
+        if several:
+            shift = shift.masked_fill(~batch.rejected, 0.0)  # no liked response need win over another
+        scaled = beta * (margins - shift)
+        z, weights = parts.over_negatives(scaled, batch.mask[:, 1:] if several else batch.rejected, self.negatives)
+        losses = (parts.pair_loss(z, self.loss, beta, self.label_smoothing) * weights).sum(dim=1)
+        return losses + parts.among_liked(scaled, batch.mask[:, 1:] & ~batch.rejected) if several else losses
 
     def _alpha_margin(self, batch: PreferenceBatch, margins: Tensor) -> Tensor:
         """[B, K] α z, z the standardised gap δπ − δref of each pair; Wu et al. 2024, arXiv 2410.10148."""
         reference = parts.reference_rewards(batch, self.reward)
         gaps = margins - (reference[:, :1] - reference[:, 1:])
-        self.gaps.update(gaps[batch.mask[:, 1:]])
+        self.gaps.update(gaps[batch.rejected])
         alpha = self.alpha / self.beta if self.convention == "paper" else self.alpha
         return alpha * self.gaps.standardised(gaps)
 
@@ -182,7 +196,7 @@ class Objective:
         return max(SMALLEST_BETA, beta) if scale else self.beta, kept.to(gaps) / kept.sum()
 
     def _diagnostics(self, batch: PreferenceBatch, margins: Tensor) -> dict[str, Tensor]:
-        present = batch.mask[:, 1:]
+        present = batch.rejected
         won = (margins > 0).to(margins) + 0.5 * (margins == 0).to(margins)
         found = {
             "reward_accuracy": _row_means(won, present),
@@ -200,7 +214,7 @@ class Objective:
                 f"objective '{self.name}' compares with a reference and got none; "
                 "run 'recalign reference' first, or choose simpo, which needs none"
             )
-        alone = (~batch.mask[:, 0] | ~batch.mask[:, 1:].any(dim=1)).nonzero().flatten().tolist()
+        alone = (~batch.mask[:, 0] | ~batch.rejected.any(dim=1)).nonzero().flatten().tolist()
         if alone:
             raise RecalignError(
                 f"objective '{self.name}': row {alone[0]} of the batch has no chosen or no rejected response "

@@ -10,7 +10,7 @@ from recalign.common.errors import RecalignError, did_you_mean
 from recalign.params.optimiser import OptimiserParams
 from recalign.params.section import Section
 
-Preset = Literal["dpo", "dpo_pairs", "sdpo", "dmpo", "simpo", "alpha_dpo", "beta_dpo", "dr_dpo"]
+Preset = Literal["dpo", "dpo_pairs", "sdpo", "mult_dpo", "dmpo", "simpo", "alpha_dpo", "beta_dpo", "dr_dpo"]
 
 
 class ObjectiveSettings(Section):
@@ -28,6 +28,7 @@ class ObjectiveSettings(Section):
     drop: float | None = Field(default=None, ge=0.0, lt=1.0)
     momentum: float | None = Field(default=None, ge=0.0, lt=1.0)
     beta_prime: float | None = Field(default=None, gt=0.0)
+    positives: Literal["first", "all"] | None = None
     convention: Literal["code", "paper"] | None = None
 
 

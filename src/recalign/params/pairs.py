@@ -12,6 +12,7 @@ Strategy = Literal["uniform", "popularity", "hard", "profile", "disliked", "alik
 class PairsParams(Section):
     examples: int = Field(gt=0)
     negatives: int = Field(gt=0)
+    positives: int = Field(default=1, ge=1)
     strategy: Literal["uniform", "popularity", "hard", "profile", "disliked", "alike", "mixed"]
     popularity_alpha: float = Field(ge=0.0)
     hard_pool: int = Field(ge=1)

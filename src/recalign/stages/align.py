@@ -84,6 +84,10 @@ def _settings(align: AlignParams, objective: str) -> dict[str, Any]:
 
 def _inputs(params: Params, objective: str, lm: LanguageModel, examples: dict[str, list[PreferenceExample]]) -> str:
     """Digest of everything that the trained weights depend on."""
-    read = [[split, e.example_id, e.prompt, e.responses] for split, part in examples.items() for e in part]
+    read = [
+        [split, e.example_id, e.prompt, e.responses, *([e.liked] if e.liked > 1 else [])]
+        for split, part in examples.items()
+        for e in part
+    ]
     sections = [_settings(params.align, objective), params.lora.model_dump(), params.seed, params.threads]
     return digest_of([*sections, lm.digest, read])

@@ -42,11 +42,15 @@ class TextExample:
 
 @dataclass(frozen=True)
 class PreferenceExample:
-    """A prompt and 1+K responses, the chosen one first."""
+    """A prompt and its responses: the chosen one, others that were liked as well, the rejected ones.
+
+    liked: how many of them were liked, the chosen one among them.
+    """
 
     example_id: str
     prompt: list[int]
     responses: list[list[int]]
+    liked: int = 1
 
     @property
     def tokens(self) -> int:
@@ -101,12 +105,13 @@ def read_preference_examples(
     names = {split: [row[c.EXAMPLE] for row in rows if row[c.SPLIT] == split] for split in built}
     listing = read_listing(params, prepared, items, names)
     for row in rows:
-        shown = [row[c.CHOSEN], *row[c.REJECTED]]
+        also = row.get(c.ALSO) or []
+        shown = [row[c.CHOSEN], *also, *row[c.REJECTED]]
         listed = listing.items(row[c.EXAMPLE], shown[0], shown[1:]) if listing else None
         profile = row[c.PROFILE] if params.prompt.profile else None
         prompt = builder.prompt(row[c.HISTORY], profile=profile, candidates=listed)
         responses = [builder.response(i) for i in shown]
-        built[row[c.SPLIT]].append(PreferenceExample(row[c.EXAMPLE], prompt, responses))
+        built[row[c.SPLIT]].append(PreferenceExample(row[c.EXAMPLE], prompt, responses, 1 + len(also)))
     for split, examples in built.items():
         if not examples:
             raise RecalignError(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 import torch
@@ -78,8 +79,7 @@ class PreferenceTraining:
         batches = []
         for index, examples in enumerate(parts):
             stored = self._stored(examples)
-            moved = [stored.policy.to(device), stored.lengths.to(device), stored.mask.to(device)]
-            batches.append(PreferenceBatch(policies[index].to(device), *moved))
+            batches.append(_moved(replace(stored, policy=policies[index]), device))
         return _joined(batches)
 
     def start(self) -> dict[str, float]:
@@ -127,8 +127,9 @@ class PreferenceTraining:
 
     def _batch(self, examples: Sequence[PreferenceExample]) -> PreferenceBatch:
         scored = response_logprobs(self._model, [e.prompt for e in examples], [e.responses for e in examples])
-        stored = self._stored(examples).policy.to(scored.sums)
-        return PreferenceBatch(scored.sums, stored, scored.lengths, scored.mask)
+        stored = self._stored(examples)
+        liked = None if stored.liked is None else stored.liked.to(scored.mask.device)
+        return PreferenceBatch(scored.sums, stored.policy.to(scored.sums), scored.lengths, scored.mask, liked)
 
     def _stored(self, examples: Sequence[PreferenceExample]) -> PreferenceBatch:
         """The batch that the reference gives: it is policy and reference at once."""
@@ -138,12 +139,15 @@ class PreferenceTraining:
             count = len(example.responses)
             sums[row, :count] = torch.tensor(self._references[example.example_id])
             lengths[row, :count] = torch.tensor([len(response) for response in example.responses])
-        return PreferenceBatch(sums, sums, lengths, lengths > 0)
+        counts = torch.tensor([example.liked for example in examples])
+        liked = torch.arange(shape[1]) < counts[:, None] if (counts > 1).any() else None
+        return PreferenceBatch(sums, sums, lengths, lengths > 0, liked)
 
 
 def _joined(batches: Sequence[PreferenceBatch]) -> PreferenceBatch:
     """One batch of all rows, as wide as the widest."""
     width = max(batch.mask.shape[1] for batch in batches)
+    several = any(batch.liked is not None for batch in batches)
 
     def join(tensors: list[Tensor]) -> Tensor:
         return torch.cat([torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in tensors])
@@ -154,4 +158,19 @@ def _joined(batches: Sequence[PreferenceBatch]) -> PreferenceBatch:
         join(references) if references else None,
         join([batch.lengths for batch in batches]),
         join([batch.mask for batch in batches]),
+        join([_liked(batch) for batch in batches]) if several else None,
     )
+
+
+def _moved(batch: PreferenceBatch, device: torch.device) -> PreferenceBatch:
+    tensors = {name: value.to(device) for name, value in vars(batch).items() if value is not None}
+    return replace(batch, **tensors)
+
+
+def _liked(batch: PreferenceBatch) -> Tensor:
+    """[B, 1+K] What was liked, where another batch says it of more than the chosen response."""
+    if batch.liked is not None:
+        return batch.liked
+    alone = torch.zeros_like(batch.mask)
+    alone[:, 0] = True
+    return alone

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -52,7 +52,10 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Pair:
-    """One chosen item and the rejected ones (as many strategies as rejected items); profile is text or None."""
+    """One chosen item and the rejected ones (as many strategies as rejected items); profile is text or None.
+
+    also: up to pairs.positives − 1 items that the user liked from then on, the next ones first.
+    """
 
     example_id: str
     user_id: int
@@ -62,6 +65,7 @@ class Pair:
     rejected: tuple[int, ...]
     strategies: tuple[str, ...]
     profile: str | None
+    also: tuple[int, ...] = ()
 
 
 def build_pairs(
@@ -88,11 +92,14 @@ def build_pairs(
     for example, own, hard in zip(examples, taken, _hard_lists(examples, taken, items, params, item_knn), strict=True):
         owner = (example.split, example.user_id)
         claimed = (plausible or {}).get(owner, {})
+        also = tuple(item for item in own.later if item in pool.known)[: params.positives - 1]
+        if also:  # a validation case's later likes are looked at for this alone
+            own = replace(own, items=own.items | {*also})
         negatives = draw_negatives(example, own, pool, params, seed, hard=hard, plausible=claimed)
         counts.update((negative.asked, negative.strategy) for negative in negatives)
         profile = (profiles or {}).get(owner)
         if negatives:
-            pairs.append(_pair(example, negatives, profile.text if profile and profile.text else None))
+            pairs.append(_pair(example, negatives, profile.text if profile and profile.text else None, also))
     _report(pairs, len(examples), params, counts)
     return pairs
 
@@ -111,7 +118,7 @@ def _hard_lists(
     return hard_items(item_knn, items, examples, taken, params.hard_pool)
 
 
-def _pair(example: Example, negatives: Sequence[Negative], profile: str | None) -> Pair:
+def _pair(example: Example, negatives: Sequence[Negative], profile: str | None, also: tuple[int, ...]) -> Pair:
     return Pair(
         example.example_id,
         example.user_id,
@@ -121,6 +128,7 @@ def _pair(example: Example, negatives: Sequence[Negative], profile: str | None) 
         tuple(negative.item_id for negative in negatives),
         tuple(negative.strategy for negative in negatives),
         profile,
+        also,
     )
 
 
@@ -154,5 +162,6 @@ def _check_fallback(params: PairsParams, counts: Mapping[tuple[Strategy, Strateg
 
 
 def pairs_table(pairs: Sequence[Pair]) -> pa.Table:
-    """The pairs as data/pairs/pairs.parquet holds them, rows in the order given."""
-    return pa.Table.from_pylist([vars(pair) for pair in pairs], schema=SCHEMA)
+    """The pairs as data/pairs/pairs.parquet holds them, rows in the order given; the column `also` where any has it."""
+    several = [pa.field(c.ALSO, pa.list_(pa.int64()))] if any(pair.also for pair in pairs) else []
+    return pa.Table.from_pylist([vars(pair) for pair in pairs], schema=pa.schema([*SCHEMA, *several]))

@@ -1,0 +1,258 @@
+"""Does preference alignment pay? Each objective against supervised training that goes on, from the same SFT model.
+
+    python benchmarks/alignment.py --root PROJECT --arms continued sdpo dmpo sdpo/3 sdpo@hard --json alignment.json
+
+PROJECT is a project whose stages up to `sft` have run, with prepare.hidden_items above 0 where new items are to be
+looked at; its params.yaml says the budget. Every arm starts from data/models/sft and learns from the same preference
+examples (`pairs.examples`, one pass), with the settings of `align`:
+
+<objective>           K = pairs.negatives rejected items an example, drawn by pairs.strategy
+<objective>/3         K = 3
+<objective>*3         pairs.positives = 3: the chosen item and the user's next two likes
+<objective>@hard      rejected items by another pairs.strategy
+continued             SFT goes on with the chosen items of the same examples: --epochs passes, so many that it takes the
+                      CPU time of one pass with K rejected items
+
+Whatever trains keeps its best step by its own loss on the validation pairs, the start among them. All rank the same
+lists of 20 by log-prob. --best N names the N objectives that are best on the warm validation cases; run these again
+with more --seeds, which draw other rejected items and another order. A figure is the mean over the cases of what the
+seeds reached on average, its interval a bootstrap over users (on new items over the targets, which are fewer);
+differences to `sft` and to `continued` are paired, with Holm's correction over all of one view. Trained arms are kept in
+PROJECT/data/cache/alignment.
+"""
+
+import argparse
+import logging
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+
+from recalign.common import columns as c
+from recalign.common.artifacts import read_json, write_json
+from recalign.common.machine import machine
+from recalign.data.records import Items
+from recalign.evaluation.metrics import Floats, metric_values, target_ranks
+from recalign.evaluation.significance import bootstrap_interval as interval_of
+from recalign.evaluation.significance import degrees_of_freedom, gain_of, holm, plain, resampled_means, signed
+from recalign.llm.base import load_language_model
+from recalign.params.load import Params, load_params
+from recalign.project import Project
+from recalign.ranking.language_model import Setting, open_recommender
+from recalign.ranking.trial import Trial, read_trial, scores_of
+from recalign.ranking.trials import UNIFORM
+from recalign.stages.align import align
+from recalign.stages.pairs import pairs
+from recalign.stages.reference import reference
+from recalign.training.checkpoints import Checkpoints
+from recalign.training.examples import PreferenceExample, TextExample, read_preference_examples
+from recalign.training.loop import train
+from recalign.training.results import write_training
+from recalign.training.sft import LanguageModelling
+
+METRICS = ("ndcg_at_10", "hr_at_1")
+FACTS = ("steps", "best_step", "start_validation_loss", "best_validation_loss")
+START, CONTINUED = "sft", "continued"
+VIEWS = (c.WARM, c.HIDDEN)
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What trains: `name` as typed, an objective, K and a strategy, where they differ from the project's."""
+
+    name: str
+    objective: str
+    negatives: int | None
+    positives: int | None
+    strategy: str | None
+
+    @classmethod
+    def read(cls, name: str) -> "Arm":
+        """'sdpo/3@hard' → S-DPO, K = 3, hard ones."""
+        found = re.fullmatch(r"(?P<objective>\w+)(/(?P<k>\d+))?(\*(?P<p>\d+))?(@(?P<strategy>\w+))?", name)
+        if not found:
+            raise argparse.ArgumentTypeError(f"'{name}' is no arm; give an objective, then /K, *P and @strategy")
+        k, p = (int(found[key]) if found[key] else None for key in ("k", "p"))
+        return cls(name, found["objective"], k, p, found["strategy"])
+
+    def params(self, params: Params, seed: int) -> Params:
+        """The project's, with what this arm changes."""
+        given = {"negatives": self.negatives, "positives": self.positives, "strategy": self.strategy}
+        changed = params.pairs.model_copy(update={key: value for key, value in given.items() if value is not None})
+        return params.model_copy(update={"pairs": changed, "seed": seed})
+
+
+class Bench:
+    """One project and its cases."""
+
+    def __init__(self, root: Path, cases: tuple[int, int], epochs: int) -> None:
+        self.project, self.params = Project(root), load_params(root / "params.yaml")
+        self.catalogue = Items.read(self.project.prepared)
+        self.summary = read_json(self.project.prepared / "summary.json")
+        self.epochs = epochs
+        self.work = self.project.root / "data/cache/alignment"
+        views = VIEWS if self.params.prepare.hidden_items else (c.WARM,)
+        limits, few = dict(zip(VIEWS, cases, strict=True)), self.params.evaluate.validation_cases
+        self.test = {view: self._cases(c.TEST, view, limits[view]) for view in views}
+        self.validation = {view: self._cases(c.VALIDATION, view, few) for view in views}
+
+    def adapter(self, arm: Arm, seed: int) -> tuple[Path, float]:
+        """The arm's adapter, trained where it is missing, and the CPU seconds of that: reference log-probs included."""
+        if arm.name == START:
+            return self.project.sft, 0.0
+        params, begun = arm.params(self.params, seed), time.process_time()
+        of = f"{params.pairs.strategy}-{params.pairs.negatives}-{params.pairs.positives}-{seed}"
+        drawn, stored, out = self.work / f"pairs-{of}", self.work / f"reference-{of}", self.work / f"{of}"
+        project = self.project
+        if not drawn.is_dir():
+            pairs(params, project.prepared, project.baselines, project.profiles, drawn)
+        folder = out / arm.objective
+        if (folder / "manifest.json").is_file():
+            return folder, 0.0
+        if arm.objective == CONTINUED:
+            self._continue(params, drawn, folder)
+        else:
+            reference(params, prepared=project.prepared, base=project.base, pairs=drawn, sft=project.sft,
+                      out=stored, cache=self.work)  # fmt: skip
+            align(params, arm.objective, prepared=project.prepared, base=project.base, pairs=drawn, sft=project.sft,
+                  reference=stored, out=out, cache=self.work)  # fmt: skip
+        return folder, time.process_time() - begun
+
+    def scores(self, adapter: Path, trials: dict[str, Trial]) -> dict[str, Floats]:
+        """[B, C] log-probs of each view's cases."""
+        params = self.params
+        setting = Setting(
+            params.base, params.prompt, self.summary["noun"], self.summary["clock"], params.seed, params.threads
+        )
+        own = open_recommender(
+            adapter.name, self.project.base, adapter, setting, self.catalogue, batch=params.evaluate.batch,
+            store=self.project.logprobs,
+        )  # fmt: skip
+        return {view: scores_of(own, trial.requests, trial.candidates) for view, trial in trials.items()}
+
+    def _cases(self, split: str, view: str, limit: int) -> Trial:
+        return read_trial(self.project.prepared, split, UNIFORM, limit, self.params.seed, view=view)
+
+    def _continue(self, params: Params, drawn: Path, out: Path) -> None:
+        project = self.project
+        lm = load_language_model(
+            project.base, params.base, adapter=project.sft, trainable=True, seed=params.seed, threads=params.threads
+        )
+        read = read_preference_examples(params, project.prepared, drawn, lm.tokenizer)
+        chosen = {split: [_chosen(example) for example in own] for split, own in read.items()}
+        task = LanguageModelling(lm.model, chosen[c.VALIDATION], params.align.micro_tokens)
+        task.name = CONTINUED
+        checkpoints = Checkpoints(self.work / "checkpoints", CONTINUED, f"{lm.digest}-{out}", params.checkpoint_seconds)
+        result = train(
+            lm.model, task, chosen[c.TRAIN], params.align, epochs=self.epochs, seed=params.seed,
+            checkpoints=checkpoints, notes=self.work / "costs",
+        )  # fmt: skip
+        facts = {"stage": CONTINUED, "base": lm.identity, "examples": len(chosen[c.TRAIN])}
+        write_training(lm, result, facts, out, self.work / "costs")
+        checkpoints.remove()
+
+
+def _chosen(example: PreferenceExample) -> TextExample:
+    return TextExample(example.example_id, example.prompt, example.responses[0])
+
+
+def measure(bench: Bench, arms: list[Arm], seeds: list[int], out: Path | None) -> dict[str, Any]:
+    """Every arm and seed; the JSON is written anew after each, so that what is there survives a kill."""
+    values: dict[str, dict[str, dict[str, list[Floats]]]] = {
+        view: {metric: {} for metric in METRICS} for view in bench.test
+    }
+    chosen: dict[str, list[float]] = {}
+    facts: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, Any] = {}
+    for seed in seeds:
+        for arm in [Arm.read(START), *arms] if seed == seeds[0] else arms:
+            adapter, spent = bench.adapter(arm, seed)
+            trained = read_json(adapter / "training.json")
+            shown = {key: trained[key] for key in FACTS}
+            facts.setdefault(arm.name, []).append({"seed": seed, "cpu_seconds": round(spent), **shown})
+            for view, scores in bench.scores(adapter, bench.test).items():
+                trial = bench.test[view]
+                ranks = target_ranks(scores, trial.target_index, trial.lots)
+                for metric in METRICS:
+                    values[view][metric].setdefault(arm.name, []).append(metric_values(metric, ranks))
+            warm = {c.WARM: bench.validation[c.WARM]}
+            trial, scores = warm[c.WARM], bench.scores(adapter, warm)[c.WARM]
+            ranks = target_ranks(scores, trial.target_index, trial.lots)
+            chosen.setdefault(arm.name, []).append(float(metric_values(METRICS[0], ranks).mean()))
+            found = summarise(bench, values) | {"validation": chosen, "training": facts}
+            print(arm.name, seed, facts[arm.name][-1], {v: round(float(own[METRICS[0]][arm.name][-1].mean()), 4)
+                                                        for v, own in values.items()}, flush=True)  # fmt: skip
+            if out:
+                write_json(out, found)
+    return found
+
+
+def summarise(bench: Bench, values: dict[str, dict[str, dict[str, list[Floats]]]]) -> dict[str, Any]:
+    """Figures, and the differences of each view."""
+    found: dict[str, Any] = {"data": bench.summary["data_digest"], "machine": machine(), "views": {}}
+    for view, metrics in values.items():
+        trial = bench.test[view]
+        clusters = trial.judged.clusters
+        means = {metric: {name: np.mean(runs, axis=0) for name, runs in own.items()} for metric, own in metrics.items()}
+        found["views"][view] = {
+            "protocol": f"{len(trial.cases)} test cases of {len(set(trial.users))} users, manifest {trial.digest[:8]}",
+            "figures": {
+                name: {metric: plain(interval_of(means[metric][name], clusters, RESAMPLES, 0)) for metric in METRICS}
+                | {"runs": [round(float(run.mean()), 4) for run in metrics[METRICS[0]][name]]}
+                for name in means[METRICS[0]]
+            },
+            "differences": differences(means[METRICS[0]], clusters),
+        }
+    return found
+
+
+def differences(means: dict[str, Floats], clusters: Sequence[int]) -> dict[str, str]:
+    """NDCG@10 of each arm minus where it started, and minus SFT that went on; Holm's correction over all of them."""
+    asked = [(name, START) for name in means if name != START]
+    asked += [(name, CONTINUED) for name in means if name not in (START, CONTINUED) and CONTINUED in means]
+    gains = []
+    for own, other in asked:
+        apart = means[own] - means[other]
+        resampled = resampled_means(apart[:, None], clusters, RESAMPLES, 0)[:, 0]
+        degrees = float(degrees_of_freedom(apart[:, None], clusters)[0])
+        gains.append(gain_of(float(apart.mean()), resampled, len(set(clusters)), degrees))
+    corrected = holm([gain.p for gain in gains])
+    return {
+        f"{own} − {other}": f"{signed(gain.interval)}, p {p:.3f}"
+        for (own, other), gain, p in zip(asked, gains, corrected, strict=True)
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--arms", nargs="+", default=[CONTINUED, "sdpo"], type=Arm.read)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--epochs", type=int, default=2, help="passes of `continued` (default: 2)")
+    parser.add_argument("--cases", type=int, nargs=2, default=(300, 240), help="warm and hidden test cases")
+    parser.add_argument("--best", type=int, default=0, help="name the best so many objectives on validation")
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    found = measure(Bench(asked.root, tuple(asked.cases), asked.epochs), asked.arms, asked.seeds, asked.json)
+    for view, told in found["views"].items():
+        print(f"{view}: {told['protocol']}")
+        for name, figures in told["figures"].items():
+            print(f"  {name:14} {figures['ndcg_at_10']}  HR@1 {figures['hr_at_1']}")
+        for name, difference in told["differences"].items():
+            print(f"  {name:28} {difference}")
+    aligned = {name: np.mean(own) for name, own in found["validation"].items() if name not in (START, CONTINUED)}
+    for name in sorted(aligned, key=lambda name: -aligned[name])[: asked.best]:
+        print(f"best on validation: {name} {aligned[name]:.4f}")
+
+
+if __name__ == "__main__":
+    main()
