@@ -17,8 +17,8 @@ Whatever trains keeps its best step by its own loss on the validation pairs, the
 lists of 20 by log-prob. --best N names the N objectives that are best on the warm validation cases; run these again
 with more --seeds, which draw other rejected items and another order. A figure is the mean over the cases of what the
 seeds reached on average, its interval a bootstrap over users (on new items over the targets, which are fewer);
-differences to `sft` and to `continued` are paired, with Holm's correction over all of one view. Trained arms are kept in
-PROJECT/data/cache/alignment.
+differences to `sft` and to `continued` are paired, with Holm's correction over all of one view. PROJECT's folder
+data/cache/alignment keeps what was trained.
 """
 
 import argparse

@@ -288,7 +288,7 @@ def test_without_hidden_cases_what_reads_new_items_ranks_them_alike_unless_param
 def test_new_items_are_judged_by_the_items_asked_for_and_known_ones_by_users(
     tmp_path: Path, tree: dict[str, Any]
 ) -> None:
-    params, project = world(tmp_path, tree)
+    params, project = world(tmp_path, tree, hidden=0.4)
     trials = read_trials(params, project.prepared, project.profiles)
     assert trials.new_weighing is not None
     asked = [case.example.target for case in trials.new_weighing.cases]
