@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
@@ -60,7 +60,10 @@ def retrain() -> State:
     main = Path.cwd()
     try:
         needs_git(main)
-        with only_run(main, "retrain/weekly", load_params().schedule), retrain_worktree(main) as worktree:
+        with (
+            only_run(main, "retrain/weekly", load_params().schedule),
+            retrain_worktree(main, say=get_run_logger().warning) as worktree,
+        ):
             return retrain_in(main, worktree)
     except RecalignError as error:  # one line for a person, not a stack trace
         return Failed(message=str(error))

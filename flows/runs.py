@@ -1,6 +1,5 @@
 """A flow's run as a process: one at a time in a project, known by name while it lives, reported when it was killed."""
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +24,6 @@ from subprocesses import end_with_parent
 
 SLOT = "slot.lock"
 RECORD = "run-{}.lock"  # by the run's id on the Prefect server
-
-log = logging.getLogger("recalign.flows")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,16 +58,16 @@ def output(command: list[str], root: Path) -> str:
 
 
 @contextmanager
-def retrain_worktree(main: Path) -> Iterator[Path]:
+def retrain_worktree(main: Path, say: Callable[[str], None] = log.warning) -> Iterator[Path]:
     """Yield a checkout of a new branch in work; the checkout is removed at the end, and a branch that was not kept too.
 
     It starts from the newest retraining that holds all of HEAD, else from HEAD, so that weeks build on one another
     until a person merges one. Outputs come from the shared DVC cache; partial work (data/cache) is shared too.
-    What killed retrainings left is removed; the checkouts of living ones stay.
+    What killed retrainings left is removed, which `say` is told; the checkouts of living ones stay.
     """
     with guarded(main, "retrain"):
         for sentence in sweep(main):
-            log.warning(sentence)
+            say(sentence)
         stamp, descriptor = _claim(main)
     path = _place(main, stamp)
     try:

@@ -6,22 +6,24 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from project import copy_project, run
+from project import FEW, copy_project, run
 from registry_project import as_evaluated, empty_registry, write_adapter, write_project
 from ruamel.yaml import YAML
 
+from recalign.commands.simulate import simulate
 from recalign.common.errors import RecalignError
-from recalign.common.locks import held
+from recalign.common.locks import held, owner
 from recalign.params.load import load_params
 
 ROOT = Path(__file__).parents[2]
@@ -654,6 +656,133 @@ def test_a_killed_worker_takes_its_run_with_it_and_the_next_one_ends_well(tmp_pa
             assert (done.returncode, "is champion" in done.stdout) == (0, True), done.stdout
         listed = httpx.post(f"{api}/flow_runs/filter", json={"sort": "EXPECTED_START_TIME_ASC"}).json()
         assert next(r["state"]["name"] for r in listed if r["state"]["type"] != "SCHEDULED") == "Crashed"
+
+
+def with_a_new_week(place: Path) -> Path:
+    """A clone at budget smoke on a table of its own, of which the last week is not committed; no stage has run."""
+    project = copy_project(
+        place,
+        budget="smoke",
+        source="table",
+        table__interactions="events.csv",
+        table__items="films.csv",
+        table__attributes=["year", "genres"],
+        recommenders__systems=FEW,
+        registry__allow_random=True,
+        registry__min_users=10,
+        schedule__retries=0,
+    )
+    params, table = load_params(project / "params.yaml"), project / "data/raw/table"
+    simulate(params, table, days=200)
+    dvc(project, "add", "--quiet", "data/raw/table")
+    commit(project, "A table")
+    simulate(params, table, days=207)
+    return project
+
+
+def versions(project: Path) -> list[tuple[str, str]]:
+    """Every version in the project's registry, and what the gate said of it ("" before a verdict)."""
+    if not (project / "mlflow.db").is_file():
+        return []
+    query = (
+        "select v.version, coalesce(t.value, '') from model_versions v left join model_version_tags t "
+        "on t.name = v.name and t.version = v.version and t.key = 'gate' order by v.version"
+    )
+    try:
+        with closing(sqlite3.connect(f"file:{project / 'mlflow.db'}?mode=ro", uri=True)) as database:
+            return database.execute(query).fetchall()
+    except sqlite3.OperationalError:  # its tables are being made
+        return []
+
+
+@pytest.mark.slow
+def test_a_retraining_killed_after_its_commit_and_again_in_its_registration_ends_in_one_version(tmp_path):
+    """Real stages, a server and serve.py: the next run registers what the killed ones had learned, and is the last."""
+    project = with_a_new_week(tmp_path / "project")
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    environment = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect")}
+
+    def asked(*more: str) -> subprocess.CompletedProcess[str]:
+        return run(project, "prefect", "deployment", "run", "retrain/weekly", *more, check=False, env=environment)
+
+    def branches(kind: str) -> list[str]:
+        return git(project, "for-each-ref", "--format=%(subject)", f"refs/heads/{kind}").splitlines()
+
+    def kill_when(holds: Callable[[], Any]) -> None:
+        assert until(holds, 1200)
+        os.kill(owner(project / ".dvc/tmp/recalign/slot.lock").pid, signal.SIGKILL)
+
+    with started(project, environment, "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)):
+        wait_for(f"{api}/health")
+        with started(project, environment, "python", "flows/serve.py"):
+            assert until(lambda: asked().returncode == 0)  # deployments are registered in a moment
+            kill_when(lambda: [said for said in branches("retrain-in-work") if said.startswith("Retrain on newer")])
+            assert versions(project) == []
+            assert asked().returncode == 0
+            kill_when(lambda: versions(project))
+            assert versions(project) == [(1, "")]
+            assert (branches("retrain"), len(branches("retrain-in-work"))) == ([], 1)
+            done = asked("--watch")
+            assert (done.returncode, "recalign: version 1 (sdpo) " in done.stdout) == (0, True), done.stdout
+            assert "was killed; its checkout was removed" in " ".join(done.stdout.split())
+            (tmp_path / "watched.txt").write_text(done.stdout, encoding="utf-8")
+            again = asked("--watch")
+            assert (again.returncode, "nothing new" in again.stdout) == (0, True), again.stdout
+    ((version, verdict),) = versions(project)
+    assert (version, verdict in ("champion", "challenger")) == (1, True)
+    assert (len(branches("retrain")), branches("retrain-in-work")) == (1, [])
+    assert git(project, "worktree", "list").count("\n") == 0
+
+
+@pytest.mark.slow
+def test_a_registry_that_is_down_fails_the_run_in_one_line_and_costs_nothing_once_it_is_back(tmp_path):
+    """An MLflow server that is away, comes, is killed and comes again; each time the same run once more."""
+    project = ready_made(tmp_path)
+    port, registry = free_port(), free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    environment = {
+        "PREFECT_API_URL": api,
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "MLFLOW_TRACKING_URI": f"http://anna:s3cret@127.0.0.1:{registry}",
+    }
+    store, files = f"sqlite:///{tmp_path / 'store.db'}", str(tmp_path / "files")
+    shutil.copy(project / "mlflow.db", tmp_path / "store.db")
+    mlflow = ("mlflow", "server", "--host", "127.0.0.1", "--port", str(registry), "--workers", "1")
+    mlflow += ("--backend-store-uri", store, "--artifacts-destination", files)
+
+    def asked(deployment: str) -> tuple[int, str]:
+        done = run(project, "prefect", "deployment", "run", deployment, "--watch", check=False, env=environment)
+        return done.returncode, " ".join(done.stdout.split())  # a terminal's lines are broken anywhere
+
+    def refused(deployment: str) -> None:
+        code, said = asked(deployment)
+        address = f"MLFLOW_TRACKING_URI is http://…@127.0.0.1:{registry}"
+        assert (code, f"register failed: {address}, which does not answer within 30 s (" in said) == (1, True), said
+        assert ("); start that server or unset it" in said, "s3cret" in said) == (True, False), said
+
+    with started(project, environment, "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)):
+        wait_for(f"{api}/health")
+        with started(project, environment, "python", "flows/serve.py"):
+            assert until(lambda: httpx.get(f"{api}/deployments/name/retrain/weekly").is_success)  # the last one served
+            refused("align/sdpo")
+            with started(project, environment, *mlflow) as first:
+                wait_for(f"http://127.0.0.1:{registry}/health")
+                code, said = asked("align/sdpo")
+                assert (code, "recalign: version 1 (sdpo) is champion" in said) == (0, True), said
+                commit(project, "First training")
+                params = load_params(project / "params.yaml")
+                write_adapter(params, tmp_path / "made", tmp_path / "made/data/models/align/sdpo", seed=9)
+                as_evaluated(tmp_path / "made")
+                os.killpg(first.pid, signal.SIGKILL)
+                first.wait()
+            refused("retrain/weekly")
+            assert git(project, "branch", "--list", "retrain*") == ""
+            with started(project, environment, *mlflow):
+                wait_for(f"http://127.0.0.1:{registry}/health")
+                code, said = asked("retrain/weekly")
+                assert (code, "recalign: version 2 (sdpo) " in said) == (0, True), said
+    assert git(project, "branch", "--list", "retrain*").count("retrain/") == 1
 
 
 def running(argument: str) -> bool:

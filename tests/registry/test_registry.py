@@ -1,9 +1,12 @@
 """Registration, promotion and roll-back, against a real MLflow registry in a folder of the test's own."""
 
 import json
+import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -42,11 +45,13 @@ from recalign.common.artifacts import file_digest, read_parquet, write_json, wri
 from recalign.common.errors import RecalignError
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
+from recalign.evaluation.generation import FREE, Answer, write_answers
 from recalign.evaluation.ranks import SystemRanks
 from recalign.llm.adapters import adapter_digest
 from recalign.llm.base import load_language_model
 from recalign.params.load import Params, parse_params
 from recalign.ranking.made_by import language_model_artifacts
+from recalign.ranking.measured import ANSWERS
 from recalign.ranking.package import read_settings
 from recalign.ranking.trial import rank_sampled, read_trial
 from recalign.registry.lineage import check_params_ran
@@ -486,6 +491,39 @@ def test_two_registrations_at_once_make_one_version(params, project):
     assert first == "recalign: this adapter (sdpo) is version 1 already; nothing was moved"
     assert second.startswith("recalign: version 1 (sdpo) is champion")
     assert len(connect(project).search_model_versions(f"name = '{NAME}'")) == 1
+
+
+KILLED = """
+import importlib, os, sys
+from registry_project import small_params
+from recalign.commands.register import register
+for place in sys.argv[1:]:
+    if child := os.fork():
+        print(place.rpartition(".")[2], os.WTERMSIG(os.waitpid(child, 0)[1]))
+        continue
+    module, name = place.rsplit(".", 1)
+    setattr(importlib.import_module(module), name, lambda *_, **__: os.kill(os.getpid(), 9))
+    register(small_params())
+"""
+
+
+def test_a_registration_that_was_killed_ends_in_one_version_with_all_that_belongs_to_it(params, project):
+    """While it logs, before the version is there, and before its run has ended: none stays open, nothing is missing."""
+    answer = Answer("llm-sdpo", FREE, "title", "1-8", 1, "x", "valid", hit=False)
+    write_answers(project / layout.RANKS / ANSWERS, [answer])
+    moments = ("recalign.registry.evidence.write_answers", "mlflow.register_model", "mlflow.tracking.fluent.end_run")
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests/worlds")])}
+    command = [sys.executable, "-c", KILLED, *moments]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["write_answers", "9", "register_model", "9", "end_run", "9"], done.stderr
+    assert "version 1 (sdpo) is champion" in register(params)
+    client = connect(project)
+    (version,) = client.search_model_versions(f"name = '{NAME}'")
+    runs = client.search_runs([experiment(client, NAME).experiment_id])
+    ended = {run.info.run_id: run.info.status for run in runs}
+    assert (ended.pop(version.run_id), list(ended.values())) == ("FINISHED", ["KILLED", "KILLED"])
+    assert len(client.list_artifacts(version.run_id, "answers")) == 1
+    assert "Should you use the language model? No." in version.description
 
 
 def test_a_registration_that_waits_in_vain_names_the_one_that_it_waited_for(params, project):

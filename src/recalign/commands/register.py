@@ -29,7 +29,7 @@ from recalign.registry.first_answer import first_answers, requests_of
 from recalign.registry.gate import BAR, NotJudged, Opponent, Silent, few_users, judge
 from recalign.registry.guards import guards
 from recalign.registry.lineage import check_params_ran
-from recalign.registry.log import find_version
+from recalign.registry.log import description, end_killed_runs, find_version
 from recalign.registry.promotion import bars, is_judged, leave_silent, leave_unjudged, settle
 from recalign.registry.tracking import connect, reached
 from recalign.registry.tries import count_try
@@ -85,7 +85,9 @@ def _registered(params: Params, challenger: Challenger, probe: str, root: Path, 
     if version is not None and is_judged(client, name, version):
         this = chosen if chosen == FUSION else f"adapter ({chosen})"
         return _say(f"{name}: this {this} is version {version} already; nothing was moved")
+    end_killed_runs(client, name, challenger.digest, version)
     version = version or log_challenger(client, params, challenger, root)
+    client.update_model_version(name, version, description(challenger.settings, root))
     held = bars(client, name)
     answers = first_answers(name, [version, *held[:1]], _requests(params, challenger), root, home)
     if answers.silent:

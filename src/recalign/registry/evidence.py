@@ -84,17 +84,21 @@ def challenger_measured(
 def log_challenger(client: MlflowClient, params: Params, challenger: Challenger, root: Path) -> str:
     """Register it as a new version, with what its guards will be asked for once it is champion."""
     own = challenger
-    version = log_version(client, params, own.chosen, own.settings, own.digest, own.ranks, own.cases, root)
-    run_id = run_of(client, params.registry.model, version)
-    for view, trial in challenger.trials.items():
-        if view != c.WARM:
-            log_ranks(client, run_id, challenger.measured.ranks[view], cases_digest(trial, own.catalogue))
-    if challenger.measured.answers:
-        with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / f"{challenger.cases[:16]}.parquet"
-            write_answers(path, challenger.measured.answers)
-            client.log_artifact(run_id, str(path), KEPT_ANSWERS)
-    return version
+    warm = own.ranks
+
+    def log_evidence(run_id: str) -> None:
+        for of in (warm.digest, own.cases):  # for comparisons by manifest, and for the gate by whole cases
+            log_ranks(client, run_id, warm, of)
+        for view, trial in own.trials.items():
+            if view != c.WARM:
+                log_ranks(client, run_id, own.measured.ranks[view], cases_digest(trial, own.catalogue))
+        if own.measured.answers:
+            with tempfile.TemporaryDirectory() as temporary:
+                path = Path(temporary) / f"{own.cases[:16]}.parquet"
+                write_answers(path, own.measured.answers)
+                client.log_artifact(run_id, str(path), KEPT_ANSWERS)
+
+    return log_version(client, params, own.chosen, own.settings, own.digest, warm, log_evidence, root)
 
 
 def champion_measured(

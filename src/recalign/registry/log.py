@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,13 @@ def log_version(
     settings: Settings,
     digest: str,
     ranks: SystemRanks,
-    cases: str,
+    log_more: Callable[[str], None],
     root: Path,
 ) -> str:
     """Log a run and register its model; the new version.
 
-    cases: digest of the cases that were ranked (`contest.cases_digest`). The run holds params, metrics, report,
-    dvc.lock, lineage and the system's ranks; the model the package.
+    The run holds params, metrics, report, dvc.lock, lineage and what `log_more` adds under the run's id; the model the
+    package. The version comes last: after a kill there is none, or one whose run has everything.
     """
     import mlflow
 
@@ -66,20 +66,30 @@ def log_version(
     about |= {"budget": params.budget, RANDOM: str(settings.random_model).lower()}
     named = f"{settings.system} on {settings.source}, {params.budget}"
     in_experiment = experiment(client, name).experiment_id
-    with mlflow.start_run(experiment_id=in_experiment, run_name=named, description=described) as run:
-        mlflow.set_tags(about)
+    with mlflow.start_run(experiment_id=in_experiment, run_name=named, description=described, tags=about) as run:
         mlflow.log_params(flat_params(params))
         mlflow.log_metrics(own_metrics(ranks) | headline(read_json(root / REPORTS / "metrics.json"), settings.system))
         for path in EVIDENCE:
             if (root / path).is_file():
                 mlflow.log_artifact(str(root / path))
-        for of in (ranks.digest, cases):  # for comparisons by manifest, and for the gate by whole cases
-            log_ranks(client, run.info.run_id, ranks, of)
+        log_more(run.info.run_id)
         uri = _log_model(settings, root)
         tags = {DIGEST: digest, "objective": objective, RANDOM: about[RANDOM]}
-        version = str(mlflow.register_model(uri, name, tags=tags).version)
-        client.update_model_version(name, version, described)
-        return version
+        return str(mlflow.register_model(uri, name, tags=tags).version)
+
+
+def end_killed_runs(client: MlflowClient, name: str, digest: str, version: str | None) -> None:
+    """End the runs that killed registrations of a package left open; `version`'s own, if it has one, is finished.
+
+    To be called where no other registration of the package is at work.
+    """
+    experiment_of = client.get_experiment_by_name(name)
+    if experiment_of is None:
+        return
+    own = client.get_model_version(name, version).run_id if version else None
+    open_runs = f"tags.{DIGEST} = '{digest}' and attributes.status = 'RUNNING'"
+    for run in client.search_runs([experiment_of.experiment_id], open_runs):
+        client.set_terminated(run.info.run_id, "FINISHED" if run.info.run_id == own else "KILLED")
 
 
 class Untried:
