@@ -316,8 +316,19 @@ def _add_estimate(commands: Commands) -> None:
     estimate = commands.add_parser("estimate", help="whether a language model can pay on a log: a probe of seconds")
     estimate.add_argument("file", type=Path, nargs="?", help="your log (CSV or Parquet); none: the prepared data")
     estimate.add_argument("--items", type=Path, help="the log's table of items, where titles have a file of their own")
+    estimate.add_argument(
+        "--curve", type=int, nargs="*", metavar="N",
+        help="train on N histories each and say what all would give (default: 40 80 160; some ten minutes)",
+    )  # fmt: skip
+    estimate.add_argument("--csv", type=Path, metavar="FILE", help="write the curve there, for dvc plots")
     _add_json_file(estimate, "json_file")
-    estimate.set_defaults(run=lambda a: _call("estimate")(a.file, items=a.items, json_file=a.json_file))
+    estimate.set_defaults(run=_run_estimate)
+
+
+def _run_estimate(arguments: argparse.Namespace) -> int | None:
+    curve = arguments.curve if arguments.curve is None else arguments.curve or [40, 80, 160]
+    how = {"items": arguments.items, "json_file": arguments.json_file, "curve": curve, "csv_file": arguments.csv}
+    return _call("estimate")(arguments.file, **how)
 
 
 def _add_audit(commands: Commands) -> None:

@@ -1,40 +1,86 @@
-"""Command estimate: whether a language model can pay on your log, in seconds, before any long run."""
+"""Command estimate: whether a language model can pay on your log, in seconds and before any long run."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recalign.common.console import STDOUT, check_json_file, give_json
 from recalign.common.errors import RecalignError
 from recalign.common.machine import machine
 from recalign.doctor.estimate import BOUNDS, Estimate
 from recalign.doctor.findings import quiet
+from recalign.evaluation.significance import plain, signed
 from recalign.params.load import Params, load_params, params_or_shipped
-from recalign.project import BASE, PREPARED, REPORTS
+from recalign.project import BASE, PREPARED, REPORTS, Project
+
+if TYPE_CHECKING:
+    from recalign.commands.curve import Curve
 
 
-def estimate(file: Path | None = None, *, items: Path | None = None, json_file: Path | None = None) -> int:
+def estimate(
+    file: Path | None = None,
+    *,
+    items: Path | None = None,
+    json_file: Path | None = None,
+    curve: Sequence[int] | None = None,
+    csv_file: Path | None = None,
+) -> int:
     """Look at the project's prepared data, or at a log of your own with its table of `items`, and print a verdict.
 
-    json_file: where to write it as JSON; STDOUT: print that and nothing else.
+    json_file: where to write it as JSON; STDOUT: print that and nothing else. curve: numbers of histories to train on,
+    for a short learning curve of the project's data; csv_file: where to write that for `dvc plots`.
     Raises RecalignError where there are no prepared data, or where the log cannot be prepared.
     """
     from recalign.doctor.estimate import estimate as estimated
 
     if items is not None and file is None:
         raise RecalignError(f"--items is {items}, and there is no log beside it; give both: estimate LOG --items ITEMS")
+    _check_curve(file, curve, csv_file)
     check_json_file(json_file)
     params = load_params() if file is None else params_or_shipped()
     with quiet(), _prepared(file, items, params) as prepared:
         own = file is not None
         found = estimated(params, prepared, BASE, None if own else REPORTS / "scorecard.json")
+    told, said = lines(found), {"machine": machine(), **asdict(found)}
+    if curve is not None:
+        from recalign.commands.curve import learning_curve, write_curve
+
+        learned = learning_curve(params, Project(), curve)
+        told, said = [*curve_lines(learned), *told], {**said, "curve": asdict(learned)}
+        if csv_file is not None:
+            write_curve(learned, csv_file)
     if json_file is not None:
-        give_json({"machine": machine(), **asdict(found)}, json_file)
+        give_json(said, json_file)
     if json_file != STDOUT:
-        print("\n".join(lines(found)))
+        print("\n".join(told))
     return 0
+
+
+def curve_lines(curve: "Curve") -> list[str]:
+    """A learning curve as it is printed."""
+    points = ", ".join(f"{own.histories:,} histories {plain(own.ndcg_at_10)}" for own in curve.points)
+    beside = ", ".join(f"{name} {value:.3f}" for name, value in curve.beside.items())
+    best = max(curve.beside.values())
+    far = "below" if curve.at_all.high < best else "above" if curve.at_all.low > best else "not told apart from"
+    return [
+        f"Learning curve of SFT, epochs {curve.epochs}, NDCG@10 on {curve.cases} validation cases of {curve.users} "
+        f"users: {points}; {beside}.",
+        f"A doubling gives {signed(curve.doubling)}; if it went on so, all {curve.every:,} histories would give "
+        f"{plain(curve.at_all)}: {far} the better of the two.",
+    ]
+
+
+def _check_curve(file: Path | None, curve: Sequence[int] | None, csv_file: Path | None) -> None:
+    if curve is not None and file is not None:
+        raise RecalignError(
+            f"--curve trains on the project's own data, and {file} is none of them; put it into data/raw/table and run "
+            "'dvc repro base pairs' with source: table first"
+        )
+    if csv_file is not None and curve is None:
+        raise RecalignError(f"--csv is {csv_file}, and there is no curve to write; add --curve")
 
 
 def lines(found: Estimate) -> list[str]:

@@ -1,0 +1,164 @@
+"""A short learning curve: what SFT reaches on few histories, and what all of them would give if it went on like that.
+
+NDCG@10 of warm validation cases by the number of training histories. A straight line in their logarithm is put through
+the points (least squares), and read at all histories: a guess with the interval of the cases alone, which says nothing
+of whether the line stays straight. Test is never looked at.
+"""
+
+import csv
+import io
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recalign.common import columns as c
+from recalign.common.artifacts import digest_of, read_json, write_text
+from recalign.common.errors import RecalignError
+from recalign.data.records import Items, longest_histories, read_outlines
+from recalign.evaluation.metrics import Floats
+from recalign.evaluation.significance import Interval, bootstrap_interval
+from recalign.llm.model_files import IDENTITY
+from recalign.params.load import Params
+from recalign.params.recommenders import RecommenderName
+from recalign.project import Project
+from recalign.ranking.language_model import Setting, open_recommender
+from recalign.ranking.recommenders import open_recommender as open_fitted
+from recalign.ranking.trial import Trial, read_trial, scores_of
+from recalign.ranking.trials import UNIFORM
+from recalign.stages.baselines import baselines
+from recalign.stages.sft import sft
+
+log = logging.getLogger(__name__)
+FEWEST = 2  # points that a line goes through
+SYSTEM = "llm-sft"
+BESIDE: tuple[RecommenderName, ...] = ("popularity", "item_knn")  # on the same cases
+
+
+@dataclass(frozen=True)
+class Point:
+    """One SFT run. seconds: of training and ranking, 0 where both were there; best_step: the one that was kept."""
+
+    histories: int
+    ndcg_at_10: Interval
+    best_step: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """points, by histories; a doubling's gain and the guess at all histories, each with its 95 % interval over users.
+
+    beside: NDCG@10 of ID recommenders on the same cases.
+    """
+
+    cases: int
+    users: int
+    epochs: int
+    points: tuple[Point, ...]
+    beside: dict[str, float]
+    doubling: Interval
+    every: int
+    at_all: Interval
+
+
+def learning_curve(params: Params, project: Project, histories: Sequence[int]) -> Curve:
+    """Train on each number of histories, the longest of each user's as stage sft, and rank validation cases.
+
+    Adapters and log-probs stay in data/cache/curve, so that a run that was stopped goes on. Raises RecalignError where
+    there is no base model, or where fewer than two different numbers of histories are left.
+    """
+    if not (project.base / IDENTITY).is_file():
+        raise RecalignError(f"{project.base} holds no base model; run 'dvc repro base' first")
+    outlines = longest_histories(read_outlines(project.prepared, c.TRAIN, seed=params.seed), params.seed)
+    asked = sorted({min(count, len(outlines)) for count in histories})
+    if len(asked) < FEWEST or asked[0] < 1:
+        raise RecalignError(
+            f"--curve is {' '.join(map(str, histories))}, and the log has {len(outlines)} training histories; give two "
+            "or more different numbers from 1 on"
+        )
+    limit = params.evaluate.validation_cases
+    trial = read_trial(project.prepared, c.VALIDATION, UNIFORM, limit, params.seed)
+    points, values = [], []
+    for count in asked:
+        begun = time.monotonic()
+        own = params.model_copy(update={"sft": params.sft.model_copy(update={"examples": count})})
+        adapter = _trained(own, project)
+        values.append(trial.judged.values(_scores(own, project, adapter, trial)))
+        found = bootstrap_interval(values[-1], trial.users, params.evaluate.resamples, params.seed)
+        step = int(read_json(adapter / "training.json")["best_step"])
+        points.append(Point(count, found, step, round(time.monotonic() - begun, 1)))
+        log.info("%d histories: NDCG@10 %.3f", count, found.value)
+    beside = {name: float(trial.judged.values(_fitted(params, project, name, trial)).mean()) for name in BESIDE}
+    doubling, at_all = _line(np.stack(values, axis=1), asked, len(outlines))
+    each = [bootstrap_interval(own, trial.users, params.evaluate.resamples, params.seed) for own in (doubling, at_all)]
+    users, epochs = len(set(trial.users)), params.sft.epochs
+    return Curve(len(trial.cases), users, epochs, tuple(points), beside, each[0], len(outlines), each[1])
+
+
+def curve_csv(curve: Curve) -> str:
+    """A line a point, for `dvc plots show FILE -x histories -y ndcg_at_10`."""
+    text = io.StringIO()
+    rows = [
+        {"histories": own.histories, "epochs": curve.epochs, **own.ndcg_at_10.as_dict(), "best_step": own.best_step}
+        for own in curve.points
+    ]
+    named = [{"ndcg_at_10" if key == "value" else key: value for key, value in row.items()} for row in rows]
+    table = csv.DictWriter(text, [*named[0], *curve.beside], lineterminator="\n")
+    table.writeheader()
+    table.writerows(row | curve.beside for row in named)
+    return text.getvalue()
+
+
+def write_curve(curve: Curve, out: Path) -> None:
+    """`curve_csv` into a file, as a whole. Raises RecalignError where it is a folder."""
+    if out.is_dir():
+        raise RecalignError(f"--csv is {out}, a folder; give the name of a file, such as {out / 'curve.csv'}")
+    write_text(out, curve_csv(curve))
+
+
+def _line(values: Floats, histories: Sequence[int], every: int) -> tuple[Floats, Floats]:
+    """[B] Each case's share of the line's slope per doubling, and of its height at `every`; values [B, M].
+
+    Both are linear in the values, so their means over cases are those of the line through the means.
+    """
+    x = np.log2(np.array(histories, dtype=np.float64))
+    centred = x - x.mean()
+    slope = values @ (centred / (centred**2).sum())
+    return slope, values.mean(axis=1) + slope * (math.log2(every) - x.mean())
+
+
+def _trained(params: Params, project: Project) -> Path:
+    cache = project.root / "data/cache"
+    identity = read_json(project.base / IDENTITY)
+    summary = read_json(project.prepared / "summary.json")
+    read = [params.sft.told(), params.lora.model_dump(), params.prompt.model_dump(), params.base.model_dump()]
+    key = digest_of([*read, params.seed, params.evaluate.validation_cases, identity, summary["data_digest"]])
+    out = cache / "curve" / f"{params.sft.examples}-{key[:16]}"
+    if not (out / "manifest.json").is_file():
+        sft(params, prepared=project.prepared, base=project.base, profiles=project.profiles, out=out, cache=cache)
+    return out
+
+
+def _scores(params: Params, project: Project, adapter: Path, trial: Trial) -> Floats:
+    summary, catalogue = read_json(project.prepared / "summary.json"), Items.read(project.prepared)
+    setting = Setting(params.base, params.prompt, summary["noun"], summary["clock"], params.seed, params.threads)
+    model = open_recommender(
+        SYSTEM, project.base, adapter, setting, catalogue, batch=params.evaluate.batch, store=project.logprobs
+    )
+    return scores_of(model, trial.requests, trial.candidates)
+
+
+def _fitted(params: Params, project: Project, name: RecommenderName, trial: Trial) -> Floats:
+    """Scores of an ID recommender, fitted into the curve's own folder where the project has none yet."""
+    home = project
+    if not (project.baselines / name).is_dir():
+        digest = read_json(project.prepared / "summary.json")["data_digest"]
+        home = Project(project.root / "data/cache/curve" / f"fitted-{digest[:16]}")
+    if not (home.baselines / name).is_dir():
+        baselines(params, name, project.prepared, home.baselines, project.costs)
+    return scores_of(open_fitted(name, home, Items.read(project.prepared)), trial.requests, trial.candidates)

@@ -1,0 +1,84 @@
+"""`recalign estimate --curve`: a short learning curve, read on where it leads."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+from table_world import write_log
+
+from conftest import ROOT
+from recalign.cli import main
+from recalign.doctor.own_table import examine
+from recalign.llm.base import fetch_base
+from recalign.params.base import BaseParams
+from recalign.params.load import load_params
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with params.yaml, prepared data and a tiny random base, worked in."""
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    tree |= {"budget": "smoke", "threads": 1}
+    monkeypatch.chdir(tmp_path)
+    with Path("params.yaml").open("w", encoding="utf-8") as handle:
+        YAML().dump(tree, handle)
+    log, items = write_log(tmp_path / "raw", fresh=0)
+    examine(log, items, load_params(), tmp_path / "data")
+    fetch_base(
+        BaseParams(model="tiny-random", revision=None, quantisation="none", compute="auto"), Path("data/models/base")
+    )
+    return tmp_path
+
+
+def test_the_curve_is_measured_once_and_read_at_all_histories(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["estimate", "--curve", "32", "8", "--csv", "curve.csv", "--json", "told.json"]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    told = json.loads(Path("told.json").read_text(encoding="utf-8"))["curve"]
+    few, many = told["points"]
+    assert [few["histories"], many["histories"]] == [8, 32]
+    assert 0 < few["ndcg_at_10"]["low"] <= few["ndcg_at_10"]["value"] <= few["ndcg_at_10"]["high"] <= 1
+    step = (many["ndcg_at_10"]["value"] - few["ndcg_at_10"]["value"]) / 2
+    assert told["doubling"]["value"] == pytest.approx(step)
+    reached = few["ndcg_at_10"]["value"] + step * math.log2(told["every"] / 8)
+    assert told["at_all"]["value"] == pytest.approx(reached)
+    assert f"all {told['every']} histories would give {reached:.3f} [" in said
+    assert set(told["beside"]) == {"popularity", "item_knn"}
+
+    rows = list(csv.DictReader(Path("curve.csv").read_text(encoding="utf-8").splitlines()))
+    assert [(row["histories"], row["epochs"]) for row in rows] == [("8", "1"), ("32", "1")]
+    assert float(rows[0]["ndcg_at_10"]) == pytest.approx(few["ndcg_at_10"]["value"], abs=1e-6)
+
+    adapters = {path: path.stat().st_mtime_ns for path in Path("data/cache/curve").glob("*/adapter_model.safetensors")}
+    assert len(adapters) == 2
+    assert main(asked) == 0
+    assert json.loads(Path("told.json").read_text(encoding="utf-8"))["curve"]["at_all"] == told["at_all"]
+    assert adapters == {path: path.stat().st_mtime_ns for path in adapters}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["raw/log.csv", "--curve"], "--curve trains on the project's own data, and raw/log.csv is none of them"),
+        (["--csv", "curve.csv"], "--csv is curve.csv, and there is no curve to write; add --curve"),
+        (["--curve", "8"], "--curve is 8, and the log has 80 training histories; give two or more different numbers"),
+        (["--curve", "900", "1000"], "--curve is 900 1000, and the log has 80 training histories; give two or more"),
+        (["--curve", "0", "8"], "give two or more different numbers from 1 on"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(
+    project: Path, capsys: pytest.CaptureFixture[str], asked: list[str], message: str
+) -> None:
+    assert main(["estimate", *asked]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_a_base_the_fix_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("data/models/base/base.json").unlink()
+    assert main(["estimate", "--curve"]) == 2
+    assert "data/models/base holds no base model; run 'dvc repro base' first" in capsys.readouterr().err
