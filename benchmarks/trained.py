@@ -6,8 +6,7 @@ Reads what `dvc repro prepare` made with `prepare.hidden_items` above 0, once a 
 draw: SFT on --histories training histories (seed: the draw's number) with --new-items as `sft.new_items`, unless its
 adapter lies in the work folder; ID recommenders fitted on the draw's train events. The rule that ranks the model's
 candidates, its prior's weight among it, and all weights of the fusion are chosen on hidden validation cases, the
-figures are of hidden test cases; the untrained model goes the same way, and is ranked on the same test cases by the
-rule of the trained one. Intervals are 95 %, over the users of all draws together or over the target items of each
+figures are of hidden test cases; the untrained model goes the same way, in a fusion of its own. Intervals are 95 %, over the users of all draws together or over the target items of each
 draw, whichever is wider: hidden items are fewer than users, and cases that ask for one item are alike.
 """
 
@@ -43,7 +42,7 @@ from recalign.stages.baselines import baselines
 from recalign.stages.sft import sft
 
 AHEAD = 10**9  # of item ids: draws share none
-WITH, WITHOUT = "fusion with llm-sft", "fusion without"
+WITH, WITHOUT, WITH_UNTRAINED = "fusion with llm-sft", "fusion without", "fusion with llm-base"
 
 
 @dataclass(frozen=True)
@@ -100,19 +99,21 @@ def measure(params: Params, project: Project, seed: int, asked: tuple[int, int])
         own = open_id(name, project, catalogue)
         scores[name] = [scores_of(own, trial.requests, trial.candidates) for trial in (many, choosing, testing)]
     without = Fusion.fit({name: own[0] for name, own in scores.items()}, many.judged)
-    raw = raw_scores(TUNED, params, project, [choosing, testing])
-    rules = rules_to_try("auto", params.evaluate.prior_weights, has_reference=False)
-    rule = choose_rule(rules, raw[0], choosing.target_index, choosing.lots).rule
-    model = ranked(raw, rule)
-    joined = without.joined(TUNED, {name: own[1] for name, own in scores.items()} | {TUNED: model[0]}, choosing.judged)
-    (untrained,) = ranked(raw_scores(UNTRAINED, params, project, [testing]), rule)
-    tested = {name: own[2] for name, own in scores.items()} | {TUNED: model[1]}
-    shown = {name: tested[name] for name in ("content", "content_prior", TUNED)} | {
-        UNTRAINED: untrained, WITHOUT: without.scores(tested), WITH: joined.scores(tested),
-    }  # fmt: skip
+    tested = {name: own[2] for name, own in scores.items()}
+    fused, sentences = {WITHOUT: without.scores(tested)}, []
+    for model, fusion in ((TUNED, WITH), (UNTRAINED, WITH_UNTRAINED)):
+        raw = raw_scores(model, params, project, [choosing, testing])
+        rules = rules_to_try("auto", params.evaluate.prior_weights, has_reference=False)
+        rule = choose_rule(rules, raw[0], choosing.target_index, choosing.lots).rule
+        own_choosing, tested[model] = ranked(raw, rule)
+        few = {name: own[1] for name, own in scores.items()} | {model: own_choosing}
+        joined = without.joined(model, few, choosing.judged)
+        fused[fusion] = joined.scores(tested)
+        sentences.append(f"{joined.sentence}; {model} by {rule.sentence}")
+    shown = {name: tested[name] for name in ("content", "content_prior", TUNED, UNTRAINED)} | fused
     values = {name: testing.judged.values(own) for name, own in shown.items()}
     about = f"{len(many.cases)} and {len(choosing.cases)} validation, {len(testing.cases)} test cases"
-    said = f"{joined.sentence}; llm-sft by {rule.sentence}; {told}; {about}"
+    said = f"{'; '.join(sentences)}; {told}; {about}"
     return Draw(values, testing.users, [case.example.target for case in testing.cases], said)
 
 
@@ -133,7 +134,7 @@ def table(draws: Sequence[Draw], params: Params) -> str:
         means = [f"{draw.values[name].mean():.3f}" for draw in draws]
         lines.append(f"| {name} | " + " | ".join([*means, interval([d.values[name] for d in draws], "mean")]) + " |")
     lines += ["", "| difference, the same cases | NDCG@10 |", "|---|---:|"]
-    for one, other in ((WITH, WITHOUT), (TUNED, UNTRAINED), (TUNED, "content")):
+    for one, other in ((WITH, WITHOUT), (TUNED, UNTRAINED), (TUNED, "content"), (WITH_UNTRAINED, WITHOUT)):
         apart = [draw.values[one] - draw.values[other] for draw in draws]
         lines.append(f"| {one} − {other} | {interval(apart, 'difference')} |")
     return "\n".join([*lines, "", *(f"- draw {place}: {draw.told}" for place, draw in enumerate(draws, 1))]) + "\n"
