@@ -44,7 +44,8 @@ class Evidence:
     title of the protocol, then system), shares of the oracle's gain, costs; quality: summary.json of the validated
     data; truth: truth.json of the profiles, None where no truth is known; planted, cost_plot: drawings of their
     sections; lineage: what made them, by name; params: the effective parameters as YAML-like lines; reproduce,
-    next_commands: what to type; second: sections of the second view; fairness: the section on reranked systems.
+    next_commands: what to type; second: sections of the second view; fairness: the section on reranked systems;
+    injected: that on titles that ask to be recommended.
     """
 
     cards: Sequence[Scorecard]
@@ -68,6 +69,7 @@ class Evidence:
     next_commands: Sequence[str]
     second: Sequence[str] = ()
     fairness: str = ""
+    injected: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -84,6 +86,7 @@ def report_page(evidence: Evidence) -> str:
         slice_section(evidence.slices, systems),
         exposure_section(evidence.exposures),
         evidence.fairness,
+        evidence.injected,
         truth_section(evidence.truth, evidence.shares, evidence.planted),
         *evidence.second,
         cost_section(main, evidence.costs, evidence.cost_plot),
