@@ -123,6 +123,7 @@ def report(
         second=second_view_sections(second),
         fairness=fairness_section(choices, reranked),
         injected=injection_section(injected),
+        registry=params.registry,
     )
     metrics = metrics_of(cards, about, findings) | second_view_metrics(second) | _audit_metrics(cards, contests)
     if injected:
