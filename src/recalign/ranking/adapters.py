@@ -26,6 +26,7 @@ from recalign.evaluation.ranks import FULL, SystemRanks
 from recalign.evaluation.systems import LLM, TUNED, UNTRAINED, System, adapter_of, llara_name, system_of
 from recalign.params.load import Params
 from recalign.project import Project
+from recalign.ranking.injected import attack, reading_twins
 from recalign.ranking.made_by import ADAPTER, REFERENCE, language_model_artifacts
 from recalign.ranking.measured import NEW_VALIDATION, VALIDATION, Measured, injected_key, name_of, read_measured
 from recalign.ranking.transferred import Transferred, transferred
@@ -156,8 +157,6 @@ def _injected_scores(
     recommender: "LanguageModelRecommender", params: Params, project: Project, trials: Trials
 ) -> dict[str, LogprobScores]:
     """Raw scores of the first test cases with a text in a title, by key; none where evaluate.injection_cases is 0."""
-    from recalign.ranking.injected import attack, reading_twins
-
     few = params.evaluate.injection_cases
     if not few:
         return {}
