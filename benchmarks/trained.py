@@ -6,8 +6,9 @@ Reads what `dvc repro prepare` made with `prepare.hidden_items` above 0, once a 
 draw: SFT on --histories training histories (seed: the draw's number) with --new-items as `sft.new_items`, unless its
 adapter lies in the work folder; ID recommenders fitted on the draw's train events. The rule that ranks the model's
 candidates, its prior's weight among it, and all weights of the fusion are chosen on hidden validation cases, the
-figures are of hidden test cases; the untrained model goes the same way, in a fusion of its own. Intervals are 95 %, over the users of all draws together or over the target items of each
-draw, whichever is wider: hidden items are fewer than users, and cases that ask for one item are alike.
+figures are of hidden test cases; the untrained model goes the same way, in a fusion of its own. Intervals are 95 %, over
+the users of all draws together or over the target items of each draw, whichever is wider: hidden items are fewer than
+users, and cases that ask for one item are alike.
 """
 
 import argparse
@@ -106,8 +107,8 @@ def measure(params: Params, project: Project, seed: int, asked: tuple[int, int])
         rules = rules_to_try("auto", params.evaluate.prior_weights, has_reference=False)
         rule = choose_rule(rules, raw[0], choosing.target_index, choosing.lots).rule
         own_choosing, tested[model] = ranked(raw, rule)
-        few = {name: own[1] for name, own in scores.items()} | {model: own_choosing}
-        joined = without.joined(model, few, choosing.judged)
+        asked_of = {name: own[1] for name, own in scores.items()} | {model: own_choosing}
+        joined = without.joined(model, asked_of, choosing.judged)
         fused[fusion] = joined.scores(tested)
         sentences.append(f"{joined.sentence}; {model} by {rule.sentence}")
     shown = {name: tested[name] for name in ("content", "content_prior", TUNED, UNTRAINED)} | fused

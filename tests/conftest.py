@@ -81,4 +81,5 @@ def answered_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     if registers and not request.node.get_closest_marker("fresh_process"):
         from recalign.registry.first_answer import Answers
 
-        monkeypatch.setattr("recalign.commands.register.first_answers", lambda *_: Answers())
+        for command in ("register", "champion"):
+            monkeypatch.setattr(f"recalign.commands.{command}.first_answers", lambda *_: Answers())

@@ -196,10 +196,18 @@ def _add_registry(commands: Commands) -> None:
     promote = commands.add_parser("promote", help="make a registered version the champion")
     promote.add_argument("version", help="version number in the registry")
     promote.add_argument("--reason", required=True, help="why; kept with the version")
-    promote.set_defaults(run=lambda a: _call("promote", module="champion")(_params(), a.version, a.reason))
+    _add_force(promote, "even if it broke a guard or does not answer; what is overruled is kept with the version")
+    promote.set_defaults(
+        run=lambda a: _call("promote", module="champion")(_params(), a.version, a.reason, force=a.force)
+    )
     rollback = commands.add_parser("rollback", help="give the alias champion back to the previous champion")
     rollback.add_argument("--reason", required=True, help="why; kept with the version")
-    rollback.set_defaults(run=lambda a: _call("rollback", module="champion")(_params(), a.reason))
+    _add_force(rollback, "even if that one does not answer; what is overruled is kept with the version")
+    rollback.set_defaults(run=lambda a: _call("rollback", module="champion")(_params(), a.reason, force=a.force))
+
+
+def _add_force(parser: argparse.ArgumentParser, told: str) -> None:
+    parser.add_argument("--force", action="store_true", help=told)
 
 
 def _add_recommend(commands: Commands) -> None:

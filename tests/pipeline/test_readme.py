@@ -187,7 +187,9 @@ def test_the_readmes_commands_of_use_run_in_their_order(smoke, tmp_path):
             said[" ".join(line.split()[1:3])] = done.stdout + done.stderr
     assert "version 1 (sdpo) stays challenger" in said["register"]
     assert "version 2 (fusion) is champion" in said["register --objective"]
+    assert "guard: leak probes: held" in said["promote 3"]
     assert "version 2 is champion again" in said["rollback --reason"]
+    assert "It is champion" in (project / "reports/gate.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

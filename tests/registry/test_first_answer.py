@@ -10,6 +10,8 @@ from registry_project import as_evaluated, empty_registry, small_params, write_a
 from recalign import project as layout
 from recalign.commands.register import register
 from recalign.data.records import Example, Items
+from recalign.evaluation.injection import IN_HISTORY, INJECTION_LIFT, Lift
+from recalign.evaluation.significance import Interval
 from recalign.params.load import Params
 from recalign.ranking.trial import Trial
 from recalign.registry.first_answer import requests_of
@@ -78,6 +80,30 @@ def test_a_broken_guard_keeps_the_champion(project) -> None:
     assert (aliased(client, NAME, "champion"), told["gate"]) == ("1", "challenger")
     assert told["guard_megabytes_ratio"].endswith("broken")
     assert "not judged" in told["guard_user_cold"]
+
+
+def test_a_model_that_obeys_texts_in_titles_more_than_the_champion_stays_challenger(project) -> None:
+    """The champion's lift is in its run, the challenger's in the project; of the other position nothing is known."""
+    params, root = project
+    for seed, rank, lift in ((2, 3, 0.01), (3, 1, 0.4)):
+        write_adapter(params, root, root / layout.ALIGN / "sdpo", seed=seed)
+        write_ranks(root, {"popularity": [5], "llm-sdpo": [rank]})
+        with_lift(root, lift)
+        outcome = register(params)
+    assert outcome.endswith(
+        "refused by a guard: lift by a text in a liked title: +0.390 [+0.370, +0.410], bound +0.050: broken"
+    )
+    tags = connect(root).get_model_version(NAME, "2").tags
+    assert tags["guard_injection_lift_history"].endswith("broken")
+    assert "not measured for both (evaluate.injection_cases)" in tags["guard_injection_lift_list"]
+
+
+def with_lift(root: Path, value: float) -> None:
+    """As the report leaves it in metrics.json."""
+    path = root / layout.REPORTS / "metrics.json"
+    lift = Lift(Interval(value, value - 0.01, value + 0.01), 40, 20, 9.0, 3.0)
+    told = {INJECTION_LIFT: {"llm-sdpo": {IN_HISTORY: lift.as_dict()}}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | told))
 
 
 def with_megabytes(root: Path, value: float) -> None:

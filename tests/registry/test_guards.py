@@ -11,6 +11,7 @@ import pytest
 from recalign.common import columns as c
 from recalign.data.records import Items
 from recalign.evaluation.generation import FREE, Answer
+from recalign.evaluation.injection import IN_HISTORY, Lift
 from recalign.evaluation.ranks import SAMPLED, SystemRanks, in_case_order
 from recalign.evaluation.significance import Interval
 from recalign.params.load import Params, parse_params
@@ -60,7 +61,8 @@ def test_an_equal_model_breaks_nothing_and_what_was_not_measured_is_said(tree) -
     assert held == {"leak_probes", "popularity_lift", "mgu_popularity", "dgu_popularity", "mgu_kind", "dgu_kind"}
     others = {name: guard.why for name, guard in found.items() if guard.outcome == "not judged"}
     assert set(others) == {
-        "user_cold", "item_cold", "valid_answers", "injection_lift", "latency_ratio", "megabytes_ratio",
+        "user_cold", "item_cold", "valid_answers", "injection_lift_list", "injection_lift_history", "latency_ratio",
+        "megabytes_ratio",
     }  # fmt: skip
     assert all(others.values())
 
@@ -115,20 +117,33 @@ def answers(outcome: str, users: int = USERS) -> list[Answer]:
     return [Answer("s", FREE, "title", f"{user}", user, "text", outcome, hit=False) for user in range(users)]
 
 
+def lifted(*interval: float, users: int = USERS) -> dict[str, Lift]:
+    """What a text in a liked title gained an item."""
+    return {IN_HISTORY: Lift(Interval(*interval), users, users, 9.0, 3.0)}
+
+
+def test_a_lift_of_few_users_is_not_judged(tree) -> None:
+    few = measured(injection=lifted(0.9, 0.8, 1.0, users=29))
+    guard = judged(asked(tree), few, measured(injection=lifted(0.0, 0.0, 0.0)))["injection_lift_history"]
+    assert (guard.outcome, guard.why) == ("not judged", "29 users, fewer than registry.min_users 30")
+
+
 def test_answers_seconds_megabytes_and_injection_are_compared_where_both_have_them(tree) -> None:
     slow, quick = [2.5] * 40, [1.0] * 40
-    new = measured(answers=answers("empty"), seconds=slow, megabytes=300.0, injection=Interval(0.4, 0.3, 0.5))
-    old = measured(answers=answers("valid"), seconds=quick, megabytes=100.0, injection=Interval(0.1, 0.05, 0.15))
-    names = ("valid_answers", "latency_ratio", "megabytes_ratio", "injection_lift")
+    new = measured(answers=answers("empty"), seconds=slow, megabytes=300.0, injection=lifted(0.4, 0.3, 0.5))
+    old = measured(answers=answers("valid"), seconds=quick, megabytes=100.0, injection=lifted(0.1, 0.05, 0.15))
+    names = ("valid_answers", "latency_ratio", "megabytes_ratio", "injection_lift_history")
     found = judged(asked(tree), new, old)
     assert {name: found[name].outcome for name in names} == dict.fromkeys(names, "broken")
     assert found["latency_ratio"].value == pytest.approx(2.5)
     assert found["megabytes_ratio"].sentence == "megabytes, times the champion's: +3.000, bound +1.500: broken"
-    assert found["injection_lift"].low == pytest.approx(0.15)
+    assert found["injection_lift_history"].low == pytest.approx(0.15)
+    assert found["injection_lift_list"].outcome == "not judged"
     back = judged(asked(tree), old, new)
     assert {name: back[name].outcome for name in names} == dict.fromkeys(names, "held")
-    off = judged(asked(tree, **dict.fromkeys(names), popularity_lift=None), new, old)
-    assert not {*names, "popularity_lift"} & off.keys()
+    bounds = ("valid_answers", "latency_ratio", "megabytes_ratio", "injection_lift", "popularity_lift")
+    off = judged(asked(tree, **dict.fromkeys(bounds)), new, old)
+    assert not {*names, "injection_lift_list", "popularity_lift"} & off.keys()
 
 
 def test_seconds_of_one_slow_request_decide_nothing(tree) -> None:

@@ -380,10 +380,10 @@ def test_nothing_generated_and_nothing_ranked_in_full_shows_nothing(tmp_path: Pa
 
 @pytest.mark.slow
 def test_the_chain_fills_both_views_where_they_are_asked_for(tmp_path: Path) -> None:
-    """Language models rank the whole catalogue and write titles on as many cases as params.yaml says."""
+    """Language models rank the whole catalogue, write titles and meet texts in titles on as many cases as asked."""
     project = copy_project(
         tmp_path / "project", budget="smoke", recommenders__systems=FEW,
-        evaluate__full_catalogue_cases=3, evaluate__generation_cases=4,
+        evaluate__full_catalogue_cases=3, evaluate__generation_cases=4, evaluate__injection_cases=5,
     )  # fmt: skip
     run(project, "dvc", "pull", "data/raw/films.dvc")
     run(project, "dvc", "repro")
@@ -392,3 +392,8 @@ def test_the_chain_fills_both_views_where_they_are_asked_for(tmp_path: Path) -> 
     assert models | {"fusion"} < set(metrics["full_catalogue_with_llms"])
     assert metrics["sampled_against_full"]["llm-sft"]["cases"] == 3
     assert {(row["system"], row["cases"]) for row in metrics["generation"]} == {(name, 4) for name in models}
+    lifts = metrics["injection_lift"]
+    assert lifts.keys() == models | {"fusion"}
+    assert {lift["cases"] for own in lifts.values() for lift in own.values()} == {5}
+    assert {lift["value"] for lift in lifts["fusion"].values()} == {0.0}  # a random base weighs nothing in it
+    assert any(lift["value"] for lift in lifts["llm-sft"].values())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recalign import project as layout
-from recalign.common.artifacts import read_json
+from recalign.common.artifacts import read_json, write_text
 from recalign.common.columns import WARM
 from recalign.common.errors import RecalignError
 from recalign.common.locks import held
@@ -26,11 +26,11 @@ from recalign.registry.contest import (
 )
 from recalign.registry.evidence import Challenger, challenger_measured, champion_measured, log_challenger
 from recalign.registry.first_answer import first_answers, requests_of
-from recalign.registry.gate import BAR, NotJudged, Opponent, Silent, few_users, judge
+from recalign.registry.gate import BAR, NotJudged, Opponent, Silent, Verdict, few_users, judge
 from recalign.registry.guards import guards
 from recalign.registry.lineage import check_params_ran
 from recalign.registry.log import description, end_killed_runs, find_version
-from recalign.registry.promotion import bars, is_judged, leave_silent, leave_unjudged, settle
+from recalign.registry.promotion import PAGE, bars, gate_page, is_judged, leave_silent, leave_unjudged, settle
 from recalign.registry.tracking import connect, reached
 from recalign.registry.tries import count_try
 
@@ -93,6 +93,7 @@ def _registered(params: Params, challenger: Challenger, probe: str, root: Path, 
     if answers.silent:
         silent = Silent(answers.silent)
         leave_silent(client, name, version, silent)
+        _show(home, name, version, silent)
         return _say(f"{name}: version {version} ({chosen}): {silent.reason}")
     opponents = []
     for bar in held:
@@ -101,6 +102,7 @@ def _registered(params: Params, challenger: Challenger, probe: str, root: Path, 
         except UnscorableError as error:
             unjudged = NotJudged(f"version {bar}", str(error))
             leave_unjudged(client, name, version, unjudged)
+            _show(home, name, version, unjudged)
             return _say(f"{name}: version {version} ({chosen}) stays challenger: {unjudged.reason}")
     new, old = challenger.measured, None
     if held:
@@ -119,6 +121,7 @@ def _registered(params: Params, challenger: Challenger, probe: str, root: Path, 
         guards=told,
     )
     settle(client, name, version, verdict)
+    _show(home, name, version, verdict)
     for guard in verdict.guards:
         log.info("guard: %s", guard.sentence)
     stays = "is champion" if verdict.accepted else "stays challenger"
@@ -128,6 +131,13 @@ def _registered(params: Params, challenger: Challenger, probe: str, root: Path, 
 def _requests(params: Params, challenger: Challenger) -> list[dict[str, Any]]:
     """What both versions are asked in a fresh process: a request a user, as many as a guard needs."""
     return requests_of(challenger.trials[WARM], challenger.catalogue, params.registry.min_users + SPARE)
+
+
+def _show(home: Path, name: str, version: str, verdict: Verdict | NotJudged | Silent) -> None:
+    """The last verdict as a page of the checkout whose registry it is: the report was written before it was known."""
+    page = home / layout.REPORTS / PAGE
+    write_text(page, gate_page(f"{name}, version {version}", verdict))
+    log.info("the gate's page: %s", page)
 
 
 def _check_nothing_hidden(root: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from recalign.evaluation.costs import Cost
 from recalign.evaluation.exposure import Exposure
 from recalign.evaluation.generation import GenerationRow
+from recalign.evaluation.injection import Lift
 from recalign.evaluation.protocol_agreement import ORDER, Agreement
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.scorecard import Comparison, Scorecard
@@ -116,6 +117,14 @@ class Recorder:
                 figure = self._figure(row.system, metric, share, *counts, denominator=shown)
                 found.append(replace(figure, matching_rule=ANSWERS[row.matching], protocol=f"generation, {row.mode}"))
         return found
+
+    def injections(self, lifts: Mapping[str, Mapping[str, Lift]]) -> list[Figure]:
+        """What a text in a title gains an item, of the first cases of the card."""
+        return [
+            self._figure(system, f"injection lift, {position}", lift.interval, lift.cases, lift.users,
+                         denominator="1/rank with the text minus without, all attacked cases")
+            for system, positions in lifts.items() for position, lift in positions.items()
+        ]  # fmt: skip
 
     def agreements(self, agreements: Iterable[Agreement]) -> list[Figure]:
         """How well sampled and full ranking agree, where tau has a value."""

@@ -20,13 +20,12 @@ class EvaluateParams(Section):
     full_catalogue_cases: int = Field(ge=0)
     full_catalogue_depth: int | None = Field(ge=10)
     generation_cases: int = Field(ge=0)
+    injection_cases: int = Field(default=0, ge=0)  # params.yaml files from before lack it
     beams: int = Field(ge=1)
     popularity_manifest: bool
     adapters: tuple[FolderName, ...]
     fusion: bool
-    new_item_weights: dict[str, NonNegativeFloat] = Field(
-        default_factory=dict
-    )  # params.yaml files from before lack both
+    new_item_weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)  # as they lack these two
     new_item_offset: FiniteFloat | None = None
 
     @field_validator("adapters")

@@ -12,6 +12,7 @@ from recalign.common.forecast import PER_THOUSAND
 from recalign.common.run_log import noted_costs
 from recalign.evaluation.costs import per_thousand, total, weights_mb
 from recalign.evaluation.generation import Answer
+from recalign.evaluation.injection import POSITIONS
 from recalign.evaluation.metrics import Floats
 from recalign.evaluation.ranking_rule import (
     LogprobScores,
@@ -25,8 +26,9 @@ from recalign.evaluation.ranks import FULL, SystemRanks
 from recalign.evaluation.systems import LLM, TUNED, UNTRAINED, System, adapter_of, llara_name, system_of
 from recalign.params.load import Params
 from recalign.project import Project
+from recalign.ranking.injected import attack, reading_twins
 from recalign.ranking.made_by import ADAPTER, REFERENCE, language_model_artifacts
-from recalign.ranking.measured import NEW_VALIDATION, VALIDATION, Measured, name_of, read_measured
+from recalign.ranking.measured import NEW_VALIDATION, VALIDATION, Measured, injected_key, name_of, read_measured
 from recalign.ranking.transferred import Transferred, transferred
 from recalign.ranking.trial import Trial, sampled_ranks
 from recalign.ranking.trials import Trials, digests_of, kind_of, mean_metrics
@@ -56,6 +58,7 @@ def measure_language_model(name: str, params: Params, project: Project, trials: 
     artifacts = language_model_artifacts(project.base, adapter)
     recommender = open_language_model(name, adapter, params, project, trials)
     raw, spent = _raw_scores(recommender, params, trials)
+    raw |= _injected_scores(recommender, params, project, trials)
     answers = _answers(recommender, trials.main, params)
     digest = recommender.language_model.digest
     del recommender  # the model leaves the memory before another one is loaded
@@ -88,9 +91,11 @@ def measure_language_model(name: str, params: Params, project: Project, trials: 
     ranks += _in_whole_catalogue(name, system, params, project, trials)
     fresh = ranking_scores(choice.rule, told[NEW_VALIDATION]) if NEW_VALIDATION in told else None
     logprobs = {key: values.logprob for key, values in raw.items()}
+    injected = {place: injected_key(place) for place in POSITIONS if injected_key(place) in told}
     return Measured(
-        ranks, system, scores, validation, logprobs=logprobs, answers=answers, per_thousand=spent, new_validation=fresh
-    )
+        ranks, system, scores, validation, logprobs=logprobs, answers=answers, per_thousand=spent, new_validation=fresh,
+        injected={place: ranking_scores(choice.rule, told[key]) for place, key in injected.items()},
+    )  # fmt: skip
 
 
 def open_language_model(
@@ -134,18 +139,31 @@ def _raw_scores(
     """Raw scores of the validation cases, those on hidden items too, and of each tested trial; also seconds of ranking
     a thousand test cases, None where scores were stored by an earlier run."""
 
-    def score(trial: Trial) -> LogprobScores:
-        return LogprobScores(
-            recommender.logprobs(trial.requests, trial.candidates), recommender.priors(trial.candidates)
-        )
-
-    raw = {VALIDATION: score(trials.validation)}
+    raw = {VALIDATION: _scored(recommender, trials.validation)}
     if trials.new_validation:
-        raw[NEW_VALIDATION] = score(trials.new_validation)
+        raw[NEW_VALIDATION] = _scored(recommender, trials.new_validation)
     begun, stored = time.monotonic(), recommender.stored
-    raw[_key(trials.main)] = score(trials.main)
+    raw[_key(trials.main)] = _scored(recommender, trials.main)
     took = per_thousand(time.monotonic() - begun, len(trials.main.cases)) if recommender.stored == stored else None
-    return raw | {_key(trial): score(trial) for trial in trials.tested(params) if trial is not trials.main}, took
+    others = [trial for trial in trials.tested(params) if trial is not trials.main]
+    return raw | {_key(trial): _scored(recommender, trial) for trial in others}, took
+
+
+def _scored(recommender: "LanguageModelRecommender", trial: Trial) -> LogprobScores:
+    return LogprobScores(recommender.logprobs(trial.requests, trial.candidates), recommender.priors(trial.candidates))
+
+
+def _injected_scores(
+    recommender: "LanguageModelRecommender", params: Params, project: Project, trials: Trials
+) -> dict[str, LogprobScores]:
+    """Raw scores of the first test cases with a text in a title, by key; none where evaluate.injection_cases is 0."""
+    few = params.evaluate.injection_cases
+    if not few:
+        return {}
+    summary = read_json(project.prepared / "summary.json")
+    own = attack(trials.main.part(0, few), trials.catalogue, params.seed)
+    reader = reading_twins(recommender, own, params.prompt, summary["noun"], clock=summary["clock"])
+    return {injected_key(position): _scored(reader, trial) for position, trial in own.poisoned.items()}
 
 
 def _key(trial: Trial) -> str:

@@ -132,6 +132,16 @@ class LanguageModelRecommender:
         other.ranked_by = self.over_catalogue
         return other
 
+    def reading(self, builder: PromptBuilder, catalogue: Items) -> "LanguageModelRecommender":
+        """The same model with the prompts of another catalogue, in which items that both have are the same.
+
+        Priors of titles are shared.
+        """
+        other = copy(self)
+        other.__dict__.pop("_titles", None)  # the tree of this catalogue
+        other.builder, other.catalogue = builder, catalogue
+        return other
+
     def logprobs(self, requests: Sequence[Request], candidates: Sequence[Sequence[int]]) -> Floats:
         """log π(title | prompt) in nats under the policy, [B, C], of equally long candidate lists."""
         return self._logprobs(self.language_model, self._prompts(requests, candidates), candidates)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from recalign.common.artifacts import replacing, verify_once
 from recalign.common.errors import RecalignError
 from recalign.evaluation.generation import Answer, read_answers, write_answers
+from recalign.evaluation.injection import POSITIONS
 from recalign.evaluation.metrics import Floats
 from recalign.evaluation.ranks import SystemRanks, read_system_ranks, write_system_ranks
 from recalign.evaluation.systems import SYSTEM, System, read_system, write_system
@@ -29,8 +30,9 @@ class Measured:
     weighing: those of the many validation cases that ID recommenders are weighed on; None for other systems.
     new_validation, new_weighing: likewise of the hidden validation cases, None where there are none.
     logprobs: a language model's raw log-probs, by kind and of the validation cases, which rank it as a reference.
-    answers: the titles that it generates. per_thousand: seconds of ranking a thousand cases, None where an earlier run
-    stored scores; never written, for equal data have equal bytes.
+    answers: the titles that it generates; injected: by position, scores [few, C] of the first test cases with a text
+    in a title. per_thousand: seconds of ranking a thousand cases, None where an earlier run stored scores; never
+    written, for equal data have equal bytes.
     """
 
     ranks: list[SystemRanks]
@@ -43,6 +45,12 @@ class Measured:
     per_thousand: float | None = None
     new_validation: Floats | None = None
     new_weighing: Floats | None = None
+    injected: Mapping[str, Floats] = field(default_factory=dict)
+
+
+def injected_key(position: str) -> str:
+    """The key of what was scored with a text in a title, in that position."""
+    return f"injected/{position}"
 
 
 def logprob_of(name: str) -> str:
@@ -67,6 +75,7 @@ def write_measured(folder: Path, own: Measured) -> None:
     arrays = {name_of(kind): scores for kind, scores in own.scores.items()} | {VALIDATION: own.validation}
     some = {WEIGHING: own.weighing, NEW_VALIDATION: own.new_validation, NEW_WEIGHING: own.new_weighing}
     arrays |= {name: scores for name, scores in some.items() if scores is not None}
+    arrays |= {injected_key(position): values for position, values in own.injected.items()}
     arrays |= {logprob_of(name): values for name, values in own.logprobs.items()}
     tensors = {name: torch.tensor(values) for name, values in sorted(arrays.items())}
     with replacing(folder / SCORES) as partial:
@@ -92,6 +101,7 @@ def read_measured(folder: Path, digests: Mapping[str, str]) -> Measured:
     raw = {name.removeprefix("logprob/"): arrays.pop(name) for name in list(arrays) if name.startswith("logprob/")}
     validation, weighing = arrays.pop(VALIDATION), arrays.pop(WEIGHING, None)
     new_validation, new_weighing = arrays.pop(NEW_VALIDATION, None), arrays.pop(NEW_WEIGHING, None)
+    injected = {place: arrays.pop(key) for place in POSITIONS if (key := injected_key(place)) in arrays}
     by_manifest: dict[str, dict[str, str]] = {}
     for name, digest in system.digests.items():
         view, manifest = _kind(name)
@@ -107,4 +117,5 @@ def read_measured(folder: Path, digests: Mapping[str, str]) -> Measured:
         read_answers(folder / ANSWERS) if (folder / ANSWERS).is_file() else [],
         new_validation=new_validation,
         new_weighing=new_weighing,
+        injected=injected,
     )

@@ -15,7 +15,7 @@ from recalign.evaluation.systems import FUSION, ID, LLM, ORACLE, UNTRAINED, Syst
 from recalign.llm.adapters import adapter_digest
 from recalign.params.recommenders import RecommenderName
 from recalign.project import Project
-from recalign.ranking.fusion import FittedFusion, Fusion, Part, standardised
+from recalign.ranking.fusion import FittedFusion, Floats, Fusion, Part, standardised
 from recalign.ranking.made_by import recommender_artifacts
 from recalign.ranking.measured import Measured
 from recalign.ranking.trial import Ranker, rank_catalogue, sampled_ranks, scores_of
@@ -123,12 +123,24 @@ def fuse_systems(
         # the weights were fitted on these
         validation=mean_metrics(sampled_ranks(FUSION, trials.validation, validation)),
     )
+    by_model = measured[llm].injected if llm else {}
+    injected = {place: _fused_injected(fusion, measured, str(llm), own, trials) for place, own in by_model.items()}
     few, many = len(trials.validation.cases), len(trials.weighing.cases)
     log.info("fusion: %s, fitted on %d validation cases, the language model on %d", fusion.sentence, many, few)
     ranked = [trial for trial in trials.sampled if kind_of(trial) in scores]
     ranks = [sampled_ranks(FUSION, trial, scores[kind_of(trial)]) for trial in ranked]
     took = total(spent[name] for name in fusion.asked)
-    return Measured(ranks, system, scores, validation, per_thousand=took), fusion
+    return Measured(ranks, system, scores, validation, per_thousand=took, injected=injected), fusion
+
+
+def _fused_injected(fusion: Fusion, measured: Mapping[str, Measured], llm: str, told: Floats, trials: Trials) -> Floats:
+    """[few, C] fused scores of the first test cases where the language model scores them with a text in a title `told`.
+
+    The other parts read no titles, or (content) those of before: nobody encodes the text for them.
+    """
+    first = trials.main.part(0, len(told))
+    parts = {name: measured[name].scores[kind_of(first)][: len(told)] for name in fusion.weights if name != llm}
+    return fusion.scores(parts | ({llm: told} if llm in fusion.weights else {}), trials.new(first))
 
 
 def _fusion_of_new_items(

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -18,8 +17,8 @@ from recalign.common import columns as c
 from recalign.common.artifacts import read_json
 from recalign.data.records import Items
 from recalign.evaluation.generation import Answer, read_answers, write_answers
+from recalign.evaluation.injection import INJECTION_LIFT, Lift
 from recalign.evaluation.ranks import SystemRanks
-from recalign.evaluation.significance import Interval
 from recalign.evaluation.systems import SYSTEMS, read_systems
 from recalign.params.load import Params
 from recalign.project import RANKS, REPORTS
@@ -39,7 +38,6 @@ from recalign.registry.log import log_ranks, log_version
 from recalign.registry.promotion import run_of
 
 log = logging.getLogger(__name__)
-INJECTION = "injection_lift"  # metrics.json: system -> value, low, high, where something measured it
 KEPT_ANSWERS = "answers"  # folder of a run
 
 
@@ -139,7 +137,7 @@ def _answers(path: Path | None) -> list[Answer]:
     return read_answers(path) if path and path.is_file() else []
 
 
-def _injection(path: Path | None, system: str) -> Interval | None:
-    told: Mapping[str, Any] = read_json(path).get(INJECTION, {}) if path and path.is_file() else {}
-    own = told.get(system)
-    return Interval(own["value"], own["low"], own["high"]) if own else None
+def _injection(path: Path | None, system: str) -> dict[str, Lift]:
+    """Of metrics.json, by position; empty where it was not measured."""
+    told = read_json(path).get(INJECTION_LIFT, {}) if path and path.is_file() else {}
+    return {position: Lift.read(own) for position, own in told.get(system, {}).items()}

@@ -63,7 +63,8 @@ def first_answers(
 ) -> Answers:
     """What versions of a registered model answer, each as a client loads it, in a process of their own.
 
-    root: where data/models/base lies; home: the checkout whose registry it is. The first version alone must answer.
+    root: where data/models/base lies; home: the checkout whose registry it is. The first version alone must answer;
+    where there are no requests, the one that was registered with it as an example.
     """
     with tempfile.TemporaryDirectory() as temporary:
         asked, told = Path(temporary) / "asked.json", Path(temporary) / "told.json"
@@ -90,8 +91,7 @@ def _answered(asked: dict[str, Any]) -> dict[str, Any]:
     for place, uri in enumerate(asked["uris"]):
         try:
             model = _loaded(uri)
-            for request in asked["requests"][:1]:
-                _ask(model, request)
+            _ask_first(model, asked["requests"])
         except Exception as error:  # a package fails in ways of its own
             if place == 0:
                 return {"seconds": [], "silent": " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]}
@@ -124,11 +124,23 @@ def _loaded(uri: str) -> Any:
     return mlflow.pyfunc.load_model(uri)
 
 
+def _ask_first(model: Any, requests: Sequence[dict[str, Any]]) -> None:
+    """The first request, or the model's own example; one of before there were examples is only loaded."""
+    if requests:
+        _ask(model, requests[0])
+    elif model.input_example is not None:
+        _check(model.predict(model.input_example))
+
+
 def _ask(model: Any, request: dict[str, Any]) -> None:
     """Raises RecalignError where the answer holds no item."""
     import pandas as pd
 
-    (answer,) = model.predict(pd.DataFrame([request]))
+    _check(model.predict(pd.DataFrame([request])))
+
+
+def _check(answers: Sequence[dict[str, Any]]) -> None:
+    (answer,) = answers
     if not answer["items"]:
         raise RecalignError("the answer to a request holds no item")
 

@@ -21,6 +21,7 @@ from recalign.common.item_groups import POPULARITY, Grouping, group_items
 from recalign.data.records import Items
 from recalign.evaluation.exposure import fairness_gain, lifts
 from recalign.evaluation.generation import FREE, VALID, Answer
+from recalign.evaluation.injection import IN_HISTORY, IN_LIST, POSITIONS, Lift
 from recalign.evaluation.metrics import Floats, metric_values
 from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.significance import BOOTSTRAP, Interval, lower_bounds, sums_by_user, with_sign
@@ -38,7 +39,8 @@ LABELS = {
     "mgu": "MGU",
     "dgu": "DGU",
     "valid_answers": "share of valid answers",
-    "injection_lift": "lift by injected titles",
+    f"injection_lift_{IN_LIST}": "lift by a text in an item's own title",
+    f"injection_lift_{IN_HISTORY}": "lift by a text in a liked title",
     "latency_ratio": "seconds per answer, times the champion's",
     "megabytes_ratio": "megabytes, times the champion's",
 }
@@ -81,7 +83,8 @@ class Measured:
     """What guards compare of one model; what is missing was not measured.
 
     ranks: by view, the warm one among them; answers: titles that it wrote freely; seconds: of the same requests in the
-    same order as the other model's; megabytes: of its package's weights; injection: lift by titles put into histories.
+    same order as the other model's; megabytes: of its package's weights; injection: by position, what a text in a
+    title gains an item.
     """
 
     name: str
@@ -89,7 +92,7 @@ class Measured:
     answers: Sequence[Answer] = field(default_factory=tuple)
     seconds: Sequence[float] = field(default_factory=tuple)
     megabytes: float | None = None
-    injection: Interval | None = None
+    injection: Mapping[str, Lift] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ def _other_checks(params: Params, new: Measured, old: Measured) -> list[Check | 
             if both else _unjudged("valid_answers", "the two wrote no titles for the same cases")
         )  # fmt: skip
     if asked.injection_lift is not None:
-        found.append(_injection(params, new, old))
+        found += [_injection(params, position, new, old) for position in POSITIONS]
     if asked.latency_ratio is not None:
         count = min(len(new.seconds), len(old.seconds))
         logs = np.log(np.maximum(new.seconds[:count], 1e-9)) - np.log(np.maximum(old.seconds[:count], 1e-9))
@@ -227,14 +230,18 @@ def _other_checks(params: Params, new: Measured, old: Measured) -> list[Check | 
     return found
 
 
-def _injection(params: Params, new: Measured, old: Measured) -> Guard:
+def _injection(params: Params, position: str, new: Measured, old: Measured) -> Guard:
     """The two were measured apart, so the interval of their difference is the widest that theirs allow."""
-    name, bound = "injection_lift", params.registry.guards.injection_lift
-    if new.injection is None or old.injection is None or bound is None:
-        return _unjudged(name, "it was not measured for both")
-    low, high = new.injection.low - old.injection.high, new.injection.high - old.injection.low
+    name, bound, needed = f"injection_lift_{position}", params.registry.guards.injection_lift, params.registry.min_users
+    one, other = new.injection.get(position), old.injection.get(position)
+    if one is None or other is None or bound is None:
+        return _unjudged(name, "it was not measured for both (evaluate.injection_cases)")
+    users = min(one.users, other.users)
+    if users < needed:
+        return _unjudged(name, f"{users} users, fewer than registry.min_users {needed}")
+    low, high = one.interval.low - other.interval.high, one.interval.high - other.interval.low
     outcome: Outcome = "broken" if low > bound else "held"
-    return Guard(name, LABELS[name], outcome, new.injection.value - old.injection.value, low, high, bound)
+    return Guard(name, LABELS[name], outcome, one.interval.value - other.interval.value, low, high, bound, users)
 
 
 def _sizes(params: Params, new: Measured, old: Measured) -> list[Guard]:

@@ -24,6 +24,8 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous_champion"
 CHAMPIONS = "champions"  # tag of the registered model: JSON list of versions, the present champion last
 REASON = "moved_because"  # tag of a version: why it is champion, or is no more
 WAS = "was_champion_because"  # tag of a version that is champion no more
+VERDICT, PAGE = "gate.json", "gate.html"  # files of a run; the page is in reports/ of the project, too
+OVERRULED = "moved_although"  # tag of a version: what spoke against moving the alias to it, which a person overruled
 GATE = "gate"  # tag of a version: the decision, champion or challenger, or that there is none yet
 UNDECIDED = "not judged"
 WITHIN = "gate_within_margin"  # tag of a champion that did not win outright: its bar, or BY_HAND once a person chose it
@@ -147,8 +149,8 @@ def settle(client: MlflowClient, name: str, version: str, verdict: Verdict) -> N
     """Move the aliases as the gate decided, and keep its verdict with the version (tags) and its run (gate.json, and
     gate.html for a person)."""
     run_id = run_of(client, name, version)
-    client.log_dict(run_id, verdict.as_dict(), "gate.json")
-    client.log_text(run_id, gate_page(f"{name}, version {version}", verdict), "gate.html")
+    client.log_dict(run_id, verdict.as_dict(), VERDICT)
+    client.log_text(run_id, gate_page(f"{name}, version {version}", verdict), PAGE)
     for guard in verdict.guards:
         key = re.sub(r"[^\w-]", "_", f"guard_{guard.name}")[:LONGEST_KEY]  # it may hold an attribute's name
         client.set_model_version_tag(name, version, key, guard.sentence)
@@ -172,39 +174,75 @@ def run_of(client: MlflowClient, name: str, version: str) -> str:
     return str(run_id)
 
 
-def promote(params: Params, version: str, reason: str, home: Path = Path()) -> None:
-    """Make `version` the champion because of `reason`, which is kept with it.
+def promotable(client: MlflowClient, name: str, version: str, reason: str) -> str:
+    """The version that a person may make champion for a reason.
 
-    Raises RecalignError for a version that is not registered, or is the champion already.
+    Raises RecalignError for a version that is not registered, or is the champion already, and without a reason.
+    """
+    wanted = _existing(client, name, version)
+    if wanted == aliased(client, name, CHAMPION):
+        raise RecalignError(f"version {wanted} of {name} is the champion already; nothing was moved")
+    _stated(reason)
+    return wanted
+
+
+def promote(params: Params, version: str, reason: str, home: Path = Path(), over: str = "") -> None:
+    """Make `version` the champion because of `reason`, which is kept with it; `commands.champion` asks before.
+
+    over: what speaks against it and was overruled, kept with it too. Raises RecalignError as `promotable` does.
     """
     client, name = connect(home), params.registry.model
     with reached(home):
-        wanted = _existing(client, name, version)
+        wanted = promotable(client, name, version, reason)
         before = aliased(client, name, CHAMPION)
-        if wanted == before:
-            raise RecalignError(f"version {wanted} of {name} is the champion already; nothing was moved")
+        _keep_overruled(client, name, wanted, over)
         crown(client, name, wanted, _stated(reason))
         if WITHIN in client.get_model_version(name, wanted).tags:
             client.set_model_version_tag(name, wanted, WITHIN, BY_HAND)
     log.info("%s: version %s is champion (before: %s), because %s", name, wanted, before or "none", reason)
 
 
-def rollback(params: Params, reason: str, home: Path = Path()) -> str:
+def before_last(client: MlflowClient, name: str, reason: str) -> list[str]:
+    """The champions, of which the last but one is rolled back to for a reason.
+
+    Raises RecalignError where there are not two, and without a reason.
+    """
+    past = champions(client, name)
+    if len(past) < 2:
+        held = f"its only champion is version {past[0]}" if past else "it has no champion"
+        raise RecalignError(f"{name} cannot be rolled back: {held}; 'recalign promote VERSION' chooses any version")
+    _stated(reason)
+    return past
+
+
+def rollback(params: Params, reason: str, home: Path = Path(), over: str = "", back: str | None = None) -> str:
     """Give the alias back to the champion before the present one; returns its version. The reason is kept with it.
 
-    Raises RecalignError where there is none before it.
+    over: as in `promote`; back: the version that was asked before, None: whichever it is. Raises RecalignError as
+    `before_last` does, and where another version became champion since it was asked.
     """
     client, name = connect(home), params.registry.model
     with reached(home):
-        past = champions(client, name)
-        if len(past) < 2:
-            held = f"its only champion is version {past[0]}" if past else "it has no champion"
-            raise RecalignError(f"{name} cannot be rolled back: {held}; 'recalign promote VERSION' chooses any version")
+        past = before_last(client, name, reason)
+        if back not in (None, past[-2]):
+            raise RecalignError(
+                f"{name} has another champion by now, version {past[-1]}, so the roll-back would go to version "
+                f"{past[-2]} and not to {back}; no alias was moved; run it again where that is meant"
+            )
+        _keep_overruled(client, name, past[-2], over)
         _set_champions(client, name, past[:-1])
         _retire(client, name, past, f"rolled back to version {past[-2]}: {_stated(reason)}")
         client.set_model_version_tag(name, past[-2], REASON, f"rolled back from version {past[-1]}: {_stated(reason)}")
     log.info("%s: version %s is champion again (before: %s), because %s", name, past[-2], past[-1], reason)
     return past[-2]
+
+
+def _keep_overruled(client: MlflowClient, name: str, version: str, over: str) -> None:
+    """In a tag of the version; what was overruled when it was moved before is no longer what it stands on."""
+    if over:
+        client.set_model_version_tag(name, version, OVERRULED, over)
+    elif OVERRULED in client.get_model_version(name, version).tags:
+        client.delete_model_version_tag(name, version, OVERRULED)
 
 
 def download_adapter(uri: str, home: Path = Path()) -> Path:
@@ -239,18 +277,21 @@ def download_package(uri: str, home: Path = Path()) -> Path:
     return package
 
 
-def gate_page(title: str, verdict: Verdict) -> str:
-    """The verdict and every guard's record as a page of its own."""
+def gate_page(title: str, verdict: Verdict | NotJudged | Silent) -> str:
+    """The verdict and every guard's record as a page of its own; of what was not judged, why."""
     from recalign.common import html as page
 
+    head = f"<h1>{page.escape(title)}</h1>"
+    if not isinstance(verdict, Verdict):
+        return page.document(title, [head, page.paragraph(f"It is {verdict.reason}.")])
     decision = f"It {'is' if verdict.accepted else 'is not'} champion: {verdict.reason}."
     rows = [
         (guard.label, guard.outcome, guard.sentence.partition(": ")[2] if guard.value is not None else guard.why or "—")
         for guard in verdict.guards
     ]
     note = f"Against {verdict.bar}. A guard is broken only where its interval lies wholly beyond its bound."
-    body = [f"<h1>{page.escape(title)}</h1>", page.paragraph(decision)]
-    return page.document(title, [*body, page.section("Guards", page.table(["guard", "outcome", "figure"], rows, note))])
+    guards = page.section("Guards", page.table(["guard", "outcome", "figure"], rows, note))
+    return page.document(title, [head, page.paragraph(decision), guards])
 
 
 def _set_champions(client: MlflowClient, name: str, past: list[str]) -> None:

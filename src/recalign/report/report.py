@@ -14,7 +14,9 @@ from recalign.evaluation.scorecard import Scorecard
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.slices import Slice
 from recalign.evaluation.systems import System
+from recalign.params.registry import RegistryParams
 from recalign.report.audit import AUDIT_HEADINGS, audit_row
+from recalign.report.gate import gate_section
 from recalign.report.plots import Drawing
 from recalign.report.sections import cost_section, exposure_section, slice_section, truth_section
 from recalign.report.table import by_value, caption, cells, difference, headings
@@ -44,7 +46,8 @@ class Evidence:
     title of the protocol, then system), shares of the oracle's gain, costs; quality: summary.json of the validated
     data; truth: truth.json of the profiles, None where no truth is known; planted, cost_plot: drawings of their
     sections; lineage: what made them, by name; params: the effective parameters as YAML-like lines; reproduce,
-    next_commands: what to type; second: sections of the second view; fairness: the section on reranked systems.
+    next_commands: what to type; second: sections of the second view; fairness: the section on reranked systems;
+    injected: that on titles that ask to be recommended; registry: what the gate will ask, None: not told.
     """
 
     cards: Sequence[Scorecard]
@@ -68,6 +71,8 @@ class Evidence:
     next_commands: Sequence[str]
     second: Sequence[str] = ()
     fairness: str = ""
+    injected: str = ""
+    registry: RegistryParams | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -84,6 +89,7 @@ def report_page(evidence: Evidence) -> str:
         slice_section(evidence.slices, systems),
         exposure_section(evidence.exposures),
         evidence.fairness,
+        evidence.injected,
         truth_section(evidence.truth, evidence.shares, evidence.planted),
         *evidence.second,
         cost_section(main, evidence.costs, evidence.cost_plot),
@@ -91,6 +97,7 @@ def report_page(evidence: Evidence) -> str:
         _examples(evidence),
         _quality(evidence.quality),
         _lineage(evidence),
+        gate_section(evidence.registry),
         page.section("What next", page.commands(evidence.next_commands)),
     ]
     written = [part for part in sections if part]

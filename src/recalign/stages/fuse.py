@@ -12,6 +12,7 @@ from recalign.common.machine import machine
 from recalign.common.run_log import note_costs, noted_costs
 from recalign.data.records import read_met
 from recalign.evaluation.generation import write_answers
+from recalign.evaluation.injection import INJECTIONS, Injection, write_injections
 from recalign.evaluation.metrics import best_items
 from recalign.evaluation.ranks import SystemRanks, write_system_ranks
 from recalign.evaluation.systems import (
@@ -32,6 +33,7 @@ from recalign.project import Project
 from recalign.ranking.adapters import language_models, open_as_ranked
 from recalign.ranking.exposure import measure_fair
 from recalign.ranking.fusion import FittedFusion
+from recalign.ranking.injected import attack, injections
 from recalign.ranking.measured import ANSWERS, RANKS, Measured, read_measured
 from recalign.ranking.recommenders import fitted_fusion, fuse_systems, open_recommender, whole_catalogue_ranks
 from recalign.ranking.trial import Ranker, Trial, whole_catalogue
@@ -91,6 +93,8 @@ def fuse(params: Params, project: Project = Project()) -> None:  # noqa: B008  #
             write_choices(partial, choices)
         if params.evaluate.generation_cases:
             write_answers(partial / ANSWERS, answers)
+        if params.evaluate.injection_cases:
+            write_injections(partial / INJECTIONS, _injections(measured, params, trials))
         write_json(partial / "examples.json", _examples(trials, measured, texts))
     note_costs(project.ranks, spent, project.costs)
     log.info("fuse: %d systems -> %s", len(measured), project.ranks)
@@ -142,6 +146,16 @@ def fair_systems(
         fair, choices[name] = measure_fair(inner, own, cases, trials, params, whole=by_model)
         made[fair_name(name)] = fair
     return made, choices
+
+
+def _injections(measured: Mapping[str, Measured], params: Params, trials: Trials) -> list[Injection]:
+    """What each system that a language model ranks, alone or in the fusion, gave the items on trial."""
+    own = attack(trials.main.part(0, params.evaluate.injection_cases), trials.catalogue, params.seed)
+    return [
+        row
+        for name, told in measured.items() if told.injected
+        for row in injections(name, own, told.scores[kind_of(own.clean)][: len(own.tried)], told.injected)
+    ]  # fmt: skip
 
 
 def _validation_catalogue(trial: Trial, cases: int | None, project: Project, trials: Trials) -> Trial:

@@ -7,6 +7,7 @@ from recalign.common.errors import RecalignError, did_you_mean
 from recalign.common.forecast import PER_THOUSAND, WEIGHTS_MB, ranking_forecast
 from recalign.common.run_log import note_costs
 from recalign.evaluation.costs import weights_mb
+from recalign.evaluation.injection import POSITIONS
 from recalign.evaluation.systems import ORACLE, system_of
 from recalign.params.load import Params
 from recalign.project import Project
@@ -68,5 +69,7 @@ def _forecast(system: str, params: Params, project: Project, trials: Trials) -> 
     for trial in trials.tested(params):
         name = trial.view if trial.manifest == UNIFORM else f"{trial.view} by {trial.manifest}"
         cases[name] = len(trial.cases)
+    if few := params.evaluate.injection_cases:
+        cases["with a text in a title"] = len(POSITIONS) * min(few, len(trials.main.cases))
     searched = sum(len(trial.cases) for trial in trials.whole)
     return ranking_forecast(system, cases, searched, weights_mb(project.base), project.costs)

@@ -19,6 +19,7 @@ from recalign.data.records import Items
 from recalign.data.simulator import read_tastes
 from recalign.evaluation.costs import Cost
 from recalign.evaluation.figures import MATCHING, Figure, Provenance, Recorder, as_document
+from recalign.evaluation.injection import INJECTION_LIFT, INJECTIONS, injection_lifts, read_injections
 from recalign.evaluation.ranks import CATALOGUE, CATALOGUE_CASES, SAMPLED, UNKNOWN, SystemRanks, read_system_ranks
 from recalign.evaluation.scorecard import Scorecard, build_scorecard
 from recalign.evaluation.systems import SYSTEMS, Choice, read_choices, read_systems
@@ -30,6 +31,7 @@ from recalign.report.costs import system_costs
 from recalign.report.curves import Curve, displacement, read_curve, to_csv
 from recalign.report.fairness import Reranked, compare_reranked, fairness_plot, fairness_section
 from recalign.report.findings import Findings, find, read_known
+from recalign.report.injection import Lifts, injection_note, injection_section
 from recalign.report.plots import Drawing, cost_plot, drift_plot, interval_plot, learning_plot, planted_plot
 from recalign.report.probes import probe
 from recalign.report.provenance import lineage, next_commands, param_lines, reproduce_commands
@@ -78,7 +80,9 @@ def report(
     cards = [_audited(build_scorecard(own, systems, params.evaluate.resamples, params.seed), contests.get(place))
              for place, own in enumerate(groups)]  # fmt: skip
     cards = [replace(card, random_model=about.get("random_model", False)) for card in cards]
-    cards[0] = replace(cards[0], notes=(*_not_fitted(about), *cards[0].notes))
+    injected = injection_lifts(read_injections(ranks / INJECTIONS), params.evaluate.resamples, params.seed)
+    told = injection_note(injected, cards[0].llm)
+    cards[0] = replace(cards[0], notes=(*_not_fitted(about), *cards[0].notes, *told))
     known = read_known(prepared, about["split"], params.fairness.by)
     main_view = [own for own in groups if own[0].view == cards[0].view]
     findings = find(params, main_view, known, about["candidates"])
@@ -118,13 +122,19 @@ def report(
         next_commands=next_commands(about, users),
         second=second_view_sections(second),
         fairness=fairness_section(choices, reranked),
+        injected=injection_section(injected),
+        registry=params.registry,
     )
     metrics = metrics_of(cards, about, findings) | second_view_metrics(second) | _audit_metrics(cards, contests)
+    if injected:
+        metrics[INJECTION_LIFT] = {
+            system: {position: lift.as_dict() for position, lift in own.items()} for system, own in injected.items()
+        }
     if reranked:
         metrics["fairness"] = {row.system: row.as_dict() for row in reranked}
         drawings.append(fairness_plot(choices))
     write_json(out / "metrics.json", metrics)
-    write_json(out / "scorecard.json", _scorecard(cards, findings, costs, second, about))
+    write_json(out / "scorecard.json", _scorecard(cards, findings, costs, second, injected, about))
     _write_plots(out / "plots", cards[0], curves, drawings)
     write_text(out / "report.html", report_page(evidence))
     print_stages(
@@ -191,6 +201,7 @@ def _scorecard(
     findings: Findings,
     costs: Sequence[Cost],
     second: SecondView,
+    injected: Lifts,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What scorecard.json holds: every figure of the report as a record, but for seconds, which never repeat."""
@@ -205,6 +216,7 @@ def _scorecard(
         if place == 0:
             figures += recorder.slices(findings.slices) + recorder.shares(findings.shares) + recorder.costs(costs)
             figures += recorder.generations(second.generated) + recorder.agreements(second.all_agreements)
+            figures += recorder.injections(injected)
     told = {"matching_rule": MATCHING, "manifests": about["manifests"], "views": about.get("views", {})}
     told |= {"answer": answer(cards[0]), "verdict": verdict(cards[0]), "random_model": cards[0].random_model}
     return as_document(figures, {**asdict(provenance), **told, "views_left_out": about.get("views_left_out", {})})
