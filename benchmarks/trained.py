@@ -6,7 +6,7 @@ Reads what `dvc repro prepare` made with `prepare.hidden_items` above 0, once a 
 draw: SFT on --histories training histories (seed: the draw's number) with --new-items as `sft.new_items`, unless its
 adapter lies in the work folder; ID recommenders fitted on the draw's train events. The rule that ranks the model's
 candidates, its prior's weight among it, and all weights of the fusion are chosen on hidden validation cases, the
-figures are of hidden test cases; the untrained model goes the same way, in a fusion of its own. Intervals are 95 %, over
+figures are of hidden test cases; the untrained model goes the same way, in a fusion of its own. Intervals: 95 %, over
 the users of all draws together or over the target items of each draw, whichever is wider: hidden items are fewer than
 users, and cases that ask for one item are alike.
 """
