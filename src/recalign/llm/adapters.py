@@ -134,7 +134,7 @@ def add_adapter(model: Any, params: LoraParams, seed: int) -> Any:
         upper = list(range(max(depth - params.layers, 0), depth))
         targets = _linear_names(model) if targets == "all-linear" else targets  # peft wants names beside layers
     config = peft.LoraConfig(
-        r=params.rank, lora_alpha=params.alpha,  # type: ignore[arg-type]  # a float is fine: it is only divided by r
+        r=params.rank, lora_alpha=params.alpha,  # a float is fine: it is only divided by r
         lora_dropout=params.dropout, target_modules=targets, layers_to_transform=upper,
         bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip

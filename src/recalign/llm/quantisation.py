@@ -73,12 +73,12 @@ def import_bitsandbytes() -> ModuleType:
     Here each of them is compiled when it is first called, which plain weights never do.
     """
     compiler = torch.compile
-    torch.compile = partial(compiled_later, compiler)  # type: ignore[assignment]
+    torch.compile = partial(compiled_later, compiler)
     try:
         import bitsandbytes
     finally:
         torch.compile = compiler
-    return bitsandbytes  # type: ignore[no-any-return]
+    return bitsandbytes
 
 
 def compiled_later(
