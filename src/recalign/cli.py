@@ -20,6 +20,7 @@ from pathlib import Path
 from recalign import __version__
 from recalign.common import console
 from recalign.common.errors import RecalignError
+from recalign.common.imports import uncollected
 from recalign.pipeline import STAGES, check_version
 
 # stages of many runs, and what names one
@@ -141,7 +142,9 @@ def subcommands() -> dict[str, argparse.ArgumentParser]:
 
 def _call(name: str, room: str = "commands", module: str = "") -> Callable[..., int | None]:
     """A command's function; imported here, so that `--help` imports none of the heavy libraries."""
-    function: Callable[..., int | None] = getattr(importlib.import_module(f"recalign.{room}.{module or name}"), name)
+    with uncollected():
+        found = importlib.import_module(f"recalign.{room}.{module or name}")
+    function: Callable[..., int | None] = getattr(found, name)
     return function
 
 

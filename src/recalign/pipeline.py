@@ -142,6 +142,7 @@ LEFT_OUT = {
     "common/progress.py": "lines on the terminal",
     "common/run_log.py": "notes of seconds, outside of what DVC hashes",
     "common/forecast.py": "what a stage will cost, in a line on the terminal",
+    "common/imports.py": "seconds of imports",
     "llm/downloads.py": "fetches files; base.json has the sha256 of what came, and the stages after `base` hash it",
     "params/section.py": "refuses unknown keys and freezes values; changes none",
     "params/load.py": "reads and checks params.yaml, whose values each stage lists; which nulls the budget fills is in "

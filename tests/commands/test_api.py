@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from pages import ROOT, blocks
+from project import run
 from registry_project import TITLES, USERS, empty_registry, small_params, write_project
 
 import recalign
@@ -231,6 +232,38 @@ def test_the_pages_example_runs(project):
     assert names["hit_rate"].to_dict() == {"llm-sdpo": 1.0, "popularity": 0.0}
     assert names["ndcg"]["system"].tolist() == ["llm-sdpo", "popularity", "llm-sdpo minus popularity"]
     assert isinstance(names["tastes"], pd.DataFrame)
+
+
+NOTEBOOK = ROOT / "docs" / "first-look.ipynb"
+
+
+def cells(kind: str) -> list[dict]:
+    """The notebook's cells of a kind."""
+    return [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == kind]
+
+
+def test_the_notebook_holds_no_output_of_anyones_machine():
+    assert [cell["outputs"] for cell in cells("code")] == [[]] * len(cells("code"))
+    assert {cell["execution_count"] for cell in cells("code")} == {None}
+
+
+@pytest.mark.slow
+def test_the_notebook_goes_from_a_csv_to_a_picture_and_a_recommendation(tmp_path: Path, monkeypatch):
+    """Its cells as one script, in an empty folder: no kernel is needed, since none of them uses IPython's own words."""
+    told = 'print(json.dumps({"systems": ndcg["system"].tolist(), "lists": lists.to_dict("list")}, default=str))'
+    script = "\n\n".join(["import json", *("".join(cell["source"]) for cell in cells("code")), told])
+    (tmp_path / "first_look.py").write_text(script, encoding="utf-8")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    done = run(tmp_path, sys.executable, "first_look.py", env={"MPLBACKEND": "agg"})
+    found = json.loads(done.stdout.splitlines()[-1])
+    expected = {"popularity", "item_knn", "ease", "llm-base", "llm-sft", "llm-sdpo", "fusion"}
+    assert expected <= set(found["systems"])
+    picture = (tmp_path / "first-look" / "reports" / "first-look.svg").read_text(encoding="utf-8")
+    assert all(system in picture for system in found["systems"])
+    lists = found["lists"]
+    assert (lists["rank"], lists["version"]) == ([1, 2, 3, 4, 5], ["1"] * 5)
+    assert all(user.startswith("v") for user in lists["user"])
+    assert all(item.startswith("tt") for item in lists["item"])
 
 
 @pytest.fixture

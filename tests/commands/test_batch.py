@@ -12,17 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 from project import ROOT, set_params
 from pyarrow import csv
+from registry_project import small_params, write_adapter, write_base
 
 from recalign.cli import main
 from recalign.common.artifacts import folder_digest
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
-from recalign.evaluation.systems import read_system, write_systems
+from recalign.evaluation.systems import System, read_system, read_systems, write_systems
+from recalign.llm.adapters import adapter_digest
 from recalign.params.load import load_params
-from recalign.project import Project
+from recalign.project import ALIGN, BASE, Project
 from recalign.ranking import batch as core
 from recalign.ranking.fusion import FittedFusion, Part
-from recalign.ranking.reasons import REASONS, explainer
+from recalign.ranking.made_by import language_model_artifacts
+from recalign.ranking.reasons import REASONS, RERANKED, explainer
 from recalign.recommenders.recommender import Request, top
 from recalign.recommenders.roster import ROSTER, load_fitted
 from recalign.stages.baselines import baselines
@@ -187,6 +190,62 @@ def test_any_number_of_shards_gives_the_same_rows(
         whole = pa.concat_tables(tables).drop(["made_at"]).sort_by([("user", "ascending"), ("rank", "ascending")])
         rows[count] = whole.to_pylist()
     assert rows[1] == rows[2] == rows[7]
+
+
+@pytest.fixture
+def reranker(project: Project) -> Project:
+    """The project with a small random language model, whose adapter is its own best."""
+    if not (project.root / ALIGN / "sdpo").is_dir():
+        params = small_params()
+        write_base(params, project.root)
+        write_adapter(params, project.root, project.root / ALIGN / "sdpo", seed=2)
+        artifacts = language_model_artifacts(project.root / BASE, project.root / ALIGN / "sdpo")
+        own = System(kind="llm", ranked_by="logprob", validation={"ndcg_at_10": 0.3}, artifacts=artifacts)
+        table = project.ranks / "systems.json"
+        write_systems(table, read_systems(table) | {"llm-sdpo": own})
+    return project
+
+
+def test_the_language_model_orders_the_first_stages_best_for_whom_it_is_asked(
+    reranker: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It adds nothing to them; everybody else gets the first stage's list; the estimate is said before it ranks."""
+    few = tmp_path / "few.txt"
+    few.write_text("u01\nu02\nu33\n", encoding="utf-8")
+    depth = 8
+    options = ["--rerank-users", str(few), "--rerank-depth", str(depth)]
+    before, deep = batch(tmp_path, "--k", "3"), lists_of(batch(tmp_path, "--k", str(depth)))
+    capsys.readouterr()
+    after = batch(tmp_path, "--k", "3", *options)
+    told = capsys.readouterr().out.splitlines()
+    assert told[1].startswith(f"Estimate of reranking with llm-sdpo: 3 people, {depth} titles each")
+    assert told[-1].startswith("183 rows for 61 users")
+    rows = after.drop(["made_at"]).to_pylist()
+    first = [row for row in before.drop(["made_at"]).to_pylist() if row["user"] not in ("u01", "u02", "u33")]
+    assert [row for row in rows if row["user"] not in ("u01", "u02", "u33")] == first
+    again = [row for row in rows if row["user"] in ("u01", "u02", "u33")]
+    assert len(again) == 9
+    version = f"data/models/align/sdpo@{adapter_digest(reranker.root / ALIGN / 'sdpo')[:12]}"
+    assert {(row["reason"], row["version"]) for row in again} == {(RERANKED, version)}
+    for user in ("u01", "u02", "u33"):
+        own = [row for row in again if row["user"] == user]
+        assert {row["item"] for row in own} <= set(deep[user])
+        assert [row["score"] for row in own] == sorted((row["score"] for row in own), reverse=True)
+    assert any(lists_of(after)[user] != lists_of(before)[user] for user in ("u01", "u02", "u33"))
+
+
+def test_any_number_of_shards_gives_the_same_reranked_rows(reranker: Project, tmp_path: Path) -> None:
+    """Scores within what fp32 rounds by: who shares a forward pass differs."""
+    few = tmp_path / "few.txt"
+    few.write_text("u01\nu02\nu33\nu34\n", encoding="utf-8")
+    options, rows, scores = ["--k", "3", "--rerank-users", str(few), "--rerank-depth", "8"], {}, {}
+    for count in (1, 2, 7):
+        tables = [batch(tmp_path, *options, "--shard", f"{n}/{count}") for n in range(1, count + 1)]
+        whole = pa.concat_tables(tables).drop(["made_at"]).sort_by([("user", "ascending"), ("rank", "ascending")])
+        rows[count], scores[count] = whole.drop(["score"]).to_pylist(), whole["score"].to_pylist()
+    assert rows[1] == rows[2] == rows[7]
+    assert scores[2] == pytest.approx(scores[1], abs=1e-4)
+    assert scores[7] == pytest.approx(scores[1], abs=1e-4)
 
 
 def test_a_shard_has_a_file_of_its_own(project: Project, capsys: pytest.CaptureFixture[str]) -> None:

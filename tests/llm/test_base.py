@@ -3,6 +3,7 @@
 import json
 import logging
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -292,3 +293,31 @@ def test_where_4_bits_cannot_run_plain_lora_does_and_the_log_says_why(monkeypatc
         caplog.messages
     )
     assert quantisation.choose_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_bitsandbytes_is_imported_without_torchs_compiler():
+    """It takes some 1.5 CPU seconds, and plain weights never need it."""
+    asked = (
+        "import sys, torch; compiler = torch.compile; from recalign.llm.adapters import import_peft; import_peft(); "
+        "assert torch.compile is compiler; "
+        "print('bitsandbytes' in sys.modules, 'torch._inductor.compile_fx' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["True", "False"]
+
+
+def test_what_is_compiled_later_is_compiled_once_at_its_first_call_with_its_options():
+    asked = []
+
+    def compiler(function, **options):
+        asked.append(options)
+        return lambda number: 2 * function(number)
+
+    @quantisation.compiled_later(compiler, dynamic=False)
+    def more(number):
+        return number + 1
+
+    assert asked == []
+    assert [more(1), more(2)] == [4, 6]
+    assert asked == [{"dynamic": False}]
+    assert quantisation.compiled_later(compiler, abs)(-3) == 6

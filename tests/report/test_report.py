@@ -20,6 +20,7 @@ from conftest import ROOT
 from recalign.common.artifacts import folder, read_json, read_parquet, write_json, write_parquet, write_text
 from recalign.common.columns import VIEWS
 from recalign.common.errors import RecalignError
+from recalign.common.html import HeatRow, document, heat_table, table
 from recalign.common.run_log import note_costs
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import read_examples, read_met
@@ -31,7 +32,8 @@ from recalign.evaluation.significance import Interval
 from recalign.evaluation.systems import System, write_systems
 from recalign.params.load import Params, load_params, parse_params
 from recalign.preferences.profiles.profiles import Claim, Profile, profiles_table
-from recalign.report.curves import read_curve
+from recalign.report.curves import Curve, read_curve
+from recalign.report.plots import ACCENT, OTHER, THIRD, drift_plot
 from recalign.report.provenance import next_commands
 from recalign.report.table import cells, difference, print_scorecard
 from recalign.report.verdict import answer, verdict
@@ -498,6 +500,48 @@ def test_the_page_reads_in_a_browser(made: Made, tmp_path: Path, width: int, dar
     assert told["headings"][0] == 1
     assert all(deeper - level <= 1 for level, deeper in pairwise(told["headings"]))
     assert told["background"] == ("rgb(22, 22, 22)" if dark else "rgb(253, 253, 252)")
+
+
+@pytest.mark.slow
+def test_a_long_text_in_a_wide_table_does_not_make_its_row_tall_on_a_phone(tmp_path: Path) -> None:
+    """The table scrolls there in any case, so its last column has room to be read in."""
+    row = ("fusion", *["0.908 [0.631, 1.000]"] * 5, "0.67 item_knn + 0.33 ease + 0 (llm-sdpo, popularity)")
+    page = document("wide", [table(["system", *"abcde", "ranked by"], [row])])
+    assert measure(page, tmp_path, 390)["tallest"] < 80
+
+
+@pytest.mark.slow
+def test_the_slices_of_eight_systems_fit_a_page_of_1280_pixels(tmp_path: Path) -> None:
+    """And one of 390 scrolls."""
+    names = ["llm-sdpo", "llm-sft", "llm-base", "popularity", "ease", "fusion", "item_knn", "oracle"]
+    head = "target's popularity: most popular fifth [2 cases, 2 users]"
+    rows = [HeatRow(head, [("0.815 [0.631, 1.000]", 0.8)] * 8, 0, False)]
+    page = document("slices", [heat_table(["slice", *names], rows, "Slices")])
+    assert [measure(page, tmp_path, width)["scrolled"] for width in (1280, 390)] == [0, 1]
+
+
+def test_only_what_is_long_in_a_table_of_many_columns_keeps_a_width() -> None:
+    """A narrow table fits a phone, where its text may take several lines."""
+    said = "true probability of the next film"
+    assert table(list("abcdef"), [("x", 1, 2, 3, 4, said)]).count('<td class="long">') == 1
+    assert "long" not in table(list("abcde"), [("x", 1, 2, 3, said)])
+    assert "long" not in table(list("abcdef"), [("x", 1, 2, 3, 4, "0.908 [0.631000000, 1.000000000]")])
+
+
+def test_a_curve_of_one_step_is_drawn_as_a_point() -> None:
+    """A line of one point is no line."""
+    step: dict[str, float | None] = {
+        "step": 1.0,
+        "examples": 16.0,
+        "chosen_logp_drift": 0.1,
+        "rejected_logp_drift": -0.1,
+        "reward_accuracy": 0.5,
+    }
+    curves = (step,), (step, step | {"examples": 32.0})
+    one, two = (drift_plot(Curve("sdpo", rows)).svg for rows in curves)
+    for colour in (OTHER, THIRD, ACCENT):
+        assert f"fill: {colour}" in one
+        assert f"fill: {colour}" not in two
 
 
 @pytest.mark.slow

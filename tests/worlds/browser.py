@@ -30,6 +30,8 @@ onload = () => {
     cut: all("h1, h2, h3, p, figcaption, li, summary").filter((e) => !scrolled(e) && cut(e)).map((e) => e.textContent),
     unnamed: all("[role], nav, table").filter((e) => !named(e)).map((e) => e.outerHTML.slice(0, 80)),
     unreachable: all(".wide").filter((e) => e.scrollWidth > e.clientWidth && e.tabIndex !== 0).length,
+    scrolled: all(".wide").filter((e) => e.scrollWidth > e.clientWidth + 1).length,
+    tallest: Math.max(...all("tbody tr").map((e) => e.getBoundingClientRect().height)),
     unscoped: all("th:not([scope])").length,
     letters: Math.min(...all("svg text").map((e) => e.getBoundingClientRect().height)),
     headings: all("h1, h2, h3").map((e) => Number(e.tagName[1])),

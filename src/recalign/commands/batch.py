@@ -18,8 +18,9 @@ from recalign.data.records import Items
 from recalign.evaluation.metrics import LABELS
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.systems import FUSION, ID, SYSTEMS, best_by_validation, read_systems
+from recalign.llm.adapters import adapter_digest
 from recalign.params.load import Params
-from recalign.project import Project
+from recalign.project import REGISTRY_SCHEME, Project
 from recalign.ranking.batch import (
     FirstStage,
     Rows,
@@ -226,16 +227,17 @@ def _second_stage(
     megabytes = memory_mb(model.language_model.model)
     print(f"Estimate of {reranking_forecast(model.name, len(users), asked.depth, megabytes)}")
     service = Service.of(settings, recommender, raw_items)
+    version = chosen if chosen.startswith(REGISTRY_SCHEME) else f"{chosen}@{adapter_digest(Path(chosen))[:DIGITS]}"
 
     def rerank(lists: list[TopItems], k: int) -> list[TopItems]:
         wanted = [Asked(own.history, own.items, k) for own in lists]
         return [_again(own, answer["items"]) for own, answer in zip(lists, service.answers_known(wanted), strict=True)]
 
     def _again(own: TopItems, answered: list[dict[str, str | int | float]]) -> TopItems:
-        items = [raw_items.number(str(each["item_id"])) for each in answered]
-        scores = [float(each["score"]) for each in answered]
-        kept = [item for item in items if item is not None]
-        return replace(own, items=kept, scores=scores, reasons=[RERANKED] * len(kept), version=chosen)
+        numbers = [(raw_items.number(str(each["item_id"])), float(each["score"])) for each in answered]
+        kept = [(item, score) for item, score in numbers if item is not None]
+        items, scores = [item for item, _ in kept], [score for _, score in kept]
+        return replace(own, items=items, scores=scores, reasons=[RERANKED] * len(kept), version=version)
 
     return SecondStage(users, asked.depth, rerank)
 

@@ -14,6 +14,7 @@ from recalign.common import columns as c
 from recalign.common.artifacts import read_parquet
 from recalign.common.console import print_json
 from recalign.common.errors import RecalignError
+from recalign.common.imports import uncollected
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.systems import MEANINGLESS, SYSTEMS, read_systems, system_of
@@ -68,8 +69,9 @@ def recommend(
         _check_something_made(params)
     for sentence in said:
         log.info(sentence)
-    from recalign.commands.opened import open_adapter
-    from recalign.registry.serving import Service
+    with uncollected():
+        from recalign.commands.opened import open_adapter
+        from recalign.registry.serving import Service
 
     new = None
     if items is not None:

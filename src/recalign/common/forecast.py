@@ -82,5 +82,5 @@ def reranking_forecast(system: str, people: int, titles: int, weights_mb: float,
     last = last_run(f"rank@{system}", notes)
     each = last.get(PER_THOUSAND)
     seconds = None if each is None else each * people / 1000 * titles / CANDIDATES
-    work = f"reranking with {system}: {people:,} people, {titles:,} titles each"
+    work = f"reranking with {system}: {people:,} {'person' if people == 1 else 'people'}, {titles:,} titles each"
     return forecast(work, seconds, last.get("peak_mb"), weights_mb)

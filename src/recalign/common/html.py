@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape as escape
 
 SMALLEST = 0.9  # pixels a point of a drawing: its letters of 10 points are then 9 pixels high
+MANY, LONG = 5, 24  # columns beside the first that no narrow screen holds; characters that a text may be squeezed at
 CSS = """
 :root { color-scheme: light dark;
   --ink: #1c1c1c; --paper: #fdfdfc; --faint: #5f5f5f; --line: #d9d9d6; --mark: #b45309; --heat: #3b82c4;
@@ -39,7 +40,8 @@ tbody th { font-weight: inherit; position: sticky; left: 0; background: var(--pa
 tr.best { font-weight: 600; } tr.grey { color: var(--faint); } td.best { font-weight: 700; }
 li.hit { font-weight: 600; }
 .interval { display: block; white-space: nowrap; font-size: 0.8rem; font-weight: 400; }
-.heat td { padding-left: 0.4rem; } .heat tbody th { min-width: 9rem; }
+td.long { min-width: 13rem; }
+.heat td { padding: 0.3rem 0.3rem; } .heat tbody th { min-width: 9rem; } .heat .interval { font-size: 0.72rem; }
 figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid var(--line); padding: 0.6rem; }
 code { font-size: 0.875rem; } details { margin: 0.5rem 0 1rem; }
@@ -108,7 +110,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], caption: st
     lines = []
     for first, *others in rows:
         css = ' class="best"' if first == best else ""
-        lines.append(f"<tr{css}>{_row_head(first)}" + "".join(f"<td>{_cell(cell)}</td>" for cell in others))
+        scrolls = len(others) >= MANY
+        lines.append(f"<tr{css}>{_row_head(first)}" + "".join(_data(cell, scrolls) for cell in others))
     return _framed(headings, lines, caption)
 
 
@@ -139,6 +142,12 @@ def heat_table(headings: Sequence[str], rows: Iterable[HeatRow], caption: str) -
 
 def _row_head(cell: object) -> str:
     return f'<th scope="row">{_cell(cell)}</th>'
+
+
+def _data(cell: object, scrolls: bool) -> str:
+    """A cell; its text keeps a width to be read at where the table `scrolls` on narrow screens in any case."""
+    long = ' class="long"' if scrolls and len(str(cell).partition(" [")[0]) > LONG else ""
+    return f"<td{long}>{_cell(cell)}</td>"
 
 
 def _cell(cell: object) -> str:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import logging
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from recalign.common.artifacts import digest_of, file_digest, read_json, verify_once
@@ -72,8 +74,7 @@ def _check_base(folder: Path, identity: dict[str, Any]) -> None:
 
 def _check_config(config: dict[str, Any], called: str) -> None:
     """PEFT drops keys that it does not know with a warning, and computes something else than what was trained."""
-    import peft
-
+    peft = import_peft()
     kind = config.get("peft_type")
     if kind != "LORA":
         raise RecalignError(f"{called}: {CONFIG} has peft_type {kind!r}; only 'LORA' adapters can be read")
@@ -90,6 +91,17 @@ def _check_config(config: dict[str, Any], called: str) -> None:
         peft.LoraConfig(**{key: value for key, value in config.items() if key in known - {"peft_version"}})
     except Exception as error:  # a foreign configuration: PEFT checks combinations by whatever fails first
         raise RecalignError(f"{called}: {CONFIG} cannot be followed ({first_line(error)}); save it anew") from None
+
+
+def import_peft() -> ModuleType:
+    """PEFT, the quick way (`import_bitsandbytes`)."""
+    from recalign.llm.quantisation import import_bitsandbytes
+
+    with suppress(ImportError):  # PEFT adapts plain weights without it
+        import_bitsandbytes()
+    import peft
+
+    return peft
 
 
 def check_finite(file: Path, called: str) -> None:
@@ -113,23 +125,23 @@ def add_adapter(model: Any, params: LoraParams, seed: int) -> Any:
     the adapters do. Raises RecalignError when lora.targets fit no module.
     """
     import torch
-    from peft import LoraConfig, get_peft_model
 
+    peft = import_peft()
     targets = params.targets if isinstance(params.targets, str) else list(params.targets)
     upper = None
     if params.layers is not None:
         depth = model.config.get_text_config().num_hidden_layers
         upper = list(range(max(depth - params.layers, 0), depth))
         targets = _linear_names(model) if targets == "all-linear" else targets  # peft wants names beside layers
-    config = LoraConfig(
-        r=params.rank, lora_alpha=params.alpha,  # type: ignore[arg-type]  # a float is fine: it is only divided by r
+    config = peft.LoraConfig(
+        r=params.rank, lora_alpha=params.alpha,  # a float is fine: it is only divided by r
         lora_dropout=params.dropout, target_modules=targets, layers_to_transform=upper,
         bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            return get_peft_model(model, config)
+            return peft.get_peft_model(model, config)
         except ValueError as error:
             said = str(error).splitlines()[0]
             raise RecalignError(f"lora.targets is {params.targets!r}: {said}; 'all-linear' fits every model") from None
@@ -151,8 +163,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool, base: str) -> Any
     Raises RecalignError naming both bases where the adapter's modules or shapes are not the model's, or where it holds
     weights for only a part of the modules that its configuration names.
     """
-    from peft import PeftModel, get_peft_model_state_dict
-
+    peft = import_peft()
     config = read_json(folder / CONFIG)
     trained_on = config.get("base_model_name_or_path") or "a base that it does not name"
     file = check_whole(folder / WEIGHTS, f"adapter {folder}")
@@ -162,10 +173,10 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool, base: str) -> Any
     if misfit:
         raise RecalignError(f"{fits}: {misfit}; {fix}")
     try:
-        loaded = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, local_files_only=True)
+        loaded = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, local_files_only=True)
     except Exception as error:  # PEFT names a misfit by whatever fails first
         raise RecalignError(f"{fits} ({first_line(error)}); {fix}") from None
-    wanted = get_peft_model_state_dict(loaded, save_embedding_layers=False)
+    wanted = peft.get_peft_model_state_dict(loaded, save_embedding_layers=False)
     if odd := sorted(wanted.keys() ^ file.keys()):
         where = "lacks weights for" if odd[0] in wanted else "holds weights that its configuration does not name:"
         raise RecalignError(f"adapter {folder} {where} {odd[0]}; give the whole folder that training wrote")

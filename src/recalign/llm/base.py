@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from recalign.common.artifacts import digest_of, file_digest, folder, read_json, write_json
 from recalign.common.errors import RecalignError
+from recalign.common.imports import uncollected
 from recalign.llm import downloads, tiny_random
 from recalign.llm.adapters import adapter_digest, add_adapter, check_adapter, load_adapter
 from recalign.llm.check import verdict_of
@@ -81,6 +82,7 @@ def _weights_digest(path: Path) -> str:
     return digest_of({file.name: file_digest(file) for file in sorted(path.glob("*.safetensors"))})
 
 
+@uncollected()
 def load_language_model(
     base: Path,
     params: BaseParams,

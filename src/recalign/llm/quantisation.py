@@ -1,6 +1,9 @@
 """How the frozen weights are held and what multiplies them: decided from the hardware, with the reason in the log."""
 
 import logging
+from collections.abc import Callable
+from functools import cache, partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -63,9 +66,35 @@ def quantisation_config(params: BaseParams, device: torch.device, dtype: torch.d
     )
 
 
+def import_bitsandbytes() -> ModuleType:
+    """bitsandbytes, the quick way; to be called before PEFT is imported, which imports it.
+
+    It has a few functions compiled while it is imported, and torch takes some 1.5 CPU seconds to import its compiler.
+    Here each of them is compiled when it is first called, which plain weights never do.
+    """
+    compiler = torch.compile
+    torch.compile = partial(compiled_later, compiler)
+    try:
+        import bitsandbytes
+    finally:
+        torch.compile = compiler
+    return bitsandbytes
+
+
+def compiled_later(
+    compiler: Callable[..., Any], function: Callable[..., Any] | None = None, **options: Any
+) -> Callable[..., Any]:
+    """As torch.compile (`compiler`) with its options, also as a decorator: it is asked at the first call."""
+    if function is None:
+        return partial(compiled_later, compiler, **options)
+    made = cache(lambda: compiler(function, **options))
+    return lambda *given, **named: made()(*given, **named)
+
+
 def why_not_quantised(device: torch.device) -> str | None:
     """Why bitsandbytes cannot run on the device, found by trying; None where it can."""
     try:
+        import_bitsandbytes()
         from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
         block, state = quantize_4bit(torch.ones(64, 64, device=device), quant_type="nf4", compress_statistics=True)

@@ -62,7 +62,7 @@ def learning_plot(curves: Sequence[Curve]) -> Drawing:
     """Training and validation loss of each stage over the examples it has seen."""
     figure, panels = _figure(len(curves))
     for axes, curve in zip(panels, curves, strict=True):
-        axes.plot(*curve.points("loss"), color=OTHER, linewidth=1, label="training")
+        _line(axes, curve, "loss", color=OTHER, linewidth=1, label="training")
         axes.plot(*curve.points("validation_loss"), "o-", color=ACCENT, label="validation")
         axes.set_title(curve.stage)
         axes.set_xlabel("examples")
@@ -76,11 +76,11 @@ def learning_plot(curves: Sequence[Curve]) -> Drawing:
 def drift_plot(curve: Curve) -> Drawing:
     """How far an aligned model's log-probs have moved from the reference's, and how often the chosen one leads."""
     figure, (drift, accuracy) = _figure(2)
-    drift.plot(*curve.points("chosen_logp_drift"), color=THIRD, label="chosen")
-    drift.plot(*curve.points("rejected_logp_drift"), color=ACCENT, label="rejected")
+    _line(drift, curve, "chosen_logp_drift", color=THIRD, label="chosen")
+    _line(drift, curve, "rejected_logp_drift", color=ACCENT, label="rejected")
     drift.set_ylabel("log-prob minus the reference's (nats)")
     drift.legend()
-    accuracy.plot(*curve.points("reward_accuracy"), color=OTHER)
+    _line(accuracy, curve, "reward_accuracy", color=OTHER)
     accuracy.set_ylim(0, 1)
     accuracy.set_ylabel("reward accuracy")
     for axes in (drift, accuracy):
@@ -157,6 +157,12 @@ def strength_plot(curves: Mapping[str, Sequence[tuple[float, float, bool]]], by:
         if chosen[2]
     )
     return Drawing("fairness", "NDCG@10 against unfairness, by strength of reranking", f"{told}.", _svg(figure))
+
+
+def _line(axes: "Axes", curve: Curve, column: str, **style: Any) -> None:
+    """A column over the examples; a run of one step has one point, which a line alone would not show."""
+    examples, values = curve.points(column)
+    axes.plot(examples, values, marker="o" if len(values) == 1 else None, **style)
 
 
 def _first_and_last(curve: Curve, column: str) -> str:
