@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm, t, ttest_1samp
 
+from recalign.common import columns as c
 from recalign.common.errors import RecalignError
 from recalign.evaluation.metrics import metric_values
-from recalign.evaluation.ranks import SystemRanks, in_case_order, read_system_ranks, write_system_ranks
+from recalign.evaluation.ranks import SAMPLED, SystemRanks, in_case_order, read_system_ranks, write_system_ranks
 from recalign.evaluation.significance import (
     bootstrap_interval,
     bootstrap_intervals,
@@ -223,3 +224,33 @@ def test_ranks_read_back_as_they_were_written(tmp_path: Path) -> None:
 def test_an_example_that_was_ranked_twice_is_refused() -> None:
     with pytest.raises(RecalignError, match="example_id 1-1 was ranked twice by 'a'"):
         in_case_order("a", "sampled-20", "uniform", "d", [("1-1", 1), ("1-1", 1)], np.array([1, 2]), np.zeros(2))
+
+
+def on_new_items(ranks: list[int], targets: list[int], view: str = c.HIDDEN) -> SystemRanks:
+    """A case a user; targets repeat."""
+    keys = [(f"{user}-{target}", user, target) for user, target in enumerate(targets, start=1)]
+    return in_case_order("s", SAMPLED, "uniform", "d", keys, np.array(ranks), np.zeros(len(ranks)), view=view)
+
+
+def test_on_new_items_the_items_asked_for_are_drawn() -> None:
+    """Forty users ask for four items, and what is asked decides: forty cases say no more than four."""
+    targets = [1, 2, 3, 4] * 10
+    ranks = [1 if target < 3 else 9 for target in targets]
+    few, many = on_new_items(ranks, targets), on_new_items(ranks, targets, view=c.WARM)
+    assert (few.drawn, many.drawn) == ("the items asked for", "users")
+    wide, narrow = (metric_interval(own, "ndcg_at_10", 2000, 0) for own in (few, many))
+    assert wide.value == narrow.value
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+    level = on_new_items([5] * 40, targets)
+    assert paired_difference(few, level, "ndcg_at_10", 2000, 0).low < 0
+    assert paired_difference(many, replace(level, view=c.WARM), "ndcg_at_10", 2000, 0).low > 0
+
+
+def test_ranks_without_targets_or_with_more_of_them_than_users_go_by_users(tmp_path: Path) -> None:
+    targets = [1, 2, 3, 4] * 10
+    own = on_new_items([1] * 40, targets)
+    assert replace(own, target_ids=()).clusters == own.user_ids
+    assert on_new_items([1] * 4, [5, 6, 7, 8]).clusters == (1, 2, 3, 4)
+    write_system_ranks(tmp_path / "ranks.parquet", [own])
+    (read,) = read_system_ranks(tmp_path / "ranks.parquet", {"uniform": {c.HIDDEN: "d"}})
+    assert (read.target_ids, read.clusters, read.keys) == (own.target_ids, own.clusters, own.keys)

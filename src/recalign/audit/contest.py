@@ -96,12 +96,11 @@ def probe_contest(
         raise RecalignError(f"example {missing} was ranked but is no case any more; run 'dvc repro' to evaluate anew")
     rows = [row[example] for example in first.example_ids]
     places, lots = cases.places[rows], draw_lots(first.example_ids, cases.candidates[rows])
-    keys = list(zip(first.example_ids, first.user_ids, strict=True))
     probes = []
     for name, scores in audit.scores.items():
         ranks, own = target_ranks(scores[rows], places, lots), scores[rows, places]
         probes.append(
-            in_case_order(name, first.protocol, first.manifest, first.digest, keys, ranks, own, view=first.view)
+            in_case_order(name, first.protocol, first.manifest, first.digest, first.keys, ranks, own, view=first.view)
         )
     best = max(probes, key=lambda probe: float(metric_values(metric, probe.ranks).mean()))
     gains = {s.system: paired_difference(s, best, metric, resamples, seed) for s in systems}

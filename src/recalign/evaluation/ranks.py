@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,9 @@ from recalign.common.artifacts import read_parquet, write_parquet
 from recalign.common.errors import RecalignError
 from recalign.evaluation.metrics import Floats, Ranks
 
+CaseKey = tuple[str, int] | tuple[str, int, int]  # example id, user id and, where it is known, target
+
+USERS, ITEMS = "users", "the items asked for"
 KEPT = 10  # best items kept a case: what exposure is measured on
 SAMPLED, FULL = "sampled-20", "full"
 UNKNOWN = "unknown"  # view of ranks from before views were recorded
@@ -30,6 +34,7 @@ SCHEMA = pa.schema(
         (c.RANK, pa.int64()),
         (c.SCORE, pa.float64()),
         (c.TOP, pa.list_(pa.int64())),
+        (c.TARGET, pa.int64()),
     ]
 )
 
@@ -40,7 +45,8 @@ class SystemRanks:
 
     digest is that of the cases with their lists (or with what the catalogue is ranked without): equal digests, equal
     cases. view: who and what is asked; UNKNOWN in ranks that were made before views were. top holds each case's best
-    items (at most KEPT, best first), and is empty where only ranks are known.
+    items (at most KEPT, best first), and is empty where only ranks are known; so is target_ids in ranks of earlier
+    versions.
     """
 
     system: str
@@ -53,6 +59,25 @@ class SystemRanks:
     scores: Floats
     top: tuple[tuple[int, ...], ...] = ()
     view: str = c.WARM
+    target_ids: tuple[int, ...] = ()
+
+    @property
+    def keys(self) -> list[CaseKey]:
+        """Example id, user id and, where it is known, target of each case."""
+        if not self.target_ids:
+            return list(zip(self.example_ids, self.user_ids, strict=True))
+        return list(zip(self.example_ids, self.user_ids, self.target_ids, strict=True))
+
+    @property
+    def clusters(self) -> tuple[int, ...]:
+        """[B] What intervals draw again: users, or on new items, of which there are fewer, the items asked for."""
+        return self.user_ids if self.drawn == USERS else self.target_ids
+
+    @property
+    def drawn(self) -> str:
+        """What `clusters` are, in words."""
+        new = self.view in (c.NATURAL, c.HIDDEN) and self.target_ids
+        return ITEMS if new and len(set(self.target_ids)) < len(set(self.user_ids)) else USERS
 
     def check_comparable(self, other: "SystemRanks") -> None:
         """Raise RecalignError naming the first field in which the cases of the two systems differ."""
@@ -93,14 +118,14 @@ def in_case_order(
     protocol: str,
     manifest: str,
     digest: str,
-    cases: Sequence[tuple[str, int]],
+    cases: Sequence[CaseKey],
     ranks: Ranks,
     scores: Floats,
     top: Sequence[tuple[int, ...]] = (),
     *,
     view: str = c.WARM,
 ) -> SystemRanks:
-    """SystemRanks of `cases` (example id, user id) in any order; ranks, the targets' scores and top are in that order.
+    """SystemRanks of `cases` (their keys) in any order; ranks, the targets' scores and top are in that order.
 
     Raises RecalignError when an example is listed twice.
     """
@@ -111,7 +136,8 @@ def in_case_order(
         raise RecalignError(f"{c.EXAMPLE} {twice} was ranked twice by '{system}'; a case counts once")
     users = tuple(cases[row][1] for row in order)
     best = tuple(top[row] for row in order) if top else ()
-    return SystemRanks(system, protocol, manifest, digest, ids, users, ranks[order], scores[order], best, view)
+    targets = tuple(own for row in order for own in cases[row][2:])
+    return SystemRanks(system, protocol, manifest, digest, ids, users, ranks[order], scores[order], best, view, targets)
 
 
 def write_system_ranks(path: Path, systems: Sequence[SystemRanks]) -> None:
@@ -128,6 +154,7 @@ def write_system_ranks(path: Path, systems: Sequence[SystemRanks]) -> None:
                 pa.array(s.ranks, pa.int64()),
                 pa.array(s.scores, pa.float64()),
                 pa.array(s.top or [None] * len(s.ranks), pa.list_(pa.int64())),
+                pa.array(s.target_ids or [None] * len(s.ranks), pa.int64()),
             ],
             schema=SCHEMA,
         )
@@ -154,7 +181,7 @@ def read_system_ranks(path: Path, digests: Digests) -> list[SystemRanks]:
             protocol,
             manifest,
             _digest(digests, manifest, view),
-            [(row[c.EXAMPLE], row[c.USER]) for row in rows],
+            [_key(row) for row in rows],
             np.array([row[c.RANK] for row in rows], dtype=np.int64),
             np.array([row[c.SCORE] for row in rows], dtype=np.float64),
             [tuple(row[c.TOP]) for row in rows] if all(row.get(c.TOP) is not None for row in rows) else (),
@@ -162,6 +189,11 @@ def read_system_ranks(path: Path, digests: Digests) -> list[SystemRanks]:
         )
         for (system, protocol, manifest, view), rows in groups.items()
     ]
+
+
+def _key(row: dict[str, Any]) -> CaseKey:
+    target = row.get(c.TARGET)
+    return (row[c.EXAMPLE], row[c.USER]) if target is None else (row[c.EXAMPLE], row[c.USER], target)
 
 
 def _digest(digests: Digests, manifest: str, view: str) -> str:

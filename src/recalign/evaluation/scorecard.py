@@ -7,7 +7,7 @@ from recalign.common import columns as c
 from recalign.common.errors import RecalignError
 from recalign.evaluation.metrics import METRICS
 from recalign.evaluation.ranking_rule import CHOSEN_BY
-from recalign.evaluation.ranks import SystemRanks
+from recalign.evaluation.ranks import USERS, SystemRanks
 from recalign.evaluation.significance import Gain, Interval, holm, metric_intervals, paired_gains
 from recalign.evaluation.systems import ID, LLM, TRANSFERRED, TUNED, UNTRAINED, System, best_by_validation
 
@@ -56,7 +56,8 @@ class Scorecard:
     """Systems under one protocol, manifest and view; baseline and llm are the best of their kind by warm validation.
 
     unbeaten: systems that do not beat the best leak probe; notes: what the table says of that below its rows;
-    random_model: the language models stand on a random base, so their figures mean nothing.
+    random_model: the language models stand on a random base, so their figures mean nothing; drawn: what intervals are
+    over.
     """
 
     protocol: str
@@ -72,6 +73,7 @@ class Scorecard:
     notes: tuple[str, ...] = ()
     view: str = c.WARM
     random_model: bool = False
+    drawn: str = USERS
 
     @property
     def undecided(self) -> str:
@@ -119,7 +121,7 @@ def build_scorecard(ranks: Sequence[SystemRanks], about: Mapping[str, System], r
     users = len(set(first.user_ids))
     return Scorecard(
         first.protocol, first.manifest, first.digest, len(first.ranks), users, rows, baseline, llm, comparisons,
-        view=first.view,
+        view=first.view, drawn=first.drawn,
     )  # fmt: skip
 
 

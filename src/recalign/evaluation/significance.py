@@ -1,6 +1,7 @@
 """How sure a figure is: bootstrap over users for means and differences, Wilson for shares, Holm for many at once.
 
-Cases of one user are alike, so users are drawn, not cases; a mean over cases is then a ratio of two sums over users.
+Cases of one user are alike, so users are drawn, not cases; a mean over cases is then a ratio of two sums over users. On
+new items, which are fewer, the items asked for take the users' place (`SystemRanks.clusters`).
 
 A percentile interval of few users is too short: a resample spreads by (G − 1)/G of the variance that it should, and the
 bounds of a normal law stand where Student's belong. Its percentiles are therefore moved outwards (the expanded
@@ -179,15 +180,15 @@ def wilson_interval(hits: int, cases: int) -> Interval:
 
 
 def metric_interval(system: SystemRanks, metric: str, resamples: int, seed: int) -> Interval:
-    """The metric of a system with its interval, clustered by user; of a share as `of_share` says."""
+    """The metric of a system with its interval, by its `clusters`; of a share as `of_share` says."""
     return metric_intervals(system, [metric], resamples, seed)[metric]
 
 
 def metric_intervals(system: SystemRanks, metrics: Sequence[str], resamples: int, seed: int) -> dict[str, Interval]:
     """`metric_interval` of several metrics from one set of draws."""
     values = np.stack([metric_values(metric, system.ranks) for metric in metrics], axis=1)
-    found = dict(zip(metrics, bootstrap_intervals(values, system.user_ids, resamples, seed), strict=True))
-    users = len(set(system.user_ids))
+    found = dict(zip(metrics, bootstrap_intervals(values, system.clusters, resamples, seed), strict=True))
+    users = len(set(system.clusters))
     return found | {m: of_share(found[m], len(values), users) for m in metrics if m in SHARES}
 
 
@@ -201,7 +202,7 @@ def of_share(resampled: Interval, cases: int, users: int) -> Interval:
 
 
 def paired_difference(first: SystemRanks, second: SystemRanks, metric: str, resamples: int, seed: int) -> Interval:
-    """The metric of `first` minus that of `second`, case by case, with its interval clustered by user.
+    """The metric of `first` minus that of `second`, case by case, with its interval by their `clusters`.
 
     An interval that leaves out zero says that the two differ on cases of this kind.
     Raises RecalignError naming the field (protocol, manifest, digest, example_id, user_id) in which their cases differ.
@@ -214,7 +215,7 @@ def paired_lower_bound(first: SystemRanks, second: SystemRanks, metric: str, cha
     those of `paired_difference`."""
     first.check_comparable(second)
     gains = metric_values(metric, first.ranks) - metric_values(metric, second.ranks)
-    return float(lower_bounds(*sums_by_user(gains[:, None], first.user_ids), chance)[0])
+    return float(lower_bounds(*sums_by_user(gains[:, None], first.clusters), chance)[0])
 
 
 def paired_gains(
@@ -233,7 +234,7 @@ def paired_gains(
         pairs[0][0].check_comparable(first)
     columns = [metric_values(metric, first.ranks) - metric_values(metric, second.ranks) for first, second in pairs]
     gains = np.stack(columns, axis=1)
-    own = pairs[0][0].user_ids
+    own = pairs[0][0].clusters
     means, degrees, users = resampled_means(gains, own, resamples, seed), degrees_of_freedom(gains, own), len(set(own))
     columns_of = zip(gains.mean(axis=0).tolist(), means.T, degrees.tolist(), strict=True)
     return [gain_of(value, column, users, freedom) for value, column, freedom in columns_of]

@@ -143,7 +143,7 @@ class _Scored:
 def _joined(parts: Sequence[SystemRanks]) -> SystemRanks:
     """Ranks of parts of a trial as those of the whole, in case order."""
     first = parts[0]
-    keys = [key for part in parts for key in zip(part.example_ids, part.user_ids, strict=True)]
+    keys = [key for part in parts for key in part.keys]
     return in_case_order(
         first.system, first.protocol, first.manifest, first.digest, keys,
         np.concatenate([part.ranks for part in parts]), np.concatenate([part.scores for part in parts]),

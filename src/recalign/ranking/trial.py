@@ -250,6 +250,5 @@ def _within(ranks: Ranks, depth: int | None, items: int) -> Ranks:
 def _outcome(
     system: str, protocol: str, trial: Trial, ranks: Ranks, scores: Floats, best: Sequence[tuple[int, ...]]
 ) -> SystemRanks:
-    return in_case_order(
-        system, protocol, trial.manifest, trial.digest, trial.keys, ranks, scores, best, view=trial.view
-    )
+    keys = [(*key, case.example.target) for key, case in zip(trial.keys, trial.cases, strict=True)]
+    return in_case_order(system, protocol, trial.manifest, trial.digest, keys, ranks, scores, best, view=trial.view)

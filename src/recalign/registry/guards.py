@@ -174,7 +174,7 @@ def _view_check(
     metric = params.registry.metric
     values = metric_values(metric, one.ranks) - metric_values(metric, other.ranks)
     users = len(set(one.user_ids))
-    return Check(name, LABELS[name], bound, users, _of_means(lambda: values, one.user_ids), falls=True)
+    return Check(name, LABELS[name], bound, users, _of_means(lambda: values, one.clusters), falls=True)
 
 
 def _fairness_checks(

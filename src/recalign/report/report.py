@@ -148,8 +148,8 @@ def _comparisons(card: Scorecard) -> str:
         for pair in card.comparisons
     ]
     note = (
-        "NDCG@10 on the same cases, 95 % intervals over users. p is corrected for all differences of this card (Holm); "
-        "'level with': p is 0.05 or more, or the interval holds zero; '?': the correction made it so."
+        f"NDCG@10 on the same cases, 95 % intervals over {card.drawn}. p is corrected for all differences of this card "
+        "(Holm); 'level with': p is 0.05 or more, or the interval holds zero; '?': the correction made it so."
     )
     columns = ["pair", "difference", "p (Holm)", "the first is"]
     return page.section("Paired comparisons", page.table(columns, rows, note))

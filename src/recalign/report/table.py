@@ -53,7 +53,7 @@ def caption(card: Scorecard, source: str) -> str:
     """What every figure of the card carries: source, view, protocol, manifest, digest, cases and users."""
     return (
         f"{source}, test split, {card.view}, {card.protocol}, manifest {card.manifest} {card.digest[:12]}, "
-        f"{card.cases} cases of {card.users} users, 95 % intervals over users"
+        f"{card.cases} cases of {card.users} users, 95 % intervals over {card.drawn}"
         + (f"; {MEANINGLESS}" if card.random_model else "")
     )
 
@@ -106,7 +106,8 @@ def print_comparison(first: Run, second: Run, compared: Sequence[Compared]) -> N
     print_table(["system", *(LABELS[metric] for metric in METRICS), "by NDCG@10 the first is"], rows)
     if undecided:
         print(f"{ranks.view}: {undecided}")
-    print("95 % intervals over users; '?': leaves out zero, but not when all of the table is corrected for (Holm)")
+    over = f"95 % intervals over {ranks.drawn}"
+    print(f"{over}; '?': leaves out zero, but not when all of the table is corrected for (Holm)")
 
 
 def print_second_views(answers: Sequence[ComparedAnswers], agreements: Sequence[Comparison]) -> None:
