@@ -6,12 +6,14 @@ Reads the project in --project: `data/prepared` as `recalign prepare` made it an
 baselines` did, with its params.yaml. GU and the strength γ are chosen on all warm validation cases (at most as many as
 stage fuse weighs on), the figures are of all warm test cases: whole catalogue minus what the user met, ten items shown,
 groups' history from the train events. "fusion" is that of the named systems, weighted on the validation cases as stage
-fuse does; no language model is in it. Differences are paired, intervals 95 % over users. "chosen" marks γ of
+fuse does; no language model is in it. --adapter measures one too, on the first --cases of both kinds:
+it reads every title of the catalogue for each. Differences are paired, intervals 95 % over users. "chosen" marks γ of
 validation; every other line of the curve says what the test cases would have given, and chooses nothing.
 """
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,6 +21,7 @@ import torch
 from recalign.common.artifacts import read_json
 from recalign.common.item_groups import Grouping, group_items
 from recalign.common.machine import machine
+from recalign.common.progress import track
 from recalign.data.records import read_met
 from recalign.evaluation.exposure import excess_of, fairness_gain, measure_exposure, unfairness
 from recalign.evaluation.metrics import metric_values
@@ -31,9 +34,12 @@ from recalign.project import Project
 from recalign.ranking.exposure import choose, reranked_ranks
 from recalign.ranking.fused import FusedRecommender
 from recalign.ranking.fusion import Fusion
+from recalign.ranking.language_model import Setting
+from recalign.ranking.language_model import open_recommender as open_adapter
 from recalign.ranking.recommenders import open_recommender
 from recalign.ranking.trial import Ranker, Trial, scores_of, whole_catalogue
 from recalign.ranking.trials import Trials, read_trials
+from recalign.recommenders.recommender import Request
 
 GAMMAS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 HEAD = "| system | γ | NDCG@10 | minus γ = 0 | MGU | DGU | MGU minus γ = 0 | DGU minus γ = 0 | coverage | lift |"
@@ -49,6 +55,31 @@ def ranker_of(name: str, systems: Sequence[str], project: Project, trials: Trial
     fusion = Fusion.fit(told, asked.judged)
     print(f"fusion: {fusion.sentence}", flush=True)
     return FusedRecommender(fusion, parts, trials.catalogue)  # type: ignore[arg-type]  # named by the reader
+
+
+@dataclass
+class Remembered:
+    """A ranker that scores no request twice: a language model takes seconds for each."""
+
+    name: str
+    inner: Ranker
+    kept: dict[Request, torch.Tensor] = field(default_factory=dict)
+
+    def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
+        """[B, items] over the catalogue."""
+        assert candidates is None
+        for request in track(requests, len(requests), "scoring the whole catalogue", "cases"):
+            if request not in self.kept:
+                self.kept[request] = self.inner.scores([request], None)[0]
+        return torch.stack([self.kept[request] for request in requests])
+
+
+def language_model(adapter: Path, params: Params, project: Project, trials: Trials) -> Remembered:
+    """An adapter over the whole catalogue, by the log-prob."""
+    summary = read_json(project.prepared / "summary.json")
+    setting = Setting(params.base, params.prompt, summary["noun"], summary["clock"], params.seed, params.threads)
+    name = f"llm-{adapter.name}"
+    return Remembered(name, open_adapter(name, project.base, adapter, setting, trials.catalogue))
 
 
 def lines_of(
@@ -92,6 +123,8 @@ def main() -> None:
     parser.add_argument("--project", type=Path, required=True)
     parser.add_argument("--systems", nargs="+", default=["item_knn", "ease", "sasrec"])
     parser.add_argument("--by", nargs="+", default=["popularity", "genre"])
+    parser.add_argument("--adapter", type=Path, help="a language model's adapter, which is measured too")
+    parser.add_argument("--cases", type=int, nargs=2, default=(96, 120), help="its validation and test cases")
     parser.add_argument("--tolerance", type=float, default=0.01)
     parser.add_argument("--out", type=Path, help="write the Markdown there as well")
     arguments = parser.parse_args()
@@ -119,12 +152,20 @@ def main() -> None:
     )
     parts = [said]
     rankers = {name: ranker_of(name, arguments.systems, project, trials) for name in [*arguments.systems, FUSION]}
+    whole: dict[str, tuple[Ranker, Trial, Trial]] = {
+        name: (ranker, validation, test) for name, ranker in rankers.items()
+    }
+    if arguments.adapter:
+        few, tested = validation.part(0, arguments.cases[0]), test.part(0, arguments.cases[1])
+        model = language_model(arguments.adapter, params, project, trials)
+        whole[model.name] = (model, few, tested)
+        parts.append(f"{model.name}: {len(few.cases)} validation, {len(tested.cases)} test cases")
     for by in arguments.by:
         grouping = group_items(by, trials.catalogue.popularity, trials.catalogue.attributes)
         parts += ["", f"By {by}, {len(grouping.names)} groups", "", HEAD, "|---" + "|---:" * 9 + "|"]
-        for ranker in rankers.values():
-            choice = choose(ranker, validation, trials.catalogue, grouping, params)
-            parts += lines_of(ranker, choice, test, grouping, params, trials)
+        for ranker, chosen_on, measured_on in whole.values():
+            choice = choose(ranker, chosen_on, trials.catalogue, grouping, params)
+            parts += lines_of(ranker, choice, measured_on, grouping, params, trials)
             print(f"{by}: {choice.system} γ {choice.gamma:g}", flush=True)
     text = "\n".join(parts) + "\n"
     print(text)
