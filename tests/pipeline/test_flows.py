@@ -59,7 +59,7 @@ stages:
   all:
     cmd: cp -r {made}/data {made}/reports .
     deps: [data/raw/table]
-    outs: [data/interactions, data/models, data/prepared, data/ranks]
+    outs: [data/interactions, data/models, data/prepared, data/ranks, reports/scorecard.json]
     metrics:
       - reports/metrics.json:
           cache: false
