@@ -34,6 +34,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
+from llara import RESAMPLES, compared
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, write_json
@@ -41,7 +42,7 @@ from recalign.common.machine import machine
 from recalign.data.records import Items
 from recalign.evaluation.metrics import Floats, metric_values, target_ranks
 from recalign.evaluation.significance import bootstrap_interval as interval_of
-from recalign.evaluation.significance import degrees_of_freedom, gain_of, holm, plain, resampled_means, signed
+from recalign.evaluation.significance import plain
 from recalign.llm.base import load_language_model
 from recalign.params.load import Params, load_params
 from recalign.project import Project
@@ -61,7 +62,6 @@ METRICS = ("ndcg_at_10", "hr_at_1")
 FACTS = ("steps", "best_step", "start_validation_loss", "best_validation_loss")
 START, CONTINUED = "sft", "continued"
 VIEWS = (c.WARM, c.HIDDEN)
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -218,17 +218,7 @@ def differences(means: dict[str, Floats], clusters: Sequence[int]) -> dict[str, 
     """NDCG@10 of each arm minus where it started, and minus SFT that went on; Holm's correction over all of them."""
     asked = [(name, START) for name in means if name != START]
     asked += [(name, CONTINUED) for name in means if name not in (START, CONTINUED) and CONTINUED in means]
-    gains = []
-    for own, other in asked:
-        apart = means[own] - means[other]
-        resampled = resampled_means(apart[:, None], clusters, RESAMPLES, 0)[:, 0]
-        degrees = float(degrees_of_freedom(apart[:, None], clusters)[0])
-        gains.append(gain_of(float(apart.mean()), resampled, len(set(clusters)), degrees))
-    corrected = holm([gain.p for gain in gains])
-    return {
-        f"{own} − {other}": f"{signed(gain.interval)}, p {p:.3f}"
-        for (own, other), gain, p in zip(asked, gains, corrected, strict=True)
-    }
+    return compared(means, asked, clusters) if asked else {}
 
 
 def main() -> None:

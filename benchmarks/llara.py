@@ -22,6 +22,7 @@ import argparse
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,9 @@ from recalign.data.records import Items
 from recalign.evaluation.metrics import Floats, metric_values, target_ranks
 from recalign.evaluation.significance import (
     bootstrap_interval,
-    degrees_of_freedom,
-    gain_of,
+    gains_of,
     holm,
     plain,
-    resampled_means,
     signed,
 )
 from recalign.hybrid.soft_tokens import text_only
@@ -111,7 +110,7 @@ class Bench:
         def parts(name: str) -> Scores:
             return {"teacher": teacher[name], "arm": arm[name]}
 
-        return Fusion.fit(parts(c.VALIDATION), self.validation.target_index).scores(parts(c.TEST))
+        return Fusion.fit(parts(c.VALIDATION), self.validation.judged).scores(parts(c.TEST))
 
     def _train(self, arm: str, params: Params, folder: Path) -> None:
         project = self.project
@@ -189,12 +188,13 @@ def differences(means: dict[str, Floats], users: list[int]) -> dict[str, str]:
         return {}
     pairs = [("llara", other) for other in means if not other.startswith("fused") and other != "llara"]
     pairs += [("fused llara", name) for name in ("fused text", "teacher") if name in means]
-    gains = []
-    for own, other in pairs:
-        apart = means[own] - means[other]
-        resampled = resampled_means(apart[:, None], users, RESAMPLES, 0)[:, 0]
-        degrees = float(degrees_of_freedom(apart[:, None], users)[0])
-        gains.append(gain_of(float(apart.mean()), resampled, len(set(users)), degrees))
+    return compared(means, pairs, users)
+
+
+def compared(means: dict[str, Floats], pairs: Sequence[tuple[str, str]], clusters: Sequence[int]) -> dict[str, str]:
+    """The values of each pair's first arm minus those of its second, in words; Holm's correction over all pairs."""
+    apart = np.stack([means[own] - means[other] for own, other in pairs], axis=1)
+    gains = gains_of(apart, clusters, RESAMPLES, 0)
     corrected = holm([gain.p for gain in gains])
     return {
         f"{own} − {other}": f"{signed(gain.interval)}, p {p:.3f}"

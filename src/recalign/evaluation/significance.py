@@ -233,11 +233,14 @@ def paired_gains(
         first.check_comparable(second)
         pairs[0][0].check_comparable(first)
     columns = [metric_values(metric, first.ranks) - metric_values(metric, second.ranks) for first, second in pairs]
-    gains = np.stack(columns, axis=1)
-    own = pairs[0][0].clusters
-    means, degrees, users = resampled_means(gains, own, resamples, seed), degrees_of_freedom(gains, own), len(set(own))
-    columns_of = zip(gains.mean(axis=0).tolist(), means.T, degrees.tolist(), strict=True)
-    return [gain_of(value, column, users, freedom) for value, column, freedom in columns_of]
+    return gains_of(np.stack(columns, axis=1), pairs[0][0].clusters, resamples, seed)
+
+
+def gains_of(values: Floats, clusters: Sequence[int], resamples: int, seed: int) -> list[Gain]:
+    """Each column of differences [B, M], with interval and p value, all from one set of draws; clusters [B]."""
+    means, degrees = resampled_means(values, clusters, resamples, seed), degrees_of_freedom(values, clusters)
+    columns, count = zip(values.mean(axis=0).tolist(), means.T, degrees.tolist(), strict=True), len(set(clusters))
+    return [gain_of(value, column, count, freedom) for value, column, freedom in columns]
 
 
 def gain_of(value: float, resampled: Floats, users: int, degrees: float) -> Gain:
