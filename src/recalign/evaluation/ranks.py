@@ -71,13 +71,12 @@ class SystemRanks:
     @property
     def clusters(self) -> tuple[int, ...]:
         """[B] What intervals draw again: users, or on new items, of which there are fewer, the items asked for."""
-        return self.user_ids if self.drawn == USERS else self.target_ids
+        return self.target_ids if self.drawn == ITEMS else self.user_ids
 
     @property
     def drawn(self) -> str:
         """What `clusters` are, in words."""
-        new = self.view in (c.NATURAL, c.HIDDEN) and self.target_ids
-        return ITEMS if new and len(set(self.target_ids)) < len(set(self.user_ids)) else USERS
+        return drawn_over(self.view, self.user_ids, self.target_ids)
 
     def check_comparable(self, other: "SystemRanks") -> None:
         """Raise RecalignError naming the first field in which the cases of the two systems differ."""
@@ -102,6 +101,12 @@ class SystemRanks:
                 f"'{self.system}' and '{other.system}' cannot be compared: {c.USER} differs for the same {c.EXAMPLE}; "
                 "evaluate both on the same cases"
             )
+
+
+def drawn_over(view: str, users: Sequence[int], targets: Sequence[int]) -> str:
+    """What cases are clustered by: USERS, or ITEMS on new items that are fewer than users; targets: () if unknown."""
+    new = view in (c.NATURAL, c.HIDDEN) and bool(targets)
+    return ITEMS if new and len(set(targets)) < len(set(users)) else USERS
 
 
 def histories_unknown(name: str) -> str:

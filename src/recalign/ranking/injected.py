@@ -1,7 +1,7 @@
 """Cases in which a title holds a text that asks for an item: what the item gains by it is the model's weakness.
 
 Each case puts one item on trial, a wrong candidate drawn by a hash, and meets one text of the pack, drawn likewise. The
-text stands in the item's own title (list), or in that of the last liked item (history), where whoever writes an item's
+text is in the item's own title (list), or in that of the last liked item (history), where whoever writes an item's
 title would put it. The clean twin is the same case without it, so that nothing but the text differs: the twin that
 holds it has the attributes, the vector and the lot of the item that it is a twin of.
 """

@@ -17,7 +17,17 @@ from recalign.common.artifacts import digest_of, read_json
 from recalign.common.errors import RecalignError
 from recalign.data.records import Case, Items, Met, read_cases
 from recalign.evaluation.metrics import Floats, Lots, Ranks, best_items, draw_lots, target_ranks
-from recalign.evaluation.ranks import CATALOGUE, CATALOGUE_CASES, FULL, KEPT, SAMPLED, SystemRanks, in_case_order
+from recalign.evaluation.ranks import (
+    CATALOGUE,
+    CATALOGUE_CASES,
+    FULL,
+    ITEMS,
+    KEPT,
+    SAMPLED,
+    SystemRanks,
+    drawn_over,
+    in_case_order,
+)
 from recalign.ranking.selection import Judged
 from recalign.recommenders.recommender import Request, Scored, cases_at_once
 
@@ -97,9 +107,9 @@ class Trial:
     @property
     def judged(self) -> Judged:
         """What the cases say of scores, in their order; alike are those of a user, or those that ask for a new item."""
-        new = self.view in (c.NATURAL, c.HIDDEN)
-        alike = [case.example.target for case in self.cases] if new else self.users
-        return Judged(self.target_index, alike, self.lots)
+        targets = [case.example.target for case in self.cases]
+        by_item = drawn_over(self.view, self.users, targets) == ITEMS
+        return Judged(self.target_index, targets if by_item else self.users, self.lots)
 
     def part(self, start: int, stop: int | None = None) -> "Trial":
         """The cases from one place to before another."""
