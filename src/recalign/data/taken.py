@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class Taken:
 
     disliked: what the user met before the example's cutoff and had not liked by then (rated low, skipped), ascending.
     later: what the user liked in the example's own split from its cutoff on (without a clock: besides its history),
-    the next first, its target left out.
+    the next first, its target left out; empty where `read_taken` was not asked for it.
     """
 
     items: frozenset[int]
@@ -29,8 +29,8 @@ class Taken:
     later: tuple[int, ...] = ()
 
 
-def read_taken(prepared: Path, examples: Sequence[Example]) -> list[Taken]:
-    """What the user of each example has taken or met, from met.parquet and events.parquet.
+def read_taken(prepared: Path, examples: Sequence[Example], *, later: bool = False) -> list[Taken]:
+    """What the user of each example has taken or met, from met.parquet and events.parquet; `later` on request.
 
     Of a training example all that was met in training's time counts, as all train likes do; of a validation example
     what was met before its cutoff. Nothing later is consulted: an item that is liked one day is disliked until then.
@@ -41,7 +41,13 @@ def read_taken(prepared: Path, examples: Sequence[Example]) -> list[Taken]:
     met, likes = read_met(prepared, users), _likes(prepared, users)
     stated = read_json(prepared / "summary.json")["cutoffs"].get(c.VALIDATION)
     ends = datetime.fromisoformat(stated).replace(tzinfo=None) if stated else None
-    return [_taken(example, met[example.user_id], likes, ends) for example in examples]
+    taken = [_taken(example, met[example.user_id], likes, ends) for example in examples]
+    if not later:
+        return taken
+    return [
+        replace(own, later=_later(example, met[example.user_id], likes[example.user_id, example.split]))
+        for own, example in zip(taken, examples, strict=True)
+    ]
 
 
 def later_items(items: Items, example: Example) -> set[int]:
@@ -54,14 +60,13 @@ def later_items(items: Items, example: Example) -> set[int]:
 def _taken(example: Example, met: Met, likes: Likes, training_ends: datetime | None) -> Taken:
     known = {item for split in _consulted(example) for item in likes[example.user_id, split]}
     known |= {*example.history, example.target}
-    later = _later(example, met, likes[example.user_id, example.split])
     if example.cutoff is None or training_ends is None:
         before = met.before(example)
-        return Taken(frozenset(known | before), tuple(sorted((met.disliked & before) - known)), later)
+        return Taken(frozenset(known | before), tuple(sorted((met.disliked & before) - known)))
     last = max(example.cutoff, training_ends)
     liked = {item for item, time in likes[example.user_id, example.split].items() if time and time < example.cutoff}
     disliked = met.before(example) - known - liked
-    return Taken(frozenset(known | _met_before(met, last)), tuple(sorted(disliked)), later)
+    return Taken(frozenset(known | _met_before(met, last)), tuple(sorted(disliked)))
 
 
 def _later(example: Example, met: Met, likes: dict[int, datetime | None]) -> tuple[int, ...]:

@@ -53,7 +53,8 @@ def pairs(
     built: list[Pair] = []
     for split in (c.TRAIN, c.VALIDATION):
         examples = pair_examples(params, prepared, split, told)
-        taken = read_taken(prepared, examples)  # of whole histories: what was liked is never drawn as unseen
+        # of whole histories: what was liked is never drawn as unseen
+        taken = read_taken(prepared, examples, later=params.pairs.positives > 1)
         asked = _shown(examples, items, params) if split == c.TRAIN else examples
         built += build_pairs(
             asked, items, taken, params.pairs, params.seed, item_knn=item_knn, profiles=known, plausible=plausible
