@@ -6,10 +6,8 @@ import math
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
-from table_world import write_log
+from table_world import smoke_folder, write_log
 
-from conftest import ROOT
 from recalign.cli import main
 from recalign.doctor.own_table import examine
 from recalign.llm.base import fetch_base
@@ -20,11 +18,7 @@ from recalign.params.load import load_params
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with params.yaml, prepared data and a tiny random base, worked in."""
-    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    tree |= {"budget": "smoke", "threads": 1}
-    monkeypatch.chdir(tmp_path)
-    with Path("params.yaml").open("w", encoding="utf-8") as handle:
-        YAML().dump(tree, handle)
+    smoke_folder(tmp_path, monkeypatch)
     log, items = write_log(tmp_path / "raw", fresh=0)
     examine(log, items, load_params(), tmp_path / "data")
     fetch_base(
@@ -66,6 +60,7 @@ def test_the_curve_is_measured_once_and_read_at_all_histories(
     [
         (["raw/log.csv", "--curve"], "--curve trains on the project's own data, and raw/log.csv is none of them"),
         (["--csv", "curve.csv"], "--csv is curve.csv, and there is no curve to write; add --curve"),
+        (["--curve", "--csv", "raw"], "--csv is raw, a folder; give the name of a file, such as raw/curve.csv"),
         (["--curve", "8"], "--curve is 8, and the log has 80 training histories; give two or more different numbers"),
         (["--curve", "900", "1000"], "--curve is 900 1000, and the log has 80 training histories; give two or more"),
         (["--curve", "0", "8"], "give two or more different numbers from 1 on"),

@@ -4,10 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
-from table_world import write_log
+from table_world import smoke_folder, write_log
 
-from conftest import ROOT
 from recalign.cli import main
 from recalign.doctor.estimate import Coldness, Text, verdict_of
 from recalign.llm.base import fetch_base
@@ -17,12 +15,7 @@ from recalign.params.base import BaseParams
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with params.yaml and nothing else, worked in."""
-    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    tree |= {"budget": "smoke", "threads": 1}
-    monkeypatch.chdir(tmp_path)
-    with Path("params.yaml").open("w", encoding="utf-8") as handle:
-        YAML().dump(tree, handle)
-    return tmp_path
+    return smoke_folder(tmp_path, monkeypatch)
 
 
 def estimated(place: Path, *, fresh: int, worded: bool = True) -> dict:

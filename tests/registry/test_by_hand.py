@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.pyfunc import load_model as loaded
-from registry_project import as_evaluated, empty_registry, small_params, write_adapter, write_project, write_ranks
+from registry_project import as_evaluated, new_project, write_adapter, write_ranks
 
 from recalign import project as layout
 from recalign.commands import champion
@@ -28,13 +28,8 @@ BROKEN = "megabytes, times the champion's: +2.000, bound +1.500: broken"
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Params, Path]:
     """A project with an S-DPO adapter and an empty registry, and the working directory."""
-    params, root = small_params(), tmp_path / "project"
-    write_project(params, ROOT / "params.yaml", root)
-    shutil.copy(empty_registry(), root / "mlflow.db")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("RECALIGN_BASE", raising=False)
-    monkeypatch.chdir(root)
-    return params, root
+    root = tmp_path / "project"
+    return new_project(root, monkeypatch), root
 
 
 def with_megabytes(root: Path, value: float) -> None:

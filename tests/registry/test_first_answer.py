@@ -1,11 +1,10 @@
 """Before an alias moves: the logged package is loaded in a fresh process, answers, and is timed beside the champion."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-from registry_project import as_evaluated, empty_registry, small_params, write_adapter, write_project, write_ranks
+from registry_project import as_evaluated, new_project, write_adapter, write_ranks
 
 from recalign import project as layout
 from recalign.commands.register import register
@@ -25,13 +24,8 @@ NAME = "recalign"
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> tuple[Params, Path]:
     """A project with an S-DPO adapter and an empty registry, and the working directory."""
-    params, root = small_params(), tmp_path / "project"
-    write_project(params, ROOT / "params.yaml", root)
-    shutil.copy(empty_registry(), root / "mlflow.db")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("RECALIGN_BASE", raising=False)
-    monkeypatch.chdir(root)
-    return params, root
+    root = tmp_path / "project"
+    return new_project(root, monkeypatch), root
 
 
 @pytest.mark.fresh_process

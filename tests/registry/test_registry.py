@@ -23,6 +23,7 @@ from registry_project import (
     as_evaluated,
     empty_registry,
     small_params,
+    work_in,
     write_adapter,
     write_fusion,
     write_interactions,
@@ -82,9 +83,7 @@ def made(params, tmp_path_factory) -> Path:
 def project(made, tmp_path, monkeypatch) -> Path:
     """A copy of that project, and the working directory."""
     root = shutil.copytree(made, tmp_path / "project")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("RECALIGN_BASE", raising=False)
-    monkeypatch.chdir(root)
+    work_in(root, monkeypatch)
     return root
 
 

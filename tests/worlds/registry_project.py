@@ -52,6 +52,22 @@ def small_params() -> Params:
     return parse_params(tree | {"budget": "smoke", "registry": own})
 
 
+def work_in(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a project the working directory, whose own registry and base are those that are asked."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RECALIGN_BASE", raising=False)
+    monkeypatch.chdir(root)
+
+
+def new_project(root: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Write a project with an S-DPO adapter and an empty registry, and work in it; its params."""
+    params = small_params()
+    write_project(params, ROOT / "params.yaml", root)
+    shutil.copy(empty_registry(), root / "mlflow.db")
+    work_in(root, monkeypatch)
+    return params
+
+
 def write_base(params: Params, root: Path) -> None:
     """data/models/base and data/models/sft: the tiny random model and an adapter."""
     fetch_base(params.base, root / layout.BASE)

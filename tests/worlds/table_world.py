@@ -4,6 +4,11 @@ import csv
 import random
 from pathlib import Path
 
+import pytest
+from ruamel.yaml import YAML
+
+from conftest import ROOT
+
 WORDS = ("river", "fire", "night", "stone", "glass", "road", "song", "dream")
 
 
@@ -24,3 +29,13 @@ def write_log(folder: Path, *, fresh: int, worded: bool = True) -> tuple[Path, P
     with (folder / "items.csv").open("w", newline="") as handle:
         csv.writer(handle).writerows([("item_id", "title"), *zip(ids, titles, strict=True)])
     return folder / "log.csv", folder / "items.csv"
+
+
+def smoke_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with params.yaml at budget smoke and nothing else, worked in."""
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    tree |= {"budget": "smoke", "threads": 1}
+    monkeypatch.chdir(tmp_path)
+    with Path("params.yaml").open("w", encoding="utf-8") as handle:
+        YAML().dump(tree, handle)
+    return tmp_path

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from recalign.common import columns as c
-from recalign.common.artifacts import digest_of, read_json, write_text
+from recalign.common.artifacts import digest_of, read_json
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items, longest_histories, read_outlines
 from recalign.evaluation.metrics import Floats
@@ -28,7 +28,7 @@ from recalign.params.recommenders import RecommenderName
 from recalign.project import Project
 from recalign.ranking.language_model import Setting, open_recommender
 from recalign.ranking.recommenders import open_recommender as open_fitted
-from recalign.ranking.trial import Trial, read_trial, scores_of
+from recalign.ranking.trial import read_trial, scores_of
 from recalign.ranking.trials import UNIFORM
 from recalign.stages.baselines import baselines
 from recalign.stages.sft import sft
@@ -81,19 +81,29 @@ def learning_curve(params: Params, project: Project, histories: Sequence[int]) -
             f"--curve is {' '.join(map(str, histories))}, and the log has {len(outlines)} training histories; give two "
             "or more different numbers from 1 on"
         )
+    catalogue, summary = Items.read(project.prepared), read_json(project.prepared / "summary.json")
     limit = params.evaluate.validation_cases
     trial = read_trial(project.prepared, c.VALIDATION, UNIFORM, limit, params.seed)
     points, values = [], []
     for count in asked:
         begun = time.monotonic()
         own = params.model_copy(update={"sft": params.sft.model_copy(update={"examples": count})})
-        adapter = _trained(own, project)
-        values.append(trial.judged.values(_scores(own, project, adapter, trial)))
+        adapter = _trained(own, project, summary["data_digest"])
+        setting = Setting(params.base, params.prompt, summary["noun"], summary["clock"], params.seed, params.threads)
+        model = open_recommender(
+            SYSTEM, project.base, adapter, setting, catalogue, batch=params.evaluate.batch, store=project.logprobs
+        )
+        values.append(trial.judged.values(scores_of(model, trial.requests, trial.candidates)))
         found = bootstrap_interval(values[-1], trial.users, params.evaluate.resamples, params.seed)
         step = int(read_json(adapter / "training.json")["best_step"])
         points.append(Point(count, found, step, round(time.monotonic() - begun, 1)))
         log.info("%d histories: NDCG@10 %.3f", count, found.value)
-    beside = {name: float(trial.judged.values(_fitted(params, project, name, trial)).mean()) for name in BESIDE}
+    homes = {name: _fitted(params, project, name, summary["data_digest"]) for name in BESIDE}
+    opened = {name: open_fitted(name, home, catalogue) for name, home in homes.items()}
+    beside = {
+        name: float(trial.judged.values(scores_of(own, trial.requests, trial.candidates)).mean())
+        for name, own in opened.items()
+    }
     doubling, at_all = _line(np.stack(values, axis=1), asked, len(outlines))
     each = [bootstrap_interval(own, trial.users, params.evaluate.resamples, params.seed) for own in (doubling, at_all)]
     users, epochs = len(set(trial.users)), params.sft.epochs
@@ -114,13 +124,6 @@ def curve_csv(curve: Curve) -> str:
     return text.getvalue()
 
 
-def write_curve(curve: Curve, out: Path) -> None:
-    """`curve_csv` into a file, as a whole. Raises RecalignError where it is a folder."""
-    if out.is_dir():
-        raise RecalignError(f"--csv is {out}, a folder; give the name of a file, such as {out / 'curve.csv'}")
-    write_text(out, curve_csv(curve))
-
-
 def _line(values: Floats, histories: Sequence[int], every: int) -> tuple[Floats, Floats]:
     """[B] Each case's share of the line's slope per doubling, and of its height at `every`; values [B, M].
 
@@ -132,33 +135,23 @@ def _line(values: Floats, histories: Sequence[int], every: int) -> tuple[Floats,
     return slope, values.mean(axis=1) + slope * (math.log2(every) - x.mean())
 
 
-def _trained(params: Params, project: Project) -> Path:
+def _trained(params: Params, project: Project, data: str) -> Path:
+    """The adapter, trained where it is missing; data: digest of the prepared data."""
     cache = project.root / "data/cache"
-    identity = read_json(project.base / IDENTITY)
-    summary = read_json(project.prepared / "summary.json")
     read = [params.sft.told(), params.lora.model_dump(), params.prompt.model_dump(), params.base.model_dump()]
-    key = digest_of([*read, params.seed, params.evaluate.validation_cases, identity, summary["data_digest"]])
+    identity = read_json(project.base / IDENTITY)
+    key = digest_of([*read, params.seed, params.evaluate.validation_cases, identity, data])
     out = cache / "curve" / f"{params.sft.examples}-{key[:16]}"
     if not (out / "manifest.json").is_file():
         sft(params, prepared=project.prepared, base=project.base, profiles=project.profiles, out=out, cache=cache)
     return out
 
 
-def _scores(params: Params, project: Project, adapter: Path, trial: Trial) -> Floats:
-    summary, catalogue = read_json(project.prepared / "summary.json"), Items.read(project.prepared)
-    setting = Setting(params.base, params.prompt, summary["noun"], summary["clock"], params.seed, params.threads)
-    model = open_recommender(
-        SYSTEM, project.base, adapter, setting, catalogue, batch=params.evaluate.batch, store=project.logprobs
-    )
-    return scores_of(model, trial.requests, trial.candidates)
-
-
-def _fitted(params: Params, project: Project, name: RecommenderName, trial: Trial) -> Floats:
-    """Scores of an ID recommender, fitted into the curve's own folder where the project has none yet."""
-    home = project
-    if not (project.baselines / name).is_dir():
-        digest = read_json(project.prepared / "summary.json")["data_digest"]
-        home = Project(project.root / "data/cache/curve" / f"fitted-{digest[:16]}")
-    if not (home.baselines / name).is_dir():
-        baselines(params, name, project.prepared, home.baselines, project.costs)
-    return scores_of(open_fitted(name, home, Items.read(project.prepared)), trial.requests, trial.candidates)
+def _fitted(params: Params, project: Project, name: RecommenderName, data: str) -> Project:
+    """Where a fitted ID recommender lies: in the project, else in a folder of the curve's own, where it is fitted."""
+    if (project.baselines / name).is_dir():
+        return project
+    own = Project(project.root / "data/cache/curve" / f"fitted-{data[:16]}")
+    if not (own.baselines / name).is_dir():
+        baselines(params, name, project.prepared, own.baselines, project.costs)
+    return own

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recalign.common.artifacts import write_text
 from recalign.common.console import STDOUT, check_json_file, give_json
 from recalign.common.errors import RecalignError
 from recalign.common.machine import machine
@@ -46,12 +47,12 @@ def estimate(
         found = estimated(params, prepared, BASE, None if own else REPORTS / "scorecard.json")
     told, said = lines(found), {"machine": machine(), **asdict(found)}
     if curve is not None:
-        from recalign.commands.curve import learning_curve, write_curve
+        from recalign.commands.curve import curve_csv, learning_curve
 
         learned = learning_curve(params, Project(), curve)
         told, said = [*curve_lines(learned), *told], {**said, "curve": asdict(learned)}
         if csv_file is not None:
-            write_curve(learned, csv_file)
+            write_text(csv_file, curve_csv(learned))
     if json_file is not None:
         give_json(said, json_file)
     if json_file != STDOUT:
@@ -81,6 +82,8 @@ def _check_curve(file: Path | None, curve: Sequence[int] | None, csv_file: Path 
         )
     if csv_file is not None and curve is None:
         raise RecalignError(f"--csv is {csv_file}, and there is no curve to write; add --curve")
+    if csv_file is not None and csv_file.is_dir():
+        raise RecalignError(f"--csv is {csv_file}, a folder; give the name of a file, such as {csv_file / 'curve.csv'}")
 
 
 def lines(found: Estimate) -> list[str]:
