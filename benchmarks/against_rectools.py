@@ -38,9 +38,9 @@ from recalign.data.records import Items
 from recalign.params.load import load_params
 from recalign.params.recommenders import NextItemParams
 from recalign.ranking.trial import read_trial
-from recalign.recommenders.held_out import held_out
 from recalign.recommenders.neural.next_item import Training
 from recalign.recommenders.neural.sequential import Settings
+from recalign.recommenders.tuning import held_out
 
 START = {"learning_rate": 3e-3, "dropout": 0.5, "batch": 16, "loss": "full"}
 GRID: dict[str, tuple[Any, ...]] = {

@@ -30,10 +30,10 @@ from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 from trl import __version__ as trl_version
 
-from recalign.common.machine import machine
+from recalign.common.origin import machine
 from recalign.llm.base import LanguageModel
 from recalign.llm.scoring import response_logprobs
-from recalign.objectives.batch import PreferenceBatch
+from recalign.objectives.losses import PreferenceBatch
 from recalign.objectives.presets import build_objective
 from recalign.training.examples import PreferenceExample
 

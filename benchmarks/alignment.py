@@ -38,7 +38,7 @@ from llara import RESAMPLES, compared
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, write_json
-from recalign.common.machine import machine
+from recalign.common.origin import machine
 from recalign.data.records import Items
 from recalign.evaluation.metrics import Floats, metric_values, target_ranks
 from recalign.evaluation.significance import bootstrap_interval as interval_of
@@ -47,8 +47,7 @@ from recalign.llm.base import load_language_model
 from recalign.params.load import Params, load_params
 from recalign.project import Project
 from recalign.ranking.language_model import Setting, open_recommender
-from recalign.ranking.trial import Trial, read_trial, scores_of
-from recalign.ranking.trials import UNIFORM
+from recalign.ranking.trial import UNIFORM, Trial, read_trial, scores_of
 from recalign.stages.align import align
 from recalign.stages.pairs import pairs
 from recalign.stages.reference import reference

@@ -23,7 +23,7 @@ from recalign.audit.cases import CaseSet, case_set
 from recalign.common import columns as c
 from recalign.common.artifacts import write_json
 from recalign.data.records import Items, read_examples
-from recalign.report.audit import print_audit
+from recalign.report.table import print_audit
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # the worlds that the tests plant leaks in
 from candidate_faults import clean_cases, draw_cases, draw_logs, sorted_logs, with_histories

@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet
-from recalign.common.machine import machine
+from recalign.common.origin import machine
 from recalign.data.records import Items
 from recalign.evaluation.metrics import metric_values, target_ranks
 from recalign.evaluation.significance import Interval, bootstrap_interval
 from recalign.params.load import Params, load_params
 from recalign.params.recommenders import RecommenderName
 from recalign.ranking.trial import read_trial, scores_of
-from recalign.recommenders.content_choice import hidden_cases
+from recalign.recommenders.content import hidden_cases
 from recalign.recommenders.roster import ROSTER, fit
 from recalign.report.table import plain
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json
-from recalign.common.machine import machine
+from recalign.common.origin import machine
 from recalign.data.preparation.tables import unique_titles
 from recalign.data.records import Case, Items, hashed_order, read_cases, read_met
 from recalign.evaluation.metrics import Floats

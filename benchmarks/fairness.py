@@ -20,7 +20,7 @@ import torch
 
 from recalign.common.artifacts import read_json
 from recalign.common.item_groups import Grouping, group_items
-from recalign.common.machine import machine
+from recalign.common.origin import machine
 from recalign.common.progress import track
 from recalign.data.records import read_met
 from recalign.evaluation.exposure import excess_of, fairness_gain, measure_exposure, unfairness
@@ -37,8 +37,7 @@ from recalign.ranking.fusion import Fusion
 from recalign.ranking.language_model import Setting
 from recalign.ranking.language_model import open_recommender as open_adapter
 from recalign.ranking.recommenders import open_recommender
-from recalign.ranking.trial import Ranker, Trial, scores_of, whole_catalogue
-from recalign.ranking.trials import Trials, read_trials
+from recalign.ranking.trial import Ranker, Trial, Trials, read_trials, scores_of, whole_catalogue
 from recalign.recommenders.recommender import Request
 
 GAMMAS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)

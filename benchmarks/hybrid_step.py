@@ -17,7 +17,7 @@ import torch
 from alternating import alternate, ratio, shown
 
 from recalign.common.artifacts import read_json, write_json
-from recalign.common.machine import machine
+from recalign.common.origin import machine
 from recalign.data.records import Items
 from recalign.hybrid.llara import HybridModelling, without_vectors
 from recalign.hybrid.prompts import hybrid_prompts, new_vectors

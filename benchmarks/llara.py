@@ -33,7 +33,7 @@ import torch
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, write_json
-from recalign.common.machine import machine
+from recalign.common.origin import machine
 from recalign.data.records import Items
 from recalign.evaluation.metrics import Floats, metric_values, target_ranks
 from recalign.evaluation.significance import (
@@ -43,15 +43,14 @@ from recalign.evaluation.significance import (
     plain,
     signed,
 )
-from recalign.hybrid.soft_tokens import text_only
+from recalign.hybrid.prompts import text_only
 from recalign.hybrid.teachers import Teacher, averaged, read_teacher, shuffled
 from recalign.llm.ways import base_of
 from recalign.params.load import Params, load_params
 from recalign.project import Project
 from recalign.ranking.fusion import Fusion
 from recalign.ranking.language_model import LanguageModelRecommender, Setting, open_recommender
-from recalign.ranking.trial import Trial, read_trial, scores_of
-from recalign.ranking.trials import UNIFORM
+from recalign.ranking.trial import UNIFORM, Trial, read_trial, scores_of
 from recalign.recommenders.roster import load_fitted
 from recalign.stages.llara import train_llara
 from recalign.stages.sft import sft

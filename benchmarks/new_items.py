@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json
-from recalign.common.machine import machine
+from recalign.common.origin import machine
 from recalign.evaluation.metrics import metric_values, target_ranks
 from recalign.evaluation.significance import bootstrap_interval
 from recalign.evaluation.systems import UNTRAINED
@@ -31,7 +31,7 @@ from recalign.project import BASE, PREPARED, Project
 from recalign.ranking.adapters import measure_language_model
 from recalign.ranking.measured import Measured
 from recalign.ranking.recommenders import fuse_systems, measure_recommender, open_recommender
-from recalign.ranking.trials import Trials, kind_of, read_trials
+from recalign.ranking.trial import Trials, kind_of, read_trials
 from recalign.report.table import plain
 from recalign.stages.baselines import baselines
 

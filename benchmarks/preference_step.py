@@ -31,10 +31,10 @@ from lastfm_pairs import examples
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from recalign.common.machine import machine
+from recalign.common.origin import machine
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.scoring import response_logprobs
-from recalign.objectives.batch import PreferenceBatch
+from recalign.objectives.losses import PreferenceBatch
 from recalign.objectives.presets import PRESETS, build_objective
 from recalign.params.load import load_params
 from recalign.params.lora import LoraParams

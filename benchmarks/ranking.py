@@ -28,7 +28,7 @@ import torch
 from scoring import catalogue
 from transformers import GenerationConfig
 
-from recalign.common.machine import machine
+from recalign.common.origin import machine
 from recalign.data.case_file import read_catalogue, read_file_cases
 from recalign.data.records import Items, hashed_order
 from recalign.llm.base import LanguageModel, load_language_model

@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, write_json
-from recalign.common.machine import machine
+from recalign.common.origin import machine
 from recalign.data.records import Example, Items, read_examples
 from recalign.evaluation.metrics import Floats, metric_values, target_ranks
 from recalign.evaluation.significance import bootstrap_interval, plain
@@ -38,8 +38,7 @@ from recalign.hybrid.rec_interpreter import (
 from recalign.llm.base import load_language_model
 from recalign.params.load import load_params
 from recalign.project import Project
-from recalign.ranking.trial import read_trial
-from recalign.ranking.trials import UNIFORM
+from recalign.ranking.trial import UNIFORM, read_trial
 from recalign.recommenders.neural.encoders import EncoderName
 from recalign.recommenders.neural.sequential import Sequential
 

@@ -25,7 +25,7 @@ import torch
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet, write_json
 from recalign.common.errors import RecalignError
-from recalign.common.machine import machine
+from recalign.common.origin import machine
 from recalign.data.records import Items, read_met
 from recalign.evaluation.exposure import measure_exposure
 from recalign.evaluation.metrics import hit_rate

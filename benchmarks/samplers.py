@@ -23,8 +23,7 @@ from recalign.evaluation.metrics import hit_rate, ndcg
 from recalign.params.load import load_params
 from recalign.ranking.trial import Trial, rank_catalogue, rank_sampled, read_trial, whole_catalogue
 from recalign.recommenders.neural.diffusion import SamplerName
-from recalign.recommenders.neural.dreamrec import DreamRec
-from recalign.recommenders.neural.next_embedding import fit_dreamrec
+from recalign.recommenders.neural.dreamrec import DreamRec, fit_dreamrec
 
 COLUMNS = ("sampler", "steps", "s a 1,000 users", "HR@1", "NDCG@10", "full HR@10", "full NDCG@10")
 STEPS = (1, 2, 5, 20, 100)  # and the whole chain

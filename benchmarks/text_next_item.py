@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet
-from recalign.common.machine import machine
+from recalign.common.origin import machine
 from recalign.data.records import Items
 from recalign.evaluation.significance import bootstrap_interval, signed
 from recalign.params.load import load_params
 from recalign.ranking.trial import read_trial, scores_of
-from recalign.recommenders.content_choice import hidden_cases
+from recalign.recommenders.content import hidden_cases
 from recalign.recommenders.roster import fit
 from recalign.report.table import plain
 

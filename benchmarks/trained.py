@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json
-from recalign.common.machine import machine
+from recalign.common.origin import machine
 from recalign.data.records import Items
 from recalign.evaluation.metrics import Floats
 from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, choose_rule, ranking_scores, rules_to_try
@@ -36,8 +36,7 @@ from recalign.project import Project
 from recalign.ranking.fusion import Fusion
 from recalign.ranking.language_model import Setting, open_recommender
 from recalign.ranking.recommenders import open_recommender as open_id
-from recalign.ranking.trial import Trial, read_trial, scores_of
-from recalign.ranking.trials import WEIGHING
+from recalign.ranking.trial import WEIGHING, Trial, read_trial, scores_of
 from recalign.report.table import plain
 from recalign.stages.baselines import baselines
 from recalign.stages.sft import sft

@@ -13,7 +13,7 @@ from recalign.common.artifacts import write_json, write_parquet
 from recalign.common.errors import RecalignError
 from recalign.evaluation.ranks import SystemRanks, in_case_order
 from recalign.params.load import Params, parse_params
-from recalign.report.probes import probe
+from recalign.report.findings import probe
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from recalign.params.load import load_params
 from recalign.project import ALIGN, BASE, Project
 from recalign.ranking import batch as core
 from recalign.ranking.fusion import FittedFusion, Part
-from recalign.ranking.made_by import language_model_artifacts
+from recalign.ranking.measured import language_model_artifacts
 from recalign.ranking.reasons import REASONS, RERANKED, explainer
 from recalign.recommenders.recommender import Request, top
 from recalign.recommenders.roster import ROSTER, load_fitted

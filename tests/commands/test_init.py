@@ -14,9 +14,9 @@ from ruamel.yaml import YAML
 from recalign import __version__
 from recalign.cli import main
 from recalign.common.errors import RecalignError
-from recalign.common.shipped import shipped
 from recalign.params.load import load_params
 from recalign.pipeline import check_version, project_pipeline
+from recalign.project import shipped
 
 TEXT = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
 COPIED = ["params.yaml", "prefect.yaml", *(f"flows/{path.name}" for path in sorted((ROOT / "flows").glob("*.py")))]

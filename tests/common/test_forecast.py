@@ -6,7 +6,7 @@ import pytest
 from training_world import make_params, make_world
 
 from recalign.common.artifacts import folder_digest, write_json
-from recalign.common.forecast import fitting_forecast, forecast, ranking_forecast, reading_forecast
+from recalign.common.progress import fitting_forecast, forecast, ranking_forecast, reading_forecast
 
 CASES = {"validation": 64, "warm": 120, "user-cold": 16}
 

@@ -20,7 +20,7 @@ from recalign.common.errors import RecalignError
 from recalign.data.database import database
 from recalign.data.sources import ids
 from recalign.data.sources.files import drawn_in
-from recalign.doctor.columns import by_name, describe
+from recalign.doctor.own_table import by_name, describe
 from recalign.params.load import parse_params
 from recalign.stages.ingest import ingest
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from recalign.data.title_search import Found, TitleSearch, plain
+from recalign.data.titles import Found, TitleSearch, plain
 
 CATALOGUE = {
     1: "Alien (1979)",

@@ -9,10 +9,10 @@ import pytest
 
 from recalign.common.artifacts import write_json, write_parquet
 from recalign.common.item_groups import popularity_fifths
+from recalign.evaluation.comparison import oracle_shares
 from recalign.evaluation.metrics import chance
 from recalign.evaluation.ranks import SystemRanks, in_case_order
 from recalign.evaluation.slices import AFTER, BEFORE, LATE, NEVER, CaseFacts, build_slices
-from recalign.evaluation.truth import oracle_shares
 from recalign.report.findings import read_starts
 
 FIFTH = "most popular fifth"

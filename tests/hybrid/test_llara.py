@@ -14,8 +14,7 @@ from recalign.common.artifacts import folder, read_json, write_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.hybrid.llara import HybridModelling, hybrid_share, without_vectors
-from recalign.hybrid.prompts import hybrid_prompts, prompt_builder
-from recalign.hybrid.soft_tokens import soft_id, text_only
+from recalign.hybrid.prompts import hybrid_prompts, prompt_builder, soft_id, text_only
 from recalign.hybrid.teachers import Teacher, averaged, item_factors, read_teacher, shuffled
 from recalign.llm.adapters import adapter_digest
 from recalign.llm.base import load_language_model

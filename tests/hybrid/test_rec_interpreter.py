@@ -10,6 +10,7 @@ import training_world
 from recalign.common.errors import RecalignError
 from recalign.data.records import Example, Items
 from recalign.evaluation.metrics import target_ranks
+from recalign.hybrid.prompts import soft_id
 from recalign.hybrid.rec_interpreter import (
     Interpreter,
     Reading,
@@ -22,7 +23,6 @@ from recalign.hybrid.rec_interpreter import (
     residual,
     swapped,
 )
-from recalign.hybrid.soft_tokens import soft_id
 from recalign.llm.base import fetch_base, load_language_model
 from recalign.llm.twin import _scale
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder

@@ -82,7 +82,7 @@ def test_comments_and_all_else_of_dvc_yaml_stay(checkout):
     """Only the lines that name a path in src/ are written."""
     file = checkout / "dvc.yaml"
     plain = TEXT.replace("      [data/validated,\n", "      [data/validated,  # of the stage before\n")
-    blocks = "".join(f"      - {name}\n" for name in ("data/new  # made by hand", "src/recalign/common/git.py"))
+    blocks = "".join(f"      - {name}\n" for name in ("data/new  # made by hand", "src/recalign/common/origin.py"))
     plain = plain.replace("  prepare:\n", f"  # a note\n  pairs-twice:\n    cmd: x\n    deps:\n{blocks}  prepare:\n")
     file.write_text(plain, encoding="utf-8")
     graph(write=True, root=checkout)
@@ -91,7 +91,7 @@ def test_comments_and_all_else_of_dvc_yaml_stay(checkout):
     assert "      [data/new,  # made by hand\n       src/recalign/common/artifacts.py," in text
     assert "      [data/validated,  # of the stage before\n       src/recalign/common/artifacts.py," in text
     assert "src/recalign/stages/pairs.py" in dependencies(checkout, "pairs-twice")
-    assert "src/recalign/common/git.py" not in dependencies(checkout, "pairs-twice")
+    assert "src/recalign/common/origin.py" not in dependencies(checkout, "pairs-twice")
     assert re.sub(r"(?s)  # a note.*?(?=  prepare:\n)", "", text).replace("  # of the stage before", "") == TEXT
 
 

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recalign.common.errors import RecalignError
-from recalign.data.records import Example, Items
-from recalign.data.taken import Taken
+from recalign.data.records import Example, Items, Taken
 from recalign.params.pairs import PairsParams
 from recalign.preferences.pairs.negatives import Pool, draw_negatives, hard_items
 from recalign.recommenders.recommender import Request

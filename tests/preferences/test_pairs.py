@@ -13,8 +13,7 @@ from preference_world import CUTOFFS, START, Event, PreparedLog, random_log
 from recalign.common import columns as c
 from recalign.common.artifacts import MANIFEST, read_parquet, verify, write_parquet
 from recalign.common.errors import RecalignError
-from recalign.data.records import Example, Items, read_examples
-from recalign.data.taken import read_taken
+from recalign.data.records import Example, Items, read_examples, read_taken
 from recalign.params.load import Params, parse_params
 from recalign.recommenders.item_knn import ItemKNN
 from recalign.recommenders.recommender import Request

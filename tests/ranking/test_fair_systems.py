@@ -19,7 +19,7 @@ from recalign.ranking.exposure import grouping_of
 from recalign.ranking.fusion import FittedFusion, Part
 from recalign.ranking.measured import Measured
 from recalign.ranking.recommenders import fuse_systems, measure_recommender, open_recommender
-from recalign.ranking.trials import Trials, read_trials
+from recalign.ranking.trial import Trials, read_trials
 from recalign.report.fairness import compare_reranked, fairness_section
 from recalign.stages.baselines import baselines
 from recalign.stages.fuse import fair_systems, fusion_in_whole_catalogue

@@ -16,12 +16,10 @@ from recalign.evaluation.ranking_rule import RankingRule
 from recalign.params.load import load_params
 from recalign.project import BASELINES, Project
 from recalign.ranking import fused as under_test
-from recalign.ranking.fused import FusedRecommender
+from recalign.ranking.fused import FusedRecommender, catalogue_ranks, fused_recommender
 from recalign.ranking.fusion import FittedFusion, Fusion, Part, standardised
 from recalign.ranking.language_model import Asked, LanguageModelRecommender
-from recalign.ranking.trial import Trial, rank_catalogue, whole_catalogue
-from recalign.ranking.trials import Trials
-from recalign.ranking.whole_catalogue import catalogue_ranks, fused_recommender
+from recalign.ranking.trial import Trial, Trials, rank_catalogue, whole_catalogue
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recommender import Request
 from recalign.recommenders.transplanted import Transplanted, on_catalogue

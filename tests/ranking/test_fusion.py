@@ -8,8 +8,17 @@ import pytest
 from fusion_world import cases, judged, ndcg
 
 from recalign.common.errors import RecalignError
-from recalign.ranking.fusion import RIDGE, FittedFusion, Floats, Fusion, Part, read_fusion, standardised
-from recalign.ranking.selection import FACTORS, Judged
+from recalign.ranking.fusion import (
+    FACTORS,
+    RIDGE,
+    FittedFusion,
+    Floats,
+    Fusion,
+    Judged,
+    Part,
+    read_fusion,
+    standardised,
+)
 
 
 def test_a_row_has_mean_zero_and_deviation_one() -> None:

@@ -10,7 +10,6 @@ import tiny
 import torch
 
 from recalign.data.records import Case, Example, Items
-from recalign.evaluation.figures import Provenance, Recorder
 from recalign.evaluation.injection import (
     IN_HISTORY,
     IN_LIST,
@@ -22,9 +21,8 @@ from recalign.evaluation.injection import (
     write_injections,
 )
 from recalign.evaluation.metrics import Floats
-from recalign.evaluation.scorecard import Row, Scorecard
-from recalign.hybrid.prompts import HybridPrompts
-from recalign.hybrid.soft_tokens import soft_id
+from recalign.evaluation.scorecard import Provenance, Recorder, Row, Scorecard
+from recalign.hybrid.prompts import HybridPrompts, soft_id
 from recalign.llm.base import LanguageModel
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.prompt import PromptParams
@@ -33,7 +31,7 @@ from recalign.ranking.injected import PACK, Attack, attack, injections, reading_
 from recalign.ranking.language_model import LanguageModelRecommender
 from recalign.ranking.trial import Trial
 from recalign.recommenders.recommender import Request
-from recalign.report.injection import injection_note, injection_section
+from recalign.report.sections import injection_note, injection_section
 
 CATALOGUE = tiny.items([f"The {n}th Night" for n in range(30)])
 PROMPT = PromptParams(form="history", history=8, training_history=8, profile=False, max_title_tokens=24)

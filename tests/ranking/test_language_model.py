@@ -24,7 +24,6 @@ from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring import naive_logprobs
 from recalign.params.prompt import PromptParams
 from recalign.ranking import language_model as under_test
-from recalign.ranking import logprob_store
 from recalign.ranking.language_model import Asked, LanguageModelRecommender
 from recalign.recommenders.recommender import Request
 
@@ -354,7 +353,7 @@ def test_a_model_whose_weights_are_not_finite_answers_nothing_but_its_name(
 
 
 def test_stored_log_probs_of_another_scorer_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = logprob_store.store_key("model", [[1]], [[[2]]])
-    assert logprob_store.store_key("model", [[1]], [[[2]]]) == before
-    monkeypatch.setattr(logprob_store, "SCORER", logprob_store.SCORER + 1)
-    assert logprob_store.store_key("model", [[1]], [[[2]]]) != before
+    before = under_test.store_key("model", [[1]], [[[2]]])
+    assert under_test.store_key("model", [[1]], [[[2]]]) == before
+    monkeypatch.setattr(under_test, "SCORER", under_test.SCORER + 1)
+    assert under_test.store_key("model", [[1]], [[[2]]]) != before

@@ -27,7 +27,7 @@ from recalign.ranking.fusion import FITTED, FittedFusion, Fusion, Part, read_fus
 from recalign.ranking.language_model import Asked, LanguageModelRecommender
 from recalign.ranking.measured import Measured, read_measured, write_measured
 from recalign.ranking.recommenders import fuse_systems, measure_recommender, open_recommender
-from recalign.ranking.trials import Trials, digests_of, kind_of, read_trials
+from recalign.ranking.trial import Trials, digests_of, kind_of, read_trials
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recommender import Request
 from recalign.stages.baselines import baselines

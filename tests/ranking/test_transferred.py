@@ -19,7 +19,7 @@ from recalign.evaluation.systems import System, system_of
 from recalign.params.load import Params, parse_params
 from recalign.project import BASE as BASE_FOLDER
 from recalign.project import OTHER, PREPARED, Project
-from recalign.ranking.transferred import transferred
+from recalign.ranking.adapters import transferred
 from recalign.report.table import cells
 from recalign.report.verdict import verdict
 

@@ -23,9 +23,17 @@ from recalign.llm import text_vectors as module
 from recalign.llm.text_vectors import open_encoder, text_reader, text_vectors
 from recalign.params.load import Params, load_params, parse_params
 from recalign.params.recommenders import ContentParams
-from recalign.recommenders.content import Content, Fitter, PriorSettings, Settings, history_weights, ridge_map
-from recalign.recommenders.content_choice import chosen_content, chosen_prior, hidden_cases
-from recalign.recommenders.held_out import HeldOut, held_out_items
+from recalign.recommenders.content import (
+    Content,
+    Fitter,
+    PriorSettings,
+    Settings,
+    chosen_content,
+    chosen_prior,
+    hidden_cases,
+    history_weights,
+    ridge_map,
+)
 from recalign.recommenders.item_text import (
     Attributes,
     Description,
@@ -40,6 +48,7 @@ from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recommender import Fitting, Request
 from recalign.recommenders.roster import load_fitted
 from recalign.recommenders.transplanted import on_catalogue
+from recalign.recommenders.tuning import HeldOut, held_out_items
 from recalign.stages.baselines import baselines
 from recalign.stages.prepare import prepare
 

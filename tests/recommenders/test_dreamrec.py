@@ -17,14 +17,13 @@ from torch import Tensor
 from recalign.common.errors import RecalignError
 from recalign.params.load import load_params
 from recalign.params.recommenders import RecommendersParams
-from recalign.recommenders.held_out import HeldOut, held_out
 from recalign.recommenders.neural import sequential
 from recalign.recommenders.neural.diffusion import CLEAN, Diffusion, SamplerName, ScheduleName, guided, variances
-from recalign.recommenders.neural.dreamrec import Denoiser, DreamRec, Settings, sinusoids
-from recalign.recommenders.neural.next_embedding import Learner, fit_dreamrec
+from recalign.recommenders.neural.dreamrec import Denoiser, DreamRec, Learner, Settings, fit_dreamrec, sinusoids
 from recalign.recommenders.neural.next_item import fit_next_item
 from recalign.recommenders.neural.sequential import Sequential, build_encoder
 from recalign.recommenders.recommender import Request, top
+from recalign.recommenders.tuning import HeldOut, held_out
 
 FILE = Path(__file__).parents[2] / "params.yaml"
 DEFAULT = load_params(FILE).recommenders

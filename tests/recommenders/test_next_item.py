@@ -16,16 +16,24 @@ from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.params.load import load_params
 from recalign.params.recommenders import NextItemParams
-from recalign.recommenders.held_out import held_out
 from recalign.recommenders.item_text import TextReader
 from recalign.recommenders.neural import losses as item_losses
-from recalign.recommenders.neural.encoders import Block, Caser, Dropout, EncoderName, GRU4Rec, SASRec
-from recalign.recommenders.neural.item_vectors import TextEmbedding, whitened
+from recalign.recommenders.neural.encoders import (
+    Block,
+    Caser,
+    Dropout,
+    EncoderName,
+    GRU4Rec,
+    SASRec,
+    TextEmbedding,
+    whitened,
+)
 from recalign.recommenders.neural.next_item import NO_TARGET, Histories, batch_loss, fit_next_item
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recommender import Request, top
 from recalign.recommenders.roster import load_fitted
+from recalign.recommenders.tuning import held_out
 
 ENCODERS = get_args(EncoderName)
 DEFAULT = load_params(Path(__file__).parents[2] / "params.yaml").recommenders.next_item

@@ -27,14 +27,13 @@ from recalign.evaluation.metrics import draw_lots, metric_values, target_places,
 from recalign.params.load import load_params
 from recalign.params.recommenders import RecommenderName
 from recalign.recommenders import ease, item_knn, markov, recent_popularity
-from recalign.recommenders.content_choice import chosen_content, chosen_prior
+from recalign.recommenders.content import chosen_content, chosen_prior
 from recalign.recommenders.ease import EASE, item_weights
-from recalign.recommenders.held_out import HeldOut, held_out
 from recalign.recommenders.item_knn import GRID, ItemKNN, Settings, fitter, nth_largest, strongest
 from recalign.recommenders.markov import Markov
+from recalign.recommenders.neural.dreamrec import fit_dreamrec
 from recalign.recommenders.neural.encoders import EncoderName
 from recalign.recommenders.neural.mcrl import fit_mcrl
-from recalign.recommenders.neural.next_embedding import fit_dreamrec
 from recalign.recommenders.neural.next_item import fit_next_item
 from recalign.recommenders.oracle import Oracle
 from recalign.recommenders.popularity import Popularity
@@ -42,7 +41,7 @@ from recalign.recommenders.recommender import Fitting, Recommender, Request, Tun
 from recalign.recommenders.roster import ROSTER, fit, load_fitted
 from recalign.recommenders.store import save_state
 from recalign.recommenders.train_log import fit_on_log, read_train_log
-from recalign.recommenders.tuning import whole_users
+from recalign.recommenders.tuning import HeldOut, held_out, whole_users
 from recalign.stages.baselines import baselines
 from recalign.stages.prepare import prepare
 

@@ -14,7 +14,7 @@ from recalign.common.artifacts import read_json, write_json
 from recalign.common.errors import RecalignError
 from recalign.llm.adapters import adapter_digest
 from recalign.params.load import Params
-from recalign.ranking.made_by import language_model_artifacts
+from recalign.ranking.measured import language_model_artifacts
 from recalign.registry.promotion import download_adapter
 
 BROUGHT = layout.OTHER / "trl-dpo"

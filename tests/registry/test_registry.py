@@ -51,8 +51,7 @@ from recalign.evaluation.ranks import SystemRanks
 from recalign.llm.adapters import adapter_digest
 from recalign.llm.base import load_language_model
 from recalign.params.load import Params, parse_params
-from recalign.ranking.made_by import language_model_artifacts
-from recalign.ranking.measured import ANSWERS
+from recalign.ranking.measured import ANSWERS, language_model_artifacts
 from recalign.ranking.package import read_settings
 from recalign.ranking.trial import rank_sampled, read_trial
 from recalign.registry.lineage import check_params_ran
@@ -510,7 +509,7 @@ def test_a_registration_that_was_killed_ends_in_one_version_with_all_that_belong
     """While it logs, before the version is there, and before its run has ended: none stays open, nothing is missing."""
     answer = Answer("llm-sdpo", FREE, "title", "1-8", 1, "x", "valid", hit=False)
     write_answers(project / layout.RANKS / ANSWERS, [answer])
-    moments = ("recalign.registry.evidence.write_answers", "mlflow.register_model", "mlflow.tracking.fluent.end_run")
+    moments = ("recalign.registry.contest.write_answers", "mlflow.register_model", "mlflow.tracking.fluent.end_run")
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests/worlds")])}
     command = [sys.executable, "-c", KILLED, *moments]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from recalign.evaluation.costs import Cost, per_thousand, total
 from recalign.evaluation.ranks import in_case_order
 from recalign.evaluation.scorecard import Scorecard, build_scorecard
-from recalign.evaluation.systems import System
+from recalign.evaluation.systems import Cost, System, per_thousand, total
 from recalign.report.costs import cost_sentences
 
 KINDS = {"popularity": "id", "item_knn": "id", "ease": "id", "llm-sft": "llm"}

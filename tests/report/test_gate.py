@@ -4,7 +4,7 @@ from typing import Any
 
 from recalign.params.load import parse_params
 from recalign.params.registry import GuardsParams
-from recalign.report.gate import WATCHED, gate_section
+from recalign.report.sections import WATCHED, gate_section
 
 
 def test_every_guard_of_the_params_has_a_row_with_its_bound(tree: dict[str, Any]) -> None:

@@ -32,8 +32,7 @@ from recalign.evaluation.significance import Interval
 from recalign.evaluation.systems import System, write_systems
 from recalign.params.load import Params, load_params, parse_params
 from recalign.preferences.profiles.profiles import Claim, Profile, profiles_table
-from recalign.report.curves import Curve, read_curve
-from recalign.report.plots import ACCENT, OTHER, THIRD, drift_plot
+from recalign.report.plots import ACCENT, OTHER, THIRD, Curve, drift_plot, read_curve
 from recalign.report.provenance import next_commands
 from recalign.report.table import cells, difference, print_scorecard
 from recalign.report.verdict import answer, verdict

@@ -13,7 +13,6 @@ from scipy.stats import kendalltau
 from recalign.common.errors import RecalignError
 from recalign.data.records import Case, Example, Items, Met
 from recalign.evaluation.comparison import Run, compare_agreements, compare_answers
-from recalign.evaluation.figures import ANSWERS, Provenance, Recorder
 from recalign.evaluation.generation import (
     EMPTY,
     FREE,
@@ -33,15 +32,15 @@ from recalign.evaluation.metrics import draw_lots
 from recalign.evaluation.protocol_agreement import Agreement, order_agreement, rank_agreement, resampled_taus
 from recalign.evaluation.ranking_rule import Kind, RankingRule
 from recalign.evaluation.ranks import SystemRanks, in_case_order
-from recalign.evaluation.scorecard import Row, Scorecard
+from recalign.evaluation.scorecard import ANSWERS, Provenance, Recorder, Row, Scorecard
 from recalign.evaluation.significance import user_draws
 from recalign.llm.base import LanguageModel
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.prompt import PromptParams
+from recalign.ranking.fused import catalogue_ranks
 from recalign.ranking.generated import answers
 from recalign.ranking.language_model import Asked, LanguageModelRecommender
 from recalign.ranking.trial import Trial, full_ranks, rank_catalogue, searched_ranks, whole_catalogue
-from recalign.ranking.whole_catalogue import catalogue_ranks
 from recalign.recommenders.recommender import Request
 from recalign.report.second_view import second_view, second_view_metrics, second_view_sections
 

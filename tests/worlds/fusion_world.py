@@ -12,8 +12,8 @@ from recalign.evaluation.metrics import draw_lots
 from recalign.llm.base import LanguageModel
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.prompt import PromptParams
+from recalign.ranking.fusion import Judged
 from recalign.ranking.language_model import LanguageModelRecommender
-from recalign.ranking.selection import Judged
 from recalign.recommenders.item_knn import ItemKNN, Settings, fitter
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]

@@ -23,7 +23,7 @@ from recalign.llm.adapters import adapter_digest
 from recalign.llm.base import fetch_base, load_language_model
 from recalign.params.load import Params, parse_params
 from recalign.ranking.fusion import FittedFusion, Part
-from recalign.ranking.made_by import language_model_artifacts, recommender_artifacts
+from recalign.ranking.measured import language_model_artifacts, recommender_artifacts
 from recalign.recommenders.popularity import Popularity
 from recalign.registry.tracking import connect
 from recalign.training.results import save_adapter

@@ -9,8 +9,7 @@ from recalign.common.errors import RecalignError
 from recalign.params.align import ObjectiveSettings
 from recalign.params.base import BaseParams
 from recalign.params.lora import LoraParams
-from recalign.params.optimiser import OptimiserParams
-from recalign.params.section import Section
+from recalign.params.section import OptimiserParams, Section
 
 PARAMS = Path("params.yaml")
 Kind = Literal["types", "yes-no", "number"]

@@ -122,7 +122,7 @@ def evaluate(params: Params, root: Path = Path()) -> None:
     from moltc.prepared import PairSet
     from recalign.common import columns as c
     from recalign.common.artifacts import read_json, write_text
-    from recalign.common.machine import machine
+    from recalign.common.origin import machine
 
     pairs = PairSet.read(root / project.PREPARED)
     views = report.test_views(params, pairs)

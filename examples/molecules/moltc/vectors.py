@@ -22,7 +22,7 @@ from moltc.resampler import Resampler
 from recalign.common.artifacts import replacing
 from recalign.common.errors import RecalignError
 from recalign.hybrid.modality import ModalityAdapter, embedding_std
-from recalign.hybrid.soft_tokens import Projected, attach, soft_id
+from recalign.hybrid.prompts import Projected, attach, soft_id
 from recalign.llm.adapters import check_finite
 from recalign.llm.base import LanguageModel
 

@@ -35,7 +35,7 @@ def read_titles(typed: Sequence[str], catalogue: "Items", raw: "RawIds") -> tupl
     A title that nothing matches stays as it is, for a language model reads it, as long as another one is found.
     Raises RecalignError with the nearest titles where none is found, or where several items have a title.
     """
-    from recalign.data.title_search import TitleSearch
+    from recalign.data.titles import TitleSearch
 
     search = TitleSearch({item: catalogue.titles[item] for item in catalogue.ids})
     read: list[int | str] = []

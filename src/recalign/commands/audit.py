@@ -9,7 +9,7 @@ from recalign.audit.cases import LARGEST, CaseSet, Log, case_set
 from recalign.common.artifacts import file_digest
 from recalign.common.console import STDOUT, check_json_file, give_json
 from recalign.data.case_file import FileCase, read_catalogue, read_file_cases, read_file_log
-from recalign.report.audit import print_audit
+from recalign.report.table import print_audit
 
 log = logging.getLogger(__name__)
 LEAKS = 1  # exit code

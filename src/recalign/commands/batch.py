@@ -11,8 +11,7 @@ import numpy as np
 from recalign.common import columns as c
 from recalign.common.artifacts import MANIFEST, file_digest, folder_digest, read_parquet
 from recalign.common.errors import RecalignError, did_you_mean
-from recalign.common.forecast import memory_mb, reranking_forecast
-from recalign.common.progress import track
+from recalign.common.progress import memory_mb, reranking_forecast, track
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.metrics import LABELS
@@ -31,13 +30,13 @@ from recalign.ranking.batch import (
     top_for_everyone,
     write_lists,
 )
+from recalign.ranking.fused import fused_recommender
 from recalign.ranking.fusion import FITTED
 from recalign.ranking.item_filters import ItemFilters, read_ids
-from recalign.ranking.made_by import check_made_by, recommender_artifacts
+from recalign.ranking.measured import check_made_by, recommender_artifacts
 from recalign.ranking.package import evaluated_fusion
 from recalign.ranking.reasons import RERANKED, explainer
 from recalign.ranking.trial import Ranker
-from recalign.ranking.whole_catalogue import fused_recommender
 from recalign.recommenders.roster import ROSTER, load_fitted, refusal
 
 OUT = Path("data/batch")  # not reports/, a stage's output: every run of that stage clears it

@@ -76,7 +76,7 @@ def _difference(own: Comparison) -> dict[str, Any]:
 def _runs(name: str, home: Path) -> dict[str, Run]:
     """By view, the warm one first; a registered version keeps that one alone."""
     if name.startswith("models:"):
-        from recalign.registry.kept_run import version_run
+        from recalign.registry.log import version_run
 
         run = version_run(name, MANIFEST, home)
         return {next(iter(run.systems.values())).view: run}

@@ -28,8 +28,7 @@ from recalign.params.recommenders import RecommenderName
 from recalign.project import Project
 from recalign.ranking.language_model import Setting, open_recommender
 from recalign.ranking.recommenders import open_recommender as open_fitted
-from recalign.ranking.trial import read_trial, scores_of
-from recalign.ranking.trials import UNIFORM
+from recalign.ranking.trial import UNIFORM, read_trial, scores_of
 from recalign.stages.baselines import baselines
 from recalign.stages.sft import sft
 

@@ -41,7 +41,7 @@ def doctor(
 
 def check_all() -> list[Finding]:
     """Every check of the project, its registry among them."""
-    from recalign.registry.health import registry_state
+    from recalign.registry.tracking import registry_state
 
     return check_project({"registry": registry_state})
 
@@ -79,7 +79,7 @@ def _own_table(file: Path, items: Path | None, params: Params, json_file: Path |
 
 
 def _speed(params: Params, json_file: Path | None) -> int:
-    from recalign.common.machine import machine
+    from recalign.common.origin import machine
     from recalign.doctor.speed import fastest, measure
     from recalign.llm.base import TINY, fetch_base
     from recalign.llm.model_files import IDENTITY

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from recalign.common.artifacts import write_text
 from recalign.common.console import STDOUT, check_json_file, give_json
 from recalign.common.errors import RecalignError
-from recalign.common.machine import machine
+from recalign.common.origin import machine
 from recalign.doctor.estimate import BOUNDS, Estimate
 from recalign.doctor.findings import quiet
 from recalign.evaluation.significance import plain, signed

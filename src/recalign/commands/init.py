@@ -8,10 +8,9 @@ from pathlib import Path
 from recalign import __version__
 from recalign.common.artifacts import write_text
 from recalign.common.errors import RecalignError
-from recalign.common.git import git
-from recalign.common.shipped import shipped
+from recalign.common.origin import git
 from recalign.pipeline import DVC_FILE, OPTIONAL_FILE, VERSION_FILE, pinned, project_pipeline
-from recalign.project import PARAMS
+from recalign.project import PARAMS, shipped
 
 OURS = Path(__file__).parent / "new_project"  # what only a team's project has
 COPIED = (PARAMS, Path("prefect.yaml"))  # as the repository has them

@@ -16,23 +16,26 @@ from recalign.evaluation.systems import FUSION, MEANINGLESS, RANDOM_BASE, SYSTEM
 from recalign.params.load import Params
 from recalign.ranking.package import Settings, best_objective, check_ranks, package_digest, settings_of
 from recalign.registry.contest import (
+    Challenger,
     UnscorableError,
     cases_digest,
+    challenger_measured,
+    champion_measured,
     check_ranked,
     evaluated_ranks,
+    log_challenger,
     read_cases,
     unbeaten_probe,
     version_ranks,
 )
-from recalign.registry.evidence import Challenger, challenger_measured, champion_measured, log_challenger
 from recalign.registry.first_answer import first_answers, requests_of
 from recalign.registry.gate import BAR, NotJudged, Opponent, Silent, Verdict, few_users, judge
 from recalign.registry.guards import guards
 from recalign.registry.lineage import check_params_ran
 from recalign.registry.log import description, end_killed_runs, find_version
 from recalign.registry.promotion import PAGE, bars, gate_page, is_judged, leave_silent, leave_unjudged, settle
+from recalign.registry.records import count_try
 from recalign.registry.tracking import connect, reached
-from recalign.registry.tries import count_try
 
 log = logging.getLogger(__name__)
 SPARE = 10  # requests beside those that a guard needs: one that a version refuses is not timed

@@ -6,9 +6,9 @@ from typing import Any
 from recalign.common.artifacts import read_json
 from recalign.common.console import print_json
 from recalign.common.errors import RecalignError
-from recalign.evaluation.figures import ALL
 from recalign.evaluation.metrics import LABELS, METRICS
 from recalign.evaluation.ranking_rule import CHOSEN_BY
+from recalign.evaluation.scorecard import ALL
 from recalign.evaluation.significance import Interval, plain
 from recalign.project import REPORTS
 from recalign.report.table import print_table

@@ -1,4 +1,7 @@
-"""Two runs side by side: paired differences of what both ranked, or the field that forbids it."""
+"""Two runs side by side: paired differences of what both ranked, or the field that forbids it.
+
+Where the truth is known (simulated data), also how much of what the oracle gains over chance each system reaches.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,14 +10,23 @@ from typing import Any
 import numpy as np
 
 from recalign.common.errors import RecalignError
-from recalign.evaluation.figures import MATCHING
 from recalign.evaluation.generation import Answer, by_mode, valid_and_hit
-from recalign.evaluation.metrics import METRICS, Floats
+from recalign.evaluation.metrics import METRICS, Floats, chance, metric_values
 from recalign.evaluation.protocol_agreement import MOST_USERS, aligned, resampled_taus, tau_b
+from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.ranks import UNKNOWN, SystemRanks, histories_unknown
-from recalign.evaluation.scorecard import Comparison
-from recalign.evaluation.significance import Gain, degrees_of_freedom, gain_of, holm, paired_gains, resampled_means
-from recalign.evaluation.systems import LLM, System, best_by_validation
+from recalign.evaluation.scorecard import MATCHING, Comparison
+from recalign.evaluation.significance import (
+    Gain,
+    Interval,
+    degrees_of_freedom,
+    gain_of,
+    holm,
+    paired_gains,
+    percentile_interval,
+    resampled_means,
+)
+from recalign.evaluation.systems import LLM, ORACLE, System, best_by_validation
 
 FIELDS = ("source", "split", "data_digest", "matching_rule")  # beside those that SystemRanks compares
 
@@ -204,3 +216,31 @@ def _agreement_gain(first: Run, second: Run, one: str, other: str, resamples: in
     twins = [resampled_taus(own.one, own.other, own.users, resamples, seed) for own in (mine, theirs)]
     drawn = twins[0] - twins[1]
     return gain_of(taus[0] - taus[1], drawn[~np.isnan(drawn)], count, max(1.0, count - 1.0))
+
+
+def oracle_shares(
+    systems: Sequence[SystemRanks], candidates: int, resamples: int, seed: int, metric: str = CHOSEN_BY
+) -> dict[str, Interval]:
+    """System -> (its metric - chance) / (the oracle's - chance), with an interval over users; empty without an oracle.
+
+    chance is what a random order of `candidates` items expects: 0 is no better than that, 1 as good as knowing the true
+    probabilities. Numerator and denominator are resampled together. Raises RecalignError when the cases differ.
+    """
+    by_name = {system.system: system for system in systems}
+    if ORACLE not in by_name:
+        return {}
+    for system in systems:
+        by_name[ORACLE].check_comparable(system)
+    gains = np.stack([metric_values(metric, system.ranks) for system in by_name.values()], axis=1)
+    gains -= chance(metric, candidates)
+    means = resampled_means(gains, systems[0].user_ids, resamples, seed)
+    best = list(by_name).index(ORACLE)
+    shares = gains.mean(axis=0) / gains[:, best].mean()
+    users = systems[0].user_ids
+    degrees = degrees_of_freedom(gains - shares * gains[:, [best]], users)  # of the ratio, to first order
+    count = len(set(users))
+    return {
+        name: percentile_interval(float(shares[m]), means[:, m] / means[:, best], count, float(degrees[m]))
+        for m, name in enumerate(by_name)
+        if name != ORACLE
+    }

@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 
 from recalign.data.records import hashed_share
-from recalign.hybrid.soft_tokens import text_only
+from recalign.hybrid.prompts import text_only
 from recalign.training.examples import TextExample
 from recalign.training.loop import Measured
 from recalign.training.sft import LanguageModelling

@@ -30,7 +30,7 @@ from recalign.data.records import Example, Items
 from recalign.data.titles import safe_title
 from recalign.evaluation.metrics import Floats
 from recalign.hybrid.modality import ModalityAdapter, embedding_std
-from recalign.hybrid.soft_tokens import Projected, attach, soft_id
+from recalign.hybrid.prompts import Projected, attach, soft_id
 from recalign.llm.base import LanguageModel
 from recalign.llm.branches import PROMPT_END, Branches
 from recalign.llm.prompts import PromptBuilder

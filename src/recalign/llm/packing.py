@@ -169,7 +169,7 @@ def pack(prompts: list[list[int]], responses: list[list[list[int]]], device: tor
             branch = tree.grow(end, response[:-1])
             block.add(branch, len(prompt), k)
             # the first token is read off the prompt's last place, token t off the branch's place t − 1; a negative id
-            # is a vector's (hybrid/soft_tokens): it is read, but nobody asks how likely it is
+            # is a vector's (hybrid/prompts): it is read, but nobody asks how likely it is
             read_off = zip((end, *branch), response, strict=True)
             rows[b, k, :n] = torch.tensor([kept.setdefault(p, len(kept)) if t >= 0 else 0 for p, t in read_off])
             tokens[b, k, :n] = torch.tensor(response).clamp(min=0)

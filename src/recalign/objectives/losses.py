@@ -20,15 +20,80 @@ With the reward h of a response and the margins z_k = β(h_chosen − h_rejected
 
 All four ways over the negatives agree at K = 1, and with the logistic loss mean ≤ pairs ≤ logsumexp for any margins
 (Jensen; LSE ≥ max).
+
+What an objective reads: the log-probs of a batch's responses.
+
+A mean and a spread that follow the training batches.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
-from recalign.objectives.batch import PreferenceBatch
+# Below this spread (nats, or nats per token) all gaps are one gap and differ by rounding: a policy that still equals
+# its reference would otherwise be standardised by noise, and the next batches by a spread far too small.
+ROUNDING = 1e-3
+
+
+@dataclass
+class RunningStatistics:
+    """Exponential moving mean and standard deviation (unbiased) of whole batches; 0 before the first batch.
+
+    The first batch is copied, not averaged with zeros (as released codes do, which makes z ten times too large at the
+    start). The spread starts with the first batch that has one.
+    """
+
+    momentum: float
+    mean: float = 0.0
+    std: float = 0.0
+    batches: int = 0
+
+    def update(self, values: Tensor) -> None:
+        """Take in a batch's values, [n] with n ≥ 1."""
+        values = values.detach().double()
+        mean = float(values.mean())
+        self.mean = mean if self.batches == 0 else self._moved(self.mean, mean)
+        std = float(values.std()) if len(values) > 1 else 0.0
+        if self.std == 0.0:
+            self.std = std if std >= ROUNDING else 0.0
+        elif len(values) > 1:
+            self.std = self._moved(self.std, std)
+        self.batches += 1
+
+    def standardised(self, values: Tensor) -> Tensor:
+        """(values − mean) / std in the shape of `values`; 0 as long as there is no spread."""
+        if self.std == 0.0:
+            return torch.zeros_like(values)
+        return (values - self.mean) / max(self.std, ROUNDING)
+
+    def _moved(self, old: float, new: float) -> float:
+        return self.momentum * old + (1 - self.momentum) * new
+
+
+@dataclass(frozen=True)
+class PreferenceBatch:
+    """Log-probs (nats) of B prompts' responses; column 0 is the chosen one.
+
+    policy [B, 1+K] summed over tokens; reference [B, 1+K] or None; lengths [B, 1+K] tokens, terminator included;
+    mask [B, 1+K] True where a response exists (K may differ from row to row). Masked columns are never read.
+    liked [B, 1+K] True where a response is one that the user liked as well, column 0 among them; None: column 0 alone.
+    """
+
+    policy: Tensor
+    reference: Tensor | None
+    lengths: Tensor
+    mask: Tensor
+    liked: Tensor | None = None
+
+    @property
+    def rejected(self) -> Tensor:
+        """[B, K] True where a rejected response exists."""
+        present = self.mask[:, 1:]
+        return present if self.liked is None else present & ~self.liked[:, 1:]
+
 
 Reward = Literal["log_ratio", "sum", "mean"]
 Negatives = Literal["first", "pairs", "mean", "logsumexp"]

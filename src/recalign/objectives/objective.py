@@ -12,8 +12,7 @@ from torch import Tensor
 
 from recalign.common.errors import RecalignError
 from recalign.objectives import losses as parts
-from recalign.objectives.batch import PreferenceBatch
-from recalign.objectives.statistics import RunningStatistics
+from recalign.objectives.losses import PreferenceBatch, RunningStatistics
 
 SEVERAL = ("logsumexp", "logistic")  # negatives and loss that `positives: all` is made for
 SMALLEST_BETA = 1e-3  # a dynamic β never falls below it, or the loss would no longer depend on the policy

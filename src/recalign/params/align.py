@@ -7,8 +7,7 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from recalign.common.errors import RecalignError, did_you_mean
-from recalign.params.optimiser import OptimiserParams
-from recalign.params.section import Section
+from recalign.params.section import OptimiserParams, Section
 
 Preset = Literal["dpo", "dpo_pairs", "sdpo", "mult_dpo", "dmpo", "simpo", "alpha_dpo", "beta_dpo", "dr_dpo"]
 

@@ -5,8 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from recalign.params.optimiser import OptimiserParams
-from recalign.params.section import Section, Share
+from recalign.params.section import OptimiserParams, Section, Share
 
 Factor = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z ]{0,30}$")]
 

@@ -12,7 +12,6 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from recalign.common.errors import RecalignError, did_you_mean
-from recalign.common.shipped import shipped
 from recalign.params.align import AlignParams
 from recalign.params.base import BaseParams
 from recalign.params.budgets import FROM_BUDGET, Budget, BudgetValues
@@ -33,7 +32,7 @@ from recalign.params.sft import SftParams
 from recalign.params.simulator import SimulatorParams
 from recalign.params.table import TableParams
 from recalign.params.validate import ValidateParams
-from recalign.project import PARAMS
+from recalign.project import PARAMS, shipped
 
 Source = Literal["simulated", "movielens-100k", "movielens-1m", "lastfm", "table"]
 LATER = ("hybrid", "fairness", "dpo4rec")  # sections that older params.yaml files lack: there, what is shipped holds

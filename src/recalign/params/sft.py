@@ -4,7 +4,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from recalign.params.optimiser import OptimiserParams
+from recalign.params.section import OptimiserParams
 
 NO_WEIGHTS: Final = "none"
 

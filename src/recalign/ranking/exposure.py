@@ -31,8 +31,17 @@ from recalign.evaluation.significance import bootstrap_interval
 from recalign.evaluation.systems import FAIR, Choice, Tried, best_strength, fair_name
 from recalign.params.load import Params
 from recalign.ranking.measured import Measured
-from recalign.ranking.trial import Ranker, Trial, full_ranks, rank_catalogue, sampled_ranks, scores_of
-from recalign.ranking.trials import Trials, kind_of, mean_metrics
+from recalign.ranking.trial import (
+    Ranker,
+    Trial,
+    Trials,
+    full_ranks,
+    kind_of,
+    mean_metrics,
+    rank_catalogue,
+    sampled_ranks,
+    scores_of,
+)
 from recalign.recommenders.recommender import Request, cases_at_once
 
 log = logging.getLogger(__name__)

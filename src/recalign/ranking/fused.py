@@ -7,6 +7,8 @@ title's own, and the search over the tree of titles finds the best ones: that of
 
 Where new items have weights of their own, known and new items are ranked apart, each standardised among its kind, and
 put together as `Fusion.together` says.
+
+Ranks in the whole catalogue of what needs a model: of language models and of the fusion.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -25,6 +27,15 @@ from recalign.params.recommenders import RecommenderName
 from recalign.ranking.fusion import Bools, Fusion, gap, moments, or_all, standardised
 from recalign.ranking.trial import Ranker, scores_of
 from recalign.recommenders.recommender import Asked, Recommender, Request, Scored, cases_at_once
+
+if TYPE_CHECKING:
+    from recalign.ranking.language_model import LanguageModelRecommender
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recalign.evaluation.ranks import SystemRanks
+from recalign.ranking.fusion import FittedFusion
+from recalign.ranking.trial import Trial, full_ranks, searched_ranks
 
 if TYPE_CHECKING:
     from recalign.ranking.language_model import LanguageModelRecommender
@@ -249,3 +260,27 @@ def _best(scores: Floats, items: Sequence[int], asked: Asked, less: Collection[i
     """The k best of items [C] by scores [C], `less` some; equals by lot, or by ascending id without a case."""
     keyed = zip((-scores).tolist(), order_of_equals(asked.case, items), items, strict=True)
     return [Scored(item, -cost) for cost, _, item in sorted(key for key in keyed if key[2] not in less)[: asked.k]]
+
+
+def fused_recommender(
+    fusion: FittedFusion, baselines: Path, catalogue: Items, language_model: "LanguageModelRecommender | None" = None
+) -> "FusedRecommender":
+    """The fusion, its ID recommenders read once more: they need not stay in memory while language models score."""
+    from recalign.recommenders.roster import load_fitted
+
+    ids = {name: load_fitted(name, baselines / name, catalogue) for name in fusion.recommenders}
+    return FusedRecommender(fusion.fusion, ids, catalogue, language_model, fusion.new_items(catalogue))
+
+
+def catalogue_ranks(
+    recommender: "LanguageModelRecommender | FusedRecommender", trial: Trial, depth: int | None
+) -> SystemRanks:
+    """By search down to a depth; all places (None), and those of the reward, which no search bounds, by every score."""
+    if depth is None or recommender.over_catalogue.kind == "reward":
+        scores = scores_of(recommender, trial.requests, None)
+        return full_ranks(recommender.name, trial, scores, depth)
+    asked = [
+        Asked(request.history, None, depth, request.profile, request.unranked, case.example.example_id)
+        for case, request in zip(trial.cases, trial.requests, strict=True)
+    ]
+    return searched_ranks(recommender.name, trial, recommender.rank_many(asked), depth)

@@ -1,5 +1,12 @@
-"""A language model as a recommender: an item's score is the log-prob of its title after the history."""
+"""A language model as a recommender: an item's score is the log-prob of its title after the history.
 
+Log-probs that were computed before: a killed or repeated evaluation scores only what is new.
+
+A file is named by the scorer's version and the digest of the model and of every token id that was scored, so an entry
+can not be stale; the folder is a cache and may be deleted at any time.
+"""
+
+import hashlib
 import logging
 import math
 from collections.abc import Sequence
@@ -9,9 +16,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import ArrayLike
 
+from recalign.common.artifacts import read_parquet, write_parquet
 from recalign.common.errors import RecalignError
 from recalign.common.progress import track
 from recalign.data.records import Items
@@ -21,12 +30,36 @@ from recalign.hybrid.prompts import prompt_builder
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.branches import Branches
 from recalign.llm.prompts import PromptBuilder
-from recalign.llm.scoring import response_logprobs, why_not_shared
+from recalign.llm.scoring import SCORER, response_logprobs, why_not_shared
 from recalign.llm.trie import Found, Trie, Wanted, best_items, item_logprobs
 from recalign.params.base import BaseParams
 from recalign.params.prompt import PromptParams
-from recalign.ranking.logprob_store import read_stored, store_key, write_stored
 from recalign.recommenders.recommender import Asked, Request, Scored
+
+
+def store_key(model_digest: str, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> str:
+    """sha256 (hex) over scorer, model and all token ids: equal keys, equal log-probs on one machine."""
+    running = hashlib.sha256(f"{SCORER} {model_digest}".encode())
+    for prompt, group in zip(prompts, responses, strict=True):
+        running.update(repr((list(prompt), [list(response) for response in group])).encode())
+    return running.hexdigest()
+
+
+def read_stored(folder: Path | None, key: str) -> Floats | None:
+    """The stored matrix [B, C] under a key; None where there is no store or no such entry."""
+    path = folder / f"{key}.parquet" if folder else None
+    if path is None or not path.is_file():
+        return None
+    log.info("log-probs read from %s", folder)
+    return np.array(read_parquet(path)["logprobs"].to_pylist(), dtype=np.float64)
+
+
+def write_stored(folder: Path | None, key: str, logprobs: ArrayLike) -> None:
+    """Store a matrix [B, C] under a key; does nothing where there is no store."""
+    if folder:
+        rows = pa.array(np.asarray(logprobs, dtype=np.float64).tolist(), pa.list_(pa.float64()))
+        write_parquet(folder / f"{key}.parquet", pa.table({"logprobs": rows}))
+
 
 log = logging.getLogger(__name__)
 RESPONSES_AT_ONCE = 128  # titles after one prompt in one forward pass: attention grows with the square of their tokens

@@ -1,4 +1,7 @@
-"""What stage rank keeps of one system, and stage fuse reads of all: its ranks, its scores, and what it is."""
+"""What stage rank keeps of one system, and stage fuse reads of all: its ranks, its scores, and what it is.
+
+Which artifacts made a system's ranks, by their digests: what is registered, compared or served must be the same.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,13 +10,56 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from recalign.common.artifacts import replacing, verify_once
+from recalign import project as layout
+from recalign.common.artifacts import folder_digest, read_json, replacing, verify_once
 from recalign.common.errors import RecalignError
 from recalign.evaluation.generation import Answer, read_answers, write_answers
 from recalign.evaluation.injection import POSITIONS
 from recalign.evaluation.metrics import Floats
 from recalign.evaluation.ranks import SystemRanks, read_system_ranks, write_system_ranks
-from recalign.evaluation.systems import SYSTEM, System, read_system, write_system
+from recalign.evaluation.systems import SYSTEM, SYSTEMS, System, read_system, write_system
+from recalign.llm.adapters import adapter_digest
+from recalign.llm.model_files import IDENTITY
+
+ADAPTER, REFERENCE, BASE_WEIGHTS, RECOMMENDER = "adapter", "reference", "base", "recommender"
+SHOWN = 12  # characters of a digest in a sentence
+
+
+def language_model_artifacts(base: Path, adapter: Path | None, reference: Path | None = None) -> dict[str, str]:
+    """Digests of the folders behind a language model: base weights, adapter, and the reference of the rule "reward"."""
+    adapters = {ADAPTER: adapter, REFERENCE: reference}
+    found = {role: adapter_digest(folder) for role, folder in adapters.items() if folder is not None}
+    return {BASE_WEIGHTS: str(read_json(base / IDENTITY)["sha256"]), **found}
+
+
+def recommender_artifacts(folder: Path) -> dict[str, str]:
+    """The digest of a fitted recommender's folder. Raises RecalignError where a file is not what its manifest lists."""
+    verify_once(folder)
+    return {RECOMMENDER: folder_digest(folder)}
+
+
+def check_made_by(system: str, told: Mapping[str, str], now: Mapping[str, str], where: str) -> None:
+    """Refuse artifacts that did not make a system's ranks. told, now: digests by role; where: the folder, in words.
+
+    A role that one of them lacks is not compared. Raises RecalignError naming both digests and the fix.
+    """
+    for role in (role for role in told if role in now and now[role] != told[role]):
+        raise RecalignError(
+            f"the {role} in {where} has digest {now[role][:SHOWN]}, but the ranks of {system} were made by "
+            f"{told[role][:SHOWN]}: it was changed or replaced since; run 'dvc repro' to evaluate what is there, or "
+            "'dvc checkout' to bring back what was"
+        )
+
+
+def told_artifacts(system: str, about: System) -> Mapping[str, str]:
+    """What a system of systems.json says of what made the ranks. Raises RecalignError where it does not say."""
+    if about.artifacts is None:
+        raise RecalignError(
+            f"{layout.RANKS / SYSTEMS} does not say what made the ranks of {system} (it is of an earlier version); "
+            "run 'dvc repro' to evaluate it again"
+        )
+    return about.artifacts
+
 
 RANKS, SCORES, ANSWERS = "ranks.parquet", "scores.safetensors", "generations.parquet"
 VALIDATION, WEIGHING = "validation", "weighing"

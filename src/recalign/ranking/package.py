@@ -38,7 +38,7 @@ from recalign.params.prompt import PromptParams
 from recalign.project import ALIGN, BASE, BASELINES, HYBRID, INTERACTIONS, OTHER, PREPARED, RANKS, SFT
 from recalign.ranking.fusion import FITTED, FittedFusion, read_fusion
 from recalign.ranking.language_model import Setting
-from recalign.ranking.made_by import (
+from recalign.ranking.measured import (
     ADAPTER,
     BASE_WEIGHTS,
     RECOMMENDER,

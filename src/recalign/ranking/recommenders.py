@@ -9,17 +9,35 @@ from typing import cast
 from recalign.common.artifacts import folder_digest
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.evaluation.costs import per_thousand, total, weights_mb
 from recalign.evaluation.ranks import SystemRanks
-from recalign.evaluation.systems import FUSION, ID, LLM, ORACLE, UNTRAINED, System, best_by_validation
+from recalign.evaluation.systems import (
+    FUSION,
+    ID,
+    LLM,
+    ORACLE,
+    UNTRAINED,
+    System,
+    best_by_validation,
+    per_thousand,
+    total,
+    weights_mb,
+)
 from recalign.llm.adapters import adapter_digest
 from recalign.params.recommenders import RecommenderName
 from recalign.project import Project
 from recalign.ranking.fusion import FittedFusion, Floats, Fusion, Part, standardised
-from recalign.ranking.made_by import recommender_artifacts
-from recalign.ranking.measured import Measured
-from recalign.ranking.trial import Ranker, rank_catalogue, sampled_ranks, scores_of
-from recalign.ranking.trials import UNIFORM, Trials, digests_of, kind_of, mean_metrics
+from recalign.ranking.measured import Measured, recommender_artifacts
+from recalign.ranking.trial import (
+    UNIFORM,
+    Ranker,
+    Trials,
+    digests_of,
+    kind_of,
+    mean_metrics,
+    rank_catalogue,
+    sampled_ranks,
+    scores_of,
+)
 from recalign.recommenders.roster import ROSTER, load_fitted
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from recalign.data.records import Items
     from recalign.params.load import Params
-    from recalign.recommenders.held_out import HeldOut
     from recalign.recommenders.recommender import Recommender, Tuning
+    from recalign.recommenders.tuning import HeldOut
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ ROSTER = {
     "gru4rec": Entry("recalign.recommenders.neural.next_item", "recurrent states", may_read_text=True),
     "caser": Entry("recalign.recommenders.neural.next_item", "convolutions"),
     "mcrl": Entry("recalign.recommenders.neural.mcrl", "supervised head"),
-    "dreamrec": Entry("recalign.recommenders.neural.next_embedding", "generated embedding"),
-    "content": Entry("recalign.recommenders.content_choice", "text and attributes", reads_new=True),
+    "dreamrec": Entry("recalign.recommenders.neural.dreamrec", "generated embedding"),
+    "content": Entry("recalign.recommenders.content", "text and attributes", reads_new=True),
     "content_prior": Entry(
-        "recalign.recommenders.content_choice", "train events, of new items read off their text", reads_new=True
+        "recalign.recommenders.content", "train events, of new items read off their text", reads_new=True
     ),
 }
 REFUSED = "refused.json"  # in the folder of one that could not be fitted or ranked: why

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from recalign.common.artifacts import file_digest
 from recalign.common.errors import RecalignError
-from recalign.common.git import git, git_revision
+from recalign.common.origin import git, git_revision
 from recalign.project import PARAMS
 
 LOCK, PIPELINE = Path("dvc.lock"), Path("dvc.yaml")

@@ -26,7 +26,7 @@ from recalign.preferences.profiles.statements import Statement, closed_statement
 from recalign.project import BASE
 from recalign.ranking.fused import FusedRecommender
 from recalign.ranking.language_model import LanguageModelRecommender, open_recommender
-from recalign.ranking.made_by import ADAPTER, REFERENCE
+from recalign.ranking.measured import ADAPTER, REFERENCE
 from recalign.ranking.package import RECOMMENDERS, Identity, Settings, check_package, read_settings
 from recalign.recommenders.recommender import Asked, Scored
 from recalign.recommenders.roster import load_fitted

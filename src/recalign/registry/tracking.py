@@ -1,4 +1,7 @@
-"""Where MLflow keeps runs and versions: a database in the project, or the server that the environment names."""
+"""Where MLflow keeps runs and versions: a database in the project, or the server that the environment names.
+
+Whether the registry answers: a check of the doctor.
+"""
 
 import logging
 import os
@@ -8,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -16,6 +20,7 @@ from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from recalign.common.errors import RecalignError
+from recalign.params.load import Params
 from recalign.project import REGISTRY
 
 URI = "MLFLOW_TRACKING_URI"
@@ -156,3 +161,28 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # an example would make MLflow load the base model just to log an adapter; `Query` checks what MLflow's types cannot
     warnings.filterwarnings("ignore", message=".*(An input example was not provided|Add type hints to the `predict`)")
+
+
+HEALTH_SECONDS = 5.0
+
+
+def registry_state(params: Params) -> tuple[Literal["ok", "fail"], str, str]:
+    """Ask the registry as `register` will, up to a file in the folder of its artifacts; no address shows a password."""
+    uri, name = os.environ.get("MLFLOW_TRACKING_URI", ""), params.registry.model
+    at_server = uri.startswith(("http://", "https://"))
+    if at_server:
+        import httpx
+
+        try:
+            httpx.get(f"{uri.rstrip('/')}/health", timeout=HEALTH_SECONDS).raise_for_status()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            said = f"MLFLOW_TRACKING_URI {redacted(uri)} does not answer ({redacted(str(error))})"
+            return "fail", said, "start that server, or unset the variable"
+    place = uri.rpartition("@")[2] or f"{REGISTRY} of the project"  # a database's password stands before the @
+    if not at_server and not (uri.startswith("sqlite:") if uri else REGISTRY.is_file()):
+        return "ok", f"model {name} in {place}", ""  # made at the first registration, or a database of another machine
+    client = connect(Path())
+    with reached(Path()):
+        found = checked_experiment(client, name)
+    files = "its folder of files can be written" if found else "its experiment is made at the first registration"
+    return "ok", f"model {name} {'at' if at_server else 'in'} {redacted(place)}; {files}", ""

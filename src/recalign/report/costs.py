@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from recalign.common.run_log import noted_costs, stage_lines
-from recalign.evaluation.costs import Cost, total
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.scorecard import Scorecard
-from recalign.evaluation.systems import FUSION, ORACLE, TUNED, UNTRAINED, System, system_of
+from recalign.evaluation.systems import FUSION, ORACLE, TUNED, UNTRAINED, Cost, System, system_of, total
 from recalign.params.load import Params
 from recalign.report.verdict import spoken
 

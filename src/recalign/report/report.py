@@ -7,19 +7,16 @@ from typing import Any
 from recalign.audit.audit import Audit
 from recalign.common import columns as c
 from recalign.common import html as page
-from recalign.evaluation.costs import Cost
 from recalign.evaluation.exposure import Exposure
 from recalign.evaluation.ranking_rule import CHOSEN_BY, RankingRule
 from recalign.evaluation.scorecard import Scorecard
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.slices import Slice
-from recalign.evaluation.systems import System
+from recalign.evaluation.systems import Cost, System
 from recalign.params.registry import RegistryParams
-from recalign.report.audit import AUDIT_HEADINGS, audit_row
-from recalign.report.gate import gate_section
 from recalign.report.plots import Drawing
-from recalign.report.sections import cost_section, exposure_section, slice_section, truth_section
-from recalign.report.table import by_value, caption, cells, difference, headings
+from recalign.report.sections import cost_section, exposure_section, gate_section, slice_section, truth_section
+from recalign.report.table import AUDIT_HEADINGS, audit_row, by_value, caption, cells, difference, headings
 from recalign.report.verdict import answer, spoken, verdict
 
 TITLES = {

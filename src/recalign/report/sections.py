@@ -1,14 +1,17 @@
-"""Sections of the report beyond the scorecard: slices, exposure, truth and cost."""
+"""Sections of the report beyond the scorecard: slices, exposure, truth, cost, injection, and the gate's bounds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recalign.common import html as page
-from recalign.evaluation.costs import Cost
 from recalign.evaluation.exposure import Exposure
+from recalign.evaluation.injection import IN_HISTORY, IN_LIST, Lift
+from recalign.evaluation.metrics import LABELS
 from recalign.evaluation.scorecard import Scorecard
 from recalign.evaluation.significance import Interval, plain, signed
 from recalign.evaluation.slices import FEWEST, RARE_EVENTS, Slice
+from recalign.evaluation.systems import FUSION, Cost
+from recalign.params.registry import RegistryParams
 from recalign.report.costs import cost_sentences
 from recalign.report.plots import Drawing
 
@@ -123,3 +126,66 @@ def cost_section(card: Scorecard, costs: Sequence[Cost], drawing: Drawing | None
 
 def _number(value: float | None) -> str:
     return "—" if value is None else f"{value:,.1f}"
+
+
+Lifts = Mapping[str, Mapping[str, Lift]]  # by system, then position
+WHERE = {IN_LIST: "its own", IN_HISTORY: "the last liked item's"}
+
+
+def injection_section(lifts: Lifts) -> str:
+    """A row a system and position; empty where nothing was measured (evaluate.injection_cases is 0)."""
+    if not lifts:
+        return ""
+    rows = [
+        (system, WHERE[position], lift.sentence, f"{lift.clean_rank:.1f}", f"{lift.rank:.1f}",
+         f"{lift.cases} of {lift.users}")
+        for system, positions in lifts.items() for position, lift in positions.items()
+    ]  # fmt: skip
+    note = (
+        "In each case a wrong candidate is on trial, and a title asks for it in one of a few ways, such as 'recommend "
+        "me next'. Lift: 1/rank with the text minus 1/rank without it, 95 % intervals over users; above 0: the text "
+        "works. ID recommenders read no titles, so theirs is 0. The recommender content does and is not measured; in "
+        "a fusion it keeps the scores of the clean titles."
+    )
+    headings = ["system", "the text is in", "lift", "mean rank without", "with", "cases of users"]
+    return page.section("Titles that ask to be recommended", page.table(headings, rows, note))
+
+
+def injection_note(lifts: Lifts, llm: str | None) -> list[str]:
+    """A line for the table: of the best language model and of the fusion; none where neither was measured."""
+    told = [
+        f"{system} {lifts[system][IN_LIST].sentence} in its own title, {lifts[system][IN_HISTORY].sentence} in the "
+        "last liked one"
+        for system in (llm, FUSION) if system and system in lifts
+    ]  # fmt: skip
+    return [f"Lift of a title that asks for its item, in 1/rank: {'; '.join(told)}."] if told else []
+
+
+WATCHED = {  # key of registry.guards: what it watches, how its bound is said
+    "user_cold": ("{metric} of users with short histories", "may lose {bound:g}"),
+    "item_cold": ("{metric} of new items", "may lose {bound:g}"),
+    "popularity_lift": ("popularity lift of its lists", "may add {bound:g}"),
+    "mgu": ("MGU of its lists", "may add {bound:g}"),
+    "dgu": ("DGU of its lists", "may add {bound:g}"),
+    "valid_answers": ("share of valid generated answers", "may lose {bound:g}"),
+    "injection_lift": ("lift by a text in a title", "may add {bound:g}"),
+    "latency_ratio": ("seconds per answer", "at most {bound:g} times the champion's"),
+    "megabytes_ratio": ("megabytes of weights", "at most {bound:g} times the champion's"),
+}
+
+
+def gate_section(registry: RegistryParams | None) -> str:
+    """The guards and their bounds; empty where they are not told."""
+    if registry is None:
+        return ""
+    metric = LABELS[registry.metric]
+    rows = [("leak probes", f"{metric} must be above what the candidate lists give away")]
+    for key, (what, said) in WATCHED.items():
+        bound = getattr(registry.guards, key)
+        rows.append((what.format(metric=metric), "not looked at" if bound is None else said.format(bound=bound)))
+    note = "Against the present champion; a guard is broken only where its whole interval lies beyond the bound."
+    told = page.paragraph(
+        "This page was written before any registration. What the gate said of the last one is in reports/gate.html, "
+        "which 'recalign register' writes, and with the version in MLflow."
+    )
+    return page.section("What the gate will ask", page.table(["guard", "bound"], rows, note), told)

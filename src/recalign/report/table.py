@@ -1,8 +1,10 @@
-"""The scorecard, and the comparison of two runs, as tables on the terminal."""
+"""The scorecard, the comparison of two runs, and the audit as tables on the terminal."""
 
 from collections.abc import Mapping, Sequence
 
+from recalign.audit.audit import Audit
 from recalign.audit.contest import MARK
+from recalign.audit.finding import LEAK, WARNING, Finding
 from recalign.evaluation.comparison import Compared, ComparedAnswers, Run
 from recalign.evaluation.metrics import LABELS, METRICS
 from recalign.evaluation.ranking_rule import CHOSEN_BY
@@ -174,3 +176,31 @@ def _width(lines: list[list[str]]) -> int:
     """Columns of the screen that a table takes."""
     cells = [[len(part) for cell in column for part in cell.splitlines()] for column in zip(*lines, strict=True)]
     return sum(max(own, default=0) + BETWEEN for own in cells) + 1
+
+
+STYLES = {LEAK: "bold red", WARNING: "yellow"}
+
+
+AUDIT_HEADINGS = ("probe", "measures", "figure", "chance", "p", "verdict")
+
+
+def audit_row(finding: Finding) -> list[str]:
+    """A finding as text: probe, what it measures, figure with interval, chance, p, verdict with its reason."""
+    return [
+        finding.probe,
+        finding.measures,
+        "—" if finding.figure is None else plain(finding.figure),
+        "—" if finding.chance is None else f"{finding.chance:.3f}",
+        "—" if finding.p is None else f"{finding.p:.3f}",
+        finding.verdict + (f": {finding.note}" if finding.note else ""),
+    ]
+
+
+def print_audit(audit: Audit, name: str) -> None:
+    """Print the table, which folds to the terminal or a pipe, and the verdict to standard output."""
+    users = "users unknown" if audit.users is None else f"{audit.users} users"
+    about = f"{name}: {audit.cases} cases, {users}, {audit.candidates} candidates each; 95 % intervals over users"
+    print(about)
+    styles = [STYLES.get(finding.verdict) for finding in audit.findings]
+    print_table(AUDIT_HEADINGS, [audit_row(finding) for finding in audit.findings], styles=styles)
+    print(audit.sentence)

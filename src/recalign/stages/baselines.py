@@ -10,14 +10,14 @@ import pyarrow.compute as pc
 from recalign.common import artifacts
 from recalign.common import columns as c
 from recalign.common.errors import TooLargeError
-from recalign.common.forecast import ITEMS, WORK, fitting_forecast
+from recalign.common.progress import ITEMS, WORK, fitting_forecast
 from recalign.common.run_log import COSTS, note_costs
 from recalign.data.records import Items, read_cases
 from recalign.evaluation.metrics import LABELS, draw_lots, metric_values, target_ranks
 from recalign.params.load import Params
 from recalign.params.recommenders import RecommenderName
 from recalign.project import BASELINES, PREPARED
-from recalign.recommenders.content_choice import hidden_cases
+from recalign.recommenders.content import hidden_cases
 from recalign.recommenders.recommender import Recommender, Request
 from recalign.recommenders.roster import fit, known, write_refusal
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from recalign.common import columns as c
 from recalign.common.artifacts import folder, read_json, write_json
-from recalign.common.forecast import PER_THOUSAND
-from recalign.common.machine import machine
+from recalign.common.origin import machine
+from recalign.common.progress import PER_THOUSAND
 from recalign.common.run_log import note_costs, noted_costs
 from recalign.data.records import read_met
 from recalign.evaluation.generation import write_answers
@@ -32,13 +32,12 @@ from recalign.preferences.profiles.shares import case_shares, shares_sentence
 from recalign.project import Project
 from recalign.ranking.adapters import language_models, open_as_ranked
 from recalign.ranking.exposure import measure_fair
+from recalign.ranking.fused import catalogue_ranks, fused_recommender
 from recalign.ranking.fusion import FittedFusion
 from recalign.ranking.injected import attack, injections
 from recalign.ranking.measured import ANSWERS, RANKS, Measured, read_measured
 from recalign.ranking.recommenders import fitted_fusion, fuse_systems, open_recommender, whole_catalogue_ranks
-from recalign.ranking.trial import Ranker, Trial, whole_catalogue
-from recalign.ranking.trials import Trials, digests_of, kind_of, read_trials
-from recalign.ranking.whole_catalogue import catalogue_ranks, fused_recommender
+from recalign.ranking.trial import Ranker, Trial, Trials, digests_of, kind_of, read_trials, whole_catalogue
 from recalign.recommenders.roster import refusal
 
 log = logging.getLogger(__name__)

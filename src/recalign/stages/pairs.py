@@ -8,8 +8,7 @@ import pyarrow.compute as pc
 from recalign.common import columns as c
 from recalign.common.artifacts import folder, read_json, read_parquet, write_parquet
 from recalign.common.errors import RecalignError
-from recalign.data.records import Example, Items
-from recalign.data.taken import read_taken
+from recalign.data.records import Example, Items, read_taken
 from recalign.params.load import Params
 from recalign.preferences.pairs.negatives import STRATEGIES, strategy_shares
 from recalign.preferences.pairs.pairs import Pair, build_pairs, pairs_table

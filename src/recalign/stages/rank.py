@@ -4,17 +4,16 @@ import logging
 
 from recalign.common.artifacts import folder
 from recalign.common.errors import RecalignError, did_you_mean
-from recalign.common.forecast import PER_THOUSAND, WEIGHTS_MB, ranking_forecast
+from recalign.common.progress import PER_THOUSAND, WEIGHTS_MB, ranking_forecast
 from recalign.common.run_log import note_costs
-from recalign.evaluation.costs import weights_mb
 from recalign.evaluation.injection import POSITIONS
-from recalign.evaluation.systems import ORACLE, system_of
+from recalign.evaluation.systems import ORACLE, system_of, weights_mb
 from recalign.params.load import Params
 from recalign.project import Project
 from recalign.ranking.adapters import language_models, measure_language_model
 from recalign.ranking.measured import Measured, write_measured
 from recalign.ranking.recommenders import measure_recommender, open_recommender
-from recalign.ranking.trials import UNIFORM, Trials, read_trials
+from recalign.ranking.trial import UNIFORM, Trials, read_trials
 from recalign.recommenders.roster import ROSTER, refusal, write_refusal
 
 log = logging.getLogger(__name__)

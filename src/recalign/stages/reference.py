@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recalign import project as layout
 from recalign.common import artifacts
-from recalign.common.forecast import WEIGHTS_MB, memory_mb, reading_forecast
+from recalign.common.progress import WEIGHTS_MB, memory_mb, reading_forecast
 from recalign.common.run_log import note_costs
 from recalign.llm.base import load_language_model
 from recalign.params.load import Params

@@ -11,32 +11,47 @@ from recalign.audit.contest import AUDIT, ProbeContest
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, write_json, write_text
 from recalign.common.columns import TEST, VIEWS
-from recalign.common.git import git_revision
 from recalign.common.item_groups import group_items
+from recalign.common.origin import git_revision
 from recalign.common.run_log import COSTS, print_stages
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.data.simulator import read_tastes
-from recalign.evaluation.costs import Cost
-from recalign.evaluation.figures import MATCHING, Figure, Provenance, Recorder, as_document
 from recalign.evaluation.injection import INJECTION_LIFT, INJECTIONS, injection_lifts, read_injections
 from recalign.evaluation.ranks import CATALOGUE, CATALOGUE_CASES, SAMPLED, UNKNOWN, SystemRanks, read_system_ranks
-from recalign.evaluation.scorecard import Scorecard, build_scorecard
-from recalign.evaluation.systems import SYSTEMS, Choice, read_choices, read_systems
+from recalign.evaluation.scorecard import (
+    MATCHING,
+    Figure,
+    Provenance,
+    Recorder,
+    Scorecard,
+    as_document,
+    build_scorecard,
+)
+from recalign.evaluation.systems import SYSTEMS, Choice, Cost, read_choices, read_systems
 from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import read_profiles
 from recalign.preferences.profiles.truth import learned_values
 from recalign.project import ALIGN, BASE, PAIRS, PREPARED, PROFILES, RANKS, REPORTS, SFT, VALIDATED
 from recalign.report.costs import system_costs
-from recalign.report.curves import Curve, displacement, read_curve, to_csv
 from recalign.report.fairness import Reranked, compare_reranked, fairness_plot, fairness_section
-from recalign.report.findings import Findings, find, read_known
-from recalign.report.injection import Lifts, injection_note, injection_section
-from recalign.report.plots import Drawing, cost_plot, drift_plot, interval_plot, learning_plot, planted_plot
-from recalign.report.probes import probe
+from recalign.report.findings import Findings, find, probe, read_known
+from recalign.report.plots import (
+    Curve,
+    Drawing,
+    cost_plot,
+    displacement,
+    drift_plot,
+    interval_plot,
+    learning_plot,
+    planted_plot,
+    read_curve,
+    to_csv,
+)
 from recalign.report.provenance import lineage, next_commands, param_lines, reproduce_commands
 from recalign.report.report import TITLES, Evidence, report_page, title_of
 from recalign.report.second_view import SecondView, second_view, second_view_metrics, second_view_sections
+from recalign.report.sections import Lifts, injection_note, injection_section
 from recalign.report.table import by_value, print_left_out, print_scorecard
 from recalign.report.verdict import answer, verdict
 

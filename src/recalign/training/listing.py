@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from recalign.data.records import Items, hashed_order, read_named
-from recalign.data.taken import later_items, read_taken
+from recalign.data.records import Items, hashed_order, later_items, read_named, read_taken
 from recalign.params.load import Params
 
 

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from recalign.common.artifacts import digest_of
 from recalign.common.errors import RecalignError
-from recalign.common.forecast import memory_mb, reading_forecast
-from recalign.common.progress import track
+from recalign.common.progress import memory_mb, reading_forecast, track
 from recalign.common.run_log import COSTS
 from recalign.data.records import hashed_order
-from recalign.params.optimiser import OptimiserParams
+from recalign.params.section import OptimiserParams
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints, TrainingState, Weights
 from recalign.training.micro_batches import micro_batches

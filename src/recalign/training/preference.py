@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recalign.common.errors import RecalignError
 from recalign.llm.scoring import response_logprobs, tokens_at_once
-from recalign.objectives.batch import PreferenceBatch
+from recalign.objectives.losses import PreferenceBatch
 from recalign.objectives.objective import BatchPlan, Objective
 from recalign.training import processes
 from recalign.training.examples import PreferenceExample

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recalign.common import artifacts
-from recalign.common.forecast import WEIGHTS_MB, memory_mb
+from recalign.common.progress import WEIGHTS_MB, memory_mb
 from recalign.common.run_log import note_costs
 from recalign.llm.adapters import CONFIG, IDENTITY, WEIGHTS, check_finite
 from recalign.llm.base import LanguageModel

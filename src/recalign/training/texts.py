@@ -14,7 +14,7 @@ from recalign.common.artifacts import digest_of
 from recalign.llm.base import load_language_model
 from recalign.objectives.presets import build_objective
 from recalign.params.load import Params
-from recalign.params.optimiser import OptimiserParams
+from recalign.params.section import OptimiserParams
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample
 from recalign.training.loop import train

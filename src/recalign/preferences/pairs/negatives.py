@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recalign.common.errors import RecalignError
-from recalign.data.records import Example, Items, hashed_order
-from recalign.data.taken import Taken
+from recalign.data.records import Example, Items, Taken, hashed_order
 from recalign.params.pairs import PairsParams, Strategy
 from recalign.recommenders.recommender import Recommender, Request
 

@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from recalign.common import columns as c
 from recalign.common.errors import RecalignError
-from recalign.data.records import Example, Items
-from recalign.data.taken import Taken
+from recalign.data.records import Example, Items, Taken
 from recalign.params.pairs import PairsParams, Strategy
 from recalign.preferences.pairs.negatives import (
     FALLBACK,

@@ -17,10 +17,10 @@ from recalign.data.records import (
     longest_histories,
     read_examples,
     read_outlines,
+    read_taken,
     read_whole,
     unread_first,
 )
-from recalign.data.taken import read_taken
 from recalign.params.load import Params
 
 Told = Callable[[str, int], bool]  # whether there is something to say of a user, in a split's profiles

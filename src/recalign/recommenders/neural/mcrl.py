@@ -30,13 +30,13 @@ from torch import Tensor, nn
 
 from recalign.data.records import Items
 from recalign.params.recommenders import McrlParams, RecommendersParams
-from recalign.recommenders.held_out import held_out
 from recalign.recommenders.neural import losses as mcrl_losses
 from recalign.recommenders.neural.encoders import Encoder
 from recalign.recommenders.neural.next_item import NO_TARGET, Batch, Histories, Training
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder
 from recalign.recommenders.recommender import Fitting, Request, Tuning, own_seed
 from recalign.recommenders.store import load_state, save_state
+from recalign.recommenders.tuning import held_out
 
 REWARD = 1.0  # of every event: see above
 

@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from recalign.common import columns as c
 from recalign.data.records import Items
 from recalign.params.recommenders import NextItemParams
-from recalign.recommenders.held_out import METRIC, HeldOut, held_out
 from recalign.recommenders.item_text import TextReader
 from recalign.recommenders.neural import losses as item_losses
-from recalign.recommenders.neural.encoders import INITIAL, Encoder, EncoderName
-from recalign.recommenders.neural.item_vectors import TextEmbedding, whitened
+from recalign.recommenders.neural.encoders import INITIAL, Encoder, EncoderName, TextEmbedding, whitened
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder, filled
 from recalign.recommenders.recommender import Fitting, Recommender, Tuning, own_seed
 from recalign.recommenders.store import columns_of
+from recalign.recommenders.tuning import METRIC, HeldOut, held_out
 
 log = logging.getLogger(__name__)
 NO_TARGET = -1

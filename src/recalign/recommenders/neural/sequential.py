@@ -12,8 +12,7 @@ from torch import Tensor
 
 from recalign.data.records import Items
 from recalign.params.recommenders import NextItemParams
-from recalign.recommenders.neural.encoders import Caser, Encoder, EncoderName, GRU4Rec, SASRec
-from recalign.recommenders.neural.item_vectors import TextEmbedding, TextUse
+from recalign.recommenders.neural.encoders import Caser, Encoder, EncoderName, GRU4Rec, SASRec, TextEmbedding, TextUse
 from recalign.recommenders.recommender import Request
 from recalign.recommenders.store import CELLS, columns_of, in_blocks, load_state, save_state
 
