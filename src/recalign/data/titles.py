@@ -1,6 +1,7 @@
 """Titles are untrusted text: one line of visible characters is what may be shown, logged or put into a prompt.
 
-They are found as people type them: case, punctuation, a leading article, a missing year and a slip of the keyboard aside.
+They are found as people type them: case, punctuation, a leading article, a missing year and a slip of the keyboard
+aside.
 """
 
 import difflib
