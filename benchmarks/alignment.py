@@ -112,17 +112,16 @@ class Bench:
         drawn, stored, out = self.work / f"pairs-{of}", self.work / f"reference-{of}", self.work / f"{of}"
         project = self.project
         if not drawn.is_dir():
-            pairs(params, project.prepared, project.baselines, project.profiles, drawn)
+            pairs(params, project.moved(pairs=drawn))
         folder = out / arm.objective
         if (folder / "manifest.json").is_file():
             return folder, 0.0
         if arm.objective == CONTINUED:
             self._continue(params, drawn, folder)
         else:
-            reference(params, prepared=project.prepared, base=project.base, pairs=drawn, sft=project.sft,
-                      out=stored, cache=self.work)  # fmt: skip
-            align(params, arm.objective, prepared=project.prepared, base=project.base, pairs=drawn, sft=project.sft,
-                  reference=stored, out=out, cache=self.work)  # fmt: skip
+            own = project.moved(pairs=drawn, reference=stored, align=out, cache=self.work)
+            reference(params, own)
+            align(params, arm.objective, own)
         return folder, time.process_time() - begun
 
     def scores(self, adapter: Path, trials: dict[str, Trial]) -> dict[str, Floats]:

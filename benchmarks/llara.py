@@ -114,8 +114,7 @@ class Bench:
     def _train(self, arm: str, params: Params, folder: Path) -> None:
         project = self.project
         if arm == "text":
-            sft(params, prepared=project.prepared, base=project.base, profiles=project.profiles, out=folder,
-                cache=project.root / "data/cache")  # fmt: skip
+            sft(params, project.moved(sft=folder))
             return
         variants: dict[str, Teacher] = {
             "llara": self.teacher, "shuffled": shuffled(self.teacher, params.seed), "mean": averaged(self.teacher),

@@ -151,7 +151,7 @@ def main() -> None:
         project = project_of(prepared, arguments.base, arguments.work / f"draw{place}")
         for name in IDS:
             if not (project.baselines / name).is_dir():
-                baselines(params, name, project.prepared, project.baselines, project.costs)
+                baselines(params, name, project)
         summary = read_json(prepared / "summary.json")
         digest = summary["manifests"]["uniform"]
         shown = ", ".join(f"{view} {digest[view][:8]}" for view in VIEWS)

@@ -28,7 +28,7 @@ import numpy as np
 from recalign.common import columns as c
 from recalign.params.load import Params, load_params
 from recalign.params.prepare import PrepareParams
-from recalign.project import CACHE
+from recalign.project import CACHE, Project
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -86,18 +86,23 @@ def generate(folder: Path, rows: int) -> None:
     (folder / "source.json").write_text(json.dumps(source), encoding="utf-8")
 
 
+def _project(folder: Path) -> Project:
+    names = ("interactions", "validated", "prepared", "reports")
+    return Project(folder).moved(**{name: folder / name for name in names})
+
+
 def validate_log(params: Params, folder: Path) -> None:
     """The stage as it is."""
     from recalign.stages.validate import validate
 
-    validate(params, folder / "interactions", folder / "validated", folder / "reports")
+    validate(params, _project(folder))
 
 
 def prepare_log(params: Params, folder: Path) -> None:
     """The stage as it is."""
     from recalign.stages.prepare import prepare
 
-    prepare(params, _validated(folder), folder / "prepared", folder / "spill")
+    prepare(params, _project(folder).moved(validated=_validated(folder)))
 
 
 def read_items(params: Params, folder: Path) -> None:

@@ -22,7 +22,7 @@ from recalign.evaluation.significance import metric_interval, paired_difference
 from recalign.llm.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.load import Params, load_params
-from recalign.project import BASE, PREPARED
+from recalign.project import BASE, PREPARED, Project
 from recalign.ranking.language_model import LanguageModelRecommender
 from recalign.ranking.trial import rank_sampled, read_trial
 from recalign.stages.sft import sft
@@ -73,7 +73,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             adapter = Path(place) / "sft"
             untrained = ranks(own, None, name)
-            sft(own, out=adapter, cache=Path(place))
+            sft(own, Project().moved(sft=adapter, cache=Path(place)))
             measured[name], facts = ranks(own, adapter, name), read_json(adapter / "training.json")
             speed = noted_costs(adapter, Path(place) / "costs")["tokens_per_second"]
         before, after = (metric_interval(r, METRIC, 2000, params.seed) for r in (untrained, measured[name]))

@@ -60,8 +60,7 @@ def trained(params: Params, project: Project, seed: int) -> str:
     started = time.process_time()
     if not project.sft.is_dir():
         own = params.model_copy(update={"seed": seed, "threads": 1})
-        sft(own, prepared=project.prepared, base=project.base, profiles=project.profiles, out=project.sft,
-            cache=project.root / "data/cache")  # fmt: skip
+        sft(own, project)
     facts = read_json(project.sft / "training.json")
     shown = ("examples", "steps", "best_step", "start_validation_loss", "best_validation_loss")
     told = {name: facts[name] for name in shown}
@@ -95,7 +94,7 @@ def measure(params: Params, project: Project, seed: int, asked: tuple[int, int])
     scores: dict[str, list[Floats]] = {}
     for name in IDS:
         if not (project.baselines / name).is_dir():
-            baselines(params, name, project.prepared, project.baselines, project.costs)
+            baselines(params, name, project)
         own = open_id(name, project, catalogue)
         scores[name] = [scores_of(own, trial.requests, trial.candidates) for trial in (many, choosing, testing)]
     without = Fusion.fit({name: own[0] for name, own in scores.items()}, many.judged)

@@ -5,7 +5,7 @@ And the files that recalign is shipped with beside its modules: params.yaml, dvc
 
 import site
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recalign.common.errors import RecalignError
@@ -35,89 +35,126 @@ CACHE = Path("data/cache")  # content-addressed partial work that survives a kil
 
 @dataclass(frozen=True)
 class Project:
-    """A project by its root: every path that stages read and write."""
+    """A project by its root: every path that stages read and write.
+
+    elsewhere: folders that lie in other places than under the root, as `moved` says.
+    """
 
     root: Path = Path()
+    elsewhere: tuple[tuple[str, Path], ...] = ()
+
+    def moved(self, **folders: Path) -> "Project":
+        """This project with some folders elsewhere, by the names of their properties: `project.moved(sft=tried)`.
+
+        Raises TypeError for a name that is none.
+        """
+        unknown = [name for name in folders if not isinstance(getattr(Project, name, None), property)]
+        if unknown:
+            raise TypeError(f"a project has no folder {unknown[0]}")
+        return replace(self, elsewhere=(*self.elsewhere, *folders.items()))
+
+    def _place(self, name: str, usual: Path) -> Path:
+        return dict(self.elsewhere).get(name, self.root / usual)
+
+    @property
+    def raw(self) -> Path:
+        """The raw files, a folder a source."""
+        return self._place("raw", RAW)
 
     @property
     def interactions(self) -> Path:
         """What ingest wrote."""
-        return self.root / INTERACTIONS
+        return self._place("interactions", INTERACTIONS)
 
     @property
     def validated(self) -> Path:
         """The clean tables."""
-        return self.root / VALIDATED
+        return self._place("validated", VALIDATED)
 
     @property
     def prepared(self) -> Path:
         """Events, items, examples, candidates."""
-        return self.root / PREPARED
+        return self._place("prepared", PREPARED)
 
     @property
     def baselines(self) -> Path:
         """A folder a fitted ID recommender."""
-        return self.root / BASELINES
+        return self._place("baselines", BASELINES)
 
     @property
     def base(self) -> Path:
         """The base model."""
-        return self.root / BASE
+        return self._place("base", BASE)
 
     @property
     def profiles(self) -> Path:
         """Inferred preferences."""
-        return self.root / PROFILES
+        return self._place("profiles", PROFILES)
 
     @property
     def pairs(self) -> Path:
         """Preference pairs."""
-        return self.root / PAIRS
+        return self._place("pairs", PAIRS)
 
     @property
     def sft(self) -> Path:
         """The adapter of supervised training."""
-        return self.root / SFT
+        return self._place("sft", SFT)
+
+    @property
+    def reference(self) -> Path:
+        """Log-probs of the pairs under the SFT adapter."""
+        return self._place("reference", REFERENCE)
 
     @property
     def align(self) -> Path:
         """An adapter a folder, by objective."""
-        return self.root / ALIGN
+        return self._place("align", ALIGN)
 
     @property
     def hybrid(self) -> Path:
         """Adapters whose prompts show a recommender's vectors, by name."""
-        return self.root / HYBRID
+        return self._place("hybrid", HYBRID)
 
     @property
     def other(self) -> Path:
         """Adapters of other runs, by name."""
-        return self.root / OTHER
+        return self._place("other", OTHER)
 
     @property
     def scores(self) -> Path:
         """A folder a system that was ranked."""
-        return self.root / SCORES
+        return self._place("scores", SCORES)
 
     @property
     def ranks(self) -> Path:
         """The ranks of all systems and what explains them."""
-        return self.root / RANKS
+        return self._place("ranks", RANKS)
 
     @property
     def reports(self) -> Path:
         """Metrics, plots and pages."""
-        return self.root / REPORTS
+        return self._place("reports", REPORTS)
+
+    @property
+    def dpo4rec(self) -> Path:
+        """What the loop of texts about tastes wrote."""
+        return self._place("dpo4rec", DPO4REC)
+
+    @property
+    def cache(self) -> Path:
+        """Partial work that survives a kill."""
+        return self._place("cache", CACHE)
 
     @property
     def logprobs(self) -> Path:
         """Log-probs kept between runs, by the content of what was scored."""
-        return self.root / CACHE / "logprobs"
+        return self.cache / "logprobs"
 
     @property
     def costs(self) -> Path:
         """Seconds that stages took, by the content of what they left."""
-        return self.root / CACHE / "costs"
+        return self.cache / "costs"
 
 
 SHARE = Path("share") / "recalign"
@@ -128,7 +165,7 @@ def shipped(name: str | Path) -> Path:
 
     Raises RecalignError where neither has it.
     """
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parent
     installed = (Path(sys.prefix), Path(site.getuserbase()), package.parent)  # pip install, --user, --target
     places = [package.parents[1], *(place / SHARE for place in installed)]
     found = next((place / name for place in places if (place / name).exists()), None)

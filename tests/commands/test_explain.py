@@ -50,7 +50,7 @@ def project(tmp_path_factory) -> Project:
     users = sorted({user for user, _ in rows})
     write_parquet(project.interactions / "users.parquet", pa.table({"user_id": users, "raw_id": list(map(str, users))}))
     for system in ("gru4rec", "dreamrec"):
-        baselines(quick(), system, prepared, project.baselines, project.costs)
+        baselines(quick(), system, project)
     return project
 
 

@@ -22,6 +22,7 @@ from recalign.data.sources import ids
 from recalign.data.sources.files import drawn_in
 from recalign.doctor.own_table import by_name, describe
 from recalign.params.load import parse_params
+from recalign.project import Project
 from recalign.stages.ingest import ingest
 
 Rows = list[dict[str, Any]]
@@ -42,7 +43,7 @@ def read(tree: dict[str, Any]) -> Callable[..., dict[str, Rows]]:
     def ingested(log: str, **table: Any) -> dict[str, Rows]:
         usual = {"interactions": log, "items": None, "title": "item_id", "timestamp": None}
         params = tree | {"source": "table", "threads": 1, "table": tree["table"] | usual | table}
-        ingest(parse_params(params), Path("raw"), Path("out"))
+        ingest(parse_params(params), Project().moved(interactions=Path("out")), raw=Path("raw"))
         names = ("interactions", "items", "users", "malformed")
         return {name: pq.read_table(f"out/{name}.parquet").to_pylist() for name in names}
 

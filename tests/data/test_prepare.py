@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from flat_project import flat_project
 from validated_log import START, Row, random_log, rows_of, small_params, write_log
 
 from recalign.common.artifacts import read_json, verify
@@ -21,8 +22,8 @@ FILES = ("events", "items", "met", "examples", "candidates")
 
 def prepared(folder: Path, rows: list[Row], params: Params, **log: Any) -> Path:
     """Write a log, prepare it, and return the folder of results."""
-    validated = write_log(folder / "validated", rows, **log)
-    prepare(params, validated, folder / "prepared", folder / "spill")
+    write_log(folder / "validated", rows, **log)
+    prepare(params, flat_project(folder))
     return folder / "prepared"
 
 
@@ -55,7 +56,7 @@ def test_the_folder_holds_the_columns_of_the_contract_and_a_manifest_that_verifi
     assert (summary["source"], summary["noun"], summary["clock"]) == ("table", "items", True)
     assert summary["counts"]["examples"] == dict(Counter(row["split"] for row in rows_of(out / "examples.parquet")))
     assert set(summary["manifests"]) == {"uniform", "popularity"}
-    assert not (tmp_path / "spill").exists()
+    assert not (tmp_path / "cache" / "spill").exists()
 
 
 @pytest.mark.parametrize("clock", [True, False])
@@ -323,7 +324,8 @@ def test_too_little_data_is_one_line_that_names_the_key_and_the_numbers(
     with pytest.raises(RecalignError, match=message) as caught:
         prepared(tmp_path, rows, small_params(tree, **prepare_params), **log)
     assert "\n" not in str(caught.value)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["validated"]
+    left = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"validated"}
 
 
 def test_a_failure_leaves_the_last_result_as_it_was(tmp_path: Path, tree: dict[str, Any]) -> None:

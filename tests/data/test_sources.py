@@ -15,6 +15,7 @@ from recalign.commands.simulate import simulate
 from recalign.common.artifacts import read_json, verify
 from recalign.common.errors import RecalignError
 from recalign.params.load import parse_params
+from recalign.project import Project
 from recalign.stages.ingest import ingest
 
 Rows = list[dict[str, Any]]
@@ -35,7 +36,7 @@ def _spill_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def ingested(tree: dict[str, Any], source: str, raw: Path, **table: Any) -> dict[str, Rows]:
     """Ingest `raw` as `source` and read the tables back."""
     tree |= {"source": source, "table": tree["table"] | table}
-    ingest(parse_params(tree), raw, Path("out"))
+    ingest(parse_params(tree), Project().moved(interactions=Path("out")), raw=raw)
     verify(Path("out"))
     tables = {name: pq.read_table(f"out/{name}.parquet") for name in COLUMNS}
     assert {name: table.column_names for name, table in tables.items()} == COLUMNS

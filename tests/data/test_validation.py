@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from flat_project import flat_project
 
 from conftest import ROOT
 from recalign.common.artifacts import read_json, verify, write_json
@@ -19,6 +20,7 @@ from recalign.data.titles import safe_title
 from recalign.data.validation.rules import Rule
 from recalign.data.validation.tables import broken_rows
 from recalign.params.load import Params, parse_params
+from recalign.project import Project
 from recalign.stages.ingest import ingest
 from recalign.stages.validate import validate
 
@@ -82,7 +84,7 @@ def write_ingested(
 
 def run(params: Params, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Validate; returns the quarantine's rows and the summary."""
-    validate(params, folder, Path("validated"), Path("reports"))
+    validate(params, flat_project(Path()).moved(interactions=folder))
     verify(Path("validated"))
     return pq.read_table("validated/quarantine.parquet").to_pylist(), read_json(Path("validated/summary.json"))
 
@@ -357,7 +359,7 @@ def test_the_shipped_world_is_clean_but_for_the_planted_faults(tree: dict[str, A
     if not raw.is_dir():
         pytest.skip("data/raw/simulated is not here; 'dvc pull data/raw/films.dvc' fetches it")
     params = parse_params(tree)
-    ingest(params, raw, Path("ingested"))
+    ingest(params, Project().moved(interactions=Path("ingested")), raw=raw)
     _, summary = run(params, Path("ingested"))
     assert failed(summary).keys() == {"exact copy", "unknown item"}
     assert summary["rows"]["interactions"]["quarantined"] < 60

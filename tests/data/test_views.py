@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from flat_project import flat_project
 from test_prepare import prepared
 from validated_log import START, Row, random_log, rows_of, small_params, write_log
 
@@ -161,7 +162,7 @@ def test_an_item_that_came_later_is_in_no_earlier_list(tmp_path: Path, tree: dic
     pq.write_table(
         items.append_column("available_from", pa.array(first_days, pa.timestamp("us"))), validated / "items.parquet"
     )
-    prepare(small_params(tree), validated, tmp_path / "prepared", tmp_path / "spill")
+    prepare(small_params(tree), flat_project(tmp_path))
 
     examples = {row["example_id"]: row for row in asked_of(tmp_path / "prepared")}
     late = 0
@@ -244,15 +245,15 @@ def test_no_stage_that_training_reads_ever_names_a_hidden_item(tmp_path: Path, t
     tree["prompt"]["form"] = "candidates"
     params = small_params(tree, hidden_items=0.3)
     years = {far + item: str(1950 + item % 7) for item in range(1, 61)}
-    validated = write_log(tmp_path / "validated", rows, years=years)
-    folders = {name: tmp_path / name for name in ("prepared", "baselines", "profiles", "pairs")}
-    prepare(params, validated, folders["prepared"], tmp_path / "spill")
+    write_log(tmp_path / "validated", rows, years=years)
+    project = flat_project(tmp_path)
+    prepare(params, project)
     for system in ("popularity", "item_knn", "ease"):
-        baselines(params, system, folders["prepared"], folders["baselines"])
-    profiles(params, folders["prepared"], tmp_path / "base", validated, folders["profiles"], tmp_path / "store")
-    pairs(params, folders["prepared"], folders["baselines"], folders["profiles"], folders["pairs"])
+        baselines(params, system, project)
+    profiles(params, project)
+    pairs(params, project)
 
-    items = Items.read(folders["prepared"])
+    items = Items.read(project.prepared)
     hidden = set(items.hidden)
     assert 10 < len(hidden) < 30
     for path in ("profiles/profiles.parquet", "pairs/pairs.parquet", "prepared/events.parquet"):
@@ -260,15 +261,15 @@ def test_no_stage_that_training_reads_ever_names_a_hidden_item(tmp_path: Path, t
         assert any(number > far for number in named)  # it is the items that are walked
         assert not named & hidden, path
     assert not hidden & set(items.trained.ids)
-    examples = read_examples(folders["prepared"], c.TRAIN)
+    examples = read_examples(project.prepared, c.TRAIN)
     asked = {c.TRAIN: [example.example_id for example in examples]}
-    listing = read_listing(params, folders["prepared"], items, asked)
+    listing = read_listing(params, project.prepared, items, asked)
     assert listing is not None
     assert examples
     for example in examples:
         assert not hidden & {*example.history, *listing.items(example.example_id, example.target)}
     for system in ("popularity", "item_knn", "ease"):
-        fitted = load_fitted(system, folders["baselines"] / system, items)
+        fitted = load_fitted(system, project.baselines / system, items)
         (scores,) = fitted.scores([Request(1, tuple(items.trained.ids[:3]))], None).tolist()
         unknown = {score for item, score in zip(items.ids, scores, strict=True) if item in hidden}
         assert len(unknown) == 1  # all alike, and below whatever is known

@@ -29,6 +29,7 @@ from recalign.doctor.findings import Finding, from_error, worst
 from recalign.doctor.own_table import examine, params_block
 from recalign.llm.base import fetch_base
 from recalign.params.load import Params, load_params, parse_params
+from recalign.project import Project
 from recalign.registry.tracking import connect
 from recalign.stages.ingest import ingest
 
@@ -347,7 +348,7 @@ def test_the_params_block_reads_the_table(tmp_path, tree, params, monkeypatch, n
     changes = YAML(typ="safe").load(params_block(examined.table))
     assert list(changes) == ["source", "table"]
     assert changes["table"]["min_rating"] == 4.0
-    ingest(parse_params(tree | changes), tmp_path, tmp_path / "out")
+    ingest(parse_params(tree | changes), Project().moved(interactions=tmp_path / "out"), raw=tmp_path)
     assert pq.read_metadata(tmp_path / "out/interactions.parquet").num_rows == 400
 
 

@@ -43,7 +43,7 @@ def project(tmp_path_factory) -> Project:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(world.root / own, place)
     write_events(project.prepared)
-    baselines(make_params(), "ease", project.prepared, project.baselines, project.costs)
+    baselines(make_params(), "ease", project)
     return project
 
 

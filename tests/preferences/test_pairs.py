@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from flat_project import flat_project
 from preference_world import CUTOFFS, START, Event, PreparedLog, random_log
 
 from recalign.common import columns as c
@@ -40,9 +41,8 @@ def with_pairs(params: Params, **changes: Any) -> Params:
 def run(params: Params, log: PreparedLog, root: Path) -> Path:
     """Both stages over a log; the path of pairs.parquet."""
     log.write(root)
-    prepared = root / "prepared"
-    profiles(params, prepared, root / "base", root / "interactions", root / "profiles", root / "cache")
-    pairs(params, prepared, root / "baselines", root / "profiles", root / "pairs")
+    profiles(params, flat_project(root))
+    pairs(params, flat_project(root))
     verify(root / "pairs")
     return root / "pairs" / "pairs.parquet"
 
@@ -213,13 +213,13 @@ def test_without_a_clock_nothing_of_the_users_own_set_is_rejected(params: Params
 
 def test_without_the_item_knn_hard_negatives_stop_with_the_missing_file(params: Params, tmp_path: Path) -> None:
     PreparedLog(random_log()).write(tmp_path)
-    prepared = tmp_path / "prepared"
-    profiles(params, prepared, tmp_path / "base", tmp_path / "interactions", tmp_path / "profiles", tmp_path / "cache")
+    project = flat_project(tmp_path).moved(baselines=tmp_path / "nowhere")
+    profiles(params, project)
     with pytest.raises(RecalignError, match=r"nowhere.*item_knn.*missing"):
-        pairs(params, prepared, tmp_path / "nowhere", tmp_path / "profiles", tmp_path / "pairs")
+        pairs(params, project)
     assert not (tmp_path / "pairs").exists()
     uniform = with_pairs(params, strategy="uniform")
-    pairs(uniform, prepared, tmp_path / "nowhere", tmp_path / "profiles", tmp_path / "pairs")
+    pairs(uniform, project)
     assert (tmp_path / "pairs" / "pairs.parquet").is_file()
 
 

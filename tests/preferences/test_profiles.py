@@ -9,6 +9,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from flat_project import flat_project
 from preference_world import CUTOFFS, START, PreparedLog, random_log
 
 from recalign.common import columns as c
@@ -75,7 +76,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(params: Params, log: PreparedLog, root: Path, base: Path | None = None) -> Path:
     """The stage over a log; the path of profiles.parquet."""
     log.write(root)
-    profiles(params, root / "prepared", base or root / "base", root / "interactions", root / "profiles", root / "cache")
+    profiles(params, flat_project(root).moved(base=base or root / "base"))
     verify(root / "profiles")
     return root / "profiles" / "profiles.parquet"
 

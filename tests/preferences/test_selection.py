@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from flat_project import flat_project
 from preference_world import CUTOFFS, Event, PreparedLog, random_log
 from resealed import resealed
 
@@ -57,14 +58,14 @@ def newcomers(log: list[Event]) -> list[Event]:
 def make_profiles(params: Params, log: PreparedLog, root: Path) -> Path:
     """The stage over a log; its folder."""
     log.write(root)
-    profiles(params, root / "prepared", root / "base", root / "interactions", root / "profiles", root / "cache")
+    profiles(params, flat_project(root))
     return root / "profiles"
 
 
 def make_pairs(params: Params, log: PreparedLog, root: Path) -> list[dict[str, Any]]:
     """Both stages over a log; the rows of pairs.parquet."""
     make_profiles(params, log, root)
-    pairs(params, root / "prepared", root / "baselines", root / "profiles", root / "pairs")
+    pairs(params, flat_project(root))
     return read_parquet(root / "pairs" / "pairs.parquet").to_pylist()
 
 

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
+from flat_project import flat_project
 
 from recalign.common.artifacts import read_json, write_json
 from recalign.data.preparation.tables import unique_titles
@@ -54,7 +55,7 @@ def test_validation_warns_of_a_copied_title_and_names_its_twin(tree, tmp_path, m
         "source": "table", "noun": "items", "clock": False, "min_rating": None,
     })  # fmt: skip
     tree["validate"] |= {"max_rejected": 1.0, "min_rows": 1, "max_rows_per_user": 1.0}
-    validate(parse_params(tree), tmp_path / "interactions", tmp_path / "validated", tmp_path / "reports")
+    validate(parse_params(tree), flat_project(tmp_path))
     failed = {rule["rule"]: rule["failed"] for rule in read_json(tmp_path / "validated" / "summary.json")["rules"]}
     assert failed["shared title"] + failed["look-alike title"] == 1
     assert "Heat (line 3)" in (tmp_path / "reports" / "validation.html").read_text(encoding="utf-8")

@@ -39,9 +39,10 @@ def made(tree, tmp_path: Path) -> tuple[Params, Project]:
     tree["recommenders"]["systems"] = list(IDS)
     tree["evaluate"] |= {"validation_cases": 20, "test_cases": 20, "cold_cases": 0}
     params, project = small_params(tree), Project(tmp_path)
-    prepare(params, write_log(project.validated, rows), project.prepared, tmp_path / "spill")
+    write_log(project.validated, rows)
+    prepare(params, project)
     for name in IDS:
-        baselines(params, name, project.prepared, project.baselines, project.costs)  # type: ignore[arg-type]
+        baselines(params, name, project)  # type: ignore[arg-type]
     fetch_base(params.base.model_copy(update={"model": "tiny-random"}), project.base)
     return params, project
 

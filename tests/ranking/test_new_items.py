@@ -207,9 +207,10 @@ def world(place: Path, tree: dict[str, Any], hidden: float) -> tuple[Params, Pro
     tree["recommenders"]["systems"] = list(IDS)
     tree["evaluate"] |= {"validation_cases": 30, "test_cases": 30, "cold_cases": 12}
     params, project = small_params(tree, hidden_items=hidden), Project(place)
-    prepare(params, write_log(project.validated, rows, years=years), project.prepared, place / "spill")
+    write_log(project.validated, rows, years=years)
+    prepare(params, project)
     for name in IDS:
-        baselines(params, name, project.prepared, project.baselines, project.costs)  # type: ignore[arg-type]
+        baselines(params, name, project)  # type: ignore[arg-type]
     return params, project
 
 

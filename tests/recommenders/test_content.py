@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from flat_project import flat_project
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -360,10 +361,10 @@ def test_hidden_items_are_known_to_content_and_the_stage_chooses_on_those_of_val
     years = {item: str(1900 + 30 * (item % 4)) for item in range(1, 121)}
     tree["recommenders"]["content"] |= {"encoders": ["attributes"], "dimensions": [8], "ridges": [1.0, 10.0]}
     params = small_params(tree, hidden_items=0.4)
-    validated = write_log(tmp_path / "validated", rows, years=years)
-    prepare(params, validated, tmp_path / "prepared", tmp_path / "spill")
+    write_log(tmp_path / "validated", rows, years=years)
+    prepare(params, flat_project(tmp_path))
     for system in ("content", "content_prior", "popularity"):
-        baselines(params, system, tmp_path / "prepared", tmp_path / "baselines")
+        baselines(params, system, flat_project(tmp_path))
     items = Items.read(tmp_path / "prepared")
     told = read_json(tmp_path / "baselines" / "content" / "tuning.json")
     content = load_fitted("content", tmp_path / "baselines" / "content", items)
@@ -578,5 +579,6 @@ def test_params_as_shipped_need_no_download() -> None:
 def test_a_log_without_hidden_items_has_no_hidden_cases(tmp_path: Path, tree: dict[str, Any]) -> None:
     rows = [(user, item, user + item, None) for user in range(1, 31) for item in range(1, 21) if (user + item) % 3]
     params = small_params(tree)
-    prepare(params, write_log(tmp_path / "validated", rows), tmp_path / "prepared", tmp_path / "spill")
+    write_log(tmp_path / "validated", rows)
+    prepare(params, flat_project(tmp_path))
     assert hidden_cases(tmp_path / "prepared", log_of({1: [1]}), 1) is None

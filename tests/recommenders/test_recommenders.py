@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from flat_project import flat_project
 from rounding import rounding
 from scipy import sparse
 from validated_log import random_log, small_params, write_log
@@ -26,6 +27,7 @@ from recalign.data.simulator import days_since_start, load_catalogue, next_item_
 from recalign.evaluation.metrics import draw_lots, metric_values, target_places, target_ranks
 from recalign.params.load import load_params
 from recalign.params.recommenders import RecommenderName
+from recalign.project import Project
 from recalign.recommenders import ease, item_knn, markov, recent_popularity
 from recalign.recommenders.content import chosen_content, chosen_prior
 from recalign.recommenders.ease import EASE, item_weights
@@ -434,11 +436,12 @@ def test_a_log_too_small_to_split_keeps_the_default_settings() -> None:
 
 def test_the_stage_writes_each_model_and_what_was_tried(tmp_path: Path, tree: dict[str, Any]) -> None:
     params = small_params(tree)
-    validated = write_log(tmp_path / "validated", random_log())
-    prepare(params, validated, tmp_path / "prepared", tmp_path / "spill")
+    write_log(tmp_path / "validated", random_log())
+    project = flat_project(tmp_path)
+    prepare(params, project)
     for name in ("one", "two"):
         for system in params.recommenders.systems:
-            baselines(params, system, tmp_path / "prepared", tmp_path / name)
+            baselines(params, system, project.moved(baselines=tmp_path / name))
 
     for system in params.recommenders.systems:
         verify(tmp_path / "one" / system)
@@ -455,7 +458,7 @@ def test_the_stage_writes_each_model_and_what_was_tried(tmp_path: Path, tree: di
 def test_an_unknown_system_lists_the_known_ones(tmp_path: Path, tree: dict[str, Any]) -> None:
     message = "system is 'svd'; input should be one of 'popularity', 'recent_popularity', 'item_knn'"
     with pytest.raises(RecalignError, match=message):
-        baselines(small_params(tree), "svd", tmp_path, tmp_path)
+        baselines(small_params(tree), "svd", Project(tmp_path))
 
 
 def test_the_oracle_gives_the_simulators_own_probabilities(tmp_path: Path) -> None:

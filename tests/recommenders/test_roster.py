@@ -11,6 +11,7 @@ from validated_log import random_log, small_params, write_log
 from recalign.cli import main
 from recalign.common.errors import RecalignError
 from recalign.evaluation.systems import FUSION, ORACLE
+from recalign.project import Project
 from recalign.recommenders.roster import ROSTER, check_systems
 from recalign.stages.prepare import prepare
 
@@ -108,8 +109,8 @@ def test_a_new_recommender_is_one_file_one_line_and_its_docs(tmp_path, tree):
     row = "| `rarest` | the number of train events, fewest first | |\n"
     page.write_text(re.sub(r"(\| `content_prior` \| .*\n)", rf"\1{row}", told), encoding="utf-8")
     set_params(tmp_path, recommenders__systems=["popularity", "item_knn", "rarest"])
-    validated = write_log(tmp_path / "data" / "validated", random_log())
-    prepare(small_params(tree), validated, tmp_path / "data" / "prepared", tmp_path / "spill")
+    write_log(tmp_path / "data" / "validated", random_log())
+    prepare(small_params(tree), Project(tmp_path))
 
     own = {"PYTHONPATH": str(tmp_path / "src")}
     recalign = (sys.executable, "-m", "recalign")

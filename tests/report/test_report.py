@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from browser import measure
+from flat_project import flat_project
 
 from conftest import ROOT
 from recalign.common.artifacts import folder, read_json, read_parquet, write_json, write_parquet, write_text
@@ -275,7 +276,7 @@ def write_project(tmp_path: Path) -> Path:
         with folder(tmp_path / name) as out:
             write_text(out / "curve.csv", curve + "0,0,,,,,2\n1,8,1.5,0.1,-0.2,0.6,\n2,16,1.2,0.2,-0.4,0.7,1.4\n")
             write_json(out / "training.json", {"best_step": 2})
-        note_costs(tmp_path / name, {"seconds": 12.4}, tmp_path / "costs")
+        note_costs(tmp_path / name, {"seconds": 12.4}, flat_project(tmp_path).costs)
     write_truth(tmp_path)
     return tmp_path
 
@@ -315,8 +316,7 @@ def write_truth(root: Path) -> None:
 
 
 def make_report(params: Params, project: Path, out: str = "reports") -> Path:
-    names = ("ranks", "validated", "profiles", "base", "sft", "align", "prepared", "pairs")
-    report(params, **{name: project / name for name in names}, out=project / out, notes=project / "costs")
+    report(params, flat_project(project).moved(reports=project / out))
     return project / out
 
 
@@ -410,8 +410,8 @@ def test_what_training_and_ranking_took_is_on_the_page_and_in_no_file_that_must_
 ) -> None:
     """The same ranks after a run that took longer: the page says so, scorecard.json and metrics.json stay."""
     first = make_report(params, project)
-    note_costs(project / "sft", {"seconds": 987.6}, project / "costs")
-    note_costs(project / "ranks", {"llm-sft": 543.2}, project / "costs")
+    note_costs(project / "sft", {"seconds": 987.6}, flat_project(project).costs)
+    note_costs(project / "ranks", {"llm-sft": 543.2}, flat_project(project).costs)
     again = make_report(params, project, "again")
     for name in ("scorecard.json", "metrics.json"):
         assert (first / name).read_bytes() == (again / name).read_bytes()

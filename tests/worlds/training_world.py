@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from flat_project import flat_project
 from ruamel.yaml import YAML
 
 from recalign.common.artifacts import folder, write_json, write_parquet
 from recalign.llm.base import fetch_base
 from recalign.params.load import Params, parse_params
+from recalign.project import Project
 from recalign.stages.align import align
 from recalign.stages.reference import reference
 from recalign.stages.sft import sft
@@ -47,27 +49,21 @@ class World:
     root: Path
 
     @property
-    def inputs(self) -> dict[str, Path]:
-        return {"prepared": self.root / "prepared", "base": self.root / "base"}
+    def project(self) -> Project:
+        return flat_project(self.root)
 
     def sft(self, params: Params, name: str = "sft") -> Path:
         out = self.root / name
-        profiles = self.root / "profiles"
-        sft(params, **self.inputs, profiles=profiles, out=out, cache=self.root / "cache")
+        sft(params, self.project.moved(sft=out))
         return out
 
     def reference(self, params: Params, pairs: str = "pairs", name: str = "reference") -> Path:
         out = self.root / name
-        reference(
-            params, **self.inputs, pairs=self.root / pairs, sft=self.root / "sft", out=out, cache=self.root / "cache"
-        )
+        reference(params, self.project.moved(pairs=self.root / pairs, reference=out))
         return out
 
     def align(self, params: Params, objective: str = "sdpo", name: str = "align", pairs: str = "pairs") -> Path:
-        align(
-            params, objective, **self.inputs, pairs=self.root / pairs, sft=self.root / "sft",
-            reference=self.root / "reference", out=self.root / name, cache=self.root / "cache",
-        )  # fmt: skip
+        align(params, objective, self.project.moved(pairs=self.root / pairs, align=self.root / name))
         return self.root / name / objective
 
 

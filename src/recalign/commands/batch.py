@@ -79,9 +79,9 @@ def batch(
     out: Path | None = None,
     system: str | None = None,
     part: str = "1/1",
-    filters: ItemFilters = ItemFilters(),  # noqa: B008  # frozen
+    filters: ItemFilters = ItemFilters(),
     rerank: Rerank | None = None,
-    project: Project = Project(),  # noqa: B008  # frozen
+    project: Project = Project(),
 ) -> None:
     """Write the k best items of every user of the log, or of those in the file `users`, to `out` (Parquet or CSV).
 

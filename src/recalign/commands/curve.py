@@ -142,7 +142,7 @@ def _trained(params: Params, project: Project, data: str) -> Path:
     key = digest_of([*read, params.seed, params.evaluate.validation_cases, identity, data])
     out = cache / "curve" / f"{params.sft.examples}-{key[:16]}"
     if not (out / "manifest.json").is_file():
-        sft(params, prepared=project.prepared, base=project.base, profiles=project.profiles, out=out, cache=cache)
+        sft(params, project.moved(sft=out, cache=cache))
     return out
 
 
@@ -152,5 +152,5 @@ def _fitted(params: Params, project: Project, name: RecommenderName, data: str) 
         return project
     own = Project(project.root / "data/cache/curve" / f"fitted-{data[:16]}")
     if not (own.baselines / name).is_dir():
-        baselines(params, name, project.prepared, own.baselines, project.costs)
+        baselines(params, name, project.moved(baselines=own.baselines))
     return own

@@ -42,7 +42,7 @@ HELD_OUT = 10  # of item readings: every tenth is looked at for the best step
 
 
 def explain(
-    params: Params, user: str, teacher: str | None = None, *, as_json: bool = False, project: Project = Project()  # noqa: B008  # frozen
+    params: Params, user: str, teacher: str | None = None, *, as_json: bool = False, project: Project = Project()
 ) -> None:  # fmt: skip
     """Print the history that a frozen language model reads off a recommender's state of this user, and what is right.
 

@@ -1,13 +1,13 @@
 """What each system costs against what it gives, and the sentences that follow."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from recalign.common.run_log import noted_costs, stage_lines
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.scorecard import Scorecard
 from recalign.evaluation.systems import FUSION, ORACLE, TUNED, UNTRAINED, Cost, System, system_of, total
 from recalign.params.load import Params
+from recalign.project import Project
 from recalign.report.verdict import spoken
 
 NEAR = 0.01  # NDCG@10: a system so close to the best one is as good for most purposes
@@ -64,15 +64,13 @@ def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def system_costs(
-    params: Params, systems: Mapping[str, System], ranks: Path, sft: Path, align: Path, notes: Path
-) -> list[Cost]:
+def system_costs(params: Params, systems: Mapping[str, System], project: Project) -> list[Cost]:
     """Costs of every system but the oracle, in the order of `systems`.
 
-    Fitting: of a language model what its training noted in `notes`, of an ID recommender its stage's, where they ran
+    Fitting: of a language model what its training noted, of an ID recommender its stage's, where they ran
     here; of a fusion all that its parts took.
     """
-    fitting, ranking = _fitting(params, sft, align, notes), noted_costs(ranks, notes)
+    fitting, ranking = _fitting(params, project), noted_costs(project.ranks, project.costs)
     return [
         Cost(
             name,
@@ -85,12 +83,12 @@ def system_costs(
     ]
 
 
-def _fitting(params: Params, sft: Path, align: Path, notes: Path) -> dict[str, float | None]:
+def _fitting(params: Params, project: Project) -> dict[str, float | None]:
     stages = {line.stage: line.seconds for line in stage_lines({"baselines": params.recommenders.systems})}
     fitting = {name: stages.get(f"baselines@{name}") for name in params.recommenders.systems}
-    tuned = noted_costs(sft, notes).get("seconds")
+    tuned = noted_costs(project.sft, project.costs).get("seconds")
     adapters: dict[str, float | None] = {UNTRAINED: 0.0, TUNED: tuned}
     for name in params.align.objectives:
-        own = noted_costs(align / name, notes).get("seconds")
+        own = noted_costs(project.align / name, project.costs).get("seconds")
         adapters[system_of(name)] = total([tuned, own])
     return fitting | adapters

@@ -15,21 +15,15 @@ from recalign.evaluation.ranks import UNKNOWN
 from recalign.evaluation.systems import TRANSFERRED, System
 from recalign.params.load import Params
 from recalign.preferences.profiles.shares import shares_sentence, training_shares
+from recalign.project import Project
 
 
 def lineage(
-    params: Params,
-    about: Mapping[str, Any],
-    systems: Mapping[str, System],
-    ranks: Path,
-    base: Path,
-    sft: Path,
-    align: Path,
-    pairs: Path,
+    params: Params, about: Mapping[str, Any], systems: Mapping[str, System], project: Project
 ) -> dict[str, str]:
     """What the figures were made of, in the order of the pipeline, by name; digests are cut to 16 digits."""
-    model = read_json(base / "base.json")
-    adapters = {"sft": sft} | {str(name): align / name for name in params.align.objectives}
+    model = read_json(project.base / "base.json")
+    adapters = {"sft": project.sft} | {str(name): project.align / name for name in params.align.objectives}
     elsewhere = {name: own for name, own in systems.items() if own.kind == TRANSFERRED}
     return {
         "source": f"{about['source']}, data digest {about['data_digest'][:16]}",
@@ -39,25 +33,25 @@ def lineage(
             for name, own in about["manifests"].items()
             for view, digest in ({UNKNOWN: own} if isinstance(own, str) else own).items()
         },
-        "pairs": f"digest {folder_digest(pairs)[:16]}{_rejected(params, pairs)}",
-        **({"profiles": told} if (told := profiles_line(params, about, sft, pairs)) else {}),
+        "pairs": f"digest {folder_digest(project.pairs)[:16]}{_rejected(params, project.pairs)}",
+        **({"profiles": told} if (told := profiles_line(params, about, project)) else {}),
         "base model": f"{model['id']}, revision {model['revision']}, sha256 {model['sha256'][:16]}",
         **{f"adapter {name}": _adapter(path) for name, path in adapters.items()},
         **{f"adapter {name}": f"weights {(own.adapter_digest or '')[:16]}" for name, own in elsewhere.items()},
-        "ranks.parquet": f"sha256 {file_digest(ranks / 'ranks.parquet')[:16]}",
+        "ranks.parquet": f"sha256 {file_digest(project.ranks / 'ranks.parquet')[:16]}",
         "git revision": git_revision() or "not in a git repository",
         "machine": about["machine"],
         "made by": "dvc repro",
     }
 
 
-def profiles_line(params: Params, about: Mapping[str, Any], sft: Path, pairs: Path) -> str:
+def profiles_line(params: Params, about: Mapping[str, Any], project: Project) -> str:
     """How many prompts and pairs show a profile, in one line; empty where prompts show none."""
     if not params.prompt.profile:
         return ""
-    rows = read_parquet(pairs / "pairs.parquet", [c.SPLIT, c.PROFILE]).to_pylist()
+    rows = read_parquet(project.pairs / "pairs.parquet", [c.SPLIT, c.PROFILE]).to_pylist()
     kinds = {
-        "SFT prompts": read_json(sft / "training.json").get("profiles", {}).get(c.TRAIN),
+        "SFT prompts": read_json(project.sft / "training.json").get("profiles", {}).get(c.TRAIN),
         "training pairs": training_shares(row[c.PROFILE] for row in rows if row[c.SPLIT] == c.TRAIN),
         **{f"{view} test cases": own for view, own in about.get("profiles", {}).items()},
     }

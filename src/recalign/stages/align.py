@@ -1,15 +1,14 @@
 """Stage align: preference training of one objective, from the SFT adapter and with it as the reference."""
 
-from pathlib import Path
 from typing import Any
 
-from recalign import project as layout
 from recalign.common import columns as c
 from recalign.common.artifacts import digest_of
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.objectives.presets import build_objective
 from recalign.params.align import AlignParams
 from recalign.params.load import Params
+from recalign.project import Project
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample, read_preference_examples
@@ -21,49 +20,38 @@ from recalign.training.results import learned_from, write_training
 
 
 @processes.joined()
-def align(
-    params: Params,
-    objective: str,
-    *,
-    prepared: Path = layout.PREPARED,
-    base: Path = layout.BASE,
-    pairs: Path = layout.PAIRS,
-    sft: Path = layout.SFT,
-    reference: Path = layout.REFERENCE,
-    out: Path = layout.ALIGN,
-    cache: Path = layout.CACHE,
-) -> None:
-    """Train the SFT adapter on by `objective`, into the folder `out`/<objective>; keep the best step by validation.
+def align(params: Params, objective: str, project: Project = Project()) -> None:
+    """Train the SFT adapter on by `objective` into data/models/align/<objective>; keep the best step by validation.
 
     Raises RecalignError for an unknown objective, no pairs, missing reference log-probs, an adapter of another base, or
     a loss that is not finite.
     """
     loss = build_objective(objective, seed=params.seed, **params.align.of(objective))
     lm = load_language_model(
-        base, params.base, adapter=sft, trainable=True, seed=params.seed, threads=params.threads,
+        project.base, params.base, adapter=project.sft, trainable=True, seed=params.seed, threads=params.threads,
     )  # fmt: skip
-    examples = read_preference_examples(params, prepared, pairs, lm.tokenizer)
-    references = reference_sums(read_store(reference), lm.digest, [*examples[c.TRAIN], *examples[c.VALIDATION]])
+    examples = read_preference_examples(params, project.prepared, project.pairs, lm.tokenizer)
+    references = reference_sums(read_store(project.reference), lm.digest, [*examples[c.TRAIN], *examples[c.VALIDATION]])
     task = PreferenceTraining(lm.model, loss, references, examples[c.VALIDATION], params.align.micro_tokens)
     inputs = _inputs(params, objective, lm, examples)
-    checkpoints = Checkpoints(cache / "checkpoints", task.name, inputs, params.checkpoint_seconds)
+    checkpoints = Checkpoints(project.cache / "checkpoints", task.name, inputs, params.checkpoint_seconds)
     apart = _check_start(params, lm, task, examples[c.TRAIN])
     result = train(
         lm.model, task, examples[c.TRAIN], params.align, epochs=params.align.epochs, seed=params.seed,
-        checkpoints=checkpoints, notes=cache / "costs",
+        checkpoints=checkpoints, notes=project.costs,
     )  # fmt: skip
     facts = {
         "stage": task.name,
         "base": lm.identity,
         "reference": lm.digest,
-        "data": learned_from(prepared, params.prompt.form),
+        "data": learned_from(project.prepared, params.prompt.form),
         "inputs": checkpoints.digest,
         "examples": len(examples[c.TRAIN]),
         "step_0_difference": apart,
         "params": {"align": _settings(params.align, objective), "seed": params.seed},
     }
     if processes.first():
-        write_training(lm, result, facts, out / objective, cache / "costs")
+        write_training(lm, result, facts, project.align / objective, project.costs)
         checkpoints.remove()
 
 

@@ -11,12 +11,12 @@ from recalign.common import artifacts
 from recalign.common import columns as c
 from recalign.common.errors import TooLargeError
 from recalign.common.progress import ITEMS, WORK, fitting_forecast
-from recalign.common.run_log import COSTS, note_costs
+from recalign.common.run_log import note_costs
 from recalign.data.records import Items, read_cases
 from recalign.evaluation.metrics import LABELS, draw_lots, metric_values, target_ranks
 from recalign.params.load import Params
 from recalign.params.recommenders import RecommenderName
-from recalign.project import BASELINES, PREPARED
+from recalign.project import Project
 from recalign.recommenders.content import hidden_cases
 from recalign.recommenders.recommender import Recommender, Request
 from recalign.recommenders.roster import fit, known, write_refusal
@@ -28,40 +28,34 @@ SEQUENCE_MODELS = ("sasrec", "gru4rec", "caser", "mcrl", "dreamrec")  # the tune
 SHOWN_CASES = 2000  # validation cases of the line that is logged: more would cost, and change nothing
 
 
-def baselines(
-    params: Params,
-    system: RecommenderName,
-    prepared: Path = PREPARED,
-    out: Path = BASELINES,
-    notes: Path = COSTS,
-) -> None:
-    """Fit a recommender on the train events of `prepared`; write it and its tuning.json into `out`/<system>.
+def baselines(params: Params, system: RecommenderName, project: Project = Project()) -> None:
+    """Fit a recommender on train events; write it and its tuning.json into data/baselines/<system>.
 
-    `notes` keep what a sequence model learned from, so that the next run can say beforehand what it will take.
+    What a sequence model learned from is noted, so that the next run can say beforehand what it will take.
     One that cannot be fitted on a catalogue of this size leaves only the reason there: the others go on.
     Raises RecalignError for a system that is none, or that cannot be fitted on this source.
     """
     known(system, "system")
-    catalogue = Items.read(prepared)
-    clock = artifacts.read_json(prepared / "summary.json")["clock"]
-    train = artifacts.read_parquet(prepared / "events.parquet", filters=pc.field(c.SPLIT) == c.TRAIN)
+    catalogue = Items.read(project.prepared)
+    clock = artifacts.read_json(project.prepared / "summary.json")["clock"]
+    train = artifacts.read_parquet(project.prepared / "events.parquet", filters=pc.field(c.SPLIT) == c.TRAIN)
     if system in SEQUENCE_MODELS:
-        log.info(_forecast(params, system, len(train), len(catalogue.trained.ids), notes))
+        log.info(_forecast(params, system, len(train), len(catalogue.trained.ids), project.costs))
     try:
-        hidden = hidden_cases(prepared, train, params.seed) if known(system, "system").reads_new else None
-        met = _met_in_training(prepared, clock)
+        hidden = hidden_cases(project.prepared, train, params.seed) if known(system, "system").reads_new else None
+        met = _met_in_training(project.prepared, clock)
         recommender, tuning = fit(system, catalogue, train, clock, params, met, hidden)
     except TooLargeError as error:
-        with artifacts.folder(out / system) as folder:
+        with artifacts.folder(project.baselines / system) as folder:
             write_refusal(folder, str(error))
         log.warning("%s is left out: %s", system, error)
         return
-    with artifacts.folder(out / system) as folder:
+    with artifacts.folder(project.baselines / system) as folder:
         recommender.save(folder)
         artifacts.write_json(folder / "tuning.json", tuning)
     if system in SEQUENCE_MODELS:
-        note_costs(out / system, _work(params, len(train), len(catalogue.trained.ids)), notes)
-    log.info("%s on validation (%s candidates): %s", system, MANIFEST, _figures(recommender, prepared))
+        note_costs(project.baselines / system, _work(params, len(train), len(catalogue.trained.ids)), project.costs)
+    log.info("%s on validation (%s candidates): %s", system, MANIFEST, _figures(recommender, project.prepared))
 
 
 def _work(params: Params, events: int, items: int) -> dict[str, float]:

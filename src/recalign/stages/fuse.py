@@ -53,7 +53,7 @@ def systems(params: Params, project: Project) -> list[str]:
     return [*params.recommenders.systems, *oracle, *language_models(params, project), *elsewhere]
 
 
-def fuse(params: Params, project: Project = Project()) -> None:  # noqa: B008  # frozen
+def fuse(params: Params, project: Project = Project()) -> None:
     """Write data/ranks: ranks.parquet of every system and of their fusion, and what explains it in JSON.
 
     Raises RecalignError when a system was not ranked, or on other cases, or when prompts show profiles and too many of

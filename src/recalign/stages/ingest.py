@@ -8,21 +8,18 @@ import pyarrow.parquet as pq
 from recalign.common.artifacts import folder
 from recalign.data.sources.readers import read_source
 from recalign.params.load import Params
-from recalign.project import CACHE, INTERACTIONS, RAW
+from recalign.project import Project
 
 log = logging.getLogger(__name__)
 
 
-def ingest(
-    params: Params, raw: Path | None = None, destination: Path = INTERACTIONS, spill: Path = CACHE / "spill-ingest"
-) -> None:
-    """Read data/raw/<source> (or `raw`) and write `destination`: interactions, items, users, malformed, source.json.
+def ingest(params: Params, project: Project = Project(), *, raw: Path | None = None) -> None:
+    """Read data/raw/<source>, or the folder `raw`, and write interactions, items, users, malformed and source.json.
 
-    spill: DuckDB's folder on disk.
     Raises RecalignError in one line where a file is missing, empty, misencoded or has other columns.
     """
-    with folder(destination) as partial:
-        read_source(params, raw or RAW / params.source, partial, spill)
+    with folder(project.interactions) as partial:
+        read_source(params, raw or project.raw / params.source, partial, project.cache / "spill-ingest")
         rows = {
             name: pq.read_metadata(partial / f"{name}.parquet").num_rows
             for name in ("interactions", "users", "items", "malformed")

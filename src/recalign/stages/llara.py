@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 @processes.joined()
-def llara(params: Params, teacher: str, project: Project = Project()) -> None:  # noqa: B008  # frozen
+def llara(params: Params, teacher: str, project: Project = Project()) -> None:
     """Train the adapter of one teacher into data/models/hybrid/llara-<teacher>, with the settings of `sft`.
 
     Raises RecalignError where the teacher is none, was not fitted or is of another catalogue, and as stage sft does.

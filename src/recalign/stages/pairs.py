@@ -16,49 +16,43 @@ from recalign.preferences.profiles.histories import read_known
 from recalign.preferences.profiles.profiles import Profile, read_profiles, read_told
 from recalign.preferences.profiles.selection import pair_examples
 from recalign.preferences.profiles.statements import closed_statements, plausible_items
-from recalign.project import BASELINES, PAIRS, PREPARED, PROFILES
+from recalign.project import Project
 from recalign.training.new_items import known_history, new_in_epoch, turn_of
 
 log = logging.getLogger(__name__)
 
 
-def pairs(
-    params: Params,
-    prepared: Path = PREPARED,
-    baselines: Path = BASELINES,
-    profiles: Path = PROFILES,
-    out: Path = PAIRS,
-) -> None:
-    """Write `out`/pairs.parquet: params.pairs.examples training pairs, then validation_cases validation pairs.
+def pairs(params: Params, project: Project = Project()) -> None:
+    """Write data/pairs/pairs.parquet: params.pairs.examples training pairs, then validation_cases validation pairs.
 
     Training pairs come from users whose histories SFT does not read, as long as there are such users; `pair_examples`
     says who comes first where profiles or dislikes are asked for.
     Raises RecalignError when an input is missing, pairs.shares do not sum to 1, or too many pairs would do without the
     profile or the kind of rejected items that params ask for.
     """
-    items = Items.read(prepared)
+    items = Items.read(project.prepared)
     shares = dict(zip(STRATEGIES, strategy_shares(params.pairs), strict=True))
     item_knn = None
     if shares["hard"] > 0:
         from recalign.recommenders.item_knn import ItemKNN
         from recalign.recommenders.transplanted import on_catalogue
 
-        item_knn = on_catalogue(ItemKNN.load(baselines / "item_knn", items.trained), items.trained, items)
-    known = read_profiles(profiles, params.profiles.engine)
-    told = read_told(profiles, params.profiles.engine)
-    plausible = _plausible(params, prepared, items, known) if shares["profile"] > 0 else {}
+        item_knn = on_catalogue(ItemKNN.load(project.baselines / "item_knn", items.trained), items.trained, items)
+    known = read_profiles(project.profiles, params.profiles.engine)
+    told = read_told(project.profiles, params.profiles.engine)
+    plausible = _plausible(params, project.prepared, items, known) if shares["profile"] > 0 else {}
     if params.pairs.strategy == "disliked":
-        _check_dislikes(prepared)
+        _check_dislikes(project.prepared)
     built: list[Pair] = []
     for split in (c.TRAIN, c.VALIDATION):
-        examples = pair_examples(params, prepared, split, told)
+        examples = pair_examples(params, project.prepared, split, told)
         # of whole histories: what was liked is never drawn as unseen
-        taken = read_taken(prepared, examples, later=params.pairs.positives > 1)
+        taken = read_taken(project.prepared, examples, later=params.pairs.positives > 1)
         asked = _shown(examples, items, params) if split == c.TRAIN else examples
         built += build_pairs(
             asked, items, taken, params.pairs, params.seed, item_knn=item_knn, profiles=known, plausible=plausible
         )
-    with folder(out) as partial:
+    with folder(project.pairs) as partial:
         write_parquet(partial / "pairs.parquet", pairs_table(built))
     counts = {split: sum(pair.split == split for pair in built) for split in (c.TRAIN, c.VALIDATION)}
     shown = sum(pair.profile is not None for pair in built)

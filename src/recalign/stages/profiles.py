@@ -17,20 +17,13 @@ from recalign.preferences.profiles.profiles import COUNTING, Profile, profiles_t
 from recalign.preferences.profiles.selection import profile_users
 from recalign.preferences.profiles.statements import Statement, closed_statements
 from recalign.preferences.profiles.truth import score_profiles, truth_lines
-from recalign.project import BASE, CACHE, INTERACTIONS, PREPARED, PROFILES
+from recalign.project import Project
 
 log = logging.getLogger(__name__)
 SPLITS = (c.TRAIN, c.VALIDATION, c.TEST)
 
 
-def profiles(
-    params: Params,
-    prepared: Path = PREPARED,
-    base: Path = BASE,
-    interactions: Path = INTERACTIONS,
-    out: Path = PROFILES,
-    store: Path = CACHE / "profiles",
-) -> None:
+def profiles(params: Params, project: Project = Project()) -> None:
     """Write `out`/profiles.parquet: whoever prompts or pairs need, by params.profiles.engine and by counting.
 
     Those are all users that appear where prompts show profiles or pairs draw by them, and params.profiles.users a split
@@ -38,16 +31,18 @@ def profiles(
     against them. `store` keeps the model's answers, so that a rerun or a killed run infers only what is missing.
     Raises RecalignError when an input is missing, too few users can have a profile, or the endpoint fails.
     """
-    items = Items.read(prepared)
-    summary = read_json(prepared / "summary.json")
-    known = {split: read_known(prepared, split, params.seed) for split in SPLITS}
+    items = Items.read(project.prepared)
+    summary = read_json(project.prepared / "summary.json")
+    known = {split: read_known(project.prepared, split, params.seed) for split in SPLITS}
     statements = {split: closed_statements(items.shown, own.counts, summary["noun"]) for split, own in known.items()}
-    chosen = _users(params, prepared, known, statements)
+    chosen = _users(params, project.prepared, known, statements)
 
     def load_model() -> LanguageModel:
-        return load_language_model(base, params.base, threads=params.threads)
+        return load_language_model(project.base, params.base, threads=params.threads)
 
-    infer = open_engine(params.profiles, items, summary["noun"], load_model, store, clock=summary["clock"])
+    infer = open_engine(
+        params.profiles, items, summary["noun"], load_model, project.cache / "profiles", clock=summary["clock"]
+    )
     made: list[Profile] = []
     for split in SPLITS:
         histories = known[split].histories(chosen[split])
@@ -55,9 +50,9 @@ def profiles(
         if params.profiles.engine != COUNTING:
             made += infer(histories, statements[split])
     cutoffs = {split: own.cutoff for split, own in known.items() if own.cutoff is not None}
-    with folder(out) as partial:
+    with folder(project.profiles) as partial:
         write_parquet(partial / "profiles.parquet", profiles_table(made))
-        _write_truth(made, interactions / "truth.parquet", cutoffs, partial)
+        _write_truth(made, project.interactions / "truth.parquet", cutoffs, partial)
     own = [profile for profile in made if profile.engine == params.profiles.engine]
     log.info(
         "profiles: %d users by %s, %d of them with something to say, %d claims",

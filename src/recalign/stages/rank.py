@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 SIMULATED_ONLY = "only a simulated log tells the probabilities that it was drawn from"
 
 
-def rank(params: Params, system: str, project: Project = Project()) -> None:  # noqa: B008  # frozen
+def rank(params: Params, system: str, project: Project = Project()) -> None:
     """Rank the test cases with one system and write data/scores/<system>: ranks, scores and system.json.
 
     What could not be fitted on this log leaves only the reason there. Raises RecalignError for a system that params do

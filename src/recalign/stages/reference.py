@@ -4,55 +4,48 @@ import logging
 import time
 from pathlib import Path
 
-from recalign import project as layout
 from recalign.common import artifacts
 from recalign.common.progress import WEIGHTS_MB, memory_mb, reading_forecast
 from recalign.common.run_log import note_costs
 from recalign.llm.base import load_language_model
 from recalign.params.load import Params
+from recalign.project import Project
 from recalign.training.examples import read_preference_examples
 from recalign.training.reference import Store, compute, keys_of, missing_examples, read_store, store_table
 
 log = logging.getLogger(__name__)
 
 
-def reference(
-    params: Params,
-    *,
-    prepared: Path = layout.PREPARED,
-    base: Path = layout.BASE,
-    pairs: Path = layout.PAIRS,
-    sft: Path = layout.SFT,
-    out: Path = layout.REFERENCE,
-    cache: Path = layout.CACHE,
-) -> None:
+def reference(params: Params, project: Project = Project()) -> None:
     """Write reference.parquet with exactly the log-probs that the pairs need; those of the earlier file are kept.
 
     A killed run keeps what it had computed up to `checkpoint_seconds` before. Raises RecalignError where there are no
     pairs or the adapter belongs to another base.
     """
-    lm = load_language_model(base, params.base, adapter=sft, seed=params.seed, threads=params.threads)
-    splits = read_preference_examples(params, prepared, pairs, lm.tokenizer)
+    lm = load_language_model(project.base, params.base, adapter=project.sft, seed=params.seed, threads=params.threads)
+    splits = read_preference_examples(params, project.prepared, project.pairs, lm.tokenizer)
     examples = [example for split in splits.values() for example in split]
     needed = {key for example in examples for key in keys_of(lm.digest, example)}
-    store = {key: value for key, value in read_store(out).items() if key in needed}
+    store = {key: value for key, value in read_store(project.reference).items() if key in needed}
     log.info("reference log-probs: %d read, %d to compute", len(store), len(needed) - len(store))
     missing = missing_examples(store, lm.digest, examples)
     tokens, weights = sum(example.tokens for example in missing), memory_mb(lm.model)
     if missing:
         work = f"the titles of {len(missing):,} pairs"
-        log.info(reading_forecast("reference", work, tokens, weights, cache / "costs"))
+        log.info(reading_forecast("reference", work, tokens, weights, project.costs))
     read, begun = len(store), time.monotonic()
     saved = begun
     for part in compute(lm.model, lm.digest, missing, params.align.micro_tokens):
         store |= part
         if time.monotonic() - saved >= params.checkpoint_seconds:
-            _write(store, out)
+            _write(store, project.reference)
             saved = time.monotonic()
     spent = time.monotonic() - begun
-    _write(store, out)
+    _write(store, project.reference)
     if missing:
-        note_costs(out, {"tokens_per_second": round(tokens / spent, 1), WEIGHTS_MB: weights}, cache / "costs")
+        note_costs(
+            project.reference, {"tokens_per_second": round(tokens / spent, 1), WEIGHTS_MB: weights}, project.costs
+        )
     log.info("reference log-probs: %d read, %d computed", read, len(store) - read)
 
 

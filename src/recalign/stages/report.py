@@ -13,7 +13,7 @@ from recalign.common.artifacts import read_json, write_json, write_text
 from recalign.common.columns import TEST, VIEWS
 from recalign.common.item_groups import group_items
 from recalign.common.origin import git_revision
-from recalign.common.run_log import COSTS, print_stages
+from recalign.common.run_log import print_stages
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.data.simulator import read_tastes
@@ -32,7 +32,7 @@ from recalign.evaluation.systems import SYSTEMS, Choice, Cost, read_choices, rea
 from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import read_profiles
 from recalign.preferences.profiles.truth import learned_values
-from recalign.project import ALIGN, BASE, PAIRS, PREPARED, PROFILES, RANKS, REPORTS, SFT, VALIDATED
+from recalign.project import Project
 from recalign.report.costs import system_costs
 from recalign.report.fairness import Reranked, compare_reranked, fairness_plot, fairness_section
 from recalign.report.findings import Findings, find, probe, read_known
@@ -67,52 +67,40 @@ KEYS = {
 }
 
 
-def report(
-    params: Params,
-    ranks: Path = RANKS,
-    validated: Path = VALIDATED,
-    profiles: Path = PROFILES,
-    base: Path = BASE,
-    sft: Path = SFT,
-    align: Path = ALIGN,
-    out: Path = REPORTS,
-    prepared: Path = PREPARED,
-    pairs: Path = PAIRS,
-    notes: Path = COSTS,
-) -> None:
-    """Write metrics.json, scorecard.json, plots/ and report.html into `out`; print table, verdict and next commands.
+def report(params: Params, project: Project = Project()) -> None:
+    """Write metrics.json, scorecard.json, plots/ and report.html into reports/; print table, verdict and next commands.
 
     Every figure is an aggregate of ranks.parquet and of the examples and items it names. Raises RecalignError when an
     input is missing.
     """
-    about, systems = read_json(ranks / "cases.json"), read_systems(ranks / SYSTEMS)
-    groups = _groups(ranks, about)
+    about, systems = read_json(project.ranks / "cases.json"), read_systems(project.ranks / SYSTEMS)
+    groups = _groups(project.ranks, about)
     contests = {
-        place: probe(params, prepared, own, main=place == 0)
+        place: probe(params, project.prepared, own, main=place == 0)
         for place, own in enumerate(groups)
         if own[0].protocol == SAMPLED
     }
     cards = [_audited(build_scorecard(own, systems, params.evaluate.resamples, params.seed), contests.get(place))
              for place, own in enumerate(groups)]  # fmt: skip
     cards = [replace(card, random_model=about.get("random_model", False)) for card in cards]
-    injected = injection_lifts(read_injections(ranks / INJECTIONS), params.evaluate.resamples, params.seed)
+    injected = injection_lifts(read_injections(project.ranks / INJECTIONS), params.evaluate.resamples, params.seed)
     told = injection_note(injected, cards[0].llm)
     cards[0] = replace(cards[0], notes=(*_not_fitted(about), *cards[0].notes, *told))
-    known = read_known(prepared, about["split"], params.fairness.by)
+    known = read_known(project.prepared, about["split"], params.fairness.by)
     main_view = [own for own in groups if own[0].view == cards[0].view]
     findings = find(params, main_view, known, about["candidates"])
-    choices = read_choices(ranks)
-    reranked = _reranked(params, prepared, choices, main_view)
-    curves = [read_curve("sft", sft / "curve.csv")]
-    curves += [read_curve(name, align / name / "curve.csv") for name in params.align.objectives]
+    choices = read_choices(project.ranks)
+    reranked = _reranked(params, project.prepared, choices, main_view)
+    curves = [read_curve("sft", project.sft / "curve.csv")]
+    curves += [read_curve(name, project.align / name / "curve.csv") for name in params.align.objectives]
     drawings = [interval_plot(cards[0], about["candidates"]), learning_plot(curves), *map(drift_plot, curves[1:])]
     ordered = {row.system: systems[row.system] for row in by_value(cards[0])}
-    costs = system_costs(params, ordered, ranks, sft, align, notes)
+    costs = system_costs(params, ordered, project)
     fitting = {cost.system: cost.fitting for cost in costs if cost.fitting is not None}
-    truth, users = profiles / "truth.json", RawIds.of_users(validated)
+    truth, users = project.profiles / "truth.json", RawIds.of_users(project.validated)
     every = [system for group in groups for system in group]
     second = second_view(
-        ranks / "generations.parquet", every, cards[0].manifest, params.evaluate.resamples, params.seed
+        project.ranks / "generations.parquet", every, cards[0].manifest, params.evaluate.resamples, params.seed
     )
     evidence = Evidence(
         cards=cards,
@@ -120,18 +108,18 @@ def report(
         systems=systems,
         drawings=drawings,
         audits=[(title_of(cards[place]), contest.audit) for place, contest in contests.items()],
-        warnings=_warnings(curves[1:], align),
+        warnings=_warnings(curves[1:], project.align),
         slices=findings.slices,
         exposures={TITLES[manifest]: own for manifest, own in findings.exposures.items()},
         left_out=about.get("views_left_out", {}),
         shares=findings.shares,
         costs=costs,
         cost_plot=cost_plot(cards[0], fitting) if fitting else None,
-        planted=_planted(params, profiles, validated, prepared, known.attribute) if truth.is_file() else None,
-        examples=[own | {c.USER: users.shown(own[c.USER])} for own in read_json(ranks / "examples.json")],
-        quality=read_json(validated / "summary.json"),
+        planted=_planted(params, project, known.attribute) if truth.is_file() else None,
+        examples=[own | {c.USER: users.shown(own[c.USER])} for own in read_json(project.ranks / "examples.json")],
+        quality=read_json(project.validated / "summary.json"),
         truth=read_json(truth) if truth.is_file() else None,
-        lineage=lineage(params, about, systems, ranks, base, sft, align, pairs),
+        lineage=lineage(params, about, systems, project),
         params=param_lines(params),
         reproduce=reproduce_commands(params, git_revision()),
         next_commands=next_commands(about, users),
@@ -148,10 +136,10 @@ def report(
     if reranked:
         metrics["fairness"] = {row.system: row.as_dict() for row in reranked}
         drawings.append(fairness_plot(choices))
-    write_json(out / "metrics.json", metrics)
-    write_json(out / "scorecard.json", _scorecard(cards, findings, costs, second, injected, about))
-    _write_plots(out / "plots", cards[0], curves, drawings)
-    write_text(out / "report.html", report_page(evidence))
+    write_json(project.reports / "metrics.json", metrics)
+    write_json(project.reports / "scorecard.json", _scorecard(cards, findings, costs, second, injected, about))
+    _write_plots(project.reports / "plots", cards[0], curves, drawings)
+    write_text(project.reports / "report.html", report_page(evidence))
     print_stages(
         {
             "baselines": params.recommenders.systems,
@@ -159,7 +147,7 @@ def report(
             "rank": list(systems),
         }
     )
-    _print(cards, about, out / "report.html", evidence.next_commands, evidence.lineage.get("profiles"))
+    _print(cards, about, project.reports / "report.html", evidence.next_commands, evidence.lineage.get("profiles"))
 
 
 def _reranked(
@@ -237,13 +225,15 @@ def _scorecard(
     return as_document(figures, {**asdict(provenance), **told, "views_left_out": about.get("views_left_out", {})})
 
 
-def _planted(params: Params, profiles: Path, validated: Path, prepared: Path, attribute: str | None) -> Drawing | None:
+def _planted(params: Params, project: Project, attribute: str | None) -> Drawing | None:
     """The first users' planted tastes beside what their profiles claim, on the items' first attribute."""
-    tastes = validated / "truth.parquet"
+    tastes = project.validated / "truth.parquet"
     if not attribute or not tastes.is_file():
         return None
-    cutoff = datetime.fromisoformat(read_json(prepared / "summary.json")["cutoffs"][TEST])
-    own = [made for (split, _), made in read_profiles(profiles, params.profiles.engine).items() if split == TEST]
+    cutoff = datetime.fromisoformat(read_json(project.prepared / "summary.json")["cutoffs"][TEST])
+    own = [
+        made for (split, _), made in read_profiles(project.profiles, params.profiles.engine).items() if split == TEST
+    ]
     learned = learned_values(own, read_tastes(tastes), cutoff, attribute)
     if not any(person.planted for person in learned):
         return None

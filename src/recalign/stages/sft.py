@@ -7,7 +7,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from recalign import project as layout
 from recalign.common import columns as c
 from recalign.common.artifacts import digest_of, read_json
 from recalign.common.errors import RecalignError
@@ -18,6 +17,7 @@ from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import profile_texts, read_told
 from recalign.preferences.profiles.selection import nobody, sft_examples
 from recalign.preferences.profiles.shares import shares_sentence, training_shares
+from recalign.project import Project
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import TextExample, text_examples
@@ -32,46 +32,38 @@ log = logging.getLogger(__name__)
 
 
 @processes.joined()
-def sft(
-    params: Params,
-    *,
-    prepared: Path = layout.PREPARED,
-    base: Path = layout.BASE,
-    profiles: Path = layout.PROFILES,
-    out: Path = layout.SFT,
-    cache: Path = layout.CACHE,
-) -> None:
+def sft(params: Params, project: Project = Project()) -> None:
     """Train an adapter on the titles of training histories and their targets; keep the step with the best validation.
 
     Raises RecalignError where there are no training or validation examples, where prompts show profiles and too few
     users have one, or where a loss is not finite.
     """
-    items, summary = Items.read(prepared), read_json(prepared / "summary.json")
+    items, summary = Items.read(project.prepared), read_json(project.prepared / "summary.json")
     lm = load_language_model(
-        base, params.base, new_adapter=params.lora, trainable=True, seed=params.seed, threads=params.threads,
+        project.base, params.base, new_adapter=params.lora, trainable=True, seed=params.seed, threads=params.threads,
     )  # fmt: skip
     builder = PromptBuilder(lm.tokenizer, items, params.prompt, summary["noun"], clock=summary["clock"])
-    material = read_material(params, prepared, profiles, builder, items)
+    material = read_material(params, project.prepared, project.profiles, builder, items)
     sections = [params.sft.told(), params.lora.model_dump()]
     inputs = digest_of([*sections, params.seed, params.threads, lm.digest, builder.digest, *material.read])
-    checkpoints = Checkpoints(cache / "checkpoints", "sft", inputs, params.checkpoint_seconds)
+    checkpoints = Checkpoints(project.cache / "checkpoints", "sft", inputs, params.checkpoint_seconds)
     task = LanguageModelling(lm.model, material.held_out, params.sft.micro_tokens)
     result = train(
         lm.model, task, material.epoch, params.sft, epochs=params.sft.epochs,
-        seed=params.seed, checkpoints=checkpoints, notes=cache / "costs",
+        seed=params.seed, checkpoints=checkpoints, notes=project.costs,
     )  # fmt: skip
     facts: dict[str, Any] = {
         "stage": "sft",
         "base": lm.identity,
         "inputs": inputs,
         "prompt": builder.digest,
-        "data": learned_from(prepared, params.prompt.form),
+        "data": learned_from(project.prepared, params.prompt.form),
         "examples": material.examples,
         "params": {"sft": params.sft.told(), "lora": params.lora.model_dump(), "seed": params.seed},
     }
     facts |= material.facts
     if processes.first():
-        write_training(lm, result, facts, out, cache / "costs")
+        write_training(lm, result, facts, project.sft, project.costs)
         checkpoints.remove()
 
 
