@@ -19,7 +19,7 @@ from alternating import alternate, ratio, shown
 from recalign.common.artifacts import read_json, write_json
 from recalign.common.origin import machine
 from recalign.data.records import Items
-from recalign.hybrid.llara import HybridModelling, without_vectors
+from recalign.hybrid.llara import Curriculum, HybridModelling, without_vectors
 from recalign.hybrid.prompts import hybrid_prompts, new_vectors
 from recalign.hybrid.teachers import read_teacher
 from recalign.llm.base import load_language_model
@@ -47,7 +47,7 @@ def main() -> None:
     builder = hybrid_prompts(lm, teacher, catalogue, params.prompt, summary["noun"], clock=summary["clock"])
     learned = read_material(params, project.prepared, project.profiles, builder, catalogue).learned
     new_vectors(lm, teacher, params.seed)
-    task = HybridModelling("llara", lm.model, [], params.sft.micro_tokens, steps=1, seed=1, curriculum=False)
+    task = HybridModelling("llara", lm.model, [], params.sft.micro_tokens, Curriculum(1, 1, rising=False))
     weights = list(trainable_weights(lm.model).values())
     optimiser = torch.optim.AdamW(weights, lr=params.sft.learning_rate)
 

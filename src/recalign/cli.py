@@ -271,7 +271,7 @@ def _add_batch(commands: Commands) -> None:
 
 
 def _run_batch(arguments: argparse.Namespace) -> None:
-    from recalign.commands.batch import Rerank
+    from recalign.commands.batch import Rerank, Wanted
     from recalign.ranking.item_filters import ItemFilters
 
     a = arguments
@@ -281,8 +281,7 @@ def _run_batch(arguments: argparse.Namespace) -> None:
         )
     filters = ItemFilters(a.allow, a.deny, a.where, a.not_where)
     rerank = Rerank(a.rerank_users, a.rerank_depth, a.adapter) if a.rerank_users else None
-    options = {"k": a.k, "users": a.users, "out": a.out, "system": a.system, "part": a.shard}
-    _call("batch")(_params(), **options, filters=filters, rerank=rerank)
+    _call("batch")(_params(), Wanted(a.k, a.users, a.system, filters, rerank), out=a.out, part=a.shard)
 
 
 def _add_rank(commands: Commands) -> None:
@@ -309,8 +308,10 @@ def _rank_lists(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     missing = [f"--{name}" for name in ("cases", "items", "out") if getattr(arguments, name) is None]
     if missing:
         parser.error(f"the following arguments are required without --system: {', '.join(missing)}")
-    how = {name: getattr(arguments, name) for name in ("adapter", "recommender", "train", "fusion")}
-    _call("rank")(_params(), arguments.cases, arguments.items, arguments.out, **how, as_json=arguments.json)
+    from recalign.commands.rank import Named
+
+    named = Named(arguments.adapter, arguments.recommender, arguments.train, arguments.fusion)
+    _call("rank")(_params(), arguments.cases, arguments.items, arguments.out, named, as_json=arguments.json)
 
 
 def _add_doctor(commands: Commands) -> None:

@@ -11,7 +11,7 @@ from candidate_faults import clean_cases, draw_cases, draw_logs
 from recalign.audit.cases import CaseSet
 from recalign.common.artifacts import write_json, write_parquet
 from recalign.common.errors import RecalignError
-from recalign.evaluation.ranks import SystemRanks, in_case_order
+from recalign.evaluation.ranks import CaseList, SystemRanks, in_case_order
 from recalign.params.load import Params, parse_params
 from recalign.report.findings import probe
 
@@ -55,7 +55,7 @@ def prepared(out: Path, test: CaseSet, validation: CaseSet) -> Path:
 def system(name: str, cases: CaseSet, ranks: int, count: int = 200) -> SystemRanks:
     """A system that ranks the targets of the first cases alike."""
     keys = [(f"{user}-{target}", int(user)) for user, target in zip(cases.users, cases.targets, strict=True)][:count]
-    return in_case_order(name, "sampled-20", "uniform", "d", keys, np.full(count, ranks), np.zeros(count))
+    return in_case_order(name, CaseList("sampled-20", "uniform", "d", keys), np.full(count, ranks), np.zeros(count))
 
 
 def test_on_clean_cases_a_good_system_beats_the_probes_and_a_poor_one_is_named(params: Params, tmp_path: Path) -> None:

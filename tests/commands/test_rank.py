@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from recalign.commands.rank import rank
+from recalign.commands.rank import Named, rank
 from recalign.common.errors import RecalignError
 from recalign.data.case_file import read_catalogue, read_file_cases, read_file_log
 from recalign.params.load import Params, parse_params
@@ -45,7 +45,7 @@ def test_popularity_ranks_the_lists_and_the_metrics_are_printed(
     params: Params, items: Path, train: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cases = write(tmp_path, CASE, "", CASE | {"case": "b", "user_id": 8, "target": 3})
-    rank(params, cases, items, tmp_path / "out.jsonl", recommender="popularity", train=train)
+    rank(params, cases, items, tmp_path / "out.jsonl", Named(recommender="popularity", train=train))
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert lines == [
         {"case": 0, "rank": 1, "ranked": [4, 5, 3]},
@@ -61,7 +61,7 @@ def test_equals_are_listed_by_lot_as_the_rank_of_the_target_counts(
     params: Params, items: Path, train: Path, tmp_path: Path
 ) -> None:
     cases = write(tmp_path, CASE | {"candidates": [1, 2, 3], "target": 1})
-    rank(params, cases, items, tmp_path / "out.jsonl", recommender="popularity", train=train)
+    rank(params, cases, items, tmp_path / "out.jsonl", Named(recommender="popularity", train=train))
     assert json.loads((tmp_path / "out.jsonl").read_text()) == {"case": 0, "rank": 2, "ranked": [3, 1, 2]}
 
 
@@ -72,7 +72,7 @@ def test_text_ids_go_in_and_come_out(params: Params, tmp_path: Path) -> None:
     train.write_text("user_id,item_id\nA4WSJ,007\nA5,007\nA4WSJ,B000C\n9,7\n9,007\n8,B000C\n", encoding="utf-8")
     case = {"case": "c", "user_id": "A4WSJ", "history": ["B000A"], "candidates": [7, "007", "B000C"], "target": "007"}
     number = CASE | {"user_id": 9, "history": [], "candidates": ["B000A", "7", "B000C"], "target": 7}
-    rank(params, write(tmp_path, case, number), items, tmp_path / "o", recommender="popularity", train=train)
+    rank(params, write(tmp_path, case, number), items, tmp_path / "o", Named(recommender="popularity", train=train))
     lines = [json.loads(line) for line in (tmp_path / "o").read_text().splitlines()]
     assert lines[0] == {"case": "c", "rank": 1, "ranked": ["007", "B000C", 7]}
     assert lines[1] == {"case": 0, "rank": 2, "ranked": ["B000C", 7, "B000A"]}
@@ -185,13 +185,13 @@ def test_an_adapter_from_elsewhere_is_told_where_to_go(
     registry_project.write_base(small, tmp_path)
     (tmp_path / "data/models/sft").rename(tmp_path / "my-adapter")
     with pytest.raises(RecalignError, match=r"neither trained nor evaluated.*models/other/my-adapter.*docs/transfer"):
-        rank(small, write(tmp_path, CASE), items, tmp_path / "o", adapter="my-adapter")
+        rank(small, write(tmp_path, CASE), items, tmp_path / "o", Named(adapter="my-adapter"))
 
 
 def test_bad_input_leaves_no_output(params: Params, items: Path, train: Path, tmp_path: Path) -> None:
     cases = write(tmp_path, CASE | {"target": 2})
     with pytest.raises(RecalignError):
-        rank(params, cases, items, tmp_path / "out.jsonl", recommender="popularity", train=train)
+        rank(params, cases, items, tmp_path / "out.jsonl", Named(recommender="popularity", train=train))
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -227,7 +227,7 @@ def test_a_bad_catalogue_is_refused_in_one_line(tmp_path: Path, text: bytes, sai
 
 def test_a_recommender_without_train_names_the_option(params: Params, items: Path, tmp_path: Path) -> None:
     with pytest.raises(RecalignError, match="--recommender item_knn needs --train"):
-        rank(params, write(tmp_path, CASE), items, tmp_path / "o", recommender="item_knn")
+        rank(params, write(tmp_path, CASE), items, tmp_path / "o", Named(recommender="item_knn"))
 
 
 def test_an_unknown_recommender_lists_the_known_ones(params: Params, items: Path, train: Path, tmp_path: Path) -> None:
@@ -235,12 +235,12 @@ def test_an_unknown_recommender_lists_the_known_ones(params: Params, items: Path
         RecalignError,
         match="--recommender is 'svd'; input should be one of 'popularity', 'recent_popularity', 'item_knn'",
     ):
-        rank(params, write(tmp_path, CASE), items, tmp_path / "o", recommender="svd", train=train)  # type: ignore[arg-type]
+        rank(params, write(tmp_path, CASE), items, tmp_path / "o", Named(recommender="svd", train=train))  # type: ignore[arg-type]
 
 
 def test_an_adapter_folder_without_an_adapter_is_refused(params: Params, items: Path, tmp_path: Path) -> None:
     with pytest.raises(RecalignError, match="where no adapter lies"):
-        rank(params, write(tmp_path, CASE), items, tmp_path / "o", adapter=str(tmp_path))
+        rank(params, write(tmp_path, CASE), items, tmp_path / "o", Named(adapter=str(tmp_path)))
 
 
 @pytest.mark.slow
@@ -251,7 +251,7 @@ def test_item_knn_reaches_its_known_level_on_lastfm(
     folder = shared_data / "lastfm"
     out = tmp_path / "ranks.jsonl"
     train = folder / "train_interactions.csv"
-    rank(params, folder / "cases.jsonl", folder / "items.csv", out, recommender="item_knn", train=train)
+    rank(params, folder / "cases.jsonl", folder / "items.csv", out, Named(recommender="item_knn", train=train))
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(lines) == 1211
     assert sum(line["rank"] == 1 for line in lines) / len(lines) >= 0.49

@@ -12,7 +12,7 @@ from recalign.commands.compare import compare, folder_runs
 from recalign.common.artifacts import folder, read_json, write_json
 from recalign.common.errors import RecalignError
 from recalign.evaluation.comparison import Run, compare_runs
-from recalign.evaluation.ranks import SystemRanks, in_case_order, write_system_ranks
+from recalign.evaluation.ranks import CaseList, SystemRanks, in_case_order, write_system_ranks
 from recalign.evaluation.significance import paired_difference
 from recalign.params.load import parse_params
 
@@ -27,7 +27,7 @@ KINDS = {
 
 def ranked(name: str, rank: int, digest: str = "d1", users: int = USERS) -> SystemRanks:
     cases = [(f"{user}-1", user) for user in range(users)]
-    return in_case_order(name, "sampled-20", "uniform", digest, cases, np.full(users, rank), np.zeros(users))
+    return in_case_order(name, CaseList("sampled-20", "uniform", digest, cases), np.full(users, rank), np.zeros(users))
 
 
 def project(root: Path, ranks: dict[str, int], digest: str = "d1", users: int = USERS, **about: Any) -> Path:

@@ -8,7 +8,7 @@ import pytest
 from recalign.common.errors import RecalignError
 from recalign.common.item_groups import POPULARITY, group_items, membership
 from recalign.evaluation.exposure import fairness_gain, group_unfairness, measure_exposure, unfairness
-from recalign.evaluation.ranks import FULL, SAMPLED, SystemRanks, in_case_order
+from recalign.evaluation.ranks import FULL, SAMPLED, CaseList, SystemRanks, in_case_order
 
 COUNTS = {1: 4, 2: 3, 3: 2, 4: 1}
 GENRES = {1: {"genre": ["War", "Drama"]}, 2: {"genre": ["Drama"]}, 3: {"genre": ["War"]}, 4: {}}
@@ -16,7 +16,7 @@ GENRES = {1: {"genre": ["War", "Drama"]}, 2: {"genre": ["Drama"]}, 3: {"genre": 
 
 def system(name: str, ranks: list[int], top: Sequence[tuple[int, ...]] = (), protocol: str = SAMPLED) -> SystemRanks:
     cases = [(f"{row:03d}", row // 2) for row in range(len(ranks))]  # two cases a user
-    return in_case_order(name, protocol, "uniform", "d", cases, np.array(ranks), np.zeros(len(ranks)), top)
+    return in_case_order(name, CaseList(protocol, "uniform", "d", cases), np.array(ranks), np.zeros(len(ranks)), top)
 
 
 def test_group_unfairness_has_its_golden_numbers() -> None:

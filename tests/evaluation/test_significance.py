@@ -11,7 +11,14 @@ from scipy.stats import binomtest, norm, t, ttest_1samp
 from recalign.common import columns as c
 from recalign.common.errors import RecalignError
 from recalign.evaluation.metrics import metric_values
-from recalign.evaluation.ranks import SAMPLED, SystemRanks, in_case_order, read_system_ranks, write_system_ranks
+from recalign.evaluation.ranks import (
+    SAMPLED,
+    CaseList,
+    SystemRanks,
+    in_case_order,
+    read_system_ranks,
+    write_system_ranks,
+)
 from recalign.evaluation.significance import (
     bootstrap_interval,
     bootstrap_intervals,
@@ -28,7 +35,7 @@ from recalign.evaluation.significance import (
 def system(name: str, ranks: list[int], users: list[int] | None = None) -> SystemRanks:
     users = users or list(range(len(ranks)))
     cases = [(f"{user}-{row:03d}", user) for row, user in enumerate(users)]
-    return in_case_order(name, "sampled-20", "uniform", "d1", cases, np.array(ranks), np.zeros(len(ranks)))
+    return in_case_order(name, CaseList("sampled-20", "uniform", "d1", cases), np.array(ranks), np.zeros(len(ranks)))
 
 
 def test_the_value_is_the_mean_over_cases_not_over_users() -> None:
@@ -223,13 +230,15 @@ def test_ranks_read_back_as_they_were_written(tmp_path: Path) -> None:
 
 def test_an_example_that_was_ranked_twice_is_refused() -> None:
     with pytest.raises(RecalignError, match="example_id 1-1 was ranked twice by 'a'"):
-        in_case_order("a", "sampled-20", "uniform", "d", [("1-1", 1), ("1-1", 1)], np.array([1, 2]), np.zeros(2))
+        in_case_order(
+            "a", CaseList("sampled-20", "uniform", "d", [("1-1", 1), ("1-1", 1)]), np.array([1, 2]), np.zeros(2)
+        )
 
 
 def on_new_items(ranks: list[int], targets: list[int], view: str = c.HIDDEN) -> SystemRanks:
     """A case a user; targets repeat."""
     keys = [(f"{user}-{target}", user, target) for user, target in enumerate(targets, start=1)]
-    return in_case_order("s", SAMPLED, "uniform", "d", keys, np.array(ranks), np.zeros(len(ranks)), view=view)
+    return in_case_order("s", CaseList(SAMPLED, "uniform", "d", keys, view), np.array(ranks), np.zeros(len(ranks)))
 
 
 def test_on_new_items_the_items_asked_for_are_drawn() -> None:

@@ -11,7 +11,7 @@ from recalign.common.artifacts import write_json, write_parquet
 from recalign.common.item_groups import popularity_fifths
 from recalign.evaluation.comparison import oracle_shares
 from recalign.evaluation.metrics import chance
-from recalign.evaluation.ranks import SystemRanks, in_case_order
+from recalign.evaluation.ranks import CaseList, SystemRanks, in_case_order
 from recalign.evaluation.slices import AFTER, BEFORE, LATE, NEVER, CaseFacts, build_slices
 from recalign.report.findings import read_starts
 
@@ -20,7 +20,9 @@ FIFTH = "most popular fifth"
 
 def system(name: str, ranks: list[int], top: list[tuple[int, ...]] | None = None) -> SystemRanks:
     cases = [(f"{row:03d}", row // 2) for row in range(len(ranks))]  # two cases a user
-    return in_case_order(name, "sampled-20", "uniform", "d", cases, np.array(ranks), np.zeros(len(ranks)), top or ())
+    return in_case_order(
+        name, CaseList("sampled-20", "uniform", "d", cases), np.array(ranks), np.zeros(len(ranks)), top or ()
+    )
 
 
 def facts(cases: int, **changes: object) -> dict[str, CaseFacts]:

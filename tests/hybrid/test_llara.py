@@ -13,7 +13,7 @@ from training_world import ITEMS, make_params, make_world
 from recalign.common.artifacts import folder, read_json, write_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.hybrid.llara import HybridModelling, hybrid_share, without_vectors
+from recalign.hybrid.llara import Curriculum, HybridModelling, hybrid_share, without_vectors
 from recalign.hybrid.prompts import hybrid_prompts, prompt_builder, soft_id, text_only
 from recalign.hybrid.teachers import Teacher, averaged, item_factors, read_teacher, shuffled
 from recalign.llm.adapters import adapter_digest
@@ -104,26 +104,26 @@ class Nothing(torch.nn.Module):
     """Stands for a model where no forward pass is asked for."""
 
 
-def curriculum(steps: int, seed: int = 1, linear: bool = True) -> HybridModelling:
-    return HybridModelling("llara-ease", Nothing(), [], 100, steps=steps, seed=seed, curriculum=linear)
+def modelling(steps: int) -> HybridModelling:
+    return HybridModelling("llara-ease", Nothing(), [], 100, Curriculum(steps, 1))
 
 
 def test_the_curriculum_follows_its_chance_and_ends_with_vectors():
     """Over 400 draws of step 25 of 100 a quarter shows vectors, within four standard errors."""
-    shown = [curriculum(100, seed).shows_vectors(25) for seed in range(400)]
+    shown = [Curriculum(100, seed).shows_vectors(25) for seed in range(400)]
     assert abs(np.mean(shown) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 400)
-    assert all(curriculum(100, seed).shows_vectors(100) for seed in range(50))
-    assert all(curriculum(100, seed, linear=False).shows_vectors(1) for seed in range(50))
+    assert all(Curriculum(100, seed).shows_vectors(100) for seed in range(50))
+    assert all(Curriculum(100, seed, rising=False).shows_vectors(1) for seed in range(50))
 
 
 def test_the_step_goes_on_after_a_kill(monkeypatch):
     """What the checkpoint keeps is the global step: the 25th step asks p(25), whenever the process began."""
     asked = []
-    monkeypatch.setattr(HybridModelling, "shows_vectors", lambda self, step: asked.append(step) or True)
-    task = curriculum(100)
+    monkeypatch.setattr(Curriculum, "shows_vectors", lambda self, step: asked.append(step) or True)
+    task = modelling(100)
     for _ in range(24):
         list(task.losses([]))
-    other = curriculum(100)
+    other = modelling(100)
     other.load_state_dict(task.state_dict())
     list(other.losses([]))
     assert asked == [*range(1, 25), 25]
@@ -206,7 +206,7 @@ def test_a_kill_among_text_only_steps_changes_no_byte(project, trained, monkeypa
 
     before = {file.name: file.read_bytes() for file in trained.iterdir() if file.name != "manifest.json"}
     wanted = make_params(**LONG, checkpoint_seconds=0)
-    assert not curriculum(24, wanted.seed).shows_vectors(1)
+    assert not Curriculum(24, wanted.seed).shows_vectors(1)
     real, left = loop._step, [0]
 
     def step(*given):

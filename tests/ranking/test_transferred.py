@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from recalign.common.artifacts import write_json, write_text
 from recalign.common.errors import RecalignError
-from recalign.evaluation.ranks import SystemRanks, in_case_order
+from recalign.evaluation.ranks import CaseList, SystemRanks, in_case_order
 from recalign.evaluation.scorecard import Scorecard, build_scorecard
 from recalign.evaluation.systems import System, system_of
 from recalign.params.load import Params, parse_params
@@ -143,7 +143,7 @@ def card(films: int = 5, trained_as: str | None = "llm-dmpo", trained_on: str | 
 
     def ranked(name: str, rank: int) -> SystemRanks:
         cases = [(f"{user}-1", user) for user in range(20)]
-        return in_case_order(name, "sampled-20", "uniform", "ab" * 32, cases, np.full(20, rank), np.zeros(20))
+        return in_case_order(name, CaseList("sampled-20", "uniform", "ab" * 32, cases), np.full(20, rank), np.zeros(20))
 
     ranks = RANKS | {"llm-films": films}
     return build_scorecard(

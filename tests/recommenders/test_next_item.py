@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from next_item_fit import fit_next_item
 from rounding import rounding
 
 from recalign.common import columns as c
@@ -28,7 +29,7 @@ from recalign.recommenders.neural.encoders import (
     TextEmbedding,
     whitened,
 )
-from recalign.recommenders.neural.next_item import NO_TARGET, Histories, batch_loss, fit_next_item
+from recalign.recommenders.neural.next_item import NO_TARGET, Histories, batch_loss
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recommender import Request, top
@@ -297,7 +298,7 @@ def test_filling_adds_nothing_to_the_loss() -> None:
 @pytest.mark.parametrize(("name", "loss"), [("sasrec", "binary"), ("gru4rec", "full"), ("caser", "sampled")])
 def test_training_finds_the_order_of_a_ring_of_items(name: EncoderName, loss: str) -> None:
     params = quick(loss=loss, learning_rate=2e-2, epochs=12, patience=12, batch=16, dropout=0.0)
-    model, report = fit_next_item(name, FORTY, chain_log(100, each=8, items=40), True, 1, params, threads=1)
+    model, report = fit_next_item(name, FORTY, chain_log(100, each=8, items=40), True, 1, params)
     best = top(model, FORTY, [Request(None, (135, 136, 137, 138, 139))], 4)
 
     assert 100 in [scored.item_id for scored in best[0]]
@@ -310,10 +311,10 @@ def test_training_repeats_byte_for_byte_and_moves_nobody_elses_random_numbers() 
     torch.manual_seed(7)
     before = torch.get_rng_state()
     events = chain_log()
-    one, _ = fit_next_item("sasrec", TWELVE, events, True, 1, params, threads=1)
+    one, _ = fit_next_item("sasrec", TWELVE, events, True, 1, params)
     shuffled = events.take(np.random.default_rng(1).permutation(len(events)))
-    again, _ = fit_next_item("sasrec", TWELVE, shuffled, True, 1, params, threads=1)
-    other, _ = fit_next_item("sasrec", TWELVE, events, True, 2, params, threads=1)
+    again, _ = fit_next_item("sasrec", TWELVE, shuffled, True, 1, params)
+    other, _ = fit_next_item("sasrec", TWELVE, events, True, 2, params)
 
     weights = [model.encoder.state_dict()["embedding.weight"] for model in (one, again, other)]
     assert torch.equal(weights[0], weights[1])
@@ -323,7 +324,7 @@ def test_training_repeats_byte_for_byte_and_moves_nobody_elses_random_numbers() 
 
 def test_training_stops_when_patience_ends_and_keeps_the_best_epoch() -> None:
     params = quick(learning_rate=1e-2, epochs=60, patience=2)
-    _, report = fit_next_item("gru4rec", FORTY, chain_log(60, items=40), True, 1, params, threads=1)
+    _, report = fit_next_item("gru4rec", FORTY, chain_log(60, items=40), True, 1, params)
     values = [row["ndcg_at_10"] for row in report["tried"]]
 
     assert len(values) < 60
@@ -343,7 +344,7 @@ def test_sets_are_learned_as_sets() -> None:
         }
     )
     params = quick(learning_rate=1e-2, epochs=15, patience=15)
-    model, report = fit_next_item("sasrec", FORTY, events, False, 1, params, threads=1)
+    model, report = fit_next_item("sasrec", FORTY, events, False, 1, params)
 
     assert not model.settings.ordered
     cases = held_out(FORTY, events, False, 1)
@@ -377,9 +378,9 @@ def known_log() -> pa.Table:
 
 def test_without_text_weights_and_settings_are_those_of_before(tmp_path: Path) -> None:
     """Bit for bit, whatever else the text parameters say; the settings file has no word of text."""
-    plain, _ = fit_next_item("sasrec", FORTY, known_log(), True, 1, quick(epochs=2), threads=1)
+    plain, _ = fit_next_item("sasrec", FORTY, known_log(), True, 1, quick(epochs=2))
     told: dict[str, object] = {"epochs": 2, "text_encoder": "tfidf", "text_share": 0.3, "text_bound": 2.0}
-    other, _ = fit_next_item("sasrec", FORTY, known_log(), True, 1, quick(**told), threads=1)
+    other, _ = fit_next_item("sasrec", FORTY, known_log(), True, 1, quick(**told))
     assert all(
         torch.equal(a, b)
         for a, b in zip(plain.encoder.state_dict().values(), other.encoder.state_dict().values(), strict=True)
@@ -409,7 +410,7 @@ def test_items_that_are_described_alike_are_refused() -> None:
 @pytest.mark.parametrize("name", ["sasrec", "gru4rec"])
 def test_frozen_dimensions_have_no_gradient_and_stay(name: EncoderName) -> None:
     catalogue = described()
-    model, _ = fit_next_item(name, catalogue, known_log(), True, 1, text_params("split", text_share=0.25), threads=1)
+    model, _ = fit_next_item(name, catalogue, known_log(), True, 1, text_params("split", text_share=0.25))
     table = model.encoder.embedding
     assert isinstance(table, TextEmbedding)
     assert [key for key, _ in table.named_parameters()] == ["own"]
@@ -423,7 +424,7 @@ def test_frozen_dimensions_have_no_gradient_and_stay(name: EncoderName) -> None:
 def test_what_delta_learns_is_bounded(bound: float) -> None:
     catalogue = described()
     model, _ = fit_next_item(
-        "sasrec", catalogue, known_log(), True, 1, text_params("delta", text_bound=bound, learning_rate=0.1), threads=1
+        "sasrec", catalogue, known_log(), True, 1, text_params("delta", text_bound=bound, learning_rate=0.1)
     )
     table = model.encoder.embedding
     assert isinstance(table, TextEmbedding)
@@ -438,7 +439,7 @@ def test_what_delta_learns_is_bounded(bound: float) -> None:
 @pytest.mark.parametrize("loss", ["sampled", "full"])
 def test_an_encoder_with_text_comes_back_and_tells_new_items_apart(tmp_path: Path, text: str, loss: str) -> None:
     catalogue = described()
-    model, _ = fit_next_item("sasrec", catalogue, known_log(), True, 1, text_params(text, loss=loss), threads=1)
+    model, _ = fit_next_item("sasrec", catalogue, known_log(), True, 1, text_params(text, loss=loss))
     model.save(tmp_path)
     again = load_fitted("sasrec", tmp_path, catalogue)
     asked = [Request(1, (catalogue.ids[0], catalogue.ids[5]))]

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import torch
 from flat_project import flat_project
+from next_item_fit import fit_next_item
 from rounding import rounding
 from scipy import sparse
 from validated_log import random_log, small_params, write_log
@@ -36,7 +37,6 @@ from recalign.recommenders.markov import Markov
 from recalign.recommenders.neural.dreamrec import fit_dreamrec
 from recalign.recommenders.neural.encoders import EncoderName
 from recalign.recommenders.neural.mcrl import fit_mcrl
-from recalign.recommenders.neural.next_item import fit_next_item
 from recalign.recommenders.oracle import Oracle
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recommender import Fitting, Recommender, Request, Tuning, top
@@ -80,8 +80,7 @@ FITS: dict[str, Callable[[], Recommender]] = {
     "mcrl": lambda: fit_mcrl(CATALOGUE, LOG, True, 1, QUICK_PARAMS.recommenders, 1)[0],
     "dreamrec": lambda: fit_dreamrec(CATALOGUE, LOG, True, 1, QUICK_PARAMS.recommenders, 1)[0],
     **{
-        name: lambda name=name: fit_next_item(name, CATALOGUE, LOG, True, 1, QUICK, 1)[0]
-        for name in get_args(EncoderName)
+        name: lambda name=name: fit_next_item(name, CATALOGUE, LOG, True, 1, QUICK)[0] for name in get_args(EncoderName)
     },
     "content": lambda: chosen_content(Fitting("content", CATALOGUE, LOG, True, 1, 1, PARAMS.recommenders))[0],
     "content_prior": lambda: chosen_prior(Fitting("content_prior", CATALOGUE, LOG, True, 1, 1, PARAMS.recommenders))[0],

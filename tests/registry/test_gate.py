@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import t
 
 from recalign.common.errors import RecalignError
-from recalign.evaluation.ranks import SAMPLED, SystemRanks, in_case_order
+from recalign.evaluation.ranks import SAMPLED, CaseList, SystemRanks, in_case_order
 from recalign.params.load import Params, parse_params
-from recalign.registry.gate import Opponent, Verdict, few_users, judge, share_of_error
+from recalign.registry.gate import Bar, Opponent, Verdict, few_users, judge, share_of_error
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "gate.py"
 
@@ -24,7 +24,7 @@ def params_with(tree, **registry) -> Params:
 def ranked(system: str, *ranks: int, digest: str = "d") -> SystemRanks:
     """Ranks of as many users with one case each."""
     keys = [(f"{user:03}-1", user) for user in range(len(ranks))]
-    return in_case_order(system, SAMPLED, "uniform", digest, keys, np.array(ranks), np.zeros(len(ranks)))
+    return in_case_order(system, CaseList(SAMPLED, "uniform", digest, keys), np.array(ranks), np.zeros(len(ranks)))
 
 
 def judged(
@@ -39,7 +39,7 @@ def judged(
     barred: str = "",
 ) -> Verdict:
     other = None if anchor is None else Opponent("version 7", anchor)
-    return judge(params, new, Opponent(bar, old), first=first, attempt=attempt, anchor=other, barred=barred)
+    return judge(params, new, Bar(Opponent(bar, old), first, attempt, other), barred=barred)
 
 
 def test_better_in_every_case_is_let_through(tree):

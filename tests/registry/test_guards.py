@@ -12,10 +12,10 @@ from recalign.common import columns as c
 from recalign.data.records import Items
 from recalign.evaluation.generation import FREE, Answer
 from recalign.evaluation.injection import IN_HISTORY, Lift
-from recalign.evaluation.ranks import SAMPLED, SystemRanks, in_case_order
+from recalign.evaluation.ranks import SAMPLED, CaseList, SystemRanks, in_case_order
 from recalign.evaluation.significance import Interval
 from recalign.params.load import Params, parse_params
-from recalign.registry.gate import Opponent, judge
+from recalign.registry.gate import Bar, Opponent, judge
 from recalign.registry.guards import Guard, Measured, broken, guards
 from recalign.registry.promotion import gate_page
 
@@ -35,7 +35,7 @@ def ranked(
 ) -> SystemRanks:
     keys = [(f"{user:03}-1", user) for user in range(users)]
     ranks = np.resize(np.array(rank), users)
-    return in_case_order("s", SAMPLED, "uniform", "d", keys, ranks, np.zeros(users), [top] * users, view=view)
+    return in_case_order("s", CaseList(SAMPLED, "uniform", "d", keys, view), ranks, np.zeros(users), [top] * users)
 
 
 def measured(warm: SystemRanks | None = None, **more) -> Measured:
@@ -155,7 +155,7 @@ def test_seconds_of_one_slow_request_decide_nothing(tree) -> None:
 def test_lists_that_were_not_kept_are_not_judged(tree) -> None:
     """As ranks of earlier versions are."""
     keys = [(f"{user:03}-1", user) for user in range(USERS)]
-    bare = in_case_order("s", SAMPLED, "uniform", "d", keys, np.full(USERS, 2), np.zeros(USERS))
+    bare = in_case_order("s", CaseList(SAMPLED, "uniform", "d", keys), np.full(USERS, 2), np.zeros(USERS))
     found = judged(asked(tree), measured(), measured(bare))
     assert {found[name].outcome for name in ("popularity_lift", "mgu")} == {"not judged"}
 
@@ -165,9 +165,8 @@ def test_a_broken_guard_refuses_a_better_model_in_words_json_and_on_its_page(tre
     params = asked(tree)
     new, old = measured(ranked(1, POPULAR)), measured(ranked(3, RARE))
     told = guards(params, new, old, ITEMS, "")
-    verdict = judge(
-        params, new.ranks[c.WARM], Opponent("version 1", old.ranks[c.WARM]), first=False, attempt=1, guards=told
-    )
+    bar = Bar(Opponent("version 1", old.ranks[c.WARM]), first=False, attempt=1)
+    verdict = judge(params, new.ranks[c.WARM], bar, guards=told)
     assert not verdict.accepted
     assert verdict.gain.bound > 0
     assert "; refused by a guard: popularity lift: +" in verdict.reason
@@ -178,9 +177,7 @@ def test_a_broken_guard_refuses_a_better_model_in_words_json_and_on_its_page(tre
     assert "popularity lift" in page
     assert "not judged" in page
     fine = guards(params, old, old, ITEMS, "")
-    same = judge(
-        params, new.ranks[c.WARM], Opponent("version 1", old.ranks[c.WARM]), first=False, attempt=1, guards=fine
-    )
+    same = judge(params, new.ranks[c.WARM], bar, guards=fine)
     assert same.accepted
 
 

@@ -38,6 +38,7 @@ from safetensors.torch import load_file, save_file
 from recalign import project as layout
 from recalign.commands.compare import compare
 from recalign.commands.opened import open_adapter
+from recalign.commands.rank import Named
 from recalign.commands.rank import rank as rank_lists
 from recalign.commands.recommend import _print as print_answer
 from recalign.commands.recommend import recommend
@@ -932,11 +933,11 @@ def test_the_fusion_ranks_anyones_lists_with_recommenders_fitted_on_their_log(pa
     case = {"case": 0, "user_id": 7, "history": [1], "candidates": [2, 3, 4], "target": 3}
     (tmp_path / "cases.jsonl").write_text(json.dumps(case) + "\n", encoding="utf-8")
     given = tmp_path / "cases.jsonl", tmp_path / "items.csv", tmp_path / "out.jsonl"
-    rank_lists(params, *given, fusion=True, train=tmp_path / "train.csv")
+    rank_lists(params, *given, Named(fusion=True, train=tmp_path / "train.csv"))
     assert json.loads((tmp_path / "out.jsonl").read_text()) == {"case": 0, "rank": 2, "ranked": [4, 3, 2]}
     assert "fusion, 0.99 popularity + 0.01 llm-sdpo" in capsys.readouterr().out
     with pytest.raises(RecalignError, match="--fusion needs --train"):
-        rank_lists(params, *given, fusion=True)
+        rank_lists(params, *given, Named(fusion=True))
 
 
 def test_items_that_the_log_lacks_are_read_and_the_part_that_reads_them_is_named(params, project, tmp_path, capsys):
@@ -947,7 +948,7 @@ def test_items_that_the_log_lacks_are_read_and_the_part_that_reads_them_is_named
     case = {"case": 0, "user_id": 7, "history": [1], "candidates": [5, 2, 6, 4], "target": 5}
     (tmp_path / "cases.jsonl").write_text(json.dumps(case) + "\n", encoding="utf-8")
     given = tmp_path / "cases.jsonl", tmp_path / "items.csv", tmp_path / "out.jsonl"
-    rank_lists(params, *given, fusion=True, train=tmp_path / "train.csv")
+    rank_lists(params, *given, Named(fusion=True, train=tmp_path / "train.csv"))
     assert json.loads((tmp_path / "out.jsonl").read_text())["ranked"][:2] == [4, 2]
     said = capsys.readouterr().out
     assert "New items: 2 of 4 candidates, read by llm-sdpo" in said

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recalign.evaluation.ranks import in_case_order
+from recalign.evaluation.ranks import CaseList, in_case_order
 from recalign.evaluation.scorecard import Scorecard, build_scorecard
 from recalign.evaluation.systems import Cost, System, per_thousand, total
 from recalign.report.costs import cost_sentences
@@ -14,7 +14,7 @@ def card(**ranks: int) -> Scorecard:
     """Forty cases; every system ranks every target at one place."""
     keys = [(f"{row:03d}", row) for row in range(40)]
     systems = [
-        in_case_order(name, "sampled-20", "uniform", "d", keys, np.full(40, rank), np.zeros(40))
+        in_case_order(name, CaseList("sampled-20", "uniform", "d", keys), np.full(40, rank), np.zeros(40))
         for name, rank in ranks.items()
     ]
     about = {
@@ -40,7 +40,7 @@ def test_a_cheap_system_near_a_dear_one_is_said_to_be() -> None:
     keys = [(f"{row:03d}", row) for row in range(100)]
     places = {"item_knn": [2] * 99 + [1], "ease": [2] * 100, "popularity": [9] * 100}
     systems = [
-        in_case_order(name, "sampled-20", "uniform", "d", keys, np.array(own), np.zeros(100))
+        in_case_order(name, CaseList("sampled-20", "uniform", "d", keys), np.array(own), np.zeros(100))
         for name, own in places.items()
     ]
     about = {name: System(kind="id", ranked_by="x", validation={"ndcg_at_10": 0.5}) for name in places}

@@ -27,7 +27,7 @@ from recalign.data.raw_ids import RawIds
 from recalign.data.records import read_examples, read_met
 from recalign.data.simulator import Taste
 from recalign.evaluation.metrics import chance
-from recalign.evaluation.ranks import SystemRanks, in_case_order, write_system_ranks
+from recalign.evaluation.ranks import CaseList, SystemRanks, in_case_order, write_system_ranks
 from recalign.evaluation.scorecard import Comparison, Scorecard, build_scorecard
 from recalign.evaluation.significance import Interval
 from recalign.evaluation.systems import System, write_systems
@@ -59,7 +59,7 @@ def ranked(name: str, ranks: list[int], manifest: str = "uniform") -> SystemRank
     cases = [(f"{user}-{user}", user) for user in range(len(ranks))]
     protocol = "full" if manifest == "catalogue" else "sampled-20"
     zeros, top = np.zeros(len(ranks)), [(1,) if name == "popularity" else (1, 2)] * len(ranks)
-    return in_case_order(name, protocol, manifest, DIGESTS[manifest], cases, np.array(ranks), zeros, top)
+    return in_case_order(name, CaseList(protocol, manifest, DIGESTS[manifest], cases), np.array(ranks), zeros, top)
 
 
 RANKS = {

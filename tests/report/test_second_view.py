@@ -31,7 +31,7 @@ from recalign.evaluation.generation import (
 from recalign.evaluation.metrics import draw_lots
 from recalign.evaluation.protocol_agreement import Agreement, order_agreement, rank_agreement, resampled_taus
 from recalign.evaluation.ranking_rule import Kind, RankingRule
-from recalign.evaluation.ranks import SystemRanks, in_case_order
+from recalign.evaluation.ranks import CaseList, SystemRanks, in_case_order
 from recalign.evaluation.scorecard import ANSWERS, Provenance, Recorder, Row, Scorecard
 from recalign.evaluation.significance import user_draws
 from recalign.llm.base import LanguageModel
@@ -105,7 +105,7 @@ def test_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 def ranks(system: str, values: list[int], manifest: str = "uniform") -> SystemRanks:
     cases = [(f"{user}-1", user) for user in range(len(values))]
-    return in_case_order(system, "p", manifest, "d", cases, np.array(values), np.zeros(len(values)))
+    return in_case_order(system, CaseList("p", manifest, "d", cases), np.array(values), np.zeros(len(values)))
 
 
 def agreed(sampled: list[int], full: SystemRanks) -> Agreement:

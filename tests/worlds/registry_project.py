@@ -18,7 +18,7 @@ from recalign import project as layout
 from recalign.common.artifacts import folder, folder_digest, read_json, write_json, write_parquet, write_text
 from recalign.data.records import Items
 from recalign.evaluation.metrics import METRICS, metric_values
-from recalign.evaluation.ranks import SAMPLED, in_case_order, write_system_ranks
+from recalign.evaluation.ranks import SAMPLED, CaseList, in_case_order, write_system_ranks
 from recalign.llm.adapters import adapter_digest
 from recalign.llm.base import fetch_base, load_language_model
 from recalign.params.load import Params, parse_params
@@ -139,7 +139,9 @@ def write_ranks(root: Path, ranks: Mapping[str, Sequence[int]], *, digest: str =
     keys = [(str(e["example_id"]), int(str(e["user_id"]))) for e in examples]
     zeros = np.zeros(len(keys))
     systems = {
-        name: in_case_order(name, SAMPLED, "uniform", digest, keys, np.resize(np.array(values), len(keys)), zeros)
+        name: in_case_order(
+            name, CaseList(SAMPLED, "uniform", digest, keys), np.resize(np.array(values), len(keys)), zeros
+        )
         for name, values in ranks.items()
     }
     about = {

@@ -10,6 +10,7 @@ from recalign.common.errors import RecalignError
 from recalign.evaluation.metrics import LABELS, draw_lots, metric_values, target_ranks
 from recalign.evaluation.ranks import SystemRanks, in_case_order
 from recalign.evaluation.significance import Interval, metric_interval, paired_difference, signed
+from recalign.params.load import Params
 
 AUDIT, UNBEATEN = "audit", "unbeaten"  # keys of metrics.json, which the gate reads
 
@@ -78,17 +79,16 @@ def probe_contest(
     cases: CaseSet,
     names: Sequence[str],
     systems: Sequence[SystemRanks],
-    metric: str,
-    resamples: int,
-    seed: int,
+    params: Params,
     *,
     main: bool = True,
 ) -> ProbeContest:
     """Put the audit's leak probes to the cases that the systems ranked; `names` are the audited cases' example ids.
 
-    The best probe is the one with the highest `metric` on them. Raises RecalignError when a
-    system ranked a case that was not audited.
+    The best probe is the one with the highest registry.metric on them: the gate's, for what it refuses must agree.
+    Raises RecalignError when a system ranked a case that was not audited.
     """
+    metric, resamples, seed = params.registry.metric, params.evaluate.resamples, params.seed
     first = systems[0]
     row = {name: place for place, name in enumerate(names)}
     missing = next((example for example in first.example_ids if example not in row), None)
@@ -99,9 +99,7 @@ def probe_contest(
     probes = []
     for name, scores in audit.scores.items():
         ranks, own = target_ranks(scores[rows], places, lots), scores[rows, places]
-        probes.append(
-            in_case_order(name, first.protocol, first.manifest, first.digest, first.keys, ranks, own, view=first.view)
-        )
+        probes.append(in_case_order(name, first.cases, ranks, own))
     best = max(probes, key=lambda probe: float(metric_values(metric, probe.ranks).mean()))
     gains = {s.system: paired_difference(s, best, metric, resamples, seed) for s in systems}
     return ProbeContest(audit, metric, best.system, metric_interval(best, metric, resamples, seed), gains, main)

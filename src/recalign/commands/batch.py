@@ -54,6 +54,21 @@ class Rerank:
     adapter: str | None = None
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which lists: the k best items of every user of the log, or of those in the file `users`.
+
+    system: an ID recommender or "fusion", its ID part; None: the best ID recommender on validation. `filters` leave
+    items out. The language model ranks for `rerank` alone.
+    """
+
+    k: int = 20
+    users: Path | None = None
+    system: str | None = None
+    filters: ItemFilters = ItemFilters()
+    rerank: Rerank | None = None
+
+
 @dataclass
 class Counts:
     """What is told in the end."""
@@ -72,26 +87,17 @@ class Counts:
 
 
 def batch(
-    params: Params,
-    *,
-    k: int = 20,
-    users: Path | None = None,
-    out: Path | None = None,
-    system: str | None = None,
-    part: str = "1/1",
-    filters: ItemFilters = ItemFilters(),
-    rerank: Rerank | None = None,
-    project: Project = Project(),
+    params: Params, wanted: Wanted, *, out: Path | None = None, part: str = "1/1", project: Project = Project()
 ) -> None:
-    """Write the k best items of every user of the log, or of those in the file `users`, to `out` (Parquet or CSV).
+    """Write the lists that are wanted to `out` (Parquet or CSV).
 
-    Columns: user, rank, item, title, score, reason, version, made_at; ids are the log's own. system: an ID recommender
-    or "fusion", its ID part; the best ID recommender on validation by default. part: "2/7" ranks the second of seven
-    shards by a hash of the user. Left out is what a user has met, what `filters` leave out, and what is not available
-    yet. A user without likes that the system knows gets the popular items. The language model ranks for `rerank` alone.
+    Columns: user, rank, item, title, score, reason, version, made_at; ids are the log's own. part: "2/7" ranks the
+    second of seven shards by a hash of the user. Left out is what a user has met, what the filters leave out, and what
+    is not available yet. A user without likes that the system knows gets the popular items.
 
     Raises RecalignError for what cannot be asked for, before anything is ranked, and for unknown ids.
     """
+    k, rerank = wanted.k, wanted.rerank
     made_at = datetime.now(UTC).replace(tzinfo=None, microsecond=0)
     number, count = _shard(part)
     out = out or project.root / OUT / ("top.parquet" if count == 1 else f"top-{number}-of-{count}.parquet")
@@ -104,12 +110,12 @@ def batch(
         raise RecalignError(f"--k is {k}; the catalogue has {len(catalogue.ids)} items, which is the most allowed")
     raw_users, raw_items = RawIds.of_users(project.interactions), RawIds.of_items(project.interactions)
     every = sorted(read_parquet(project.interactions / "users.parquet", [c.USER])[c.USER].drop_null().to_pylist())
-    wanted = _numbers(users, "--users", every, "users of the log", raw_users) if users else every
-    second_users = _numbers(rerank.users, "--rerank-users", wanted, "users asked for", raw_users) if rerank else []
-    allowed = filters.open_items(catalogue, raw_items, made_at)
-    stage, why = _first_stage(system, project, catalogue)
+    asked = _numbers(wanted.users, "--users", every, "users of the log", raw_users) if wanted.users else every
+    second_users = _numbers(rerank.users, "--rerank-users", asked, "users asked for", raw_users) if rerank else []
+    allowed = wanted.filters.open_items(catalogue, raw_items, made_at)
+    stage, why = _first_stage(wanted.system, project, catalogue)
     check_out(out)
-    own = shard(wanted, raw_users, number, count)
+    own = shard(asked, raw_users, number, count)
     print(f"Ranked by {why}: {_users(len(own))}, {int(allowed.sum()):,} of {len(catalogue.ids):,} items")
     reranked = frozenset(second_users).intersection(own)
     second = _second_stage(params, rerank, reranked, catalogue, raw_items) if rerank and reranked else None

@@ -4,7 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from recalign.data.case_file import CASE, FileCase, read_file_cases, read_own_ca
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.metrics import LABELS, METRICS, Floats, Lots, draw_lots, target_places, target_ranks
-from recalign.evaluation.ranks import in_case_order
+from recalign.evaluation.ranks import CaseList, in_case_order
 from recalign.evaluation.significance import metric_interval, plain
 from recalign.params.load import Params
 from recalign.params.recommenders import RecommenderName
@@ -31,25 +31,40 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def rank(
-    params: Params,
-    cases: Path,
-    items: Path,
-    out: Path,
-    *,
-    adapter: str | None = None,
-    recommender: RecommenderName | None = None,
-    train: Path | None = None,
-    fusion: bool = False,
-    as_json: bool = False,
-) -> None:
+@dataclass(frozen=True)
+class Named:
+    """What ranks, as the options name it: an adapter, an ID recommender fitted on `train`, or the fusion."""
+
+    adapter: str | None = None
+    recommender: RecommenderName | None = None
+    train: Path | None = None
+    fusion: bool = False
+
+    def check(self) -> None:
+        """Raise RecalignError where this names no system that could rank, before cases are read or models loaded."""
+        from recalign.recommenders.roster import known
+
+        if self.recommender is not None:
+            known(self.recommender, "--recommender")
+        elif self.adapter is not None:
+            check_adapter_named(self.adapter)
+        elif not self.fusion:
+            raise RecalignError("nothing to rank with: give --adapter PATH or models:/…, or --recommender with --train")
+        if (self.recommender is not None or self.fusion) and self.train is None:
+            option = "--fusion" if self.fusion else f"--recommender {self.recommender}"
+            raise RecalignError(f"{option} needs --train: an interactions CSV (user_id,item_id)")
+        if self.train is not None:
+            check_file("--train", self.train)
+
+
+def rank(params: Params, cases: Path, items: Path, out: Path, named: Named, *, as_json: bool = False) -> None:
     """Rank the lists of `cases` (JSON lines) over the catalogue `items` (CSV) and write a line a case to `out`.
 
     A line holds case, rank (of the target, 1 = best, equals by lot) and ranked (ids of the files, best first). Prints
     the metrics with intervals over users (as_json: as one JSON document). Raises RecalignError naming file and line
     where the input cannot be ranked.
     """
-    check_system_named(adapter, recommender, train, fusion=fusion)
+    named.check()
     for option, path in {"--cases": cases, "--items": items}.items():
         check_file(option, path)
     catalogue, raw = read_own_catalogue(items)
@@ -57,8 +72,7 @@ def rank(
     from recalign.ranking.trial import scores_of
     from recalign.recommenders.recommender import Request
 
-    named = (adapter, recommender, train)
-    system, ranked_by = _fused(params, catalogue, train) if fusion else _system(params, catalogue, *named)
+    system, ranked_by = _system(params, catalogue, named)
     requests = [Request(case.user_id, case.history) for case in asked]
     lists = [list(case.candidates) for case in asked]
     scores = scores_of(system, requests, lists)
@@ -69,7 +83,7 @@ def rank(
     own = scores[np.arange(len(asked)), places]
     keys = [(str(case.case), case.user_id) for case in asked]
     _say_new(system, lists)
-    outcome = in_case_order(system.name, "given lists", cases.name, file_digest(cases), keys, ranks, own)
+    outcome = in_case_order(system.name, CaseList("given lists", cases.name, file_digest(cases), keys), ranks, own)
     metrics = {m: metric_interval(outcome, m, params.evaluate.resamples, params.seed) for m in METRICS}
     users, width = len(set(outcome.user_ids)), len(asked[0].candidates)
     if as_json:
@@ -83,42 +97,19 @@ def rank(
     print(f"  {'cases':<8} {len(asked)}\nRanks: {out}")
 
 
-def check_system_named(
-    adapter: str | None, recommender: RecommenderName | None, train: Path | None, *, fusion: bool
-) -> None:
-    """Raise RecalignError where the options name no system that could rank, before cases are read or models loaded."""
-    from recalign.recommenders.roster import known
-
-    if recommender is not None:
-        known(recommender, "--recommender")
-    elif adapter is not None:
-        check_adapter_named(adapter)
-    elif not fusion:
-        raise RecalignError("nothing to rank with: give --adapter PATH or models:/…, or --recommender with --train")
-    if (recommender is not None or fusion) and train is None:
-        named = "--fusion" if fusion else f"--recommender {recommender}"
-        raise RecalignError(f"{named} needs --train: an interactions CSV (user_id,item_id)")
-    if train is not None:
-        check_file("--train", train)
-
-
-def _system(
-    params: Params,
-    catalogue: Items,
-    adapter: str | None,
-    recommender: RecommenderName | None,
-    train: Path | None,
-) -> "tuple[Ranker, str]":
+def _system(params: Params, catalogue: Items, named: Named) -> "tuple[Ranker, str]":
     """The system that the options name, and what ranks it in words."""
-    if recommender is not None:
+    if named.fusion:
+        return _fused(params, catalogue, named.train)
+    if named.recommender is not None:
         from recalign.recommenders.train_log import fit_on_log
 
-        assert train is not None, "check_system_named lets none pass without it"
-        return fit_on_log(recommender, catalogue, train, params), f"fitted on {train}"
-    assert adapter is not None, "check_system_named lets none pass"
+        assert named.train is not None, "Named.check lets none pass without it"
+        return fit_on_log(named.recommender, catalogue, named.train, params), f"fitted on {named.train}"
+    assert named.adapter is not None, "Named.check lets none pass"
     from recalign.commands.opened import open_adapter
 
-    settings, model = open_adapter(params, adapter, catalogue)
+    settings, model = open_adapter(params, named.adapter, catalogue)
     if settings.prompt.profile:
         log.info("the cases hold no profiles, so the prompts show none, though this adapter was trained with them")
     return model, settings.sentence
@@ -133,7 +124,7 @@ def _fused(params: Params, catalogue: Items, train: Path | None) -> "tuple[Ranke
     from recalign.ranking.package import adapter_folder
     from recalign.recommenders.train_log import fit_on_log, read_train_log
 
-    assert train is not None, "check_system_named lets none pass without it"
+    assert train is not None, "Named.check lets none pass without it"
     fitted = read_fusion(RANKS)
     ids = {name: fit_on_log(name, catalogue, train, params) for name in fitted.recommenders}
     counted = Counter(read_train_log(train, catalogue)[0][c.ITEM].to_pylist())

@@ -29,7 +29,7 @@ from recalign.registry.contest import (
     version_ranks,
 )
 from recalign.registry.first_answer import first_answers, requests_of
-from recalign.registry.gate import BAR, NotJudged, Opponent, Silent, Verdict, few_users, judge
+from recalign.registry.gate import BAR, Bar, NotJudged, Opponent, Silent, Verdict, few_users, judge
 from recalign.registry.guards import guards
 from recalign.registry.lineage import check_params_ran
 from recalign.registry.log import description, end_killed_runs, find_version
@@ -113,16 +113,13 @@ def _registered(params: Params, challenger: Challenger, probe: str, root: Path, 
         new, old = (replace(own, seconds=took) for own, took in zip((new, old), answers.pair, strict=True))
     told = guards(params, new, old, challenger.catalogue, probe)
     barred = probe or few_users(params, challenger.ranks)
-    verdict = judge(
-        params,
-        challenger.ranks,
-        opponents[0] if held else Opponent(BAR, evaluated_ranks(root, BAR)),
+    against = Bar(
+        champion=opponents[0] if held else Opponent(BAR, evaluated_ranks(root, BAR)),
         first=not held,
         attempt=0 if barred else count_try(client, name, challenger.digest, challenger.cases),  # before the comparison
         anchor=opponents[1] if len(held) > 1 else None,
-        barred=barred,
-        guards=told,
     )
+    verdict = judge(params, challenger.ranks, against, barred=barred, guards=told)
     settle(client, name, version, verdict)
     _show(home, name, version, verdict)
     for guard in verdict.guards:

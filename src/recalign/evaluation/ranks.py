@@ -40,6 +40,17 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
+class CaseList:
+    """The cases that are ranked, by their keys, in any order: by which protocol, from which manifest and view."""
+
+    protocol: str
+    manifest: str
+    digest: str
+    keys: Sequence[CaseKey]
+    view: str = c.WARM
+
+
+@dataclass(frozen=True)
 class SystemRanks:
     """Ranks of one system's targets, a row a case, cases in ascending example id.
 
@@ -60,6 +71,11 @@ class SystemRanks:
     top: tuple[tuple[int, ...], ...] = ()
     view: str = c.WARM
     target_ids: tuple[int, ...] = ()
+
+    @property
+    def cases(self) -> CaseList:
+        """The cases that it ranked."""
+        return CaseList(self.protocol, self.manifest, self.digest, self.keys, self.view)
 
     @property
     def keys(self) -> list[CaseKey]:
@@ -119,21 +135,13 @@ def histories_unknown(name: str) -> str:
 
 
 def in_case_order(
-    system: str,
-    protocol: str,
-    manifest: str,
-    digest: str,
-    cases: Sequence[CaseKey],
-    ranks: Ranks,
-    scores: Floats,
-    top: Sequence[tuple[int, ...]] = (),
-    *,
-    view: str = c.WARM,
+    system: str, of: CaseList, ranks: Ranks, scores: Floats, top: Sequence[tuple[int, ...]] = ()
 ) -> SystemRanks:
-    """SystemRanks of `cases` (their keys) in any order; ranks, the targets' scores and top are in that order.
+    """SystemRanks by ascending example id; ranks, the targets' scores and top are in the order of `of.keys`.
 
     Raises RecalignError when an example is listed twice.
     """
+    cases = of.keys
     order = sorted(range(len(cases)), key=lambda row: cases[row][0])
     ids = tuple(cases[row][0] for row in order)
     if len(set(ids)) != len(ids):
@@ -142,7 +150,9 @@ def in_case_order(
     users = tuple(cases[row][1] for row in order)
     best = tuple(top[row] for row in order) if top else ()
     targets = tuple(own for row in order for own in cases[row][2:])
-    return SystemRanks(system, protocol, manifest, digest, ids, users, ranks[order], scores[order], best, view, targets)
+    return SystemRanks(
+        system, of.protocol, of.manifest, of.digest, ids, users, ranks[order], scores[order], best, of.view, targets
+    )
 
 
 def write_system_ranks(path: Path, systems: Sequence[SystemRanks]) -> None:
@@ -183,14 +193,10 @@ def read_system_ranks(path: Path, digests: Digests) -> list[SystemRanks]:
     return [
         in_case_order(
             system,
-            protocol,
-            manifest,
-            _digest(digests, manifest, view),
-            [_key(row) for row in rows],
+            CaseList(protocol, manifest, _digest(digests, manifest, view), [_key(row) for row in rows], view),
             np.array([row[c.RANK] for row in rows], dtype=np.int64),
             np.array([row[c.SCORE] for row in rows], dtype=np.float64),
             [tuple(row[c.TOP]) for row in rows] if all(row.get(c.TOP) is not None for row in rows) else (),
-            view=view,
         )
         for (system, protocol, manifest, view), rows in groups.items()
     ]

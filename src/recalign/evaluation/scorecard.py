@@ -221,7 +221,7 @@ class Recorder:
     def slices(self, slices: Iterable[Slice]) -> list[Figure]:
         """NDCG@10 of every system on every slice."""
         return [
-            self._figure(system, CHOSEN_BY, told, cases=own.cases, users=own.users,
+            self._figure(system, CHOSEN_BY, told, (own.cases, own.users),
                          slice=f"{own.dimension}: {own.label}", denominator="all cases of the slice")
             for own in slices for system, told in own.values.items()
         ]  # fmt: skip
@@ -257,14 +257,14 @@ class Recorder:
             for metric, share, over_valid in told:
                 counts = (row.valid_cases, row.valid_users) if over_valid else (row.cases, row.users)
                 shown = "valid answers" if over_valid else "all answers"
-                figure = self._figure(row.system, metric, share, *counts, denominator=shown)
+                figure = self._figure(row.system, metric, share, counts, denominator=shown)
                 found.append(replace(figure, matching_rule=ANSWERS[row.matching], protocol=f"generation, {row.mode}"))
         return found
 
     def injections(self, lifts: Mapping[str, Mapping[str, Lift]]) -> list[Figure]:
         """What a text in a title gains an item, of the first cases of the card."""
         return [
-            self._figure(system, f"injection lift, {position}", lift.interval, lift.cases, lift.users,
+            self._figure(system, f"injection lift, {position}", lift.interval, (lift.cases, lift.users),
                          denominator="1/rank with the text minus without, all attacked cases")
             for system, positions in lifts.items() for position, lift in positions.items()
         ]  # fmt: skip
@@ -274,7 +274,7 @@ class Recorder:
         found = []
         for own in agreements:
             if own.tau is not None:
-                figure = self._figure(own.system, TAU, own.interval or own.tau, own.cases, own.users)
+                figure = self._figure(own.system, TAU, own.interval or own.tau, (own.cases, own.users))
                 found.append(replace(
                     figure, denominator="pairs of systems" if own.system == ORDER else "pairs of cases",
                     protocol=own.protocol, manifest=own.manifest, candidate_digest=own.digest,
@@ -290,26 +290,26 @@ class Recorder:
         ]
 
     def _difference(self, pair: Comparison) -> Figure:
-        return self._figure(f"{pair.first} minus {pair.second}", CHOSEN_BY, pair.interval, p=pair.p)
+        figure = self._figure(f"{pair.first} minus {pair.second}", CHOSEN_BY, pair.interval)
+        return replace(figure, p=_rounded(pair.p))
 
     def _figure(
         self,
         system: str,
         metric: str,
         told: Interval | float,
-        cases: int | None = None,
-        users: int | None = None,
+        counts: tuple[int, int] | None = None,
         slice: str = ALL,
         denominator: str = "all cases",
-        p: float | None = None,
     ) -> Figure:
+        """counts: cases and users; None: the card's."""
         value, low, high, made = (
             (told.value, told.low, told.high, told.method) if isinstance(told, Interval) else (told, None, None, None)
         )
         card = self.card
         return Figure(
-            system, metric, round(value, DIGITS), _rounded(low), _rounded(high), made, _rounded(p),
-            cases or card.cases, users or card.users, slice, denominator, MATCHING,
+            system, metric, round(value, DIGITS), _rounded(low), _rounded(high), made, None,
+            *(counts or (card.cases, card.users)), slice, denominator, MATCHING,
             card.protocol, card.view, card.manifest, card.digest, **asdict(self.provenance),
         )  # fmt: skip
 

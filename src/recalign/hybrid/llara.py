@@ -11,7 +11,7 @@ one draw a batch. Apart from the paper and its code, on purpose:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -27,6 +27,22 @@ def hybrid_share(step: int, steps: int) -> float:
     return step / steps
 
 
+@dataclass(frozen=True)
+class Curriculum:
+    """Which steps show vectors: step τ of `steps` with the chance p(τ), drawn by `seed`; all where `rising` is False.
+
+    The same answer for all processes, and after a kill.
+    """
+
+    steps: int
+    seed: int
+    rising: bool = True
+
+    def shows_vectors(self, step: int) -> bool:
+        """Whether step τ does."""
+        return not self.rising or hashed_share(self.seed, "curriculum", step) < hybrid_share(step, self.steps)
+
+
 class HybridModelling(LanguageModelling):
     """Language modelling on prompts with vectors, or without them in the steps that the curriculum says.
 
@@ -39,27 +55,17 @@ class HybridModelling(LanguageModelling):
         model: torch.nn.Module,
         validation: Sequence[TextExample],
         micro_tokens: int,
-        *,
-        steps: int,
-        seed: int,
-        curriculum: bool = True,
+        curriculum: Curriculum,
     ) -> None:
-        """steps: T, of the whole training; seed: draws which of them show vectors; curriculum: False where all do."""
         super().__init__(model, validation, micro_tokens)
         self.name = f"sft@{name}"
         self.step = 0  # τ
-        self._steps, self._seed, self._curriculum = steps, seed, curriculum
-
-    def shows_vectors(self, step: int) -> bool:
-        """Whether step τ shows vectors: the same answer for all processes, and after a kill."""
-        if not self._curriculum:
-            return True
-        return hashed_share(self._seed, "curriculum", step) < hybrid_share(step, self._steps)
+        self.curriculum = curriculum
 
     def losses(self, parts: Sequence[Sequence[TextExample]]) -> Iterator[Measured]:
         """As language modelling's, on what the next step shows."""
         self.step += 1
-        if not self.shows_vectors(self.step):
+        if not self.curriculum.shows_vectors(self.step):
             parts = [[without_vectors(example) for example in part] for part in parts]
         yield from super().losses(parts)
 

@@ -14,7 +14,7 @@ whatever its groups.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -154,9 +154,9 @@ def _joined(parts: Sequence[SystemRanks]) -> SystemRanks:
     first = parts[0]
     keys = [key for part in parts for key in part.keys]
     return in_case_order(
-        first.system, first.protocol, first.manifest, first.digest, keys,
+        first.system, replace(first.cases, keys=keys),
         np.concatenate([part.ranks for part in parts]), np.concatenate([part.scores for part in parts]),
-        [items for part in parts for items in part.top], view=first.view,
+        [items for part in parts for items in part.top],
     )  # fmt: skip
 
 

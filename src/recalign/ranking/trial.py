@@ -27,6 +27,7 @@ from recalign.evaluation.ranks import (
     ITEMS,
     KEPT,
     SAMPLED,
+    CaseList,
     SystemRanks,
     drawn_over,
     in_case_order,
@@ -268,7 +269,9 @@ def _outcome(
     system: str, protocol: str, trial: Trial, ranks: Ranks, scores: Floats, best: Sequence[tuple[int, ...]]
 ) -> SystemRanks:
     keys = [(*key, case.example.target) for key, case in zip(trial.keys, trial.cases, strict=True)]
-    return in_case_order(system, protocol, trial.manifest, trial.digest, keys, ranks, scores, best, view=trial.view)
+    return in_case_order(
+        system, CaseList(protocol, trial.manifest, trial.digest, keys, trial.view), ranks, scores, best
+    )
 
 
 UNIFORM, POPULARITY = "uniform", "popularity"

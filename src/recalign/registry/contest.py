@@ -33,7 +33,7 @@ from recalign.ranking.measured import ANSWERS
 from recalign.ranking.package import Settings, read_settings
 from recalign.ranking.trial import Trial, rank_sampled, read_trial
 from recalign.registry.guards import VIEWS, Measured
-from recalign.registry.log import log_ranks, log_version, ranks_file
+from recalign.registry.log import Package, log_ranks, log_version, ranks_file
 from recalign.registry.promotion import download_package, run_of
 from recalign.registry.serving import find_base, load_recommender
 
@@ -212,7 +212,7 @@ def log_challenger(client: MlflowClient, params: Params, challenger: Challenger,
                 write_answers(path, own.measured.answers)
                 client.log_artifact(run_id, str(path), KEPT_ANSWERS)
 
-    return log_version(client, params, own.chosen, own.settings, own.digest, warm, log_evidence, root)
+    return log_version(client, params, Package(own.chosen, own.settings, own.digest), warm, log_evidence, root)
 
 
 def champion_measured(

@@ -167,31 +167,37 @@ def few_users(params: Params, ranks: SystemRanks) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Bar:
+    """What a challenger is compared with: the champion and, of a later one, the anchor of the margin.
+
+    first: whether this would be the first champion, which popularity is the bar for; attempt: how many tries the
+    present champion has met, this one included.
+    """
+
+    champion: Opponent
+    first: bool
+    attempt: int
+    anchor: Opponent | None = None
+
+
 def judge(
-    params: Params,
-    challenger: SystemRanks,
-    champion: Opponent,
-    *,
-    first: bool,
-    attempt: int,
-    anchor: Opponent | None = None,
-    barred: str = "",
-    guards: tuple[Guard, ...] = (),
+    params: Params, challenger: SystemRanks, bar: Bar, *, barred: str = "", guards: tuple[Guard, ...] = ()
 ) -> Verdict:
     """Compare ranks on the same cases by registry.metric; a broken guard refuses too.
 
     The first champion must beat popularity outright; a later one the present champion and the anchor, both within
-    registry.margin, in this `attempt`'s share of registry.error. `barred` refuses either, with the reason.
+    registry.margin, in this attempt's share of registry.error. `barred` refuses either, with the reason.
     Raises RecalignError naming the field in which the cases differ.
     """
-    metric, margin = params.registry.metric, 0.0 if first else params.registry.margin
-    chance = share_of_error(params.registry.error, max(1, attempt))
+    metric, margin = params.registry.metric, 0.0 if bar.first else params.registry.margin
+    chance = share_of_error(params.registry.error, max(1, bar.attempt))
 
     def gain(opponent: Opponent) -> Gain:
         interval = paired_difference(challenger, opponent.ranks, metric, params.evaluate.resamples, params.seed)
         return Gain(opponent.name, interval, paired_lower_bound(challenger, opponent.ranks, metric, chance))
 
-    gains = [gain(opponent) for opponent in (champion, anchor) if opponent is not None]
+    gains = [gain(opponent) for opponent in (bar.champion, bar.anchor) if opponent is not None]
     return Verdict(
         accepted=all(gain.bound > -margin for gain in gains) and not barred and not broken(guards),
         challenger=challenger.system,
@@ -199,7 +205,7 @@ def judge(
         gain=gains[0],
         anchor=gains[1] if len(gains) > 1 else None,
         margin=margin,
-        attempt=attempt,
+        attempt=bar.attempt,
         chance=chance,
         protocol=challenger.protocol,
         manifest=challenger.manifest,

@@ -6,6 +6,7 @@ The ranks and the provenance that were kept with a registered version, for compa
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,19 @@ def find_version(client: MlflowClient, name: str, digest: str) -> str | None:
     return max((str(version.version) for version in found), key=int, default=None)
 
 
+@dataclass(frozen=True)
+class Package:
+    """What is registered: the objective's name, the settings of its package, and the package's digest."""
+
+    objective: str
+    settings: Settings
+    digest: str
+
+
 def log_version(
     client: MlflowClient,
     params: Params,
-    objective: str,
-    settings: Settings,
-    digest: str,
+    package: Package,
     ranks: SystemRanks,
     log_more: Callable[[str], None],
     root: Path,
@@ -67,9 +75,9 @@ def log_version(
     """
     import mlflow
 
-    name = params.registry.model
+    name, settings, digest = params.registry.model, package.settings, package.digest
     described = description(settings, root)
-    about = {**lineage(root), DIGEST: digest, "source": settings.source, "objective": objective}
+    about = {**lineage(root), DIGEST: digest, "source": settings.source, "objective": package.objective}
     about |= {"budget": params.budget, RANDOM: str(settings.random_model).lower()}
     named = f"{settings.system} on {settings.source}, {params.budget}"
     in_experiment = experiment(client, name).experiment_id
@@ -81,7 +89,7 @@ def log_version(
                 mlflow.log_artifact(str(root / path))
         log_more(run.info.run_id)
         uri = _log_model(settings, root)
-        tags = {DIGEST: digest, "objective": objective, RANDOM: about[RANDOM]}
+        tags = {DIGEST: digest, "objective": package.objective, RANDOM: about[RANDOM]}
         return str(mlflow.register_model(uri, name, tags=tags).version)
 
 

@@ -154,8 +154,7 @@ def probe(params: Params, prepared: Path, systems: Sequence[SystemRanks], *, mai
         by_count=manifest != UNIFORM or view in (c.NATURAL, c.HIDDEN),
     )
     names = [case.example.example_id for case in tested]
-    metric, resamples = params.registry.metric, params.evaluate.resamples  # the gate's: what it refuses must agree
-    return probe_contest(audit, cases, names, systems, metric, resamples, params.seed, main=main)
+    return probe_contest(audit, cases, names, systems, params, main=main)
 
 
 def _case_set(name: str, cases: Sequence[Case]) -> CaseSet:

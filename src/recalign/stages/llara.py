@@ -8,7 +8,7 @@ from recalign import project as layout
 from recalign.common.artifacts import digest_of, read_json
 from recalign.data.records import Items
 from recalign.evaluation.systems import llara_name
-from recalign.hybrid.llara import HybridModelling
+from recalign.hybrid.llara import Curriculum, HybridModelling
 from recalign.hybrid.prompts import hybrid_prompts, new_vectors, write_hybrid
 from recalign.hybrid.teachers import Teacher, read_teacher
 from recalign.llm.base import load_language_model
@@ -50,10 +50,8 @@ def train_llara(params: Params, teacher: Teacher, catalogue: Items, project: Pro
         [*sections, params.seed, params.threads, lm.digest, builder.digest, teacher.digest, *material.read]
     )
     steps = sum(1 for _ in batches(material.epoch, params.sft.batch, params.sft.epochs, params.seed))
-    task = HybridModelling(
-        name, lm.model, material.held_out, params.sft.micro_tokens, steps=steps, seed=params.seed,
-        curriculum=params.hybrid.curriculum == "linear",
-    )  # fmt: skip
+    curriculum = Curriculum(steps, params.seed, rising=params.hybrid.curriculum == "linear")
+    task = HybridModelling(name, lm.model, material.held_out, params.sft.micro_tokens, curriculum)
     costs = project.costs
     checkpoints = Checkpoints(project.root / layout.CACHE / "checkpoints", task.name, inputs, params.checkpoint_seconds)
     result = train(

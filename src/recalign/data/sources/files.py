@@ -258,30 +258,37 @@ def require_columns(path: Path, found: Sequence[str], needed: dict[str, str]) ->
             raise RecalignError(f"{path} has no column '{column}' ({key}); {hint}It has: {', '.join(found)}")
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How a delimited file is written: what stands between its columns, whether a line of names comes first.
+
+    quote: around values, "" where nothing is.
+    """
+
+    delimiter: str
+    header: bool
+    quote: str = '"'
+    encoding: str = "utf-8"
+
+
 def read_text_table(
-    connection: "DuckDBPyConnection",
-    table: str,
-    raw: Raw,
-    columns: Sequence[str],
-    *,
-    delimiter: str,
-    header: bool,
-    quote: str = '"',
-    encoding: str = "utf-8",
+    connection: "DuckDBPyConnection", table: str, raw: Raw, columns: Sequence[str], layout: Layout
 ) -> str:
     """Read a delimited file into raw_<table>: texts, and their origin (reading.FILE, LINE); returns its sha256.
 
-    quote '"': as most files do, by "" or by \\", or not at all where no value needs it: whichever reads every line.
+    layout.quote '"': as most files do, by "" or by \\", or not at all where no value needs it: whichever reads every
+    line.
     Lines that do not have these columns go to the table `malformed`. `line` is exact but for line breaks in quotes.
     Raises RecalignError when the file is empty, not UTF-8, no line at all can be read, or lines would be lost.
     """
+    delimiter, encoding = layout.delimiter, layout.encoding
     scanned = scan(raw, encoding)
     if not scanned.newlines:
         log.info("%s: its lines end in different ways; all are read", raw.path)
         _unify_newlines(raw)
         scanned = scan(raw, encoding)
-    source = _TextFile(connection, table, raw, tuple(columns), delimiter, header, scanned)
-    parse = _best_parse(source, UNQUOTED if not quote or delimiter == "::" or not scanned.quotes else STANDARD)
+    source = _TextFile(connection, table, raw, tuple(columns), delimiter, layout.header, scanned)
+    parse = _best_parse(source, UNQUOTED if not layout.quote or delimiter == "::" or not scanned.quotes else STANDARD)
     if parse.lost:
         _refuse_loss(source, parse)
     _keep_rejects(source)

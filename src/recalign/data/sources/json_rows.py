@@ -64,7 +64,9 @@ def load(
     `ids`; for an array that is no JSON; and for no row.
     """
     if kind == "lines":
-        digest = files.read_text_table(connection, table, raw, ["text"], delimiter=NO_CHARACTER, header=False, quote="")
+        digest = files.read_text_table(
+            connection, table, raw, ["text"], files.Layout(NO_CHARACTER, header=False, quote="")
+        )
     else:
         digest = _read_objects(connection, table, raw, kind)
     connection.execute(

@@ -31,7 +31,7 @@ def read(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: Param
         file = files.open_raw(connection, files.find(raw, name, spill, fetch), table)
         header, delimiter = files.read_header(file)
         files.require_columns(file.path, header, dict.fromkeys(needed, "of this source's layout"))
-        digests[name] = files.read_text_table(connection, table, file, header, delimiter=delimiter, header=True)
+        digests[name] = files.read_text_table(connection, table, file, header, files.Layout(delimiter, header=True))
     nothing = {"rating": "null", "timestamp": "null", "position": "null"}
     reading.type_rows(
         connection, "interactions", "events_read",

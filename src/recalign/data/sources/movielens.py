@@ -56,10 +56,8 @@ def _how_to_get(raw: Path, name: str) -> str:
 
 
 def _read(connection: "DuckDBPyConnection", table: str, path: Path, columns: list[str], delimiter: str) -> str:
-    return files.read_text_table(
-        connection, table, files.open_raw(connection, path, table), columns,
-        delimiter=delimiter, header=False, quote="", encoding="latin-1",
-    )  # fmt: skip
+    raw = files.open_raw(connection, path, table)
+    return files.read_text_table(connection, table, raw, columns, files.Layout(delimiter, False, "", "latin-1"))
 
 
 def _facts(connection: "DuckDBPyConnection", genres: str, digests: dict[str, str]) -> reading.SourceFacts:

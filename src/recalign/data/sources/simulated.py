@@ -29,7 +29,7 @@ def read(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: Param
         file = files.open_raw(connection, files.find(raw, name, spill, HOW_TO_GET), table)
         header, delimiter = files.read_header(file)
         files.require_columns(file.path, header, dict.fromkeys(needed, "as 'recalign simulate' writes it"))
-        digests[name] = files.read_text_table(connection, table, file, header, delimiter=delimiter, header=True)
+        digests[name] = files.read_text_table(connection, table, file, header, files.Layout(delimiter, header=True))
     connection.execute(
         f"""create or replace table raw_interactions as
             select *, row_number() over (partition by user_id order by "{reading.LINE}") as position

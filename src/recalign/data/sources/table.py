@@ -115,7 +115,7 @@ def _load(
     if not needed.keys() <= set(header):
         files.require_names(path, header, key)
     files.require_columns(path, header, needed)
-    digest = files.read_text_table(connection, table, raw, header, delimiter=delimiter, header=names is None)
+    digest = files.read_text_table(connection, table, raw, header, files.Layout(delimiter, header=names is None))
     if table == "interactions":
         _set_headers_aside(connection, params)
     return {path.name: digest}
@@ -151,7 +151,7 @@ def load_columns(
         raise RecalignError(
             f"{path}: column {columns.index('') + 1} has no name; name it in the first line, or leave it out"
         )
-    files.read_text_table(connection, table, raw, columns, delimiter=delimiter, header=names is None)
+    files.read_text_table(connection, table, raw, columns, files.Layout(delimiter, header=names is None))
     return columns
 
 

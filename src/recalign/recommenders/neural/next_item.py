@@ -173,25 +173,17 @@ class Training:
             yield model, heads
 
 
-def fit_next_item(
-    name: EncoderName,
-    catalogue: Items,
-    events: pa.Table,
-    clock: bool,
-    seed: int,
-    params: NextItemParams,
-    threads: int,
-    met: pa.Table | None = None,
-) -> tuple[Sequential, Tuning]:
+def fit(log: Fitting) -> tuple[Sequential, Tuning]:
     """Train an encoder on train events (user_id, item_id, timestamp, position); also its curve of held-out NDCG@10.
 
-    A log too small to split is learned for params.epochs. `threads` of torch on the CPU: at a fixed number, the same
+    A log too small to split is learned for next_item.epochs. At a fixed number of threads, the same
     events, seed and params give the same weights on one machine.
     """
-    torch.set_num_threads(threads)
-    training = Training.of(name, catalogue, clock, seed, params).reading(TextReader(threads=threads))
-    cases = held_out(catalogue, events, clock, seed, met)
-    model, _, report = training.fit(events, cases, lambda encoder: None)
+    torch.set_num_threads(log.threads)
+    name = cast(EncoderName, log.name)
+    training = Training.of(name, log.catalogue, log.clock, log.seed, log.params.next_item)
+    cases = held_out(log.catalogue, log.events, log.clock, log.seed, log.met)
+    model, _, report = training.reading(TextReader(threads=log.threads)).fit(log.events, cases, lambda encoder: None)
     return model, report
 
 
@@ -247,20 +239,6 @@ def batch_loss(
     allowed = histories.allowed(batch.users, drawn).repeat_interleave(real.sum(dim=1), dim=0)
     loss = item_losses.sampled if params.loss == "sampled" else item_losses.binary
     return loss(encoder.scores_of_one(asked, wanted), encoder.scores_of_all(asked, drawn), allowed).mean()
-
-
-def fit(log: Fitting) -> tuple[Sequential, Tuning]:
-    """Train as `recommenders` in params says."""
-    return fit_next_item(
-        cast(EncoderName, log.name),
-        log.catalogue,
-        log.events,
-        log.clock,
-        log.seed,
-        log.params.next_item,
-        log.threads,
-        log.met,
-    )
 
 
 def load(name: str, path: Path, catalogue: Items) -> Sequential:
