@@ -22,7 +22,7 @@ from recalign.ranking.language_model import Asked, LanguageModelRecommender
 from recalign.ranking.trial import Trial, Trials, rank_catalogue, whole_catalogue
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recommender import Request
-from recalign.recommenders.transplanted import Transplanted, on_catalogue
+from recalign.recommenders.store import Transplanted, on_catalogue
 from recalign.stages.fuse import fusion_in_whole_catalogue
 
 

@@ -14,7 +14,7 @@ from recalign.evaluation.metrics import metric_values
 from recalign.evaluation.significance import paired_difference
 from recalign.ranking.trial import Trial, rank_catalogue, rank_sampled, whole_catalogue
 from recalign.recommenders.recommender import Request
-from recalign.recommenders.transplanted import on_catalogue
+from recalign.recommenders.store import on_catalogue
 
 ITEMS = Items(
     ids=(1, 2, 3, 4, 5),

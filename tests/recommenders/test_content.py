@@ -48,7 +48,7 @@ from recalign.recommenders.item_text import (
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recommender import Fitting, Request
 from recalign.recommenders.roster import load_fitted
-from recalign.recommenders.transplanted import on_catalogue
+from recalign.recommenders.store import on_catalogue
 from recalign.recommenders.tuning import HeldOut, held_out_items
 from recalign.stages.baselines import baselines
 from recalign.stages.prepare import prepare

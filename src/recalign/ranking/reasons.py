@@ -16,7 +16,7 @@ from recalign.evaluation.systems import FUSION
 from recalign.ranking.trial import Ranker
 from recalign.recommenders.ease import EASE
 from recalign.recommenders.item_knn import ItemKNN
-from recalign.recommenders.transplanted import Transplanted
+from recalign.recommenders.store import Transplanted
 
 Ids = NDArray[np.int64]
 Explain = Callable[[Sequence[tuple[int, ...]], Sequence[Sequence[int]]], list[list[str]]]  # histories, listed items

@@ -87,7 +87,7 @@ def fit(
     catalogue.
     """
     from recalign.recommenders.recommender import Fitting
-    from recalign.recommenders.transplanted import on_catalogue
+    from recalign.recommenders.store import on_catalogue
 
     entry = known(name, "the recommender")
     by_text = entry.may_read_text and params.recommenders.next_item.text != "none"
@@ -117,8 +117,7 @@ def load_fitted(name: str, path: Path, catalogue: "Items") -> "Recommender":
     Raises RecalignError for an unknown name, or when the folder holds another recommender, or one fitted on other items
     than those with train events (content: than those of the catalogue).
     """
-    from recalign.recommenders.store import settings_of
-    from recalign.recommenders.transplanted import on_catalogue
+    from recalign.recommenders.store import on_catalogue, settings_of
 
     entry = known(name, "the recommender")
     by_text = entry.may_read_text and "text" in settings_of(path)

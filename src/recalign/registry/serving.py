@@ -30,7 +30,7 @@ from recalign.ranking.measured import ADAPTER, REFERENCE
 from recalign.ranking.package import RECOMMENDERS, Identity, Settings, check_package, read_settings
 from recalign.recommenders.recommender import Asked, Scored
 from recalign.recommenders.roster import load_fitted
-from recalign.recommenders.transplanted import on_catalogue
+from recalign.recommenders.store import on_catalogue
 
 log = logging.getLogger(__name__)
 BASE_VARIABLE = "RECALIGN_BASE"

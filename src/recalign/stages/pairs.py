@@ -35,7 +35,7 @@ def pairs(params: Params, project: Project = Project()) -> None:
     item_knn = None
     if shares["hard"] > 0:
         from recalign.recommenders.item_knn import ItemKNN
-        from recalign.recommenders.transplanted import on_catalogue
+        from recalign.recommenders.store import on_catalogue
 
         item_knn = on_catalogue(ItemKNN.load(project.baselines / "item_knn", items.trained), items.trained, items)
     known = read_profiles(project.profiles, params.profiles.engine)
