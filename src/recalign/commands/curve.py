@@ -19,6 +19,7 @@ import numpy as np
 from recalign.common import columns as c
 from recalign.common.artifacts import digest_of, read_json
 from recalign.common.errors import RecalignError
+from recalign.data.prepared import Prepared
 from recalign.data.records import Items, longest_histories, read_outlines
 from recalign.evaluation.metrics import Floats
 from recalign.evaluation.significance import Interval, bootstrap_interval
@@ -80,15 +81,15 @@ def learning_curve(params: Params, project: Project, histories: Sequence[int]) -
             f"--curve is {' '.join(map(str, histories))}, and the log has {len(outlines)} training histories; give two "
             "or more different numbers from 1 on"
         )
-    catalogue, summary = Items.read(project.prepared), read_json(project.prepared / "summary.json")
+    catalogue, summary = Items.read(project.prepared), Prepared(project.prepared)
     limit = params.evaluate.validation_cases
     trial = read_trial(project.prepared, c.VALIDATION, UNIFORM, limit, params.seed)
     points, values = [], []
     for count in asked:
         begun = time.monotonic()
         own = params.model_copy(update={"sft": params.sft.model_copy(update={"examples": count})})
-        adapter = _trained(own, project, summary["data_digest"])
-        setting = Setting(params.base, params.prompt, summary["noun"], summary["clock"], params.seed, params.threads)
+        adapter = _trained(own, project, summary.data_digest)
+        setting = Setting(params.base, params.prompt, summary.noun, summary.clock, params.seed, params.threads)
         model = open_recommender(
             SYSTEM, project.base, adapter, setting, catalogue, batch=params.evaluate.batch, store=project.logprobs
         )
@@ -97,7 +98,7 @@ def learning_curve(params: Params, project: Project, histories: Sequence[int]) -
         step = int(read_json(adapter / "training.json")["best_step"])
         points.append(Point(count, found, step, round(time.monotonic() - begun, 1)))
         log.info("%d histories: NDCG@10 %.3f", count, found.value)
-    homes = {name: _fitted(params, project, name, summary["data_digest"]) for name in BESIDE}
+    homes = {name: _fitted(params, project, name, summary.data_digest) for name in BESIDE}
     opened = {name: open_fitted(name, home, catalogue) for name, home in homes.items()}
     beside = {
         name: float(trial.judged.values(scores_of(own, trial.requests, trial.candidates)).mean())

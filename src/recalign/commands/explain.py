@@ -10,9 +10,10 @@ from typing import Any, cast
 
 from recalign.commands.recommend import user_history
 from recalign.common import columns as c
-from recalign.common.artifacts import digest_of, folder, folder_digest, read_json
+from recalign.common.artifacts import digest_of, folder, folder_digest
 from recalign.common.console import print_json
 from recalign.common.errors import RecalignError, did_you_mean
+from recalign.data.prepared import Prepared
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Example, Items, hashed_order
 from recalign.hybrid.modality import Origin, load_modality, save_modality
@@ -105,8 +106,8 @@ def _interpreter(
 ) -> Interpreter:  # fmt: skip
     """The one that reads this recommender, trained where the cache does not hold it."""
     lm = load_language_model(project.base, params.base, seed=params.seed, threads=params.threads)
-    summary = read_json(project.prepared / "summary.json")
-    prompts = StatePrompts(lm.tokenizer, catalogue, params.prompt, summary["noun"], clock=summary["clock"])
+    summary = Prepared(project.prepared)
+    prompts = StatePrompts(lm.tokenizer, catalogue, params.prompt, summary.noun, clock=summary.clock)
     source = recommender if isinstance(recommender, Sequential) else recommender.condition
     interpreter = Interpreter(lm, prompts, question, source.settings.dimension, seed=params.seed)
     titles = [catalogue.titles[item] for item in catalogue.ids]

@@ -6,9 +6,10 @@ from typing import Any
 
 from recalign.commands.recommend import user_history
 from recalign.common import columns as c
-from recalign.common.artifacts import read_json, read_parquet
+from recalign.common.artifacts import read_parquet
 from recalign.common.console import print_json
 from recalign.common.errors import RecalignError
+from recalign.data.prepared import Prepared
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.params.load import Params
@@ -73,7 +74,7 @@ def profile(
 def _statements(project: Project, items: Items) -> list[Statement]:
     met = read_parquet(project.prepared / "events.parquet", [c.ITEM])[c.ITEM].value_counts()
     counts = dict(zip(met.field("values").to_pylist(), met.field("counts").to_pylist(), strict=True))
-    return closed_statements(items.shown, counts, read_json(project.prepared / "summary.json")["noun"])
+    return closed_statements(items.shown, counts, Prepared(project.prepared).noun)
 
 
 def _claims(

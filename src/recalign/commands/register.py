@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from recalign import project as layout
-from recalign.common.artifacts import read_json, write_text
+from recalign.common.artifacts import write_text
 from recalign.common.columns import WARM
 from recalign.common.errors import RecalignError
 from recalign.common.locks import held
+from recalign.data.prepared import Prepared
 from recalign.data.records import Items
 from recalign.evaluation.systems import FUSION, MEANINGLESS, RANDOM_BASE, SYSTEMS, read_systems
 from recalign.params.load import Params
@@ -141,7 +142,7 @@ def _show(home: Path, name: str, version: str, verdict: Verdict | NotJudged | Si
 
 
 def _check_nothing_hidden(root: Path) -> None:
-    hidden = read_json(root / layout.PREPARED / "summary.json").get("hidden_items", 0)
+    hidden = Prepared(root / layout.PREPARED).hidden_items
     if hidden:
         raise RecalignError(
             f"prepare.hidden_items was {hidden:g} in this run: a model that was kept from items is for evaluation, and "

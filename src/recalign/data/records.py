@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recalign.common import columns as c
-from recalign.common.artifacts import read_json, read_parquet
+from recalign.common.artifacts import read_parquet
+from recalign.data.prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -259,8 +260,7 @@ def read_taken(prepared: Path, examples: Sequence[Example], *, later: bool = Fal
     """
     users = {example.user_id for example in examples}
     met, likes = read_met(prepared, users), _likes(prepared, users)
-    stated = read_json(prepared / "summary.json")["cutoffs"].get(c.VALIDATION)
-    ends = datetime.fromisoformat(stated).replace(tzinfo=None) if stated else None
+    ends = Prepared(prepared).cutoff(c.VALIDATION)
     taken = [_taken(example, met[example.user_id], likes, ends) for example in examples]
     if not later:
         return taken

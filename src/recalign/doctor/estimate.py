@@ -8,13 +8,14 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet
+from recalign.data.prepared import Prepared
 from recalign.data.records import Items, longest_histories, read_cases, read_outlines, read_whole
 from recalign.params.load import Params
 
@@ -82,9 +83,9 @@ def estimate(params: Params, prepared: Path, base: Path | None, scorecard: Path 
 
     Raises RecalignError where the prepared data are missing or damaged.
     """
-    catalogue, summary = Items.read(prepared), read_json(prepared / "summary.json")
+    catalogue, summary = Items.read(prepared), Prepared(prepared)
     coldness, text = coldness_of(prepared, catalogue, summary), text_of(catalogue)
-    measured = _measured(scorecard, summary["data_digest"])
+    measured = _measured(scorecard, summary.data_digest)
     verdict, reason = verdict_of(coldness, text, measured)
     cost = cost_of(params, prepared, base, catalogue, summary) if base and (base / "base.json").is_file() else None
     return Estimate(coldness, text, cost, measured, verdict, reason)
@@ -116,7 +117,7 @@ def verdict_of(coldness: Coldness, text: Text, measured: str | None) -> tuple[Ve
     )
 
 
-def coldness_of(prepared: Path, catalogue: Items, summary: dict[str, Any]) -> Coldness:
+def coldness_of(prepared: Path, catalogue: Items, summary: Prepared) -> Coldness:
     """How rare in training is what validation and test time ask for; items that the run hides are left out."""
     events = read_parquet(prepared / "events.parquet", [c.ITEM, c.SPLIT])
     later = events.filter(pc.is_in(events[c.SPLIT], value_set=pa.array([c.VALIDATION, c.TEST])))
@@ -128,7 +129,7 @@ def coldness_of(prepared: Path, catalogue: Items, summary: dict[str, Any]) -> Co
         for bound in BOUNDS
     }
     rare = sum(counted.get(item, 0) < RARE for item in asked)
-    return Coldness(total, under, rare, {view: own[c.TEST] for view, own in summary["counts"]["views"].items()})
+    return Coldness(total, under, rare, {view: own[c.TEST] for view, own in summary.counts["views"].items()})
 
 
 def text_of(catalogue: Items) -> Text:
@@ -141,7 +142,7 @@ def text_of(catalogue: Items) -> Text:
     return Text(described / count, shared / count)
 
 
-def cost_of(params: Params, prepared: Path, base: Path, catalogue: Items, summary: dict[str, Any]) -> Cost:
+def cost_of(params: Params, prepared: Path, base: Path, catalogue: Items, summary: Prepared) -> Cost:
     """Measure the machine for seconds, count tokens of a sample of cases and histories, and multiply."""
     from recalign.doctor.speed import rates
     from recalign.llm.base import load_language_model
@@ -153,7 +154,7 @@ def cost_of(params: Params, prepared: Path, base: Path, catalogue: Items, summar
     )
     scoring, training = rates(lm)
     plain = params.prompt.model_copy(update={"form": "history", "profile": False})
-    builder = PromptBuilder(lm.tokenizer, catalogue, plain, summary["noun"], clock=summary["clock"])
+    builder = PromptBuilder(lm.tokenizer, catalogue, plain, summary.noun, clock=summary.clock)
     cases = read_cases(prepared, c.TEST, "uniform", SAMPLE, seed=params.seed)
     tokens = [
         len(builder.prompt(case.example.history)) + sum(len(builder.response(i)) - 1 for i in case.candidates)

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from recalign.common import columns as c
 from recalign.common.artifacts import folder, read_json, read_parquet
 from recalign.common.errors import RecalignError
-from recalign.data.preparation.prepared import Counts, write_prepared
+from recalign.data.preparation.preparation import Counts, write_prepared
+from recalign.data.prepared import Prepared
 from recalign.data.sources.files import UNPARSABLE
 from recalign.data.sources.readers import read_source
 from recalign.data.titles import is_control
@@ -60,7 +61,7 @@ def try_stages(params: Params, raw: Path, place: Path) -> Trial:
     except RecalignError as error:
         found = _stopped("preparation", error, place)
         return Trial([*findings, found], read_json(validated / "summary.json"))
-    counts = read_json(prepared / "summary.json")["counts"]
+    counts = Prepared(prepared).counts
     return Trial([*findings, _prepared(counts)], validation.summary(), counts)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from recalign.common.artifacts import read_json
 from recalign.common.progress import PER_THOUSAND
 from recalign.common.run_log import noted_costs
+from recalign.data.prepared import Prepared
 from recalign.evaluation.generation import Answer
 from recalign.evaluation.injection import POSITIONS
 from recalign.evaluation.metrics import Floats
@@ -92,7 +93,7 @@ def transferred(params: Params, name: str, project: Project) -> Transferred:
     Raises RecalignError where the folder holds no adapter, where the name is that of a model trained here, and where
     the adapter belongs to another base or to another form of prompt.
     """
-    identity, data = read_json(project.base / "base.json"), read_json(project.prepared / "summary.json")
+    identity, data = read_json(project.base / "base.json"), Prepared(project.prepared)
     if system_of(name) in {UNTRAINED, TUNED, *map(system_of, params.align.settings)}:
         raise RecalignError(f"evaluate.adapters has '{name}', which names a model of this run; rename its folder")
     own = _read(name, project.other / name)
@@ -113,17 +114,17 @@ def _read(name: str, place: Path) -> Transferred:
     return Transferred(folder, read_json(told) if told.is_file() else {})
 
 
-def _check_data(name: str, trained: dict[str, Any], data: dict[str, Any], form: str) -> None:
+def _check_data(name: str, trained: dict[str, Any], data: Prepared, form: str) -> None:
     """Refuse prompts that the adapter never saw; warn where its training may hold this run's test events."""
     if trained.get("form", form) != form:
         raise RecalignError(
             f"evaluate.adapters has '{name}', which learned prompts of the form '{trained['form']}', but prompt.form "
             f"is '{form}'; set it to '{trained['form']}' or take the name out"
         )
-    if trained.get("source") == data["source"] and trained.get("data_digest") != data["data_digest"]:
+    if trained.get("source") == data.source and trained.get("data_digest") != data.data_digest:
         log.warning(
             "%s was trained on another state of %s: if that is the newer one, it may have learned from this run's "
-            "test events, and its figure means nothing", system_of(name), data["source"],
+            "test events, and its figure means nothing", system_of(name), data.source,
         )  # fmt: skip
 
 
@@ -195,9 +196,9 @@ def open_language_model(
     """The base under an adapter as a recommender; reference: the adapter that the rule "reward" needs too."""
     from recalign.ranking.language_model import Setting, open_recommender
 
-    summary = read_json(project.prepared / "summary.json")
+    summary = Prepared(project.prepared)
     setting = Setting(
-        params.base, params.prompt, summary["noun"], summary["clock"], params.seed, params.threads, ranked_by=rule
+        params.base, params.prompt, summary.noun, summary.clock, params.seed, params.threads, ranked_by=rule
     )
     store, batch = project.logprobs, params.evaluate.batch
     return open_recommender(
@@ -250,9 +251,9 @@ def _injected_scores(
     few = params.evaluate.injection_cases
     if not few:
         return {}
-    summary = read_json(project.prepared / "summary.json")
+    summary = Prepared(project.prepared)
     own = attack(trials.main.part(0, few), trials.catalogue, params.seed)
-    reader = reading_twins(recommender, own, params.prompt, summary["noun"], clock=summary["clock"])
+    reader = reading_twins(recommender, own, params.prompt, summary.noun, clock=summary.clock)
     return {injected_key(position): _scored(reader, trial) for position, trial in own.poisoned.items()}
 
 

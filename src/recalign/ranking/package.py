@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from recalign.common.artifacts import MANIFEST, digest_of, folder, read_json, verify_once, write_json
 from recalign.common.errors import RecalignError, did_you_mean
+from recalign.data.prepared import Prepared
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.ranking_rule import Kind, RankingRule
@@ -159,12 +160,12 @@ def settings_of(params: Params, objective: str, root: Path, folder: Path | None 
     adapter = adapter_of(fusion.language_model) if fusion else objective
     about = _evaluated(read_systems(root / RANKS / SYSTEMS), adapter)
     told = _check_unchanged(system_of(adapter), about, folder or adapter_folder(system_of(adapter), root), root)
-    data = read_json(root / PREPARED / "summary.json")
+    data = Prepared(root / PREPARED)
     return Settings(
         system=FUSION if fusion else system_of(objective),
-        source=data["source"],
-        noun=data["noun"],
-        clock=data["clock"],
+        source=data.source,
+        noun=data.noun,
+        clock=data.clock,
         ranked_by=about.rule().kind,
         prior_weight=about.rule().prior_weight,
         catalogue_ranked_by=about.rule(FULL).kind,

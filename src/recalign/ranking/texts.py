@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recalign.common import columns as c
-from recalign.common.artifacts import read_json, read_parquet
+from recalign.common.artifacts import read_parquet
 from recalign.common.errors import RecalignError
+from recalign.data.prepared import Prepared
 from recalign.data.records import Items, hashed_order
 from recalign.params.load import Params
 from recalign.preferences.profiles.statements import closed_statements, strongest_lifts, taste_sentence
@@ -60,7 +61,7 @@ def read_world(params: Params, prepared: Path, *, cut: int | None = None) -> Wor
 
     cut: most recent items that histories are cut to, None for all. Raises RecalignError where a group is empty.
     """
-    own, items, summary = params.dpo4rec, Items.read(prepared).shown, read_json(prepared / "summary.json")
+    own, items, summary = params.dpo4rec, Items.read(prepared).shown, Prepared(prepared)
     items = replace(items, popularity=dict.fromkeys(items.ids, 1))  # R alone teaches, so nothing is known of k-cores
     table = read_parquet(prepared / "events.parquet", [c.USER, c.ITEM, c.TIMESTAMP, c.POSITION])
     table = table.filter(pc.is_in(table[c.ITEM], pa.array(items.ids)))
@@ -93,7 +94,7 @@ def read_world(params: Params, prepared: Path, *, cut: int | None = None) -> Wor
                 "longer log"
             )
     events = pa.Table.from_pylist(taught, schema=table.schema)
-    return World(items, summary["noun"], bool(summary["clock"]), windows, events)
+    return World(items, summary.noun, bool(summary.clock), windows, events)
 
 
 @dataclass

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from recalign.common import columns as c
-from recalign.common.artifacts import digest_of, read_json
+from recalign.common.artifacts import digest_of
 from recalign.common.errors import RecalignError
+from recalign.data.prepared import Prepared
 from recalign.data.records import Case, Items, Met, read_cases, read_met
 from recalign.evaluation.metrics import METRICS, Floats, Lots, Ranks, best_items, draw_lots, metric_values, target_ranks
 from recalign.evaluation.ranks import (
@@ -149,7 +150,7 @@ def read_trial(
             f"{prepared}/candidates.parquet has no {split} case of view '{view}' and manifest '{manifest}'; see counts "
             "and views_left_out in summary.json"
         )
-    digest = read_json(prepared / "summary.json")["manifests"][manifest][view]
+    digest = Prepared(prepared).manifests[manifest][view]
     texts = profiles or {}
     requests = tuple(
         Request(case.example.user_id, case.example.history, case.example.cutoff, texts.get(case.example.user_id))
@@ -373,7 +374,7 @@ def read_trials(params: Params, prepared: Path, profiles: Path) -> Trials:
 
 def _of_hidden_items(params: Params, prepared: Path, shown: Mapping[int, str] | None) -> dict[str, Trial]:
     """The validation cases on hidden items, for the fusion alone: few for language models, many for the others."""
-    counts, few = read_json(prepared / "summary.json")["counts"]["views"], params.evaluate.cold_cases
+    counts, few = Prepared(prepared).counts["views"], params.evaluate.cold_cases
     if not params.evaluate.fusion or not counts.get(c.HIDDEN, {}).get(c.VALIDATION):
         return {}
 
@@ -386,8 +387,8 @@ def _of_hidden_items(params: Params, prepared: Path, shown: Mapping[int, str] | 
 
 def _limits(params: Params, prepared: Path, manifest: str) -> dict[str, int]:
     """By view, the warm one first, how many test cases are ranked; a cold view without cases is not asked for."""
-    summary, most = read_json(prepared / "summary.json"), params.evaluate.cold_cases
-    made, counts = summary["manifests"][manifest], summary["counts"]["views"]
+    summary, most = Prepared(prepared), params.evaluate.cold_cases
+    made, counts = summary.manifests[manifest], summary.counts["views"]
     cold = [view for view in c.VIEWS if view != c.WARM and view in made and counts[view][c.TEST]]
     return {c.WARM: params.evaluate.test_cases, **(dict.fromkeys(cold, most) if most else {})}
 

@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recalign.common import columns as c
-from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
+from recalign.data.prepared import Prepared
 from recalign.data.records import Items, read_cases
 from recalign.recommenders.item_text import (
     ATTRIBUTES,
@@ -303,7 +303,7 @@ HIDDEN_ITEMS, TRAIN_ITEMS = "hidden validation items", "a fifth of the trained i
 def hidden_cases(prepared: Path, events: pa.Table, seed: int, most: int = 2000) -> HeldOut | None:
     """The validation cases whose targets the run hides, with the train events that know none of them; None where it
     hides no item, or too few for a case."""
-    if not read_json(prepared / "summary.json")["counts"]["views"].get(c.HIDDEN, {}).get(c.VALIDATION):
+    if not Prepared(prepared).counts["views"].get(c.HIDDEN, {}).get(c.VALIDATION):
         return None
     cases = read_cases(prepared, c.VALIDATION, "uniform", most, seed=seed, view=c.HIDDEN)
     requests = [Request(case.example.user_id, case.example.history, case.example.cutoff) for case in cases]

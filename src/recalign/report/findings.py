@@ -15,8 +15,9 @@ from recalign.audit.audit import audit_cases
 from recalign.audit.cases import LARGEST, CaseSet, Log, case_set
 from recalign.audit.contest import ProbeContest, probe_contest
 from recalign.common import columns as c
-from recalign.common.artifacts import read_json, read_parquet
+from recalign.common.artifacts import read_parquet
 from recalign.common.item_groups import POPULARITY, popularity_fifths
+from recalign.data.prepared import Prepared
 from recalign.data.records import Case, Items, read_cases
 from recalign.evaluation.comparison import oracle_shares
 from recalign.evaluation.exposure import Exposure, measure_exposure
@@ -101,12 +102,11 @@ def read_starts(prepared: Path, split: str) -> dict[str, tuple[str, str]]:
 
     A like at a case's cutoff or later is not looked at.
     """
-    end = read_json(prepared / "summary.json")["cutoffs"].get(c.VALIDATION)
-    if end is None:
+    train_end = Prepared(prepared).cutoff(c.VALIDATION)
+    if train_end is None:
         return {}
     file = prepared / "events.parquet"
     bounds = pc.min_max(read_parquet(file, [c.TIMESTAMP], pc.field(c.SPLIT) == c.TRAIN)[c.TIMESTAMP]).as_py()
-    train_end = datetime.fromisoformat(end)
     if bounds["max"] is None or bounds["max"] >= train_end:  # no clock, or each user is split at a time of its own
         return {}
     late = train_end - RECENT * (train_end - bounds["min"])
@@ -140,7 +140,7 @@ def probe(params: Params, prepared: Path, systems: Sequence[SystemRanks], *, mai
     The gate's metric counts. The probes learn from the view's validation cases and the training events. Raises
     RecalignError when a file is missing.
     """
-    view, manifest, clock = systems[0].view, systems[0].manifest, read_json(prepared / "summary.json")["clock"]
+    view, manifest, clock = systems[0].view, systems[0].manifest, Prepared(prepared).clock
     limit = max(LARGEST, len(systems[0].ranks))
     tested = read_cases(prepared, c.TEST, manifest, limit, seed=params.seed, view=view)
     learned = read_cases(prepared, c.VALIDATION, manifest, LARGEST, seed=params.seed, view=view)

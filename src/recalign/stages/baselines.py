@@ -1,7 +1,6 @@
 """baselines: fit one ID recommender on train events, tuned there, and show it on validation."""
 
 import logging
-from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +11,7 @@ from recalign.common import columns as c
 from recalign.common.errors import TooLargeError
 from recalign.common.progress import ITEMS, WORK, fitting_forecast
 from recalign.common.run_log import note_costs
+from recalign.data.prepared import Prepared
 from recalign.data.records import Items, read_cases
 from recalign.evaluation.metrics import LABELS, draw_lots, metric_values, target_ranks
 from recalign.params.load import Params
@@ -37,7 +37,7 @@ def baselines(params: Params, system: RecommenderName, project: Project = Projec
     """
     known(system, "system")
     catalogue = Items.read(project.prepared)
-    clock = artifacts.read_json(project.prepared / "summary.json")["clock"]
+    clock = Prepared(project.prepared).clock
     train = artifacts.read_parquet(project.prepared / "events.parquet", filters=pc.field(c.SPLIT) == c.TRAIN)
     if system in SEQUENCE_MODELS:
         log.info(_forecast(params, system, len(train), len(catalogue.trained.ids), project.costs))
@@ -79,8 +79,8 @@ def _met_in_training(prepared: Path, clock: bool) -> pa.Table:
     """What users met before validation begins; without a clock everything, since users are split and not times."""
     early = None
     if clock:
-        ends = datetime.fromisoformat(artifacts.read_json(prepared / "summary.json")["cutoffs"][c.VALIDATION])
-        early = pc.field(c.TIMESTAMP) < pa.scalar(ends.replace(tzinfo=None), pa.timestamp("us"))
+        ends = Prepared(prepared).cutoff(c.VALIDATION)
+        early = pc.field(c.TIMESTAMP) < pa.scalar(ends, pa.timestamp("us"))
     return artifacts.read_parquet(prepared / "met.parquet", [c.USER, c.ITEM], early)
 
 

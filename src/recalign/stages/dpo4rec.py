@@ -20,6 +20,7 @@ import pyarrow as pa
 from recalign import project as layout
 from recalign.common import columns as c
 from recalign.common.artifacts import folder, read_json, write_json, write_parquet, write_text
+from recalign.data.prepared import Prepared
 from recalign.evaluation.significance import bootstrap_interval
 from recalign.llm.base import load_language_model
 from recalign.params.load import Params
@@ -227,7 +228,7 @@ def _protocol(params: Params, loop: Loop, prepared: Path) -> dict[str, Any]:
     inside = [len(case.targets & set(case.listed)) / len(case.targets) for case in loop.cases["T"]]
     return {
         "source": params.source,
-        "data_digest": read_json(prepared / "summary.json").get("data_digest"),
+        "data_digest": Prepared(prepared).data_digest,
         "users": {group: len(cases) for group, cases in loop.cases.items()},
         "first_stage": own.first_stage, "listed": own.listed, "window": own.window, "encoder": own.encoder,
         "texts": own.texts, "targets_listed": round(float(np.mean(inside)), 4), "seed": params.seed,

@@ -10,6 +10,7 @@ from recalign.common.artifacts import folder, read_json, write_json
 from recalign.common.origin import machine
 from recalign.common.progress import PER_THOUSAND
 from recalign.common.run_log import note_costs, noted_costs
+from recalign.data.prepared import Prepared
 from recalign.data.records import read_met
 from recalign.evaluation.generation import write_answers
 from recalign.evaluation.injection import INJECTIONS, Injection, write_injections
@@ -165,13 +166,13 @@ def _validation_catalogue(trial: Trial, cases: int | None, project: Project, tri
 
 def _about_cases(trials: Trials, prepared: Path) -> dict[str, Any]:
     """What every figure carries: where the cases come from, and how many there are; the counts are of the warm view."""
-    summary = read_json(prepared / "summary.json")
+    summary = Prepared(prepared)
     cases = trials.main.cases
     return {
-        "source": summary["source"],
-        "noun": summary["noun"],
-        "clock": summary["clock"],
-        "data_digest": summary["data_digest"],
+        "source": summary.source,
+        "noun": summary.noun,
+        "clock": summary.clock,
+        "data_digest": summary.data_digest,
         "split": c.TEST,
         "view": trials.main.view,
         "cases": len(cases),
@@ -197,10 +198,10 @@ def _profile_shares(params: Params, project: Project, trials: Trials) -> dict[st
     return {"profiles": shares}
 
 
-def _left_out(trials: Trials, summary: Mapping[str, Any]) -> dict[str, str]:
+def _left_out(trials: Trials, summary: Prepared) -> dict[str, str]:
     """Why a view is in no table: preparation's reasons, and evaluate.cold_cases where that is 0."""
     shown = {trial.view for trial in trials.uniform}
-    reasons = dict.fromkeys(c.VIEWS, "evaluate.cold_cases is 0") | summary["views_left_out"]
+    reasons = dict.fromkeys(c.VIEWS, "evaluate.cold_cases is 0") | summary.views_left_out
     return {view: why for view, why in reasons.items() if view not in shown}
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from recalign import project as layout
-from recalign.common.artifacts import digest_of, read_json
+from recalign.common.artifacts import digest_of
+from recalign.data.prepared import Prepared
 from recalign.data.records import Items
 from recalign.evaluation.systems import llara_name
 from recalign.hybrid.llara import Curriculum, HybridModelling
@@ -36,11 +37,11 @@ def llara(params: Params, teacher: str, project: Project = Project()) -> None:
 
 def train_llara(params: Params, teacher: Teacher, catalogue: Items, project: Project, out: Path) -> None:
     """Train LoRA and the adapter of a teacher's vectors together, into the folder `out`."""
-    summary, name = read_json(project.prepared / "summary.json"), llara_name(teacher.name)
+    summary, name = Prepared(project.prepared), llara_name(teacher.name)
     lm = load_language_model(
         project.base, params.base, new_adapter=params.lora, trainable=True, seed=params.seed, threads=params.threads,
     )  # fmt: skip
-    builder = hybrid_prompts(lm, teacher, catalogue, params.prompt, summary["noun"], clock=summary["clock"])
+    builder = hybrid_prompts(lm, teacher, catalogue, params.prompt, summary.noun, clock=summary.clock)
     material = read_material(params, project.prepared, project.profiles, builder, catalogue, weighted=False)
     vectors = new_vectors(lm, teacher, params.seed)
     seen, width = len(builder.numbers), teacher.vectors.shape[1]

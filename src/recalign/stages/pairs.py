@@ -6,8 +6,9 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from recalign.common import columns as c
-from recalign.common.artifacts import folder, read_json, read_parquet, write_parquet
+from recalign.common.artifacts import folder, read_parquet, write_parquet
 from recalign.common.errors import RecalignError
+from recalign.data.prepared import Prepared
 from recalign.data.records import Example, Items, read_taken
 from recalign.params.load import Params
 from recalign.preferences.pairs.negatives import STRATEGIES, strategy_shares
@@ -79,7 +80,7 @@ def _check_dislikes(prepared: Path) -> None:
 def _plausible(
     params: Params, prepared: Path, items: Items, profiles: dict[tuple[str, int], Profile]
 ) -> dict[tuple[str, int], dict[int, int]]:
-    noun = read_json(prepared / "summary.json")["noun"]
+    noun = Prepared(prepared).noun
     plausible = {}
     for split in (c.TRAIN, c.VALIDATION):
         counts = read_known(prepared, split, params.seed).counts

@@ -2,7 +2,7 @@
 
 import logging
 
-from recalign.data.preparation.prepared import write_prepared
+from recalign.data.preparation.preparation import write_prepared
 from recalign.params.load import Params
 from recalign.project import Project
 

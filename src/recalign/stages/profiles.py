@@ -6,7 +6,8 @@ from datetime import datetime
 from pathlib import Path
 
 from recalign.common import columns as c
-from recalign.common.artifacts import folder, read_json, write_json, write_parquet
+from recalign.common.artifacts import folder, write_json, write_parquet
+from recalign.data.prepared import Prepared
 from recalign.data.records import Items
 from recalign.data.simulator import read_tastes
 from recalign.llm.base import LanguageModel, load_language_model
@@ -32,16 +33,16 @@ def profiles(params: Params, project: Project = Project()) -> None:
     Raises RecalignError when an input is missing, too few users can have a profile, or the endpoint fails.
     """
     items = Items.read(project.prepared)
-    summary = read_json(project.prepared / "summary.json")
+    summary = Prepared(project.prepared)
     known = {split: read_known(project.prepared, split, params.seed) for split in SPLITS}
-    statements = {split: closed_statements(items.shown, own.counts, summary["noun"]) for split, own in known.items()}
+    statements = {split: closed_statements(items.shown, own.counts, summary.noun) for split, own in known.items()}
     chosen = _users(params, project.prepared, known, statements)
 
     def load_model() -> LanguageModel:
         return load_language_model(project.base, params.base, threads=params.threads)
 
     infer = open_engine(
-        params.profiles, items, summary["noun"], load_model, project.cache / "profiles", clock=summary["clock"]
+        params.profiles, items, summary.noun, load_model, project.cache / "profiles", clock=summary.clock
     )
     made: list[Profile] = []
     for split in SPLITS:

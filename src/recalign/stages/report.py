@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from recalign.common.columns import TEST, VIEWS
 from recalign.common.item_groups import group_items
 from recalign.common.origin import git_revision
 from recalign.common.run_log import print_stages
+from recalign.data.prepared import Prepared
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.data.simulator import read_tastes
@@ -228,9 +228,9 @@ def _scorecard(
 def _planted(params: Params, project: Project, attribute: str | None) -> Drawing | None:
     """The first users' planted tastes beside what their profiles claim, on the items' first attribute."""
     tastes = project.validated / "truth.parquet"
-    if not attribute or not tastes.is_file():
+    cutoff = Prepared(project.prepared).cutoff(TEST)
+    if not attribute or not tastes.is_file() or cutoff is None:
         return None
-    cutoff = datetime.fromisoformat(read_json(project.prepared / "summary.json")["cutoffs"][TEST])
     own = [
         made for (split, _), made in read_profiles(project.profiles, params.profiles.engine).items() if split == TEST
     ]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from recalign.common import columns as c
-from recalign.common.artifacts import digest_of, read_json
+from recalign.common.artifacts import digest_of
 from recalign.common.errors import RecalignError
+from recalign.data.prepared import Prepared
 from recalign.data.records import Example, Items
 from recalign.llm.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
@@ -38,11 +39,11 @@ def sft(params: Params, project: Project = Project()) -> None:
     Raises RecalignError where there are no training or validation examples, where prompts show profiles and too few
     users have one, or where a loss is not finite.
     """
-    items, summary = Items.read(project.prepared), read_json(project.prepared / "summary.json")
+    items, summary = Items.read(project.prepared), Prepared(project.prepared)
     lm = load_language_model(
         project.base, params.base, new_adapter=params.lora, trainable=True, seed=params.seed, threads=params.threads,
     )  # fmt: skip
-    builder = PromptBuilder(lm.tokenizer, items, params.prompt, summary["noun"], clock=summary["clock"])
+    builder = PromptBuilder(lm.tokenizer, items, params.prompt, summary.noun, clock=summary.clock)
     material = read_material(params, project.prepared, project.profiles, builder, items)
     sections = [params.sft.told(), params.lora.model_dump()]
     inputs = digest_of([*sections, params.seed, params.threads, lm.digest, builder.digest, *material.read])

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recalign.common import columns as c
-from recalign.common.artifacts import read_json, read_parquet
+from recalign.common.artifacts import read_parquet
 from recalign.common.errors import RecalignError
+from recalign.data.prepared import Prepared
 from recalign.data.records import Example, Items
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.load import Params
@@ -98,8 +99,8 @@ def read_preference_examples(
 
     Raises RecalignError naming the split that has no pairs.
     """
-    items, summary = Items.read(prepared), read_json(prepared / "summary.json")
-    builder = PromptBuilder(tokenizer, items, params.prompt, summary["noun"], clock=summary["clock"])
+    items, summary = Items.read(prepared), Prepared(prepared)
+    builder = PromptBuilder(tokenizer, items, params.prompt, summary.noun, clock=summary.clock)
     built: dict[str, list[PreferenceExample]] = {c.TRAIN: [], c.VALIDATION: []}
     rows = read_parquet(pairs / "pairs.parquet").to_pylist()
     names = {split: [row[c.EXAMPLE] for row in rows if row[c.SPLIT] == split] for split in built}

@@ -11,6 +11,7 @@ from typing import Any
 from recalign.common import artifacts
 from recalign.common.progress import WEIGHTS_MB, memory_mb
 from recalign.common.run_log import note_costs
+from recalign.data.prepared import Prepared
 from recalign.llm.adapters import CONFIG, IDENTITY, WEIGHTS, check_finite
 from recalign.llm.base import LanguageModel
 from recalign.training.loop import TrainingResult
@@ -34,8 +35,8 @@ CURVE = (
 
 def learned_from(prepared: Path, form: str) -> dict[str, str]:
     """What training.json says of the data: source, data digest and prompt.form, which an evaluation elsewhere needs."""
-    summary = artifacts.read_json(prepared / "summary.json")
-    return {"source": summary["source"], "data_digest": summary["data_digest"], "form": form}
+    summary = Prepared(prepared)
+    return {"source": summary.source, "data_digest": summary.data_digest, "form": form}
 
 
 def curve_csv(rows: list[dict[str, Any]]) -> str:

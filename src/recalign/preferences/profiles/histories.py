@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recalign.common import columns as c
-from recalign.common.artifacts import read_json, read_parquet
+from recalign.common.artifacts import read_parquet
+from recalign.data.prepared import Prepared
 from recalign.data.records import hashed_order
 
 
@@ -71,8 +72,7 @@ def read_known(prepared: Path, split: str, seed: int) -> Known:
     """
     wanted = [c.EXAMPLE, c.USER, c.TARGET, c.VIEW]
     examples = read_parquet(prepared / "examples.parquet", wanted, pc.field(c.SPLIT) == split)
-    stated = read_json(prepared / "summary.json")["cutoffs"].get(split)
-    cutoff = datetime.fromisoformat(stated).replace(tzinfo=None) if stated else None
+    cutoff = Prepared(prepared).cutoff(split)
     file, own = prepared / "events.parquet", [c.USER, c.ITEM, c.POSITION]
     if cutoff is None:
         counted = read_parquet(file, own, pc.field(c.SPLIT) == c.TRAIN)

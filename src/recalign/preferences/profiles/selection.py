@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from recalign.common import columns as c
-from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
+from recalign.data.prepared import Prepared
 from recalign.data.records import (
     Example,
     Items,
@@ -107,7 +107,7 @@ def profiled_views(prepared: Path) -> list[str]:
     Without a clock the user-cold cases are those of well-known users with their history cut: a profile, which is made
     of the whole of it, would say what the view keeps back.
     """
-    clock = read_json(prepared / "summary.json")["clock"]
+    clock = Prepared(prepared).clock
     return [view for view in c.VIEWS if clock or view != c.USER_COLD]
 
 

@@ -20,6 +20,7 @@ from recalign.data.preparation.tables import (
     write_examples,
     write_met,
 )
+from recalign.data.prepared import Counts, Summary
 from recalign.params.load import Params
 
 if TYPE_CHECKING:
@@ -34,33 +35,6 @@ class Source(TypedDict):
     clock: bool
     files: dict[str, str]
     min_rating: float | None
-
-
-class Counts(TypedDict):
-    """How much is left after preparation; by split, by view and split, and by pool of candidates where mappings."""
-
-    users: int
-    items: int
-    trained_items: int
-    events: dict[str, int]
-    examples: dict[str, int]
-    views: dict[str, dict[str, int]]
-    cold_both: int
-    pools: dict[str, int]
-
-
-class Summary(TypedDict):
-    """summary.json (docs/contracts.md)."""
-
-    source: str
-    noun: str
-    clock: bool
-    cutoffs: dict[str, str | None]
-    counts: Counts
-    views_left_out: dict[str, str]
-    hidden_items: float
-    data_digest: str
-    manifests: dict[str, dict[str, str]]
 
 
 def write_prepared(params: Params, validated: Path, prepared: Path, spill: Path) -> Summary:
