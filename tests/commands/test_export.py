@@ -20,7 +20,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def exported(world: World, out: Path, split: str = "train") -> list[dict[str, str]]:
-    export(make_params(), out, split, **world.inputs, pairs=world.root / "pairs")
+    export(make_params(), out, split, world.project)
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
@@ -68,9 +68,9 @@ def test_what_is_missing_and_where_nothing_can_be_written_is_one_line(world, tmp
         exported(world, tmp_path)
     (tmp_path / "pairs.jsonl").write_text("before\n")
     with pytest.raises(RecalignError, match=r"base\.json is missing; run 'dvc repro base'"):
-        export(make_params(), tmp_path / "pairs.jsonl", pairs=world.root / "pairs", base=tmp_path)
+        export(make_params(), tmp_path / "pairs.jsonl", project=world.project.moved(base=tmp_path))
     with pytest.raises(RecalignError, match=r"pairs\.parquet is missing; run 'dvc repro'"):
-        export(make_params(), tmp_path / "pairs.jsonl", **world.inputs, pairs=tmp_path)
+        export(make_params(), tmp_path / "pairs.jsonl", project=world.project.moved(pairs=tmp_path))
     assert (tmp_path / "pairs.jsonl").read_text() == "before\n"
     monkeypatch.chdir(tmp_path)
     assert main(["export", "--trl", "pairs.jsonl"]) == 2

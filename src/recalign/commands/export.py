@@ -9,21 +9,13 @@ from recalign.common.artifacts import write_text
 from recalign.common.errors import RecalignError
 from recalign.llm.model_files import IDENTITY
 from recalign.params.load import Params
-from recalign.project import BASE, PAIRS, PREPARED
+from recalign.project import Project
 from recalign.training.examples import PreferenceExample, read_preference_examples
 
 log = logging.getLogger(__name__)
 
 
-def export(
-    params: Params,
-    out: Path,
-    split: str = c.TRAIN,
-    *,
-    pairs: Path = PAIRS,
-    prepared: Path = PREPARED,
-    base: Path = BASE,
-) -> None:
+def export(params: Params, out: Path, split: str = c.TRAIN, project: Project = Project()) -> None:
     """Write the pairs of `split` to `out` for TRL: JSON lines with prompt, chosen and rejected, one a rejected item.
 
     The texts are those of the very token ids that recalign trains on, without what the tokenizer puts first by itself.
@@ -31,12 +23,14 @@ def export(
     """
     if out.is_dir():
         raise RecalignError(f"--trl is {out}, a folder; give the name of a file, such as {out / 'pairs.jsonl'}")
-    if not (base / IDENTITY).is_file():
-        raise RecalignError(f"{base / IDENTITY} is missing; run 'dvc repro base', whose tokenizer cuts the titles")
+    if not (project.base / IDENTITY).is_file():
+        raise RecalignError(
+            f"{project.base / IDENTITY} is missing; run 'dvc repro base', whose tokenizer cuts the titles"
+        )
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False, local_files_only=True)
-    examples = read_preference_examples(params, prepared, pairs, tokenizer)[split]
+    tokenizer = AutoTokenizer.from_pretrained(project.base, trust_remote_code=False, local_files_only=True)
+    examples = read_preference_examples(params, project.prepared, project.pairs, tokenizer)[split]
     skipped = set(tokenizer.all_special_ids)
 
     def text(ids: list[int]) -> str:

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from recalign.common import columns as c
 from recalign.common.artifacts import folder, read_json, read_parquet
 from recalign.common.errors import RecalignError
-from recalign.data.preparation.preparation import Counts, write_prepared
-from recalign.data.prepared import Prepared
+from recalign.data.preparation.preparation import write_prepared
+from recalign.data.prepared import Counts, Prepared
 from recalign.data.sources.files import UNPARSABLE
 from recalign.data.sources.readers import read_source
 from recalign.data.titles import is_control
