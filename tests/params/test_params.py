@@ -178,10 +178,11 @@ def test_the_list_of_recommenders_holds_what_other_stages_read(tree, systems, sa
             -0.1,
             r"prepare\.hidden_items is -0\.1; input should be greater than or equal to 0",
         ),
+        ("sft", "strength", 1.5, r"sft\.strength is 1\.5; input should be less than or equal to 1"),
         ("sft", "new_items", 0.6, r"sft\.new_items is 0\.6; input should be less than or equal to 0\.5"),
     ],
 )
-def test_shares_of_items_leave_some(tree, section, key, value, said):
+def test_shares_leave_something(tree, section, key, value, said):
     """Something has to be known, for a run and for each epoch."""
     tree[section][key] = value
     with pytest.raises(RecalignError, match=said):
@@ -197,7 +198,7 @@ def test_the_text_of_sequence_encoders_is_one_that_there_is(tree):
 
 def test_params_of_before_lack_what_is_off_by_default(tree):
     """An older params.yaml still loads, and says the same."""
-    for section, keys in (("sft", ["new_items"]), ("prompt", ["attributes", "response_attributes"])):
+    for section, keys in (("sft", ["new_items", "strength"]), ("prompt", ["attributes", "response_attributes"])):
         for key in keys:
             del tree[section][key]
     for key in ("text", "text_encoder", "text_share", "text_bound"):

@@ -17,7 +17,7 @@ import pytest
 import tiny
 import torch
 from rounding import rounding
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from training_world import LONG, World, make_params, make_world, shared_params, write_pairs
 
 from recalign.common.artifacts import file_digest, folder_digest, verify
@@ -396,6 +396,18 @@ def test_a_batch_cut_into_parts_has_the_loss_and_the_gradient_of_the_whole(name)
         assert float((cut - gradient).norm() / gradient.norm()) < rounding(ATTENDED)
         assert state == pytest.approx(statistics, rel=rounding(2 * ATTENDED))
         assert passes == (parts if name in ("sdpo", "mult_dpo") else 2 * parts)
+
+
+@pytest.mark.parametrize(("strength", "at"), [(0.5, 0.5), (0.0, 0.0)])
+def test_a_part_of_what_was_learned_is_kept(world, strength, at):
+    """B of every LoRA module is a share of the whole's, A is the same; at 0 nothing is left of the training."""
+    whole = load_file(world.root / "sft" / "adapter_model.safetensors")
+    part = load_file(world.sft(make_params(sft__strength=strength), "sft-part") / "adapter_model.safetensors")
+    assert whole.keys() == part.keys()
+    assert any(weights.abs().sum() > 0 for name, weights in whole.items() if ".lora_B." in name)
+    for name, weights in whole.items():
+        expected = weights * at if ".lora_B." in name else weights
+        assert torch.equal(part[name], expected), name
 
 
 def test_sft_cut_into_parts_has_the_gradient_of_the_whole():

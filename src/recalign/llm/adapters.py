@@ -157,6 +157,17 @@ def _linear_names(model: Any) -> list[str]:
     return sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if isinstance(m, linear) and m is not head})
 
 
+def scale_adapter(model: Any, strength: float) -> None:
+    """Keep a share of what the adapter learned, in place: weights on the straight line from the base (0) to the trained
+    model (1). Wortsman et al. 2022, arXiv 2109.01903, eq. 1, here for what LoRA adds: (α/r) B A is scaled by B."""
+    import torch
+
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if ".lora_B." in name:
+                weights.mul_(strength)
+
+
 def load_adapter(model: Any, folder: Path, *, trainable: bool, base: str) -> Any:
     """A PEFT model with the adapter of `folder`; its weights are frozen unless `trainable`. base: the model's name.
 

@@ -12,6 +12,7 @@ from recalign.common.artifacts import digest_of
 from recalign.common.errors import RecalignError
 from recalign.data.prepared import Prepared
 from recalign.data.records import Example, Items
+from recalign.llm.adapters import scale_adapter
 from recalign.llm.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.load import Params
@@ -64,6 +65,7 @@ def sft(params: Params, project: Project = Project()) -> None:
     }
     facts |= material.facts
     if processes.first():
+        scale_adapter(lm.model, params.sft.strength)
         write_training(lm, result, facts, project.sft, project.costs)
         checkpoints.remove()
 
