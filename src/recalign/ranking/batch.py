@@ -32,6 +32,7 @@ from recalign.recommenders.store import columns_of
 Ids = NDArray[np.int64]
 PEOPLE = 8192  # users whose likes are in memory at once
 CELLS = 2**20  # users × items scored at once: 8 MiB, which stay in the processor's cache and off fresh pages
+GROUPS = 4  # times k: of scores whose maxima bound the k best
 USERS_AT_ONCE = 2048  # of whom rows are written at once
 SUFFIXES = (".parquet", ".csv")
 
@@ -167,11 +168,24 @@ def _ranked(
 def best_columns(scores: Floats, k: int) -> list[Ids]:
     """The columns of the k best of each row of [B, items], best first, equals in ascending order; −inf never."""
     width = scores.shape[1]
-    bound = np.partition(scores, width - k, axis=1)[:, [width - k]] if k < width else -np.inf
-    rows, columns = np.divmod(np.flatnonzero((scores >= bound) & (scores > -np.inf)), width)
+    bound = np.maximum(kth_largest_or_less(scores, k), np.finfo(np.float64).min)  # above −inf
+    rows, columns = np.divmod(np.flatnonzero(scores >= bound), width)
     order = np.lexsort((columns, -scores[rows, columns], rows))
     ends = np.searchsorted(rows, np.arange(1, len(scores)))  # rows are ascending, and stay so when sorted
     return [own[:k] for own in np.split(columns[order], ends)]
+
+
+def kth_largest_or_less(scores: Floats, k: int) -> Floats:
+    """[B, 1] a bound that at least k scores of each row of [B, items] reach, and few more: the k-th largest of the
+    maxima of GROUPS · k groups, or of all scores where these are few."""
+    width, groups = scores.shape[1], GROUPS * k
+    if k >= width:
+        return np.full((len(scores), 1), -np.inf)
+    if width >= 2 * groups:
+        scores = scores[:, : width // groups * groups].reshape(len(scores), -1, groups).max(axis=1)
+    place = scores.shape[1] - k
+    bound: Floats = np.partition(scores, place, axis=1)[:, [place]]
+    return bound
 
 
 def _reranked(lists: list[TopItems], second: SecondStage, k: int) -> list[TopItems]:

@@ -6,6 +6,7 @@ other systems only what they rank by is said: nothing is made up for them.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ REASONS = {
     FUSION: LIKE,
 }
 NAMED = 2  # liked items in a reason
-PAIRS = 2**20  # of a liked and a listed item that are looked up at once
+PAIRS = 2**18  # of a liked and a listed item that are looked up at once
 
 
 def explainer(ranker: Ranker, catalogue: Items) -> Explain:
@@ -62,6 +63,15 @@ class Contributions:
     catalogue: Items
     words: str
 
+    @cached_property
+    def _ids(self) -> Ids:
+        return np.array(self.model.catalogue.ids, dtype=np.int64)
+
+    @cached_property
+    def _titles(self) -> NDArray[np.object_]:
+        """The titles of the model's items, then None."""
+        return np.array([*(self.catalogue.titles[item] for item in self.model.catalogue.ids), None], dtype=object)
+
     def __call__(self, histories: Sequence[tuple[int, ...]], lists: Sequence[Sequence[int]]) -> list[list[str]]:
         """A reason for each listed item of each history (oldest first); of equal terms the later like is named."""
         found: list[list[str]] = []
@@ -80,32 +90,41 @@ class Contributions:
         owner = np.repeat(np.arange(len(lists)), [len(items) for items in lists])
         spans = lengths[owner]  # pairs of each listed item
         firsts = np.cumsum(spans) - spans
-        places = np.arange(spans.sum()) - np.repeat(firsts, spans)  # 0 is the latest like
-        which = np.repeat((np.cumsum(lengths) - lengths)[owner], spans) + places
-        terms = self._terms(liked[which], np.repeat(listed, spans), places)
-        named: list[list[str]] = [[] for _ in listed]
+        back = np.arange(spans.sum()) - np.repeat(firsts, spans)  # 0 is the latest like
+        which = np.repeat((np.cumsum(lengths) - lengths)[owner], spans) + back
+        terms = self._terms(liked, listed, which, np.repeat(np.arange(len(listed)), spans))
+        if isinstance(self.model, ItemKNN) and self.model.settings.recency is not None:
+            terms *= np.exp(-back / self.model.settings.recency)
+        rows = _places(self._ids, liked)
+        named = []
         for _ in range(NAMED):
-            for item, pair in _largest(terms, spans):
-                named[item].append(self.catalogue.titles[int(liked[which[pair]])])
-                terms[pair] = 0.0
-        texts = iter([f"because of {' and '.join(titles)}" if titles else self.words for titles in named])
-        return [[next(texts) for _ in items] for items in lists]
+            pairs = _largest(terms, spans)
+            some = pairs >= 0
+            chosen = np.full(len(listed), -1)  # the last title is none
+            chosen[some] = rows[which[pairs[some]]]
+            terms[pairs[some]] = 0.0
+            named.append(self._titles[chosen].tolist())
+        texts = [
+            self.words if one is None else f"because of {one}" if other is None else f"because of {one} and {other}"
+            for one, other in zip(*named, strict=True)
+        ]
+        ends = np.cumsum([len(items) for items in lists]).tolist()
+        return [texts[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
-    def _terms(self, liked: Ids, listed: Ids, back: Ids) -> Floats:
-        """[pairs] what each liked item, `back` likes ago, adds to the score of a listed one; 0 where one is unknown."""
-        known = np.array(self.model.catalogue.ids, dtype=np.int64)
-        rows, columns = _places(known, liked), _places(known, listed)
-        both = (rows >= 0) & (columns >= 0)
-        terms = np.zeros(len(liked))
+    def _terms(self, liked: Ids, listed: Ids, which: Ids, whose: Ids) -> Floats:
+        """[pairs] what liked item `which` adds to the score of listed item `whose`, by their places; 0 where one is
+        unknown."""
+        (rows, row), (columns, column) = (
+            np.unique(_places(self._ids, wanted), return_inverse=True) for wanted in (liked, listed)
+        )
         if isinstance(self.model, EASE):
-            terms[both] = self.model.weights[rows[both], columns[both]]
-            return terms
-        votes = self.model.votes
-        votes.sort_indices()  # looked up by halving then, not by reading whole rows
-        picked = votes[rows[both], columns[both]]
-        terms[both] = picked.toarray().ravel() if hasattr(picked, "toarray") else np.asarray(picked).ravel()
-        recency = self.model.settings.recency
-        return terms if recency is None else terms * np.exp(-back / recency)
+            terms = self.model.weights[rows[row][which], columns[column][whose]].astype(np.float64)
+        else:  # a small dense part: looking up pair by pair would search each row anew
+            part = self.model.votes[rows][:, columns].toarray()
+            terms = part.ravel()[(row * len(columns))[which] + column[whose]].astype(np.float64)
+        if min(rows.min(initial=0), columns.min(initial=0)) < 0:
+            terms[(rows[row][which] < 0) | (columns[column][whose] < 0)] = 0.0
+        return terms
 
 
 def _places(known: Ids, wanted: Ids) -> Ids:
@@ -114,15 +133,17 @@ def _places(known: Ids, wanted: Ids) -> Ids:
     return np.where(known[places] == wanted, places, -1)
 
 
-def _largest(terms: Floats, spans: Ids) -> list[tuple[int, int]]:
-    """(group, place of its largest term) of each group of so many terms; groups without one above 0 are left out."""
+def _largest(terms: Floats, spans: Ids) -> Ids:
+    """[groups] the place of the largest term, the first of equal ones, of each group of so many terms; −1 without one
+    above 0."""
+    found = np.full(len(spans), -1)
     filled = np.flatnonzero(spans)
     if not len(filled):
-        return []
+        return found
     starts = (np.cumsum(spans) - spans)[filled]
     best = np.maximum.reduceat(terms, starts)
-    groups = np.repeat(np.arange(len(filled)), spans[filled])
-    at_best = np.flatnonzero((terms == best[groups]) & (terms > 0))
-    own = groups[at_best]
+    at_best = np.flatnonzero((terms == np.repeat(best, spans[filled])) & (terms > 0))
+    own = np.searchsorted(starts, at_best, side="right") - 1
     first = np.diff(own, prepend=-1) > 0  # of equal ones
-    return list(zip(filled[own[first]].tolist(), at_best[first].tolist(), strict=True))
+    found[filled[own[first]]] = at_best[first]
+    return found

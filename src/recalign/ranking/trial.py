@@ -60,11 +60,10 @@ def scores_of(recommender: Ranker, requests: Sequence[Request], candidates: list
     +inf, or a list without one finite score.
     """
     scores: Floats = recommender.scores(list(requests), candidates).double().cpu().numpy()
-    bad = np.isnan(scores) | np.isposinf(scores)
-    bad |= ~np.isfinite(scores).any(axis=-1, keepdims=True)
+    bad = ~np.isfinite(scores.max(axis=-1, initial=-np.inf))  # the maximum is NaN where any score is
     if bad.any():
         raise RecalignError(
-            f"'{recommender.name}' gives scores that are not finite for {int(bad.any(axis=-1).sum())} of {len(scores)} "
+            f"'{recommender.name}' gives scores that are not finite for {int(bad.sum())} of {len(scores)} "
             "cases, so it cannot be ranked: its weights are damaged or its training diverged; train it again"
         )
     return scores

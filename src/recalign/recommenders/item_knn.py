@@ -93,7 +93,8 @@ class ItemKNN:
         context = bags(self.catalogue, histories, self.settings.recency)
         asked = np.unique(context.indices)  # in float64 the whole matrix would be a second copy, twice as large
         votes: NDArray[np.float64] = (context[:, asked] @ self.votes[asked].astype(np.float64)).toarray()
-        return votes + TIE_BREAK * self.popularity / max(int(self.popularity.max()), 1)
+        votes += TIE_BREAK * self.popularity / max(int(self.popularity.max()), 1)
+        return votes
 
     def save(self, path: Path) -> None:
         """Write votes (compressed sparse rows), popularity and settings into the folder `path`."""

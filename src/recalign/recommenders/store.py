@@ -97,6 +97,8 @@ def in_blocks(
     for start in range(0, len(requests), step):
         rows = score([request.history for request in requests[start : start + step]])
         parts.append(pick(rows, catalogue, candidates and candidates[start : start + step]))
+    if len(parts) == 1:
+        return parts[0]
     return torch.cat(parts) if parts else torch.empty((0, 0), dtype=torch.float64)
 
 
