@@ -56,7 +56,7 @@ from recalign.ranking.measured import ANSWERS, language_model_artifacts
 from recalign.ranking.package import read_settings
 from recalign.ranking.trial import rank_sampled, read_trial
 from recalign.registry.lineage import check_params_ran
-from recalign.registry.promotion import aliased, champions, current, download_adapter, promote, rollback
+from recalign.registry.promotion import aliased, champions, current, download_adapter, pinned, promote, rollback
 from recalign.registry.serving import Query, Service, load_recommender
 from recalign.registry.tracking import EACH_CALL, connect, experiment, tracking_uri
 
@@ -439,6 +439,9 @@ def test_an_adapter_comes_back_by_alias_and_by_version(params, project):
         trained = project / layout.ALIGN / "sdpo" / "adapter_model.safetensors"
         assert file_digest(adapter / "adapter_model.safetensors") == file_digest(trained)
         assert load_language_model(project / layout.BASE, params.base, adapter=adapter).identity["id"] == "tiny-random"
+    assert pinned("models:/recalign@champion") == pinned("models:/recalign/1") == "models:/recalign/1"
+    with pytest.raises(RecalignError, match="models:/recalign@nobody is not in the registry"):
+        pinned("models:/recalign@nobody")
     for uri in ("models:/recalign@nobody", "models:/recalign/9", "models:/other/1"):
         with pytest.raises(RecalignError, match="is not in the registry"):
             download_adapter(uri)

@@ -222,6 +222,10 @@ def _second_stage(
     from recalign.registry.serving import Service
 
     chosen = asked.adapter or default_adapter(params)
+    if chosen.startswith(REGISTRY_SCHEME):
+        from recalign.registry.promotion import pinned
+
+        chosen = pinned(chosen)  # the rows name a version: an alias moves
     settings, recommender = open_adapter(params, chosen, catalogue)
     model = recommender.language_model if isinstance(recommender, FusedRecommender) else recommender
     if model is None:

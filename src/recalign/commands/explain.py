@@ -28,7 +28,7 @@ from recalign.hybrid.rec_interpreter import (
     recovery,
 )
 from recalign.hybrid.teachers import SEQUENCES
-from recalign.llm.base import load_language_model
+from recalign.llm.base import LanguageModel, load_language_model
 from recalign.params.load import Params
 from recalign.preferences.profiles.selection import nobody, sft_examples
 from recalign.project import CACHE, Project
@@ -57,7 +57,8 @@ def explain(
     asked = recovery(recommender, [Example("user", 0, c.TEST, None, tuple(history), history[-1])])
     if not asked:
         raise RecalignError(f"--user is {user}, and '{name}' knows none of the {len(history)} items that are liked")
-    interpreter = _interpreter(params, project, catalogue, name, "recovery", recommender)
+    lm = load_language_model(project.base, params.base, seed=params.seed, threads=params.threads)
+    interpreter = _interpreter(params, project, catalogue, lm, name, "recovery", recommender)
     written = interpreter.titles(asked[0])
     right = {catalogue.titles[item] for item in recovered(written, asked[0], catalogue)}
     answer: dict[str, Any] = {
@@ -66,7 +67,7 @@ def explain(
         "history": [catalogue.titles[item] for item in asked[0].items],
         "read": written,
         "recovered": len(right),
-        "oracle": _oracle(params, project, catalogue, history),
+        "oracle": _oracle(params, project, catalogue, lm, history),
     }
     if as_json:
         print_json(answer)
@@ -89,23 +90,24 @@ def _teacher(named: str | None, baselines: Path) -> str:
     return named or fitted[0]
 
 
-def _oracle(params: Params, project: Project, catalogue: Items, history: Sequence[int]) -> str | None:
+def _oracle(
+    params: Params, project: Project, catalogue: Items, lm: LanguageModel, history: Sequence[int]
+) -> str | None:
     """What DreamRec generates after the history, in words; None where it is not fitted."""
     place = project.baselines / DREAMREC
     if not place.is_dir() or refusal(place) is not None:
         return None
     recommender = DreamRec.load(place, catalogue.trained)
-    interpreter = _interpreter(params, project, catalogue, DREAMREC, "item", recommender)
+    interpreter = _interpreter(params, project, catalogue, lm, DREAMREC, "item", recommender)
     written = interpreter.titles(oracle_readings(recommender, [tuple(history)])[0], most=1)
     return written[0] if written else None
 
 
 def _interpreter(
-    params: Params, project: Project, catalogue: Items, name: str, question: Question,
+    params: Params, project: Project, catalogue: Items, lm: LanguageModel, name: str, question: Question,
     recommender: Sequential | DreamRec,
 ) -> Interpreter:  # fmt: skip
-    """The one that reads this recommender, trained where the cache does not hold it."""
-    lm = load_language_model(project.base, params.base, seed=params.seed, threads=params.threads)
+    """The one that reads this recommender, trained where the cache does not hold it; lm, frozen, is left as it was."""
     summary = Prepared(project.prepared)
     prompts = StatePrompts(lm.tokenizer, catalogue, params.prompt, summary.noun, clock=summary.clock)
     source = recommender if isinstance(recommender, Sequential) else recommender.condition
@@ -117,13 +119,14 @@ def _interpreter(
     cache = project.root / CACHE
     kept = cache / "interpreters" / f"{name}-{question}-{key}"
     if kept.is_dir():
-        interpreter.adapter = load_modality(kept, origin)
+        interpreter.adapter = load_modality(kept, origin).requires_grad_(False)
         return interpreter
     log.info("an adapter learns to read %s (%s), once; it is kept in %s", name, question, kept)
     readings, held_out = _readings(params, project, recommender)
     interpreter.train(
         readings, held_out, params.sft, seed=params.seed, checkpoints=cache / "checkpoints", notes=project.costs
     )
+    interpreter.adapter.requires_grad_(False)  # the next one wants a frozen model
     with folder(kept) as partial:
         save_modality(interpreter.adapter, origin, partial)
     return interpreter

@@ -212,12 +212,11 @@ def version_run(uri: str, manifest: str, home: Path) -> Run:
     Raises RecalignError where there is no such version, where it was registered without a scorecard, or where its
     package is not what made the ranks that were kept.
     """
-    name, version = _parsed(uri)
+    _parsed(uri)
+    name, version = _parsed(promotion.pinned(uri, home))
     client = connect(home)
     try:
         with answering_soon():
-            if "@" in uri:
-                version = str(client.get_model_version_by_alias(name, version).version)
             run_id = promotion.run_of(client, name, version)
     except MlflowException as error:
         said = redacted(" ".join(str(error).split()))[:200]

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from recalign.common.errors import RecalignError
 from recalign.params.load import Params
+from recalign.project import REGISTRY_SCHEME
 from recalign.registry.gate import NotJudged, Silent, Verdict
 from recalign.registry.tracking import answering_soon, connect, reached, redacted
 
@@ -252,6 +253,23 @@ def download_adapter(uri: str, home: Path = Path()) -> Path:
     Raises RecalignError for a version or alias that is not registered.
     """
     return download_package(uri, home) / "adapter"
+
+
+def pinned(uri: str, home: Path = Path()) -> str:
+    """models:/NAME/VERSION of models:/NAME@ALIAS, which may move; any other URI as it is.
+
+    Raises RecalignError for an alias that is not registered.
+    """
+    name, _, alias = uri.removeprefix(REGISTRY_SCHEME).partition("@")
+    if not alias:
+        return uri
+    client = connect(home)
+    try:
+        with answering_soon():
+            return f"{REGISTRY_SCHEME}{name}/{client.get_model_version_by_alias(name, alias).version}"
+    except MlflowException as error:
+        said = redacted(" ".join(str(error).split()))[:200]
+        raise RecalignError(f"{uri} is not in the registry ({said}); 'recalign register' adds a version") from None
 
 
 def download_package(uri: str, home: Path = Path()) -> Path:
