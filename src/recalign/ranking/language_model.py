@@ -10,6 +10,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import ArrayLike
 
-from recalign.common.artifacts import read_parquet, write_parquet
+from recalign.common.artifacts import digest_of, read_parquet, write_parquet
 from recalign.common.errors import RecalignError
 from recalign.common.progress import track
 from recalign.data.records import Items
@@ -29,6 +30,7 @@ from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, ranking
 from recalign.hybrid.prompts import prompt_builder
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.branches import Branches
+from recalign.llm.lower_layers import LowerStates
 from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring import SCORER, response_logprobs, why_not_shared
 from recalign.llm.trie import Found, Trie, Wanted, best_items, item_logprobs
@@ -62,6 +64,7 @@ def write_stored(folder: Path | None, key: str, logprobs: ArrayLike) -> None:
 
 
 log = logging.getLogger(__name__)
+LOWER = "lower"  # in the store of log-probs
 RESPONSES_AT_ONCE = 128  # titles after one prompt in one forward pass: attention grows with the square of their tokens
 
 
@@ -102,9 +105,12 @@ def open_recommender(
     """
 
     def load(folder: Path | None) -> LanguageModel:
-        return load_language_model(
+        model = load_language_model(
             base, setting.base, adapter=folder, seed=setting.seed, threads=setting.threads,
         )  # fmt: skip
+        if folder and model.dtype == "fp32" and model.quantisation == "none":
+            model.model.merge_adapter()  # without passes through narrow matrices; in fp32 alone: bf16 would round it
+        return model
 
     own, other = load(adapter), load(reference) if reference else None
     builder = prompt_builder(own, adapter, catalogue, setting.prompt, setting.noun, clock=setting.clock)
@@ -145,6 +151,7 @@ class LanguageModelRecommender:
         self.reference = reference
         self.batch = batch
         self.store = store
+        self._states = LowerStates(store / LOWER) if store else None
         self.stored = 0  # times that log-probs were read from the store
         self._priors: dict[int, float] = {}
         if "reward" in (self.ranked_by.kind, self.over_catalogue.kind) and reference is None:
@@ -245,12 +252,20 @@ class LanguageModelRecommender:
         ]
         values = np.empty((len(prompts), width))
         for rows, columns in track(passes, len(passes), f"scoring with {self.name}", "passes"):
-            with torch.inference_mode():
-                scored = response_logprobs(
-                    model.model, [prompts[row] for row in rows], [responses[row][columns] for row in rows]
-                )
+            asked = [prompts[row] for row in rows], [responses[row][columns] for row in rows]
+            with torch.inference_mode(), self._lower(model, *asked):
+                scored = response_logprobs(model.model, *asked)
             values[rows, columns] = scored.sums.double().cpu().numpy()
         return values
+
+    def _lower(
+        self, model: LanguageModel, prompts: list[list[int]], responses: list[list[list[int]]]
+    ) -> AbstractContextManager[None]:
+        """Other systems with the same base rank the same cases: what its lower layers give is stored for all."""
+        if self._states is None:
+            return nullcontext()
+        key = digest_of([model.identity["sha256"], model.quantisation, model.dtype])
+        return self._states.used(model.model, key, prompts, responses)
 
     def _tree_logprobs(
         self, model: LanguageModel, prompts: Sequence[list[int]], responses: Sequence[list[list[int]]]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
+from recalign.llm.lower_layers import LowerStates
 from recalign.llm.scoring import response_logprobs, tokens_at_once
 from recalign.training import processes
 from recalign.training.examples import TextExample
@@ -24,6 +25,7 @@ class LanguageModelling:
     def __init__(self, model: torch.nn.Module, validation: Sequence[TextExample], micro_tokens: int) -> None:
         self._model = model
         ordered = sorted(validation, key=lambda example: (example.tokens, example.example_id))
+        self._lower = LowerStates()  # validation looks several times at the same examples
         self._validation = micro_batches(ordered, micro_tokens, self.tokens_at_once)
 
     def tokens_at_once(self, examples: Sequence[TextExample]) -> int:
@@ -48,7 +50,7 @@ class LanguageModelling:
     def validate(self) -> dict[str, float]:
         """validation_loss: nats per token over all validation targets."""
         with torch.no_grad():
-            own = {i: self._negative(self._validation[i]).item() for i in processes.mine(self._validation)}
+            own = {i: self._looked_at(self._validation[i]) for i in processes.mine(self._validation)}
         return {"validation_loss": sum(processes.merged(own).values()) / sum(map(_learned, self._validation))}
 
     def state_dict(self) -> dict[str, float]:
@@ -57,6 +59,10 @@ class LanguageModelling:
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Nothing to take over."""
+
+    def _looked_at(self, examples: Sequence[TextExample]) -> float:
+        with self._lower.used(self._model, self.name, *_ids(examples)):
+            return self._negative(examples).item()
 
     def _negative(self, examples: Sequence[TextExample]) -> torch.Tensor:
         return -response_logprobs(self._model, *_ids(examples), exact_logits=False).sums.sum()
