@@ -123,8 +123,8 @@ def learning_curve(
     }
     trends = []
     for number in passes:
-        own = [value for point, value in zip(points, values, strict=True) if point.epochs == number]
-        read = _line(np.stack(own, axis=1), asked, len(outlines))
+        reached = [value for point, value in zip(points, values, strict=True) if point.epochs == number]
+        read = _line(np.stack(reached, axis=1), asked, len(outlines))
         each = (bootstrap_interval(line, trial.users, params.evaluate.resamples, params.seed) for line in read)
         trends.append(Trend(number, *each))
     return Curve(len(trial.cases), len(set(trial.users)), tuple(points), beside, tuple(trends), len(outlines))

@@ -141,7 +141,7 @@ class Objective:
             shift += self._alpha_margin(batch, margins)
         if training and (self.beta_scale or self.drop):
             beta, weights = self._beta_and_filter(_row_means(margins, batch.rejected))
-        if self.log_q:
+        if self.log_q and batch.log_q is not None:  # `_check` has looked
             shift += self.log_q / beta * parts.above(batch.log_q, batch).to(shift)
         penalty = torch.zeros_like(weights)
         if self.beta_prime is not None:
