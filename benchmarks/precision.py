@@ -4,17 +4,22 @@
 
 In a project where `dvc repro prepare base` has run. Trains one SFT adapter a variant on the same sequences in the same
 order, then ranks the same validation cases (never test). Prints NDCG@10 with its interval over users, the paired
-difference to fp32, nats per token on validation targets, and training speed.
+difference to the first variant, nats per token on validation targets, and of training: tokens per second, CPU seconds
+and the memory (MiB) by which it exceeds what the process held before.
 """
 
 import argparse
 import json
-import platform
 import tempfile
+import time
+from functools import partial
 from pathlib import Path
+
+from alternating import peak_above_resident
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json
+from recalign.common.origin import machine
 from recalign.common.run_log import noted_costs
 from recalign.data.records import Items
 from recalign.evaluation.ranks import SystemRanks
@@ -73,7 +78,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             adapter = Path(place) / "sft"
             untrained = ranks(own, None, name)
-            sft(own, Project().moved(sft=adapter, cache=Path(place)))
+            begun = time.process_time()
+            memory = peak_above_resident(partial(sft, own, Project().moved(sft=adapter, cache=Path(place))))
+            seconds = time.process_time() - begun
             measured[name], facts = ranks(own, adapter, name), read_json(adapter / "training.json")
             speed = noted_costs(adapter, Path(place) / "costs")["tokens_per_second"]
         before, after = (metric_interval(r, METRIC, 2000, params.seed) for r in (untrained, measured[name]))
@@ -83,12 +90,16 @@ def main() -> None:
             "trained": after.as_dict(),
             "validation_nats": [facts["start_validation_loss"], facts["best_validation_loss"]],
             "tokens_per_second": speed,
+            "cpu_seconds": round(seconds),
+            "peak_mib": round(memory),
         }
-        if name != "fp32" and "fp32" in measured:
-            row["less_fp32"] = paired_difference(measured[name], measured["fp32"], METRIC, 2000, params.seed).as_dict()
+        first = measured[arguments.variants[0]]
+        if measured[name] is not first:
+            row["minus"] = arguments.variants[0]
+            row["difference"] = paired_difference(measured[name], first, METRIC, 2000, params.seed).as_dict()
         rows.append(row)
         print(json.dumps(row), flush=True)
-    about = {"cases": arguments.cases, "sequences": arguments.sequences, "machine": platform.processor()}
+    about = {"cases": arguments.cases, "sequences": arguments.sequences, "machine": machine()}
     if arguments.json:
         arguments.json.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n", encoding="utf-8")
 

@@ -332,6 +332,9 @@ def _add_estimate(commands: Commands) -> None:
         "--curve", type=int, nargs="*", metavar="N",
         help="train on N histories each and say what all would give (default: 40 80 160; some ten minutes)",
     )  # fmt: skip
+    estimate.add_argument(
+        "--epochs", type=int, nargs="+", metavar="E", help="of --curve: passes over the histories (default: sft.epochs)"
+    )
     estimate.add_argument("--csv", type=Path, metavar="FILE", help="write the curve there, for dvc plots")
     _add_json_file(estimate, "json_file")
     estimate.set_defaults(run=_run_estimate)
@@ -339,8 +342,8 @@ def _add_estimate(commands: Commands) -> None:
 
 def _run_estimate(arguments: argparse.Namespace) -> int | None:
     curve = arguments.curve if arguments.curve is None else arguments.curve or [40, 80, 160]
-    how = {"items": arguments.items, "json_file": arguments.json_file, "curve": curve, "csv_file": arguments.csv}
-    return _call("estimate")(arguments.file, **how)
+    how = {"items": arguments.items, "json_file": arguments.json_file, "curve": curve, "epochs": arguments.epochs}
+    return _call("estimate")(arguments.file, **how, csv_file=arguments.csv)
 
 
 def _add_audit(commands: Commands) -> None:

@@ -38,9 +38,11 @@ def test_the_curve_is_measured_once_and_read_at_all_histories(
     assert [few["histories"], many["histories"]] == [8, 32]
     assert 0 < few["ndcg_at_10"]["low"] <= few["ndcg_at_10"]["value"] <= few["ndcg_at_10"]["high"] <= 1
     step = (many["ndcg_at_10"]["value"] - few["ndcg_at_10"]["value"]) / 2
-    assert told["doubling"]["value"] == pytest.approx(step)
+    (trend,) = told["trends"]
+    assert trend["epochs"] == 1
+    assert trend["doubling"]["value"] == pytest.approx(step)
     reached = few["ndcg_at_10"]["value"] + step * math.log2(told["every"] / 8)
-    assert told["at_all"]["value"] == pytest.approx(reached)
+    assert trend["at_all"]["value"] == pytest.approx(reached)
     assert f"all {told['every']} histories would give {reached:.3f} [" in said
     assert set(told["beside"]) == {"popularity", "item_knn"}
 
@@ -51,8 +53,28 @@ def test_the_curve_is_measured_once_and_read_at_all_histories(
     adapters = {path: path.stat().st_mtime_ns for path in Path("data/cache/curve").glob("*/adapter_model.safetensors")}
     assert len(adapters) == 2
     assert main(asked) == 0
-    assert json.loads(Path("told.json").read_text(encoding="utf-8"))["curve"]["at_all"] == told["at_all"]
+    assert json.loads(Path("told.json").read_text(encoding="utf-8"))["curve"]["trends"] == told["trends"]
     assert adapters == {path: path.stat().st_mtime_ns for path in adapters}
+
+
+def test_each_number_of_epochs_is_a_run_and_a_trend_of_its_own(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["estimate", "--curve", "8", "16", "--epochs", "2", "1", "2", "--csv", "curve.csv", "--json", "told.json"]
+    assert main(asked) == 0
+    told = json.loads(Path("told.json").read_text(encoding="utf-8"))["curve"]
+    assert [(own["epochs"], own["histories"]) for own in told["points"]] == [(1, 8), (1, 16), (2, 8), (2, 16)]
+    assert [own["epochs"] for own in told["trends"]] == [1, 2]
+    for number, trend in zip((0, 2), told["trends"], strict=True):
+        few, many = (told["points"][number + place]["ndcg_at_10"]["value"] for place in (0, 1))
+        assert trend["doubling"]["value"] == pytest.approx(many - few)
+    rows = list(csv.DictReader(Path("curve.csv").read_text(encoding="utf-8").splitlines()))
+    assert [(row["epochs"], row["histories"]) for row in rows] == [("1", "8"), ("1", "16"), ("2", "8"), ("2", "16")]
+    steps = [json.loads(path.read_text())["steps"] for path in Path("data/cache/curve").glob("*/training.json")]
+    assert sorted(steps) == [2, 4, 4, 8]  # of four histories: 8, 16 histories once, and twice
+    said = capsys.readouterr().out
+    assert "\nEpochs 1: 8 histories" in said
+    assert "\nEpochs 2: 8 histories" in said
 
 
 @pytest.mark.parametrize(
@@ -61,6 +83,8 @@ def test_the_curve_is_measured_once_and_read_at_all_histories(
         (["raw/log.csv", "--curve"], "--curve trains on the project's own data, and raw/log.csv is none of them"),
         (["--csv", "curve.csv"], "--csv is curve.csv, and there is no curve to write; add --curve"),
         (["--curve", "--csv", "raw"], "--csv is raw, a folder; give the name of a file, such as raw/curve.csv"),
+        (["--epochs", "2"], "--epochs is 2, and there is no curve to draw; add --curve"),
+        (["--curve", "--epochs", "0", "2"], "--epochs is 0 2; give whole numbers from 1 on"),
         (["--curve", "8"], "--curve is 8, and the log has 80 training histories; give two or more different numbers"),
         (["--curve", "900", "1000"], "--curve is 900 1000, and the log has 80 training histories; give two or more"),
         (["--curve", "0", "8"], "give two or more different numbers from 1 on"),

@@ -115,6 +115,87 @@ def test_mult_dpo_is_least_where_the_liked_share_all_probability_alike():
     assert objective(uneven).loss > objective(batch).loss
 
 
+SHARES = [[0.5, 0.25, 0.125, 0.125], [0.125, 0.5, 0.25, 0.125], [0.25, 0.25, 0.25, 0.25]]
+
+
+def offered(batch: PreferenceBatch, shares: list[list[float]] | None = None) -> PreferenceBatch:
+    """The batch with each item's chance to be offered as a rejected one."""
+    return replace(batch, log_q=torch.tensor(shares or SHARES, dtype=torch.float64).log())
+
+
+def test_the_corrected_sdpo_gives_the_golden_losses_and_gradients():
+    """Row 3, whose items are offered equally often, has the loss of S-DPO."""
+    batch = offered(golden_batch())
+    out = build_objective("sdpo", beta=1.0, log_q=1.0)(batch)
+    out.loss.backward()
+    assert_close(out.per_example, [1.9294455262951418, 1.55217314112522, 0.9520476072156667])
+    assert_close(
+        batch.policy.grad,
+        [
+            [-0.2849237661135417, 0.04807895928850181, 0.1936382688791667, 0.04320653794587318],
+            [-0.26273759005391534, 0.035540592291204674, 0.03529787163970899, 0.19189912612300167],
+            [-0.20468335335505314, 0.028705690635645955, 0.1286499799782802, 0.04732768274112697],
+        ],
+    )
+
+
+def test_the_correction_takes_log_q_from_each_reward_of_the_softmax():
+    for beta in (0.3, 1.0):
+        batch = offered(golden_batch())
+        logits = beta * (batch.policy.detach() - batch.reference) - batch.log_q
+        wanted = -torch.log_softmax(logits, dim=1)[:, 0]
+        out = build_objective("sdpo", beta=beta, log_q=1.0)(batch)
+        torch.testing.assert_close(out.per_example.detach(), wanted, rtol=0, atol=1e-12)
+        out.loss.backward()
+        chosen = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+        gradient = beta * (torch.softmax(logits, dim=1) - chosen) / 3
+        torch.testing.assert_close(batch.policy.grad, gradient, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_without_popularity_skew_the_correction_changes_nothing(name):
+    """All items are offered equally often: S-DPO exactly, and every other objective is itself."""
+    batch = offered(golden_batch(), [[0.25] * 4] * 3)
+    plain = build_objective(name, beta=0.7, rho=0.2)(golden_batch()).per_example
+    torch.testing.assert_close(build_objective(name, beta=0.7, rho=0.2, log_q=1.0)(batch).per_example, plain)
+
+
+def test_a_rejected_item_that_is_offered_more_often_is_pushed_down_less():
+    often, rarely = ([[0.25, share, 0.25, 0.25]] * 3 for share in (0.5, 0.1))
+    gradients = []
+    for shares in (often, rarely):
+        batch = offered(golden_batch(), shares)
+        build_objective("sdpo", beta=1.0, log_q=1.0)(batch).loss.backward()
+        gradients.append(batch.policy.grad[:, 1])
+    assert (gradients[0] > 0).all()
+    assert (gradients[0] < gradients[1]).all()
+
+
+def test_half_of_the_correction_is_the_correction_for_the_root_of_the_shares():
+    batch = offered(golden_batch())
+    rooted = replace(batch, log_q=batch.log_q / 2)
+    half = build_objective("sdpo", beta=1.0, log_q=0.5)(batch).per_example
+    torch.testing.assert_close(half, build_objective("sdpo", beta=1.0, log_q=1.0)(rooted).per_example)
+
+
+def test_the_correction_is_the_same_in_validation_and_in_parts_of_a_batch():
+    batch = offered(golden_batch())
+    objective = build_objective("sdpo", beta=0.5, log_q=1.0)
+    whole = objective(batch).per_example
+    assert objective(batch, training=False).per_example.tolist() == whole.tolist()
+    rows = slice(1, 3)
+    part = PreferenceBatch(
+        batch.policy[rows], batch.reference[rows], batch.lengths[rows], batch.mask[rows], None, batch.log_q[rows]
+    )
+    torch.testing.assert_close(objective(part).per_example, whole[rows])
+    torch.testing.assert_close(objective(part, plan=objective.plan(batch).rows(1, 3, 3)).per_example, whole[rows])
+
+
+def test_a_correction_without_known_shares_is_refused_with_the_fix():
+    with pytest.raises(RecalignError, match=r"log_q is 1, and the pairs do not say .* set pairs\.strategy to in_batch"):
+        build_objective("sdpo", beta=1.0, log_q=1.0)(golden_batch())
+
+
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "mult_dpo"])
 def test_other_objectives_leave_further_liked_responses_out(name):
     batch = golden_batch()

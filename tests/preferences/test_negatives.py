@@ -1,5 +1,6 @@
 """The promises of the rejected items: whose they never are, how often each is drawn, and that a seed fixes them."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 from datetime import datetime
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from recalign.common.errors import RecalignError
 from recalign.data.records import Example, Items, Taken
 from recalign.params.pairs import PairsParams
-from recalign.preferences.pairs.negatives import Pool, draw_negatives, hard_items
+from recalign.preferences.pairs.negatives import Pool, batch_mates, draw_negatives, hard_items, log_shares
 from recalign.recommenders.recommender import Request
+from recalign.training.loop import batches
 
 SHARES = dict.fromkeys(("uniform", "popularity", "hard", "profile", "disliked"), 0.2)
 
@@ -36,6 +38,15 @@ def met(*items: int, disliked: tuple[int, ...] = ()) -> Taken:
 
 def example(number: int = 0, history: tuple[int, ...] = (1, 2), target: int = 3) -> Example:
     return Example(f"{number}-{target}", number, "train", None, history, target)
+
+
+class Told:
+    """An example as the training loop reads it."""
+
+    tokens = 1
+
+    def __init__(self, own: Example) -> None:
+        self.example_id, self.target = own.example_id, own.target
 
 
 class ByItemNumber:
@@ -67,7 +78,7 @@ def test_rejected_items_are_distinct_never_taken_and_as_many_as_there_are(
     pool = Pool.of(items, 0.75)
     hard = [item for item in (7, 9) if item not in taken]
     drawn = draw_negatives(
-        example(), met(*taken), pool, params(strategy, k), seed, hard=hard, plausible={11: 1, 12: 2, 1: 3}
+        example(), met(*taken), pool, params(strategy, k), seed, listed=hard, plausible={11: 1, 12: 2, 1: 3}
     )
     ids = [negative.item_id for negative in drawn]
     free = {item for item in items.ids if items.popularity[item] > 0} - taken
@@ -109,7 +120,7 @@ def test_mixed_draws_each_strategy_by_its_share() -> None:
         negative.strategy
         for i in range(500)
         for negative in draw_negatives(
-            example(i), met(), pool, params("mixed", 4, uniform=0.5, popularity=0.2, hard=0.3), 0, hard=range(1, 41)
+            example(i), met(), pool, params("mixed", 4, uniform=0.5, popularity=0.2, hard=0.3), 0, listed=range(1, 41)
         )
     )
     assert drawn["uniform"] / 2000 == pytest.approx(0.5, abs=0.034)
@@ -119,7 +130,7 @@ def test_mixed_draws_each_strategy_by_its_share() -> None:
 
 def test_a_strategy_with_nothing_left_gives_its_place_to_uniform_and_says_so() -> None:
     pool = Pool.of(catalogue([1] * 50), 1.0)
-    drawn = draw_negatives(example(), met(), pool, params("hard", 4), 0, hard=[20, 21])
+    drawn = draw_negatives(example(), met(), pool, params("hard", 4), 0, listed=[20, 21])
     assert [n.strategy for n in drawn] == ["hard", "hard", "uniform", "uniform"]
     assert {n.item_id for n in drawn[:2]} == {20, 21}
     assert [n.strategy for n in draw_negatives(example(), met(), pool, params("profile", 2), 0)] == ["uniform"] * 2
@@ -166,7 +177,7 @@ def test_what_was_met_or_disliked_is_never_drawn_as_unseen(strategy: str) -> Non
     pool = Pool.of(catalogue([9] * 10), 1.0)
     own = met(1, 2, 3, 4, 5, 6, disliked=(7, 8, 9))
     hard, plausible = [7, 8, 9, 10], dict.fromkeys(range(1, 11), 1)
-    drawn = draw_negatives(example(), own, pool, params(strategy, 5), 0, hard=hard, plausible=plausible)
+    drawn = draw_negatives(example(), own, pool, params(strategy, 5), 0, listed=hard, plausible=plausible)
     assert [(n.item_id, n.strategy) for n in drawn] == [(10, strategy)]
 
 
@@ -178,7 +189,7 @@ def test_mixed_shares_what_a_strategy_cannot_draw_among_those_that_can() -> None
         for i in range(1000)
         for negative in draw_negatives(
             example(i), met(), pool, params("mixed", 2, disliked=0.4, profile=0.3, popularity=0.2, hard=0.1), 0,
-            hard=range(1, 41),
+            listed=range(1, 41),
         )
     )  # fmt: skip
     by_strategy = Counter({name: sum(n for (_, s), n in drawn.items() if s == name) for _, name in drawn})
@@ -187,12 +198,68 @@ def test_mixed_shares_what_a_strategy_cannot_draw_among_those_that_can() -> None
     assert sum(n for (asked, _), n in drawn.items() if asked == "disliked") / 2000 == pytest.approx(0.4, abs=0.033)
 
 
+def chose(number: int, target: int) -> Example:
+    return example(number, history=(), target=target)
+
+
+def test_in_batch_offers_what_the_others_chose_as_often_as_they_chose_it() -> None:
+    """Targets 5, 5, 6 and 7 in one batch; nobody is offered their own target or what they met."""
+    pool = Pool.of(catalogue([1] * 8), 1.0)
+    examples = [chose(0, 5), chose(1, 5), chose(2, 6), chose(3, 7)]
+    lists = batch_mates(examples, [met(), met(7), met(), met(5)], pool, 4, 0)
+    assert [sorted(own) for own in lists] == [[6, 7], [6], [5, 5, 7], [6]]
+    first = Counter(
+        draw_negatives(chose(number, 6), met(), pool, params("in_batch", 1), 0, listed=lists[2])[0].item_id
+        for number in range(2000)
+    )
+    assert first[5] / 2000 == pytest.approx(2 / 3, abs=0.032)
+    assert first[5] + first[7] == 2000
+
+
+def test_in_batch_gives_fewer_items_where_the_batch_has_no_more_and_never_others() -> None:
+    """K = 7 of two distinct items: both, each once, though the catalogue has eight."""
+    pool = Pool.of(catalogue([1] * 8), 1.0)
+    drawn = draw_negatives(chose(2, 6), met(), pool, params("in_batch", 7), 0, listed=[5, 5, 7])
+    assert sorted(n.item_id for n in drawn) == [5, 7]
+    assert {(n.asked, n.strategy) for n in drawn} == {("in_batch", "in_batch")}
+    assert draw_negatives(chose(2, 6), met(), pool, params("in_batch", 7), 0, listed=[]) == []
+
+
+def test_an_example_that_may_decline_nothing_of_its_batch_is_in_none() -> None:
+    """Everybody chose 5 but one, who has met it: that one goes, then the others have nothing left either."""
+    pool = Pool.of(catalogue([1] * 8), 1.0)
+    assert batch_mates([chose(0, 5), chose(1, 5), chose(2, 6)], [met(), met(), met(5)], pool, 3, 0) == [(), (), ()]
+    assert batch_mates([chose(0, 5), chose(1, 6)], [met(), met()], pool, 1, 0) == [(), ()]  # batches of one
+
+
+def test_batches_are_those_that_training_reads_first() -> None:
+    """By (seed, 0, example id), as the loop draws them; each example's list is of its own batch alone."""
+    pool = Pool.of(catalogue([1] * 40), 1.0)
+    examples = [chose(number, 1 + number) for number in range(40)]
+    read = [sorted(one.target for one in batch) for batch in batches([Told(e) for e in examples], 8, 1, 3)]
+    lists = batch_mates(examples, [met()] * 40, pool, 8, 3)
+    offered = {tuple(sorted((own.target, *mates))) for own, mates in zip(examples, lists, strict=True)}
+    assert sorted(map(list, offered)) == sorted(read)
+    assert [len(batch) for batch in read] == [8] * 5
+
+
+def test_the_chance_of_being_offered_is_the_share_among_chosen_items() -> None:
+    assert log_shares([5, 5, 6, 7]) == pytest.approx({5: math.log(0.5), 6: math.log(0.25), 7: math.log(0.25)})
+    assert log_shares([]) == {}
+
+
+def test_a_share_of_in_batch_among_mixed_strategies_is_refused() -> None:
+    pool = Pool.of(catalogue([1, 1]), 1.0)
+    with pytest.raises(RecalignError, match=r"pairs\.shares has 0\.5 of 'in_batch'.*set pairs\.strategy to in_batch"):
+        draw_negatives(example(), met(), pool, params("mixed", 1, uniform=0.5, in_batch=0.5), 0)
+
+
 def test_an_item_that_was_not_there_at_the_cutoff_was_not_declined() -> None:
     """Items 1 to 9 came in 2020, 10 in 2022; the case is of 2021, and without a clock nothing came later."""
     items = replace(catalogue([1] * 10), available_from={10: datetime(2022, 1, 1)} | {1: datetime(2020, 1, 1)})
     pool = Pool.of(items, 1.0)
     dated = replace(example(), cutoff=datetime(2021, 1, 1))
-    asked = {"hard": range(1, 11), "plausible": dict.fromkeys(range(1, 11), 1)}
+    asked = {"listed": range(1, 11), "plausible": dict.fromkeys(range(1, 11), 1)}
     for strategy in ("uniform", "popularity", "hard", "profile"):
         drawn = draw_negatives(dated, met(), pool, params(strategy, 10), 0, **asked)
         assert {n.item_id for n in drawn} == set(range(1, 10))

@@ -1,5 +1,6 @@
 """The promises of the pairs, each held against a small random log and the real stages."""
 
+import math
 import random
 from collections import Counter
 from datetime import timedelta
@@ -14,7 +15,7 @@ from preference_world import CUTOFFS, START, Event, PreparedLog, random_log
 from recalign.common import columns as c
 from recalign.common.artifacts import MANIFEST, read_parquet, verify, write_parquet
 from recalign.common.errors import RecalignError
-from recalign.data.records import Example, Items, read_examples, read_taken
+from recalign.data.records import Example, Items, hashed_batches, read_examples, read_taken
 from recalign.params.load import Params, parse_params
 from recalign.recommenders.item_knn import ItemKNN
 from recalign.recommenders.recommender import Request
@@ -241,6 +242,47 @@ def test_further_liked_items_are_the_next_ones_of_the_same_split_and_never_rejec
             own = [(time, item) for (who, item), (split, time) in times.items() if (who, split) == (user, row[c.SPLIT])]
             later = [item for time, item in sorted(own) if time >= since and item not in known and item in trained]
             assert also == later[:2]
+
+
+def in_batches(params: Params, size: int, **changes: Any) -> Params:
+    asked = with_pairs(params, strategy="in_batch", **changes)
+    return asked.model_copy(update={"align": asked.align.model_copy(update={"batch": size})})
+
+
+@pytest.mark.parametrize("positives", [1, 3])
+def test_pairs_in_batches_reject_what_others_of_the_batch_chose_and_nobody_met(
+    params: Params, tmp_path: Path, positives: int
+) -> None:
+    """The batches are the training loop's; log q is the share of each item among the chosen items of the split."""
+    log = PreparedLog(random_log())
+    made = rows(run(in_batches(params, 12, negatives=4, positives=positives), log, tmp_path))
+    train = {(event[c.USER], event[c.ITEM]) for event in log.rows() if event[c.SPLIT] == c.TRAIN}
+    for split in (c.TRAIN, c.VALIDATION):
+        own = {row[c.EXAMPLE]: row for row in made if row[c.SPLIT] == split}
+        counts = Counter(row[c.CHOSEN] for row in own.values())
+        assert len(own) > 12
+        assert max(counts.values()) > 1
+        for names in hashed_batches(own, 12, params.seed, 0):
+            offered = {own[name][c.CHOSEN] for name in names}
+            for row in (own[name] for name in names):
+                assert {*row[c.REJECTED]} <= offered - {row[c.CHOSEN], *row[c.HISTORY], *(row.get(c.ALSO) or [])}
+                assert not {(row[c.USER], item) for item in row[c.REJECTED]} & train
+                assert {*row["strategies"]} == {"in_batch"}
+                shown = [row[c.CHOSEN], *(row.get(c.ALSO) or []), *row[c.REJECTED]]
+                expected = [math.log(max(1, counts[item]) / len(own)) for item in shown]
+                assert row[c.LOG_Q] == pytest.approx(expected)
+
+
+def test_in_a_batch_of_one_nobody_else_chose_anything(params: Params, tmp_path: Path) -> None:
+    with pytest.raises(
+        RecalignError, match=r"'in_batch', which rejects .* align\.batch is 1; set align\.batch to 2 or"
+    ):
+        run(in_batches(params, 1), PreparedLog(random_log()), tmp_path)
+    assert not (tmp_path / "pairs").exists()
+
+
+def test_other_strategies_say_nothing_of_how_often_an_item_is_offered(params: Params, tmp_path: Path) -> None:
+    assert c.LOG_Q not in read_parquet(run(params, PreparedLog(random_log()), tmp_path)).column_names
 
 
 def test_one_liked_item_leaves_the_file_as_it_was(params: Params, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from recalign.common.errors import RecalignError
 from recalign.data.records import Example, Items
 from recalign.llm.packing import pack
 from recalign.llm.prompts import PromptBuilder
+from recalign.llm.scoring import response_logprobs
 from recalign.objectives.presets import PRESETS, build_objective
 from recalign.params.sft import SftParams
 from recalign.training.checkpoints import Checkpoints
@@ -340,14 +341,15 @@ def test_another_seed_gives_another_adapter(world):
 
 
 def preference_examples(count: int = 9) -> list[PreferenceExample]:
-    """Three users whose prompts lie along a history each, K = 1 … 3, titles of 1 … 4 tokens; of four responses two are
-    liked."""
+    """Three users whose prompts lie along a history each, K = 1 … 3, titles of 1 … 4 tokens, log q −1 … −3; of four
+    responses two are liked."""
     made = []
     for n in range(count):
         user, step = divmod(n, 3)
         prompt = [3 + (7 * user + i) % 600 for i in range(12 - 3 * step)]
         responses = [[20 + (31 * n + 7 * k + t) % 500 for t in range(1 + (n + k) % 4)] for k in range(2 + n % 3)]
-        made.append(PreferenceExample(f"{user}-{step}", prompt, responses, 2 if len(responses) == 4 else 1))
+        liked, log_q = 2 if len(responses) == 4 else 1, tuple(-1.0 - (n + k) % 3 for k in range(len(responses)))
+        made.append(PreferenceExample(f"{user}-{step}", prompt, responses, liked, log_q))
     return made
 
 
@@ -358,6 +360,7 @@ WHOLE = {
     "alpha_dpo": {},
     "sdpo": {},
     "mult_dpo": {},
+    "in_batch": {"like": "sdpo", "log_q": 1.0},
     "dmpo": {"like": "beta_dpo", "negatives": "mean"},
 }
 
@@ -395,7 +398,29 @@ def test_a_batch_cut_into_parts_has_the_loss_and_the_gradient_of_the_whole(name)
         assert loss == pytest.approx(whole, rel=rounding(ATTENDED))
         assert float((cut - gradient).norm() / gradient.norm()) < rounding(ATTENDED)
         assert state == pytest.approx(statistics, rel=rounding(2 * ATTENDED))
-        assert passes == (parts if name in ("sdpo", "mult_dpo") else 2 * parts)
+        assert passes == (parts if name in ("sdpo", "mult_dpo", "in_batch") else 2 * parts)
+
+
+def test_how_often_items_are_offered_reaches_the_loss():
+    """The first of two batches starts from the reference: log(1 + Σ q_chosen / q_k) a row, whatever the model says."""
+    examples = preference_examples()
+    with torch.no_grad():
+        model = tiny.model().double()
+        scored = response_logprobs(model, [e.prompt for e in examples], [e.responses for e in examples]).sums
+    sums = {e.example_id: row[: len(e.responses)].tolist() for e, row in zip(examples, scored, strict=True)}
+    corrected, plain = (
+        PreferenceTraining(
+            model, build_objective("in_batch", beta=0.4, like="sdpo", log_q=share), sums, examples, 10**6
+        )
+        for share in (1.0, 0.0)
+    )
+    rows = [(e.log_q[0], e.log_q[e.liked :]) for e in examples]
+    expected = [math.log(1 + sum(math.exp(own - other) for other in others)) for own, others in rows]
+    assert corrected.validate()["validation_loss"] == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+    assert plain.validate()["validation_loss"] == pytest.approx(
+        sum(math.log(1 + len(others)) for _, others in rows) / len(rows), rel=1e-5
+    )
+    assert corrected.start()["validation_loss"] == pytest.approx(sum(expected) / len(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize(("strength", "at"), [(0.5, 0.5), (0.0, 0.0)])

@@ -1,12 +1,14 @@
 """A short learning curve: what SFT reaches on few histories, and what all of them would give if it went on like that.
 
-NDCG@10 of warm validation cases by the number of training histories. A straight line in their logarithm is put through
-the points (least squares), and read at all histories: a guess with the interval of the cases alone, which says nothing
-of whether the line stays straight. Test is never looked at.
+NDCG@10 of warm validation cases by the number of training histories, and by how often they are read. For each number of
+epochs a straight line in the logarithm of the histories is put through the points (least squares), and read at all
+histories: a guess with the interval of the cases alone, which says nothing of whether the line stays straight. Test is
+never looked at.
 """
 
 import csv
 import io
+import itertools
 import logging
 import math
 import time
@@ -44,33 +46,44 @@ class Point:
     """One SFT run. seconds: of training and ranking, 0 where both were there; best_step: the one that was kept."""
 
     histories: int
+    epochs: int
     ndcg_at_10: Interval
     best_step: int
     seconds: float
 
 
 @dataclass(frozen=True)
+class Trend:
+    """Of the points of one number of epochs: a doubling's gain and the guess at all histories, 95 % over users."""
+
+    epochs: int
+    doubling: Interval
+    at_all: Interval
+
+
+@dataclass(frozen=True)
 class Curve:
-    """points, by histories; a doubling's gain and the guess at all histories, each with its 95 % interval over users.
+    """points and trends, by epochs and histories; every: all training histories there are.
 
     beside: NDCG@10 of ID recommenders on the same cases.
     """
 
     cases: int
     users: int
-    epochs: int
     points: tuple[Point, ...]
     beside: dict[str, float]
-    doubling: Interval
+    trends: tuple[Trend, ...]
     every: int
-    at_all: Interval
 
 
-def learning_curve(params: Params, project: Project, histories: Sequence[int]) -> Curve:
+def learning_curve(
+    params: Params, project: Project, histories: Sequence[int], epochs: Sequence[int] | None = None
+) -> Curve:
     """Train on each number of histories, the longest of each user's as stage sft, and rank validation cases.
 
-    Adapters and log-probs stay in data/cache/curve, so that a run that was stopped goes on. Raises RecalignError where
-    there is no base model, or where fewer than two different numbers of histories are left.
+    epochs: passes over them, one training run a number and each with a schedule of its own; None: sft.epochs. Adapters
+    and log-probs stay in data/cache/curve, so that a run that was stopped goes on. Raises RecalignError where there is
+    no base model, fewer than two different numbers of histories are left, or a number of epochs is below 1.
     """
     if not (project.base / IDENTITY).is_file():
         raise RecalignError(f"{project.base} holds no base model; run 'dvc repro base' first")
@@ -81,13 +94,17 @@ def learning_curve(params: Params, project: Project, histories: Sequence[int]) -
             f"--curve is {' '.join(map(str, histories))}, and the log has {len(outlines)} training histories; give two "
             "or more different numbers from 1 on"
         )
+    passes = sorted({*(epochs or [params.sft.epochs])})
+    if passes[0] < 1:
+        raise RecalignError(f"--epochs is {' '.join(map(str, epochs or []))}; give whole numbers from 1 on")
     catalogue, summary = Items.read(project.prepared), Prepared(project.prepared)
     limit = params.evaluate.validation_cases
     trial = read_trial(project.prepared, c.VALIDATION, UNIFORM, limit, params.seed)
     points, values = [], []
-    for count in asked:
+    for number, count in itertools.product(passes, asked):
         begun = time.monotonic()
-        own = params.model_copy(update={"sft": params.sft.model_copy(update={"examples": count})})
+        changed = params.sft.model_copy(update={"examples": count, "epochs": number})
+        own = params.model_copy(update={"sft": changed})
         adapter = _trained(own, project, summary.data_digest)
         setting = Setting(params.base, params.prompt, summary.noun, summary.clock, params.seed, params.threads)
         model = open_recommender(
@@ -96,25 +113,28 @@ def learning_curve(params: Params, project: Project, histories: Sequence[int]) -
         values.append(trial.judged.values(scores_of(model, trial.requests, trial.candidates)))
         found = bootstrap_interval(values[-1], trial.users, params.evaluate.resamples, params.seed)
         step = int(read_json(adapter / "training.json")["best_step"])
-        points.append(Point(count, found, step, round(time.monotonic() - begun, 1)))
-        log.info("%d histories: NDCG@10 %.3f", count, found.value)
+        points.append(Point(count, number, found, step, round(time.monotonic() - begun, 1)))
+        log.info("%d histories, epochs %d: NDCG@10 %.3f", count, number, found.value)
     homes = {name: _fitted(params, project, name, summary.data_digest) for name in BESIDE}
     opened = {name: open_fitted(name, home, catalogue) for name, home in homes.items()}
     beside = {
         name: float(trial.judged.values(scores_of(own, trial.requests, trial.candidates)).mean())
         for name, own in opened.items()
     }
-    doubling, at_all = _line(np.stack(values, axis=1), asked, len(outlines))
-    each = [bootstrap_interval(own, trial.users, params.evaluate.resamples, params.seed) for own in (doubling, at_all)]
-    users, epochs = len(set(trial.users)), params.sft.epochs
-    return Curve(len(trial.cases), users, epochs, tuple(points), beside, each[0], len(outlines), each[1])
+    trends = []
+    for number in passes:
+        reached = [value for point, value in zip(points, values, strict=True) if point.epochs == number]
+        read = _line(np.stack(reached, axis=1), asked, len(outlines))
+        each = (bootstrap_interval(line, trial.users, params.evaluate.resamples, params.seed) for line in read)
+        trends.append(Trend(number, *each))
+    return Curve(len(trial.cases), len(set(trial.users)), tuple(points), beside, tuple(trends), len(outlines))
 
 
 def curve_csv(curve: Curve) -> str:
-    """A line a point, for `dvc plots show FILE -x histories -y ndcg_at_10`."""
+    """A row a point, for `dvc plots show FILE -x histories -y ndcg_at_10`."""
     text = io.StringIO()
     rows = [
-        {"histories": own.histories, "epochs": curve.epochs, **own.ndcg_at_10.as_dict(), "best_step": own.best_step}
+        {"histories": own.histories, "epochs": own.epochs, **own.ndcg_at_10.as_dict(), "best_step": own.best_step}
         for own in curve.points
     ]
     named = [{"ndcg_at_10" if key == "value" else key: value for key, value in row.items()} for row in rows]

@@ -27,19 +27,21 @@ def estimate(
     items: Path | None = None,
     json_file: Path | None = None,
     curve: Sequence[int] | None = None,
+    epochs: Sequence[int] | None = None,
     csv_file: Path | None = None,
 ) -> int:
     """Look at the project's prepared data, or at a log of your own with its table of `items`, and print a verdict.
 
     json_file: where to write it as JSON; STDOUT: print that and nothing else. curve: numbers of histories to train on,
-    for a short learning curve of the project's data; csv_file: where to write that for `dvc plots`.
+    for a short learning curve of the project's data; epochs: how often, None: sft.epochs; csv_file: where to write that
+    for `dvc plots`.
     Raises RecalignError where there are no prepared data, or where the log cannot be prepared.
     """
     from recalign.doctor.estimate import estimate as estimated
 
     if items is not None and file is None:
         raise RecalignError(f"--items is {items}, and there is no log beside it; give both: estimate LOG --items ITEMS")
-    _check_curve(file, curve, csv_file)
+    _check_curve(file, curve, epochs, csv_file)
     check_json_file(json_file)
     params = load_params() if file is None else params_or_shipped()
     with quiet(), _prepared(file, items, params) as prepared:
@@ -49,7 +51,7 @@ def estimate(
     if curve is not None:
         from recalign.commands.curve import curve_csv, learning_curve
 
-        learned = learning_curve(params, Project(), curve)
+        learned = learning_curve(params, Project(), curve, epochs)
         told, said = [*curve_lines(learned), *told], {**said, "curve": asdict(learned)}
         if csv_file is not None:
             write_text(csv_file, curve_csv(learned))
@@ -62,24 +64,30 @@ def estimate(
 
 def curve_lines(curve: "Curve") -> list[str]:
     """A learning curve as it is printed."""
-    points = ", ".join(f"{own.histories:,} histories {plain(own.ndcg_at_10)}" for own in curve.points)
     beside = ", ".join(f"{name} {value:.3f}" for name, value in curve.beside.items())
     best = max(curve.beside.values())
-    far = "below" if curve.at_all.high < best else "above" if curve.at_all.low > best else "not told apart from"
-    return [
-        f"Learning curve of SFT, epochs {curve.epochs}, NDCG@10 on {curve.cases} validation cases of {curve.users} "
-        f"users: {points}; {beside}.",
-        f"A doubling gives {signed(curve.doubling)}; if it went on so, all {curve.every:,} histories would give "
-        f"{plain(curve.at_all)}: {far} the better of the two.",
-    ]
+    told = [f"Learning curve of SFT, NDCG@10 on {curve.cases} validation cases of {curve.users} users; {beside}."]
+    for trend in curve.trends:
+        far = "below" if trend.at_all.high < best else "above" if trend.at_all.low > best else "not told apart from"
+        own = [point for point in curve.points if point.epochs == trend.epochs]
+        points = ", ".join(f"{point.histories:,} histories {plain(point.ndcg_at_10)}" for point in own)
+        told.append(
+            f"Epochs {trend.epochs}: {points}. A doubling gives {signed(trend.doubling)}; if it went on so, all "
+            f"{curve.every:,} histories would give {plain(trend.at_all)}: {far} the better of the two."
+        )
+    return told
 
 
-def _check_curve(file: Path | None, curve: Sequence[int] | None, csv_file: Path | None) -> None:
+def _check_curve(
+    file: Path | None, curve: Sequence[int] | None, epochs: Sequence[int] | None, csv_file: Path | None
+) -> None:
     if curve is not None and file is not None:
         raise RecalignError(
             f"--curve trains on the project's own data, and {file} is none of them; put it into data/raw/table and run "
             "'dvc repro base pairs' with source: table first"
         )
+    if epochs is not None and curve is None:
+        raise RecalignError(f"--epochs is {' '.join(map(str, epochs))}, and there is no curve to draw; add --curve")
     if csv_file is not None and curve is None:
         raise RecalignError(f"--csv is {csv_file}, and there is no curve to write; add --curve")
     if csv_file is not None and csv_file.is_dir():

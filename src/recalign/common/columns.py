@@ -28,6 +28,7 @@ PROMPT_DIGEST = "prompt_digest"
 CHOSEN = "chosen"
 ALSO = "also"  # of a preference pair: what the user liked besides the chosen item
 REJECTED = "rejected"
+LOG_Q = "log_q"  # of a preference pair: log of how often each of its items is offered to be rejected
 STRATEGY = "strategy"
 PROFILE = "profile"
 KEY = "key"

@@ -135,6 +135,12 @@ def hashed_order(*parts: Any) -> str:
     return hashlib.md5("-".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
 
 
+def hashed_batches(names: Iterable[str], size: int, *parts: Any) -> list[list[str]]:
+    """The names in batches of `size`, the last one shorter; who is in one depends on nothing but `parts` and names."""
+    order = sorted(names, key=lambda name: hashed_order(*parts, name))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
 def hashed_share(*parts: Any) -> float:
     """A number in [0, 1) that depends on nothing but its parts: the first 52 bits of `hashed_order`."""
     return int(hashed_order(*parts)[:13], 16) / 16**13

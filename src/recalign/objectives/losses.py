@@ -1,6 +1,7 @@
 """The parts that every preference loss is made of, as pure functions of tensors.
 
-With the reward h of a response and the margins z_k = β(h_chosen − h_rejected,k − shift_k):
+With the reward h of a response and the margins z_k = β(h_chosen − h_rejected,k − shift_k), shift_k the margin to win
+by, with log_q also λ/β (log q_chosen − log q_rejected,k):
 
     reward     log_ratio   h = log π − log π_ref, tokens summed
                sum         h = log π, tokens summed (reference-free)
@@ -80,6 +81,7 @@ class PreferenceBatch:
     policy [B, 1+K] summed over tokens; reference [B, 1+K] or None; lengths [B, 1+K] tokens, terminator included;
     mask [B, 1+K] True where a response exists (K may differ from row to row). Masked columns are never read.
     liked [B, 1+K] True where a response is one that the user liked as well, column 0 among them; None: column 0 alone.
+    log_q [B, 1+K] log of the chance by which an item is offered to be rejected (natural), or None: not known.
     """
 
     policy: Tensor
@@ -87,6 +89,7 @@ class PreferenceBatch:
     lengths: Tensor
     mask: Tensor
     liked: Tensor | None = None
+    log_q: Tensor | None = None
 
     @property
     def rejected(self) -> Tensor:
@@ -127,6 +130,11 @@ def reference_rewards(batch: PreferenceBatch, reward: Reward) -> Tensor:
 def drift(batch: PreferenceBatch) -> Tensor:
     """[B, 1+K] log π − log π_ref in nats, tokens summed, detached; zero in masked columns."""
     return rewards(batch, "log_ratio").detach()
+
+
+def above(values: Tensor, batch: PreferenceBatch) -> Tensor:
+    """[B, K] the chosen response's value minus that of each other one, from values [B, 1+K]; 0 where masked."""
+    return (values[:, :1] - values[:, 1:]).masked_fill(~batch.mask[:, 1:], 0.0)
 
 
 def over_negatives(z: Tensor, present: Tensor, how: Negatives) -> tuple[Tensor, Tensor]:

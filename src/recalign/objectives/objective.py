@@ -61,9 +61,11 @@ class Objective:
     alpha: how far the margin follows an example's standardised gap to the reference (α-DPO); beta_scale: how far β
     follows the batch's gap (β-DPO's a); drop: share of the batch left out, unlikely gaps first (β-DPO's filter);
     momentum: of the running statistics of both; beta_prime: temperature of the soft-min over the batch, None for the
-    mean (Dr. DPO). positives: "all" learns from each of several liked responses, which needs negatives "logsumexp" and
-    loss "logistic"; "first" leaves all but the chosen one out, neither chosen nor rejected. convention: "code" counts
-    alpha and beta_scale in the reward's unit, as the released codes do;
+    mean (Dr. DPO). log_q: share of the correction for how often an item is offered to be rejected: 1 takes log q from
+    each βh, so that what is popular is not pushed down for being offered more often (Yi et al. 2019, RecSys,
+    sampling-bias correction); 0 leaves it out. positives: "all" learns from each of several liked responses, which
+    needs negatives "logsumexp" and loss "logistic"; "first" leaves all but the chosen one out, neither chosen nor
+    rejected. convention: "code" counts alpha and beta_scale in the reward's unit, as the released codes do;
     "paper" in β times that unit, as we take the papers to do (alpha = α/β and beta_scale = a·β in "code" units).
     seed: of the filter's draws. The running statistics are the only state; they move in training alone.
     """
@@ -80,6 +82,7 @@ class Objective:
     drop: float = 0.0
     momentum: float = 0.9
     beta_prime: float | None = None
+    log_q: float = 0.0
     positives: parts.Positives = "first"
     convention: Literal["code", "paper"] = "code"
     seed: int = 0
@@ -138,6 +141,8 @@ class Objective:
             shift += self._alpha_margin(batch, margins)
         if training and (self.beta_scale or self.drop):
             beta, weights = self._beta_and_filter(_row_means(margins, batch.rejected))
+        if self.log_q and batch.log_q is not None:  # `_check` has looked
+            shift += self.log_q / beta * parts.above(batch.log_q, batch).to(shift)
         penalty = torch.zeros_like(weights)
         if self.beta_prime is not None:
             per_example = self._per_example(batch, margins, beta, shift)
@@ -157,8 +162,7 @@ class Objective:
 
     def _margins(self, batch: PreferenceBatch) -> Tensor:
         """[B, K] unscaled reward of the chosen response minus that of each rejected one; 0 where masked."""
-        rewards = parts.rewards(batch, self.reward)
-        return (rewards[:, :1] - rewards[:, 1:]).masked_fill(~batch.mask[:, 1:], 0.0)
+        return parts.above(parts.rewards(batch, self.reward), batch)
 
     def _per_example(self, batch: PreferenceBatch, margins: Tensor, beta: float, shift: Tensor) -> Tensor:
         several = batch.liked is not None and self.positives == "all"
@@ -218,6 +222,11 @@ class Objective:
             raise RecalignError(
                 f"objective '{self.name}': row {alone[0]} of the batch has no chosen or no rejected response "
                 "(K = 0); K ≥ 1 is needed: raise pairs.negatives and run 'dvc repro pairs'"
+            )
+        if self.log_q and batch.log_q is None:
+            raise RecalignError(
+                f"objective '{self.name}': log_q is {self.log_q:g}, and the pairs do not say how often an item is "
+                "offered to be rejected; set pairs.strategy to in_batch and run 'dvc repro pairs', or log_q to 0"
             )
         read = {"policy": batch.policy} | ({"reference": batch.reference} if batch.reference is not None else {})
         for part, values in read.items():

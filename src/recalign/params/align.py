@@ -27,6 +27,7 @@ class ObjectiveSettings(Section):
     drop: float | None = Field(default=None, ge=0.0, lt=1.0)
     momentum: float | None = Field(default=None, ge=0.0, lt=1.0)
     beta_prime: float | None = Field(default=None, gt=0.0)
+    log_q: float | None = Field(default=None, ge=0.0, le=1.0)
     positives: Literal["first", "all"] | None = None
     convention: Literal["code", "paper"] | None = None
 

@@ -73,7 +73,7 @@ def _settings(align: AlignParams, objective: str) -> dict[str, Any]:
 def _inputs(params: Params, objective: str, lm: LanguageModel, examples: dict[str, list[PreferenceExample]]) -> str:
     """Digest of everything that the trained weights depend on."""
     read = [
-        [split, e.example_id, e.prompt, e.responses, *([e.liked] if e.liked > 1 else [])]
+        [split, e.example_id, e.prompt, e.responses, *([e.liked] if e.liked > 1 else []), *e.log_q]
         for split, part in examples.items()
         for e in part
     ]

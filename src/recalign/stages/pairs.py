@@ -11,13 +11,14 @@ from recalign.common.errors import RecalignError
 from recalign.data.prepared import Prepared
 from recalign.data.records import Example, Items, read_taken
 from recalign.params.load import Params
-from recalign.preferences.pairs.negatives import STRATEGIES, strategy_shares
+from recalign.preferences.pairs.negatives import IN_BATCH, STRATEGIES, strategy_shares
 from recalign.preferences.pairs.pairs import Pair, build_pairs, pairs_table
 from recalign.preferences.profiles.histories import read_known
 from recalign.preferences.profiles.profiles import Profile, read_profiles, read_told
 from recalign.preferences.profiles.selection import pair_examples
 from recalign.preferences.profiles.statements import closed_statements, plausible_items
 from recalign.project import Project
+from recalign.recommenders.recommender import Recommender
 from recalign.training.new_items import known_history, new_in_epoch, turn_of
 
 log = logging.getLogger(__name__)
@@ -28,17 +29,17 @@ def pairs(params: Params, project: Project = Project()) -> None:
 
     Training pairs come from users whose histories SFT does not read, as long as there are such users; `pair_examples`
     says who comes first where profiles or dislikes are asked for.
-    Raises RecalignError when an input is missing, pairs.shares do not sum to 1, or too many pairs would do without the
-    profile or the kind of rejected items that params ask for.
+    Raises RecalignError when an input is missing, pairs.shares do not sum to 1, a batch has one example, or too many
+    pairs would do without the profile or the kind of rejected items that params ask for.
     """
     items = Items.read(project.prepared)
     shares = dict(zip(STRATEGIES, strategy_shares(params.pairs), strict=True))
-    item_knn = None
+    drawn_from: Recommender | int | None = params.align.batch if params.pairs.strategy == IN_BATCH else None
     if shares["hard"] > 0:
         from recalign.recommenders.item_knn import ItemKNN
         from recalign.recommenders.store import on_catalogue
 
-        item_knn = on_catalogue(ItemKNN.load(project.baselines / "item_knn", items.trained), items.trained, items)
+        drawn_from = on_catalogue(ItemKNN.load(project.baselines / "item_knn", items.trained), items.trained, items)
     known = read_profiles(project.profiles, params.profiles.engine)
     told = read_told(project.profiles, params.profiles.engine)
     plausible = _plausible(params, project.prepared, items, known) if shares["profile"] > 0 else {}
@@ -51,7 +52,7 @@ def pairs(params: Params, project: Project = Project()) -> None:
         taken = read_taken(project.prepared, examples, later=params.pairs.positives > 1)
         asked = _shown(examples, items, params) if split == c.TRAIN else examples
         built += build_pairs(
-            asked, items, taken, params.pairs, params.seed, item_knn=item_knn, profiles=known, plausible=plausible
+            asked, items, taken, params.pairs, params.seed, drawn_from=drawn_from, profiles=known, plausible=plausible
         )
     with folder(project.pairs) as partial:
         write_parquet(partial / "pairs.parquet", pairs_table(built))

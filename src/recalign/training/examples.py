@@ -45,13 +45,15 @@ class TextExample:
 class PreferenceExample:
     """A prompt and its responses: the chosen one, others that were liked as well, the rejected ones.
 
-    liked: how many of them were liked, the chosen one among them.
+    liked: how many of them were liked, the chosen one among them. log_q: of each, the log of its chance to be offered
+    as a rejected one; empty where pairs do not say it.
     """
 
     example_id: str
     prompt: list[int]
     responses: list[list[int]]
     liked: int = 1
+    log_q: tuple[float, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -112,7 +114,8 @@ def read_preference_examples(
         profile = row[c.PROFILE] if params.prompt.profile else None
         prompt = builder.prompt(row[c.HISTORY], profile=profile, candidates=listed)
         responses = [builder.response(i) for i in shown]
-        built[row[c.SPLIT]].append(PreferenceExample(row[c.EXAMPLE], prompt, responses, 1 + len(also)))
+        log_q = tuple(row.get(c.LOG_Q) or ())
+        built[row[c.SPLIT]].append(PreferenceExample(row[c.EXAMPLE], prompt, responses, 1 + len(also), log_q))
     for split, examples in built.items():
         if not examples:
             raise RecalignError(

@@ -16,7 +16,7 @@ from recalign.common.artifacts import digest_of
 from recalign.common.errors import RecalignError
 from recalign.common.progress import memory_mb, reading_forecast, track
 from recalign.common.run_log import COSTS
-from recalign.data.records import hashed_order
+from recalign.data.records import hashed_batches
 from recalign.params.section import OptimiserParams
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints, TrainingState, Weights
@@ -111,10 +111,9 @@ def batches(examples: Epochs[E], size: int, epochs: int, seed: int) -> Iterator[
     """The batches of all epochs, each in order of length; who is in one is drawn from (seed, epoch, id), never from the
     order given."""
     for epoch in range(epochs):
-        own = examples(epoch) if callable(examples) else examples
-        order = sorted(own, key=lambda e: hashed_order(seed, epoch, e.example_id))
-        for start in range(0, len(order), size):
-            yield sorted(order[start : start + size], key=lambda e: (-e.tokens, e.example_id))
+        own = {e.example_id: e for e in (examples(epoch) if callable(examples) else examples)}
+        for names in hashed_batches(own, size, seed, epoch):
+            yield sorted((own[name] for name in names), key=lambda e: (-e.tokens, e.example_id))
 
 
 def evaluation_steps(steps: int, evaluations: int) -> set[int]:

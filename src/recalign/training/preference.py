@@ -128,20 +128,23 @@ class PreferenceTraining:
     def _batch(self, examples: Sequence[PreferenceExample]) -> PreferenceBatch:
         scored = response_logprobs(self._model, [e.prompt for e in examples], [e.responses for e in examples])
         stored = self._stored(examples)
-        liked = None if stored.liked is None else stored.liked.to(scored.mask.device)
-        return PreferenceBatch(scored.sums, stored.policy.to(scored.sums), scored.lengths, scored.mask, liked)
+        stored = _moved(stored, scored.mask.device)
+        reference = stored.policy.to(scored.sums)
+        return PreferenceBatch(scored.sums, reference, scored.lengths, scored.mask, stored.liked, stored.log_q)
 
     def _stored(self, examples: Sequence[PreferenceExample]) -> PreferenceBatch:
         """The batch that the reference gives: it is policy and reference at once."""
         shape = (len(examples), max(len(example.responses) for example in examples))
-        sums, lengths = torch.zeros(shape), torch.zeros(shape, dtype=torch.long)
+        sums, lengths, log_q = torch.zeros(shape), torch.zeros(shape, dtype=torch.long), torch.zeros(shape)
         for row, example in enumerate(examples):
             count = len(example.responses)
             sums[row, :count] = torch.tensor(self._references[example.example_id])
             lengths[row, :count] = torch.tensor([len(response) for response in example.responses])
+            log_q[row, : len(example.log_q)] = torch.tensor(example.log_q)
         counts = torch.tensor([example.liked for example in examples])
         liked = torch.arange(shape[1]) < counts[:, None] if (counts > 1).any() else None
-        return PreferenceBatch(sums, sums, lengths, lengths > 0, liked)
+        told = log_q if all(example.log_q for example in examples) else None
+        return PreferenceBatch(sums, sums, lengths, lengths > 0, liked, told)
 
 
 def _joined(batches: Sequence[PreferenceBatch]) -> PreferenceBatch:
@@ -152,13 +155,16 @@ def _joined(batches: Sequence[PreferenceBatch]) -> PreferenceBatch:
     def join(tensors: list[Tensor]) -> Tensor:
         return torch.cat([torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in tensors])
 
-    references = [batch.reference for batch in batches if batch.reference is not None]  # all of them, or none
+    # all of them, or none
+    references = [batch.reference for batch in batches if batch.reference is not None]
+    log_q = [batch.log_q for batch in batches if batch.log_q is not None]
     return PreferenceBatch(
         join([batch.policy for batch in batches]),
         join(references) if references else None,
         join([batch.lengths for batch in batches]),
         join([batch.mask for batch in batches]),
         join([_liked(batch) for batch in batches]) if several else None,
+        join(log_q) if log_q else None,
     )
 
 

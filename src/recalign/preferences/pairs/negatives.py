@@ -1,4 +1,4 @@
-"""Which items an example's user is said to have declined: seven ways to draw the K rejected items.
+"""Which items an example's user is said to have declined: eight ways to draw the K rejected items.
 
 Every draw comes from a stream seeded by (seed, example id), so neither the order of rows nor the other examples
 change it. An item that nobody took in training is never drawn: before the cutoff there was nothing to decline, and
@@ -6,6 +6,8 @@ a model that meets new items only as rejected ones learns to bury what is new. W
 unseen; what of it was disliked, by the strategy `disliked` alone.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recalign.common.errors import RecalignError
-from recalign.data.records import Example, Items, Taken, hashed_order
+from recalign.data.records import Example, Items, Taken, hashed_batches, hashed_order
 from recalign.params.pairs import PairsParams, Strategy
 from recalign.recommenders.recommender import Recommender, Request
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+IN_BATCH: Strategy = "in_batch"
 FALLBACK: Strategy = "uniform"  # takes the place of a strategy that has nothing left
 GUESSES = 512  # weighted draws before the rest is drawn exactly; only a user who took most of the catalogue gets there
 CHUNK = 64  # draws at once
@@ -82,7 +85,7 @@ class Pool:
 def strategy_shares(params: PairsParams) -> NDArray[np.float64]:
     """The probability of each of STRATEGIES for one rejected item; sums to 1.
 
-    Raises RecalignError when pairs.shares has a negative share or does not sum to 1.
+    Raises RecalignError when pairs.shares has a negative share, one of `in_batch`, or does not sum to 1.
     """
     if params.strategy != "mixed":
         return np.array([float(name == params.strategy) for name in STRATEGIES])
@@ -91,6 +94,11 @@ def strategy_shares(params: PairsParams) -> NDArray[np.float64]:
         raise RecalignError(
             f"pairs.shares is {dict(params.shares)}, which sums to {shares.sum():g}; "
             "give shares of 0 or more that sum to 1"
+        )
+    if params.shares.get(IN_BATCH, 0.0) > 0:
+        raise RecalignError(
+            f"pairs.shares has {params.shares[IN_BATCH]:g} of '{IN_BATCH}', whose correction for popularity is that of "
+            f"one law; set pairs.strategy to {IN_BATCH}, or that share to 0"
         )
     return shares / shares.sum()
 
@@ -102,21 +110,24 @@ def draw_negatives(
     params: PairsParams,
     seed: int,
     *,
-    hard: Sequence[int] = (),
+    listed: Sequence[int] = (),
     plausible: Mapping[int, int] | None = None,
 ) -> list[Negative]:
     """Draw up to params.negatives distinct items of the pool, none of them in `taken` but for what was disliked.
 
     Each place draws its strategy by `strategy_shares`, then an item by that strategy: `uniform`; `popularity` in
-    proportion to popularity^alpha; `hard` uniformly from `hard`; `alike` uniformly from the params.hard_pool items that
-    are about as popular as the target; `profile` in proportion to `plausible` (item ->
-    number of the user's claims that hold for it); `disliked` uniformly from what the user disliked before the cutoff.
+    proportion to popularity^alpha; `hard` and `in_batch` uniformly from `listed` (`hard_items`, `batch_mates`); `alike`
+    uniformly from the params.hard_pool items that are about as popular as the target; `profile` in proportion to
+    `plausible` (item -> number of the user's claims that hold for it); `disliked` uniformly from what the user disliked
+    before the cutoff.
     A strategy with nothing left gives its place to one that still has something, drawn by the shares of those
-    (`mixed`), and where none of the shares has, to `uniform`. Fewer than K come back only when the pool has no more.
+    (`mixed`), and where none of the shares has, to `uniform`. Fewer than K come back only when the pool has no more, or
+    (`in_batch`, which nothing takes the place of) the batch.
     """
+    places = min(params.negatives, len({*listed})) if params.strategy == IN_BATCH else params.negatives
     rng = np.random.default_rng(int(hashed_order(seed, example.example_id), 16))
     shares = strategy_shares(params)
-    names = rng.choice(len(STRATEGIES), size=params.negatives, p=shares)
+    names = rng.choice(len(STRATEGIES), size=places, p=shares)
     left = dict(zip(STRATEGIES, shares.tolist(), strict=True))
     streams: dict[Strategy, Iterator[int]] = {}
     drawn: list[Negative] = []
@@ -124,8 +135,8 @@ def draw_negatives(
 
     def next_of(strategy: Strategy) -> int | None:
         if strategy not in streams:
-            listed = pool.alike(example.target, params.hard_pool, rng) if strategy == "alike" else hard
-            streams[strategy] = _stream(strategy, rng, pool, listed, plausible or {}, taken.disliked)
+            own = pool.alike(example.target, params.hard_pool, rng) if strategy == "alike" else listed
+            streams[strategy] = _stream(strategy, rng, pool, own, plausible or {}, taken.disliked)
         barred = frozenset() if strategy == "disliked" else taken.items
         for item in streams[strategy]:
             if item not in chosen and item not in barred and pool.could_be_had(item, example.cutoff):
@@ -155,7 +166,7 @@ def _stream(
     strategy: Strategy,
     rng: np.random.Generator,
     pool: Pool,
-    hard: Sequence[int],
+    listed: Sequence[int],
     plausible: Mapping[int, int],
     disliked: Sequence[int],
 ) -> Iterator[int]:
@@ -164,8 +175,8 @@ def _stream(
             return _weighted(rng, pool.uniform)
         case "popularity":
             return _weighted(rng, pool)
-        case "hard" | "alike":
-            return iter(rng.permutation(np.array(hard, dtype=np.int64)).tolist())
+        case "hard" | "alike" | "in_batch":
+            return iter(rng.permutation(np.array(listed, dtype=np.int64)).tolist())
         case "profile":
             ids = np.intersect1d(pool.ids, np.array(list(plausible), dtype=np.int64))
             return _exact(rng, Pool(ids, np.cumsum([float(plausible[item]) for item in ids.tolist()])))
@@ -210,3 +221,37 @@ def hard_items(
                 row[[time is not None and time > example.cutoff for time in since]] = -np.inf
             best = np.argsort(-row, kind="stable")[:size]  # stable: equal scores by ascending id
             yield tuple(items.ids[column] for column in best if np.isfinite(row[column]))
+
+
+def batch_mates(
+    examples: Sequence[Example], taken: Sequence[Taken], pool: Pool, size: int, seed: int
+) -> list[tuple[int, ...]]:
+    """For each example, what the others of its batch chose and it may decline, as often as they chose it.
+
+    Batches are those of the training loop's first epoch: `size` examples each, by (seed, example id). What the
+    example's user took or met is left out, and what was not there at the cutoff. An example with nothing left gets ()
+    and is in no batch, since nothing will be learned from it; the others' batches are then drawn without it.
+    """
+    place = {example.example_id: row for row, example in enumerate(examples)}
+    names = list(place)
+    while True:
+        found: list[tuple[int, ...]] = [()] * len(examples)
+        for batch in hashed_batches(names, size, seed, 0):
+            rows = [place[name] for name in batch]
+            for row in rows:
+                others = (examples[other].target for other in rows if other != row)
+                own, cutoff = taken[row].items | {examples[row].target}, examples[row].cutoff
+                found[row] = tuple(
+                    item
+                    for item in others
+                    if item not in own and item in pool.known and pool.could_be_had(item, cutoff)
+                )
+        left = [name for name in names if found[place[name]]]
+        if len(left) == len(names):
+            return found
+        names = left
+
+
+def log_shares(chosen: Sequence[int]) -> dict[int, float]:
+    """log q of each item: its share among the chosen items, by which the others of a batch offer it to be rejected."""
+    return {item: math.log(count / len(chosen)) for item, count in Counter(chosen).items()}

@@ -1,8 +1,9 @@
 """Preference examples: the item a user took after a history (chosen) beside K items they did not take (rejected)."""
 
 import logging
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -13,11 +14,14 @@ from recalign.data.records import Example, Items, Taken
 from recalign.params.pairs import PairsParams, Strategy
 from recalign.preferences.pairs.negatives import (
     FALLBACK,
+    IN_BATCH,
     STRATEGIES,
     Negative,
     Pool,
+    batch_mates,
     draw_negatives,
     hard_items,
+    log_shares,
     strategy_shares,
 )
 from recalign.preferences.profiles.profiles import Profile
@@ -34,6 +38,7 @@ REMEDIES: dict[Strategy, str] = {  # what gives a strategy more to draw
     "disliked": "lower pairs.examples or pairs.negatives (users must have rated so many items below prepare.min_rating "
     "before a case)",
     "alike": "raise pairs.hard_pool above pairs.negatives",
+    "in_batch": "raise align.batch above pairs.negatives",
 }
 SCHEMA = pa.schema(
     [
@@ -53,7 +58,9 @@ SCHEMA = pa.schema(
 class Pair:
     """One chosen item and the rejected ones (as many strategies as rejected items); profile is text or None.
 
-    also: up to pairs.positives − 1 items that the user liked from then on, the next ones first.
+    also: up to pairs.positives − 1 items that the user liked from then on, the next ones first. log_q: of strategy
+    `in_batch` alone, `log_shares` of the chosen item, of `also` (as if chosen once, where nobody chose it) and of the
+    rejected ones.
     """
 
     example_id: str
@@ -65,6 +72,7 @@ class Pair:
     strategies: tuple[str, ...]
     profile: str | None
     also: tuple[int, ...] = ()
+    log_q: tuple[float, ...] = ()
 
 
 def build_pairs(
@@ -74,33 +82,38 @@ def build_pairs(
     params: PairsParams,
     seed: int,
     *,
-    item_knn: Recommender | None = None,
+    drawn_from: Recommender | int | None = None,
     profiles: Mapping[tuple[str, int], Profile] | None = None,
     plausible: Mapping[tuple[str, int], Mapping[int, int]] | None = None,
 ) -> list[Pair]:
     """Make a pair of every example, in the order given; examples with nothing to reject are left out, with a warning.
 
-    taken: of each example, as `read_taken` reads it. item_knn (fitted on train) serves `hard`; profiles and plausible,
-    by (split, user), serve the profile column and the `profile` strategy.
-    Raises RecalignError when the params draw `hard` negatives and there is no item_knn, or have bad shares, or when
-    more than MOST_WITHOUT of the rejected items could not be drawn as asked.
+    taken: of each example, as `read_taken` reads it. drawn_from: item_knn (fitted on train) for `hard`, the number of
+    examples in a batch for `in_batch`; profiles and plausible, by (split, user), serve the profile column and the
+    `profile` strategy.
+    Raises RecalignError when the params draw `hard` negatives and there is no item_knn, or have bad shares, when
+    more than MOST_WITHOUT of the rejected items could not be drawn as asked, or when a batch has one example.
     """
     pool = Pool.of(items, params.popularity_alpha)
     pairs = []
     counts: Counter[tuple[Strategy, Strategy]] = Counter()
-    for example, own, hard in zip(examples, taken, _hard_lists(examples, taken, items, params, item_knn), strict=True):
+    further = [tuple(item for item in own.later if item in pool.known)[: params.positives - 1] for own in taken]
+    # a validation case's later likes are looked at for this alone
+    owned = [replace(own, items=own.items | {*also}) for own, also in zip(taken, further, strict=True)]
+    if params.strategy == IN_BATCH:
+        lists: Iterable[Sequence[int]] = _batch_lists(examples, owned, pool, drawn_from, seed)
+    else:
+        lists = _hard_lists(examples, owned, items, params, drawn_from)
+    for example, own, also, listed in zip(examples, owned, further, lists, strict=True):
         owner = (example.split, example.user_id)
         claimed = (plausible or {}).get(owner, {})
-        also = tuple(item for item in own.later if item in pool.known)[: params.positives - 1]
-        if also:  # a validation case's later likes are looked at for this alone
-            own = replace(own, items=own.items | {*also})
-        negatives = draw_negatives(example, own, pool, params, seed, hard=hard, plausible=claimed)
+        negatives = draw_negatives(example, own, pool, params, seed, listed=listed, plausible=claimed)
         counts.update((negative.asked, negative.strategy) for negative in negatives)
         profile = (profiles or {}).get(owner)
         if negatives:
             pairs.append(_pair(example, negatives, profile.text if profile and profile.text else None, also))
     _report(pairs, len(examples), params, counts)
-    return pairs
+    return _with_log_q(pairs) if params.strategy == IN_BATCH else pairs
 
 
 def _hard_lists(
@@ -108,13 +121,32 @@ def _hard_lists(
     taken: Sequence[Taken],
     items: Items,
     params: PairsParams,
-    item_knn: Recommender | None,
+    item_knn: Recommender | int | None,
 ) -> Iterator[tuple[int, ...]]:
     if strategy_shares(params)[STRATEGIES.index("hard")] == 0:
         return (() for _ in examples)
-    if item_knn is None:
+    if item_knn is None or isinstance(item_knn, int):
         raise RecalignError(f"pairs.strategy {params.strategy!r} needs the item_knn baseline; 'dvc repro' makes it")
     return hard_items(item_knn, items, examples, taken, params.hard_pool)
+
+
+def _batch_lists(
+    examples: Sequence[Example], taken: Sequence[Taken], pool: Pool, size: Recommender | int | None, seed: int
+) -> list[tuple[int, ...]]:
+    if not isinstance(size, int) or size < 2:
+        raise RecalignError(
+            f"pairs.strategy is '{IN_BATCH}', which rejects what the other examples of a batch chose, and align.batch "
+            f"is {size}; set align.batch to 2 or more, and above pairs.negatives"
+        )
+    return batch_mates(examples, taken, pool, size, seed)
+
+
+def _with_log_q(pairs: Sequence[Pair]) -> list[Pair]:
+    logs = log_shares([pair.chosen for pair in pairs])
+    once = -math.log(len(pairs)) if pairs else 0.0
+    shown = [(pair.chosen, *pair.also, *pair.rejected) for pair in pairs]
+    told = [tuple(logs.get(item, once) for item in own) for own in shown]
+    return [replace(pair, log_q=own) for pair, own in zip(pairs, told, strict=True)]
 
 
 def _pair(example: Example, negatives: Sequence[Negative], profile: str | None, also: tuple[int, ...]) -> Pair:
@@ -141,9 +173,11 @@ def _report(
             log.info("%d rejected items asked of '%s', which had nothing left, were drawn by '%s'", n, asked, strategy)
     _check_fallback(params, counts, pairs[0].split if pairs else c.TRAIN)
     if empty := examples - len(pairs):
-        log.warning("%d of %d examples left out: their users took every item of the catalogue", empty, examples)
+        of = "the others of their batch chose" if params.strategy == IN_BATCH else "of the catalogue"
+        log.warning("%d of %d examples left out: their users took every item %s", empty, examples, of)
     if ragged := sum(len(pair.rejected) < params.negatives for pair in pairs):
-        log.info("%d pairs have fewer than %d rejected items: the catalogue has no more", ragged, params.negatives)
+        of = "batch" if params.strategy == IN_BATCH else "catalogue"
+        log.info("%d pairs have fewer than %d rejected items: the %s has no more", ragged, params.negatives, of)
 
 
 def _check_fallback(params: PairsParams, counts: Mapping[tuple[Strategy, Strategy], int], split: str) -> None:
@@ -161,6 +195,7 @@ def _check_fallback(params: PairsParams, counts: Mapping[tuple[Strategy, Strateg
 
 
 def pairs_table(pairs: Sequence[Pair]) -> pa.Table:
-    """The pairs as data/pairs/pairs.parquet holds them, rows in the order given; the column `also` where any has it."""
-    several = [pa.field(c.ALSO, pa.list_(pa.int64()))] if any(pair.also for pair in pairs) else []
-    return pa.Table.from_pylist([vars(pair) for pair in pairs], schema=pa.schema([*SCHEMA, *several]))
+    """The pairs as data/pairs/pairs.parquet holds them, in the order given; `also` and `log_q` where any has them."""
+    further = {c.ALSO: pa.int64(), c.LOG_Q: pa.float64()}
+    there = [pa.field(name, pa.list_(kind)) for name, kind in further.items() if any(getattr(p, name) for p in pairs)]
+    return pa.Table.from_pylist([vars(pair) for pair in pairs], schema=pa.schema([*SCHEMA, *there]))
