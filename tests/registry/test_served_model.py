@@ -39,7 +39,7 @@ from recalign.data.records import Items
 from recalign.llm.base import load_language_model
 from recalign.params.load import parse_params
 from recalign.preferences.profiles.engines import open_engine
-from recalign.preferences.profiles.histories import Histories
+from recalign.preferences.profiles.profiles import Histories
 from recalign.preferences.profiles.statements import closed_statements
 from recalign.ranking import language_model as under_test
 from recalign.ranking.adapters import open_language_model

@@ -20,8 +20,7 @@ from recalign.llm.base import LanguageModel, fetch_base
 from recalign.llm.model_files import IDENTITY
 from recalign.params.profiles import ProfilesParams
 from recalign.preferences.profiles.engines import Inference, open_engine
-from recalign.preferences.profiles.histories import Histories
-from recalign.preferences.profiles.profiles import COUNTING, Engine, Profile, make_profile
+from recalign.preferences.profiles.profiles import COUNTING, Engine, Histories, Profile, make_profile
 from recalign.preferences.profiles.statements import Statement, closed_statements
 from recalign.project import BASE
 from recalign.ranking.fused import FusedRecommender
