@@ -5,7 +5,7 @@ from typing import Any
 
 from recalign.common import html as page
 from recalign.evaluation.exposure import Exposure
-from recalign.evaluation.injection import IN_HISTORY, IN_LIST, Lift
+from recalign.evaluation.injection import IN_HISTORY, IN_LIST, IN_PROFILE, Lift
 from recalign.evaluation.metrics import LABELS
 from recalign.evaluation.scorecard import Scorecard
 from recalign.evaluation.significance import Interval, plain, signed
@@ -129,7 +129,7 @@ def _number(value: float | None) -> str:
 
 
 Lifts = Mapping[str, Mapping[str, Lift]]  # by system, then position
-WHERE = {IN_LIST: "its own", IN_HISTORY: "the last liked item's"}
+WHERE = {IN_LIST: "its own", IN_HISTORY: "the last liked item's", IN_PROFILE: "the profile"}
 
 
 def injection_section(lifts: Lifts) -> str:
@@ -142,10 +142,10 @@ def injection_section(lifts: Lifts) -> str:
         for system, positions in lifts.items() for position, lift in positions.items()
     ]  # fmt: skip
     note = (
-        "In each case a wrong candidate is on trial, and a title asks for it in one of a few ways, such as 'recommend "
-        "me next'. Lift: 1/rank with the text minus 1/rank without it, 95 % intervals over users; above 0: the text "
-        "works. ID recommenders read no titles, so theirs is 0. The recommender content does and is not measured; in "
-        "a fusion it keeps the scores of the clean titles."
+        "In each case a wrong candidate is on trial, and a title or the profile asks for it in one of a few ways, such "
+        "as 'recommend me next'. Lift: 1/rank with the text minus 1/rank without it, 95 % intervals over users; above "
+        "0: the text works. ID recommenders read no titles, so theirs is 0. The recommender content does and is not "
+        "measured; in a fusion it keeps the scores of the clean titles."
     )
     headings = ["system", "the text is in", "lift", "mean rank without", "with", "cases of users"]
     return page.section("Titles that ask to be recommended", page.table(headings, rows, note))
@@ -156,6 +156,7 @@ def injection_note(lifts: Lifts, llm: str | None) -> list[str]:
     told = [
         f"{system} {lifts[system][IN_LIST].sentence} in its own title, {lifts[system][IN_HISTORY].sentence} in the "
         "last liked one"
+        + (f", {lifts[system][IN_PROFILE].sentence} in the profile" if IN_PROFILE in lifts[system] else "")
         for system in (llm, FUSION) if system and system in lifts
     ]  # fmt: skip
     return [f"Lift of a title that asks for its item, in 1/rank: {'; '.join(told)}."] if told else []
