@@ -1,6 +1,7 @@
 """Sections of the report beyond the scorecard: slices, exposure, truth, cost, injection, and the gate's bounds."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from recalign.common import html as page
@@ -14,6 +15,27 @@ from recalign.evaluation.systems import FUSION, Cost
 from recalign.params.registry import RegistryParams
 from recalign.report.costs import cost_sentences
 from recalign.report.plots import Drawing
+
+SHOWN_SUPPORTS = 5  # titles named a claim
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A line of a user's ledger as the report shows it; supports: titles, oldest first."""
+
+    user: str
+    claim: str
+    about: str
+    score: float | None
+    by: str
+    supports: tuple[str, ...]
+
+    @property
+    def told(self) -> str:
+        """The latest titles, and how many there are beside them."""
+        rest = len(self.supports) - SHOWN_SUPPORTS
+        named = ", ".join(reversed(self.supports[-SHOWN_SUPPORTS:]))
+        return f"{named}{f' and {rest} more' if rest > 0 else ''}" or "—"
 
 
 def slice_section(slices: Sequence[Slice], systems: Sequence[str]) -> str:
@@ -95,6 +117,22 @@ def truth_section(scores: Mapping[str, Any] | None, shares: Mapping[str, Interva
     if planted:
         parts.append(page.figure(planted))
     return page.section("Against the truth", *parts) if parts else ""
+
+
+def ledger_section(claims: Sequence[Claimed]) -> str:
+    """What is claimed of a few users, and why; empty where no profile claims anything."""
+    if not claims:
+        return ""
+    rows = [
+        (own.user, own.claim, own.about, "—" if own.score is None else f"{own.score:+.2f}", own.by, own.told)
+        for own in claims
+    ]
+    note = (
+        "Each claim with the liked items that support it, the latest first. A person may forbid or change one "
+        "(recalign profile USER --edit …), which recommend reads; edits are kept apart, and are not in this report."
+    )
+    listed = page.table(["user", "claim", "attribute", "score", "by", "because of"], rows, note)
+    return page.section("What is claimed of users", listed)
 
 
 def _share(value: float | None) -> str:
