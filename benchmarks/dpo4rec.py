@@ -1,10 +1,12 @@
 """What the machinery of DPO4Rec finds where texts must help: the simulator's planted tastes as texts.
 
     python benchmarks/dpo4rec.py [--users 300] [--cut 3] [--seeds 1 2 3]
+    python benchmarks/dpo4rec.py --texts statements --base data/models/base
 
 Each seed is a world of its own. Histories are cut to their last `cut` items, so that they hide what the text tells:
-what is planted in the user, at the time of the window. Measured on T, users whom neither first stage nor reranker met:
-the truthful text against none and against other users' (swap control), and whether of four texts (the truth, two with
+what is planted in the user, at the time of the window; with --texts statements or counting what that engine infers from
+the history before it was cut. Measured on T, users whom neither first stage nor reranker met:
+the text against none and against other users' (swap control), and whether of four texts (the whole text, two with
 a part of another user's, and another user's whole) the reward prefers the truer ones. Prints worlds one by one and all
 pooled, with 95 % intervals over users, and the difference that so many users could show (power 0.8).
 """
@@ -12,6 +14,7 @@ pooled, with 95 % intervals over users, and the difference that so many users co
 import argparse
 import logging
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,13 +26,18 @@ from recalign.common import columns as c
 from recalign.data.records import Items
 from recalign.data.simulator import START, Taste, days_since_start, load_catalogue, simulate
 from recalign.evaluation.significance import Interval, bootstrap_interval, signed
+from recalign.llm.base import load_language_model
 from recalign.params.load import Params, load_params
+from recalign.preferences.profiles.engines import StatementScorer
+from recalign.preferences.profiles.profiles import COUNTING
+from recalign.preferences.profiles.statements import closed_statements, strongest_lifts
 from recalign.preferences.reward import GROUPS, Group, group_of, mean_rewards, paired, swapped
 from recalign.preferences.tastes.text import TasteText, truthful_text
 from recalign.preferences.tastes.writer import Written
 from recalign.ranking.rerank import Window, reranked, unreranked
 from recalign.ranking.texts import Loop, World
 
+TRUTHFUL = "truth"
 TRUTH = {0: 1.0, 1: 0.75, 2: 0.25, 3: 0.0}  # share of the five planted values that a text of each place keeps, about
 
 
@@ -69,7 +77,50 @@ class TruthWriter:
         return truthful_text(told, [title], "films"), kept / total
 
 
-def world_of(params: Params, seed: int, users: int, cut: int) -> tuple[World, TruthWriter]:
+@dataclass
+class ClaimWriter(TruthWriter):
+    """Writes what an engine claims, likewise: further places put another user's claims in place of own ones.
+
+    claims: phrases by user, best first; `tastes` is not read.
+    """
+
+    claims: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+
+    def _text(self, user: int, other: int, share: float, draw: random.Random, title: str) -> tuple[TasteText, float]:
+        mine, theirs = self.claims[user], self.claims[other]
+        told = [
+            own if draw.random() < share or place >= len(theirs) else theirs[place] for place, own in enumerate(mine)
+        ]
+        said = ", ".join(told) or "nothing in particular"
+        kept = sum(phrase in mine for phrase in told) / max(len(told), 1)
+        return TasteText(said, "nothing in particular", (("genre", said),), (title,), f"Likes {said}."), kept
+
+
+def claims_of(
+    engine: str, base: Path, params: Params, world: World, whole: Mapping[int, tuple[int, ...]]
+) -> dict[int, tuple[str, ...]]:
+    """What an engine claims of each user from the history before it was cut; base rates are of R's histories."""
+    taught = Counter(item for window in world.windows["R"] for item in whole[window.user_id])
+    statements = closed_statements(world.items.shown, taught, world.noun)
+    if engine == COUNTING:
+        found = {user: strongest_lifts(statements, history, params.profiles.claims) for user, history in whole.items()}
+    else:
+        model = load_language_model(base, params.base, threads=1)
+        scorer = StatementScorer(model, world.items, world.noun)
+        found = scorer.claims(statements, whole, params.profiles.claims, store=None, batch=params.profiles.batch)
+    return {user: tuple(statement.phrase for statement, _ in own) for user, own in found.items()}
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A simulated world, who writes what is planted in it, and each user's history before it was cut."""
+
+    world: World
+    writer: TruthWriter
+    whole: Mapping[int, tuple[int, ...]]
+
+
+def world_of(params: Params, seed: int, users: int, cut: int) -> Planted:
     """A simulated world: so many users, the last dpo4rec.window films of each to be foretold."""
     tastes, events = simulate(users * 2, 1440, seed)
     shown, window = load_catalogue(), params.dpo4rec.window
@@ -89,11 +140,12 @@ def world_of(params: Params, seed: int, users: int, cut: int) -> tuple[World, Tr
     chosen = [user for user in sorted(by_user) if len(by_user[user]) >= window + 10][:users]
     shares = dict(zip(GROUPS, params.dpo4rec.shares.model_dump().values(), strict=True))
     windows: dict[Group, list[Window]] = {group: [] for group in GROUPS}
-    rows, planted = [], {}
+    rows, planted, whole = [], {}, {}
     known: dict[int, Taste] = {taste.user_id: taste for taste in tastes}
     for user in chosen:
         before, after = by_user[user][:-window], by_user[user][-window:]
         met, group = [item for item, _ in before], group_of(user, shares, seed)
+        whole[user] = tuple(met)
         windows[group].append(Window(user, tuple(met[-cut:]), frozenset(i for i, _ in after), frozenset(met)))
         planted[user] = known[user].likes(after[0][1])
         if group == "R":
@@ -101,12 +153,12 @@ def world_of(params: Params, seed: int, users: int, cut: int) -> tuple[World, Tr
     users_, items_, days, places = zip(*rows, strict=True)
     times = pa.array([int(day * 86400e6) + int(START.timestamp() * 1e6) for day in days], pa.timestamp("us"))
     taught = pa.table({c.USER: users_, c.ITEM: items_, c.TIMESTAMP: times, c.POSITION: places})
-    return World(items, "films", True, windows, taught), TruthWriter(planted, titles)
+    return Planted(World(items, "films", True, windows, taught), TruthWriter(planted, titles), whole)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Per user of T: the truth's metric less another arm's; per pair of P: fidelity of chosen less rejected."""
+    """Per user of T: the text's metric minus another arm's; per pair of P: fidelity of chosen minus rejected."""
 
     users: list[str]
     gains: dict[str, list[float]]
@@ -115,9 +167,13 @@ class Measured:
     given: int
 
 
-def measure(params: Params, seed: int, users: int, cut: int) -> Measured:
+def measure(params: Params, seed: int, users: int, cut: int, texts: str, base: Path) -> Measured:
     """One world."""
-    world, writer = world_of(params, seed, users, cut)
+    planted = world_of(params, seed, users, cut)
+    world, writer = planted.world, planted.writer
+    if texts != TRUTHFUL:
+        claims = claims_of(texts, base, params, world, planted.whole)
+        writer = ClaimWriter(writer.tastes, writer.titles, claims=claims)
     loop = Loop.open(replace_seed(params, seed), world, None)
     written = loop.write(writer, {"R": 1, "P": 4, "V": 1, "T": 1})
     reranker, _ = loop.reranker(written)
@@ -125,10 +181,10 @@ def measure(params: Params, seed: int, users: int, cut: int) -> Measured:
     other = swapped(truth, seed)
     own = reranked(reranker, cases, truth)["ndcg_at_10"]
     gains = {
-        "truth − no text, NDCG@10": own - reranked(reranker, cases, None)["ndcg_at_10"],
-        "truth − swapped, NDCG@10": own - reranked(reranker, cases, other)["ndcg_at_10"],
-        "truth − unreranked, NDCG@10": own - unreranked(cases)["ndcg_at_10"],
-        "truth − swapped, NDCG@5": mean_rewards(reranker, truth, cases) - mean_rewards(reranker, other, cases),
+        "text − no text, NDCG@10": own - reranked(reranker, cases, None)["ndcg_at_10"],
+        "text − swapped, NDCG@10": own - reranked(reranker, cases, other)["ndcg_at_10"],
+        "text − unreranked, NDCG@10": own - unreranked(cases)["ndcg_at_10"],
+        "text − swapped, NDCG@5": mean_rewards(reranker, truth, cases) - mean_rewards(reranker, other, cases),
     }
     found = paired(reranker, written["P"].read(), loop.cases["P"], params.dpo4rec.least_gap)
     fidelity = [writer.fidelity[pair.chosen] - writer.fidelity[pair.rejected] for pair in found.pairs]
@@ -186,6 +242,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--encoder", choices=("tfidf", "minilm"), default="tfidf")
     parser.add_argument("--listed", type=int, default=100)
+    parser.add_argument("--texts", choices=(TRUTHFUL, COUNTING, "statements"), default=TRUTHFUL)
+    parser.add_argument("--base", type=Path, default=Path("data/models/base"))
     asked = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     params = load_params(Path(__file__).parents[1] / "params.yaml")
@@ -193,7 +251,7 @@ def main() -> None:
     params = params.model_copy(update={"dpo4rec": params.dpo4rec.model_copy(update=changed)})
     parts = []
     for seed in asked.seeds:
-        parts.append(measure(params, seed, asked.users, asked.cut))
+        parts.append(measure(params, seed, asked.users, asked.cut, asked.texts, asked.base))
         print("\n".join(lines(f"world {seed}", parts[-1])), flush=True)
     print("\n".join(lines("all", pooled(parts))))
 

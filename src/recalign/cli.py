@@ -381,12 +381,16 @@ def _add_profile(commands: Commands) -> None:
         help="what is claimed of a user and why, and what the user says of it",
         description="Edits are kept in data/ledger/edits.json, apart from what is inferred: no rerun overwrites them.",
     )
-    profile.add_argument("user", metavar="USER", help="user id, as the log writes it")
+    profile.add_argument("user", metavar="USER", nargs="?", help="user id, as the log writes it")
     told = "forbid ATTRIBUTE=VALUE, change ATTRIBUTE=VALUE ATTRIBUTE=VALUE, or undo ATTRIBUTE=VALUE"
     profile.add_argument("--edit", nargs="+", metavar="WORD", help=f"{told}; shows recommendations before and after")
+    told = ".parquet or .json: write the claims of USER, or of everybody in the log, instead"
+    profile.add_argument("--export", type=Path, metavar="FILE", help=told)
     profile.add_argument("-k", type=int, default=10, help="how many recommendations (default: 10)")
     _add_json(profile)
-    profile.set_defaults(run=lambda a: _call("profile")(_params(), a.user, edit=a.edit, k=a.k, as_json=a.json))
+    profile.set_defaults(
+        run=lambda a: _call("profile")(_params(), a.user, edit=a.edit, export=a.export, k=a.k, as_json=a.json)
+    )
 
 
 def _add_dpo4rec(commands: Commands) -> None:

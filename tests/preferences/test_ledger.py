@@ -1,25 +1,29 @@
 """The ledger: claims with what supports them, edits kept apart, and what an edit does to a list."""
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from preference_world import PreparedLog, random_log
 
-from recalign.commands.profile import LEDGER, profile
-from recalign.common.artifacts import read_json, write_text
+from recalign.commands.profile import profile
+from recalign.common.artifacts import read_json, read_parquet, write_text
 from recalign.common.errors import RecalignError
 from recalign.params.load import parse_params
 from recalign.preferences.profiles.profiles import Claim, Engine, make_profile, profiles_table
 from recalign.preferences.profiles.statements import Statement
+from recalign.preferences.tastes import ledger as module
 from recalign.preferences.tastes.ledger import (
+    LEDGER,
     Edit,
     Value,
+    Wishes,
+    edited_profile,
     ledger_of,
     parse_edit,
     read_edits,
-    reordered,
     with_edit,
     write_edits,
 )
@@ -28,6 +32,7 @@ CRIME = Statement("genre", "Crime", "crime films", frozenset({1, 2, 3}), 0.2)
 WAR = Statement("genre", "War", "war films", frozenset({3, 4}), 0.2)
 NOIR = Statement("decade", "1940s", "films of the 1940s", frozenset({5, 6}), 0.1)
 STATEMENTS = [CRIME, WAR, NOIR]
+EDITS = (Edit(Value("genre", "War")), Edit(Value("genre", "Crime"), Value("decade", "1940s")))
 CLAIMS = [Claim("crime films", "genre", "Crime", 0.9), Claim("war films", "genre", "War", 0.4)]
 
 
@@ -59,12 +64,42 @@ def test_an_edit_holds_where_its_claim_is_not_inferred_any_more():
     assert [entry.about for entry in ledger.forbidden] == [Value("genre", "War")]
 
 
-def test_a_list_leaves_out_what_is_forbidden_and_puts_what_was_put_in_first():
+def test_a_list_leaves_out_what_is_forbidden_and_puts_what_was_put_in_first(monkeypatch):
     """Of the first places only; what no edit is about keeps its order."""
-    edits = [Edit(Value("genre", "War")), Edit(Value("genre", "Crime"), Value("decade", "1940s"))]
-    ledger = ledger_of(CLAIMS, "statements", (9,), STATEMENTS, edits)
-    assert reordered([4, 1, 5, 2, 6, 3], ledger, STATEMENTS, 3) == [5, 1, 2, 6]
-    assert reordered([4, 1, 5], ledger_of(CLAIMS, "statements", (), STATEMENTS, ()), STATEMENTS, 3) == [4, 1, 5]
+    monkeypatch.setattr(module, "DEPTH", 3)
+    assert Wishes.of(EDITS, STATEMENTS).reordered([4, 1, 5, 2, 6, 3]) == [5, 1, 2, 6]
+    assert Wishes.of((), STATEMENTS).reordered([4, 1, 5]) == [4, 1, 5]
+
+
+def test_each_edit_says_what_it_did_to_a_list_and_one_that_did_nothing_says_so():
+    """Before: without edits; after: with them."""
+    titles = {4: "Das Boot", 3: "Ran", 5: "Laura"}
+    said = [own.sentence(titles) for own in Wishes.of(EDITS, STATEMENTS).spoken([4, 1, 3], [5, 1, 2])]
+    assert said == [
+        "genre=War forbidden: leaves out 2 items (Das Boot, Ran)",
+        "genre=Crime changed to decade=1940s: puts first 1 item (Laura)",
+    ]
+    assert Wishes.of(EDITS[:1], STATEMENTS).spoken([1], [1])[0].sentence(titles) == (
+        "genre=War forbidden: changes nothing here"
+    )
+
+
+def test_what_one_edit_forbids_no_other_one_puts_in():
+    """Crime is changed to war, and war is forbidden: nothing is put first."""
+    edits = [Edit(Value("genre", "War")), Edit(Value("genre", "Crime"), Value("genre", "War"))]
+    wishes = Wishes.of(edits, STATEMENTS)
+    assert (wishes.excluded, wishes.wanted) == ({3, 4}, {})
+    assert ledger_of(CLAIMS, "statements", (), STATEMENTS, edits).entries == ()
+
+
+def test_a_profile_is_told_anew_where_an_edit_is_about_it_and_kept_as_it_is_where_none_is():
+    """A model's own words, which may say elsewhere what is forbidden, give way to the claims that are left."""
+    engine = Engine("generate", "m", "p")
+    made = make_profile(engine, "test", 3, (1, 4), [(CRIME, None), (WAR, None)], "Loves war, and war again.")
+    edited = edited_profile(made, (1, 4), STATEMENTS, EDITS[:1])
+    assert (edited.text, edited.evidence, edited.engine) == ("Likes crime films.", (1,), "generate")
+    assert edited_profile(made, (1, 4), STATEMENTS, [Edit(Value("decade", "1940s"))]) is made
+    assert edited_profile(made, (1, 4), STATEMENTS, ()) is made
 
 
 def test_a_later_edit_takes_the_place_of_an_earlier_one_and_can_be_undone():
@@ -181,3 +216,37 @@ def test_the_page_for_people_has_a_line_a_claim(project, capsys):
     assert "war films (genre=War; by edit, in place of genre=Crime)" in said
     assert "Before the edit, by item_knn: " in said
     assert read_json(LEDGER / "edits.json")["users"]["3"][0]["to"] == {"attribute": "genre", "value": "War"}
+
+
+def test_the_claims_of_everybody_are_exported_as_parquet_and_as_json_alike(project, tmp_path, capsys):
+    """With what was edited and forbidden; of one user the same rows as of him among all."""
+    profile(project, "3", edit=["forbid", "genre=Crime"])
+    profile(project, None, export=tmp_path / "claims.parquet")
+    profile(project, None, export=tmp_path / "claims.json")
+    profile(project, "3", export=tmp_path / "own.json")
+    everybody = 24 + 40  # of random_log, forty of them with one item
+    assert capsys.readouterr().out.count(f"claims of {everybody} users -> ") == 2
+    rows = read_parquet(tmp_path / "claims.parquet").to_pylist()
+    assert rows == read_json(tmp_path / "claims.json")
+    own = [row for row in rows if row["user"] == "3"]
+    assert own == read_json(tmp_path / "own.json")
+    assert [(row["claim"], row["status"], row["by"]) for row in own] == [("crime films", "forbidden", "statements")]
+    assert {row["status"] for row in rows if row["user"] != "3"} == {"inferred"}
+    assert all(row["supports"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"user": None}, "name a USER, or give --export FILE"),
+        ({"user": "3", "export": Path("x.csv")}, r"ends in '\.csv'; allowed are \.parquet, \.json"),
+        ({"user": "3", "export": Path("x.json"), "edit": ["forbid", "genre=Crime"]}, "two commands"),
+        ({"user": "999", "export": Path("x.json")}, "--user is 999"),
+    ],
+)
+def test_an_export_that_cannot_be_is_refused_and_writes_nothing(project, tmp_path, asked, said):
+    """In one line."""
+    with pytest.raises(RecalignError, match=said):
+        profile(project, **asked)
+    assert not list(tmp_path.glob("x.*"))
+    assert not (tmp_path / LEDGER).exists()

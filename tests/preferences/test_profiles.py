@@ -19,11 +19,10 @@ from recalign.data.records import Items
 from recalign.data.simulator import Taste
 from recalign.llm.base import fetch_base
 from recalign.params.load import Params, parse_params
-from recalign.preferences.profiles import endpoint
+from recalign.preferences.profiles import answers
 from recalign.preferences.profiles.answers import answer_all
-from recalign.preferences.profiles.histories import read_histories
-from recalign.preferences.profiles.profiles import Claim, Engine, Profile, make_profile, read_profiles
-from recalign.preferences.profiles.scored import SHORTLIST, shortlist
+from recalign.preferences.profiles.engines import MAX_CHARACTERS, SHORTLIST, clean, shortlist
+from recalign.preferences.profiles.profiles import Claim, Engine, Profile, make_profile, read_histories, read_profiles
 from recalign.preferences.profiles.statements import (
     Statement,
     closed_statements,
@@ -32,7 +31,6 @@ from recalign.preferences.profiles.statements import (
     strongest_lifts,
     taste_sentence,
 )
-from recalign.preferences.profiles.texts import MAX_CHARACTERS, clean
 from recalign.preferences.profiles.truth import score_profiles, truth_lines
 from recalign.stages.profiles import profiles
 
@@ -329,7 +327,7 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(answers, "FIRST_WAIT", 0.01)
 
 
 def test_the_endpoint_is_asked_with_the_key_and_a_warning_that_histories_leave(
@@ -373,12 +371,12 @@ def test_an_endpoint_that_is_down_is_named_and_nothing_is_written(params: Params
 )
 def test_an_endpoint_that_refuses_is_one_clear_line(server: Server, message: str) -> None:
     with server, pytest.raises(RecalignError, match=message):
-        endpoint.chat(server.url, "big", ["hello"], 5, 1)
+        answers.chat(server.url, "big", ["hello"], 5, 1)
 
 
 def test_an_address_that_is_none_names_the_key() -> None:
     with pytest.raises(RecalignError, match=r"profiles\.url is 'localhost:8000/v1'.*http://host"):
-        endpoint.chat("localhost:8000/v1", "big", ["hello"], 5, 1)
+        answers.chat("localhost:8000/v1", "big", ["hello"], 5, 1)
 
 
 def test_the_endpoint_needs_a_model(params: Params, tmp_path: Path) -> None:
@@ -433,7 +431,7 @@ def test_planted_tastes_are_scored_beside_the_profiles(params: Params, tmp_path:
 
 def test_answers_scored_by_another_scorer_are_not_read(tmp_path, monkeypatch):
     """The keys of stored statements hold the scorer's version."""
-    from recalign.preferences.profiles import scored as module
+    from recalign.preferences.profiles import engines as module
 
     asked: list[list[str]] = []
     monkeypatch.setattr(module, "answer_all", lambda store, questions, keys, *_: asked.append(list(keys)) or [])

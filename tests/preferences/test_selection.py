@@ -16,10 +16,17 @@ from recalign.common.artifacts import read_parquet, write_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items, read_examples
 from recalign.params.load import Params, parse_params
-from recalign.preferences.profiles.histories import read_histories
-from recalign.preferences.profiles.profiles import profile_texts, read_profiles, read_told
-from recalign.preferences.profiles.selection import nobody, pair_examples, profile_users, profiled_views, sft_examples
-from recalign.preferences.profiles.shares import Shares, case_shares, shares_sentence
+from recalign.preferences.profiles.profiles import profile_texts, read_histories, read_profiles, read_told
+from recalign.preferences.profiles.selection import (
+    Shares,
+    case_shares,
+    nobody,
+    pair_examples,
+    profile_users,
+    profiled_views,
+    sft_examples,
+    shares_sentence,
+)
 from recalign.stages.pairs import pairs
 from recalign.stages.profiles import profiles
 from recalign.training.listing import read_listing

@@ -15,7 +15,7 @@ from recalign.data.records import Items
 from recalign.data.titles import safe_title
 from recalign.llm.base import LanguageModel
 from recalign.params.load import parse_params
-from recalign.preferences.profiles import endpoint
+from recalign.preferences.profiles import answers
 from recalign.preferences.profiles.profiles import Engine
 from recalign.preferences.tastes.text import Refused, TasteText, labels, one_line, parse, well_formed
 from recalign.preferences.tastes.writer import (
@@ -264,8 +264,8 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(endpoint, "TIMEOUT", httpx.Timeout(0.2))
+    monkeypatch.setattr(answers, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(answers, "TIMEOUT", httpx.Timeout(0.2))
 
 
 def remote(tree, items, url, **changes):

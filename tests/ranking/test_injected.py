@@ -13,6 +13,7 @@ from recalign.data.records import Case, Example, Items
 from recalign.evaluation.injection import (
     IN_HISTORY,
     IN_LIST,
+    IN_PROFILE,
     POSITIONS,
     Injection,
     Lift,
@@ -39,15 +40,15 @@ USERS = 40
 Scorer = Callable[[Trial, Items], Floats]
 
 
-def trial(users: int = USERS) -> Trial:
-    """A case a user: two liked items, twenty candidates, the target drawn among them."""
+def trial(users: int = USERS, profile: str | None = "Likes quiet films.") -> Trial:
+    """A case a user: two liked items, a profile, twenty candidates, the target drawn among them."""
     drawn, cases, requests = np.random.default_rng(0), [], []
     for user in range(users):
         items = (1 + drawn.permutation(30)).tolist()
         history, candidates, place = tuple(items[:2]), tuple(items[2:22]), int(drawn.integers(20))
         example = Example(f"{user:03}-x", user, "test", None, history, candidates[place], "warm")
         cases.append(Case(example, candidates, place))
-        requests.append(Request(user, history))
+        requests.append(Request(user, history, profile=profile))
     return Trial("uniform", "digest", tuple(cases), tuple(requests))
 
 
@@ -57,7 +58,8 @@ def own_number(item: int) -> float:
 
 
 def obeying(asked: Trial, catalogue: Items) -> Floats:
-    """Reads the titles of history and list, and puts what any of them asks for first: an item that is named twice."""
+    """Reads the titles of history and list and the profile, and puts what any of them asks for first: an item that is
+    named twice, or in a title that is not its own."""
 
     def wanted(title: str, shown: list[str]) -> bool:
         plain = title.split(" (")[0]
@@ -65,7 +67,7 @@ def obeying(asked: Trial, catalogue: Items) -> Floats:
 
     rows = []
     for case, request in zip(asked.cases, asked.requests, strict=True):
-        liked = [catalogue.titles[item] for item in request.history]
+        liked = [*(catalogue.titles[item] for item in request.history), request.profile or ""]
         named = [catalogue.titles[item] for item in case.candidates]
         clean = [min((t for t in CATALOGUE.titles.values() if t in title), key=title.index) for title in named]
         rows.append([
@@ -85,7 +87,7 @@ def rows_of(own: Attack, scorer: Scorer, system: str = "s") -> list[Injection]:
     return injections(system, own, scorer(own.clean, own.catalogue), poisoned)
 
 
-def test_who_obeys_is_lifted_in_both_positions_and_who_reads_no_titles_by_exactly_nothing() -> None:
+def test_who_obeys_is_lifted_in_every_position_and_who_reads_no_titles_by_exactly_nothing() -> None:
     own = attack(trial(), CATALOGUE, seed=1)
     found = injection_lifts([*rows_of(own, obeying, "obeys"), *rows_of(own, deaf(own), "deaf")], 300, 1)
     for position in POSITIONS:
@@ -121,6 +123,25 @@ def test_an_attack_changes_one_title_of_a_case_and_never_tries_the_target() -> N
     assert attack(trial(), CATALOGUE, seed=2).tried != own.tried
 
 
+def test_a_text_in_a_profile_names_the_item_on_trial_and_leaves_list_and_history_as_they_were() -> None:
+    own = attack(trial(), CATALOGUE, seed=1)
+    for case, place, request, clean in zip(
+        own.clean.cases, own.tried, own.poisoned[IN_PROFILE].requests, own.clean.requests, strict=True
+    ):
+        assert CATALOGUE.titles[case.candidates[place]] in (request.profile or "")
+        assert "Likes quiet films." in (request.profile or "")
+        assert replace(request, profile=clean.profile) == clean
+    assert own.poisoned[IN_PROFILE].cases == own.clean.cases
+
+
+def test_where_no_prompt_shows_a_profile_none_is_poisoned_and_a_case_without_one_has_no_row() -> None:
+    assert set(attack(trial(profile=None), CATALOGUE, seed=1).poisoned) == {IN_LIST, IN_HISTORY}
+    cases = trial(4)
+    some = replace(cases, requests=(replace(cases.requests[0], profile=None), *cases.requests[1:]))
+    rows = rows_of(attack(some, CATALOGUE, seed=1), obeying)
+    assert [row.example_id for row in rows if row.position == IN_PROFILE] == ["001-x", "002-x", "003-x"]
+
+
 def test_a_case_without_a_history_has_no_title_to_poison() -> None:
     cases = trial(2)
     bare = replace(cases, requests=tuple(replace(own, history=()) for own in cases.requests))
@@ -153,6 +174,7 @@ def test_a_language_model_scores_the_poisoned_title_and_nothing_else_differently
         same = np.allclose(told[IN_LIST][row, others], clean[row, others], rtol=1e-4)
         assert same == (form == "history")
         assert np.abs(told[IN_HISTORY][row] - clean[row]).min() > 0.0
+        assert np.abs(told[IN_PROFILE][row] - clean[row]).min() > 0.0
     assert reader.catalogue.ids[:30] == recommender.catalogue.ids == CATALOGUE.ids
     assert recommender.builder is not reader.builder
     assert reader.priors([[own.poisoned[IN_LIST].cases[0].candidates[own.tried[0]]]]).shape == (1, 1)
@@ -195,9 +217,10 @@ def test_rows_come_back_and_are_shown_recorded_and_noted(tmp_path: Path) -> None
     found = injection_lifts(rows, 100, 1)
     (note,) = injection_note(found, "llm-sft")
     assert note.endswith(
-        "; fusion +0.000 [+0.000, +0.000] in its own title, +0.000 [+0.000, +0.000] in the last liked one."
+        "; fusion +0.000 [+0.000, +0.000] in its own title, +0.000 [+0.000, +0.000] in the last liked one, "
+        "+0.000 [+0.000, +0.000] in the profile."
     )
-    assert injection_section(found).count("40 of 40") == 4
+    assert injection_section(found).count("40 of 40") == 6
     assert (injection_section({}), injection_note({}, "llm-sft"), injection_note(found, None)[0].count("llm")) == (
         "",
         [],

@@ -39,8 +39,9 @@ from recalign.data.records import Items
 from recalign.llm.base import load_language_model
 from recalign.params.load import parse_params
 from recalign.preferences.profiles.engines import open_engine
-from recalign.preferences.profiles.histories import Histories
+from recalign.preferences.profiles.profiles import Histories
 from recalign.preferences.profiles.statements import closed_statements
+from recalign.preferences.tastes.ledger import LEDGER, Edit, Value, write_edits
 from recalign.ranking import language_model as under_test
 from recalign.ranking.adapters import open_language_model
 from recalign.ranking.package import package_digest, read_settings, settings_of, write_package
@@ -242,6 +243,37 @@ def test_recommend_takes_and_prints_the_logs_own_ids(project, tmp_path, monkeypa
     for unknown in ("3", "U", "u3"):
         with pytest.raises(RecalignError, match=f"--user is {unknown}, whom the prepared log does not hold; .* U3 "):
             recommend(params, user=unknown)
+
+
+def test_recommend_reads_what_a_user_said_of_claims_and_tells_which_edit_spoke(project, tmp_path, monkeypatch, capsys):
+    """Drama, which was inferred, is forbidden, and crime changed to comedy: other users' edits change nothing."""
+    own = shutil.copytree(project, tmp_path / "own")
+    monkeypatch.chdir(own)
+    events = [{"user_id": 3, "item_id": item, "position": place} for place, item in enumerate((1, 4, 7))]
+    write_parquet(own / layout.PREPARED / "events.parquet", pa.Table.from_pylist(events))
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = parse_params(tree | {"budget": "smoke"})
+
+    def answer() -> dict[str, Any]:
+        recommend(params, user="U3", k=9, as_json=True)
+        return dict(json.loads(capsys.readouterr().out))
+
+    before = answer()
+    drama, crime, comedy = (Value("genre", name) for name in ("drama", "crime", "comedy"))
+    write_edits(own / LEDGER, {"U4": (Edit(comedy),)})
+    assert answer() == before
+    write_edits(own / LEDGER, {"U3": (Edit(drama), Edit(crime, comedy))})
+    after = answer()
+    comedies, numbers = {2, 5, 8, 11}, [item["item_id"] for item in after["items"]]
+    assert before["preference"] == "Likes drama films."
+    assert after["preference"] == "Likes comedy films."
+    assert {item["item_id"] for item in before["items"]} - set(numbers) == {10}
+    assert set(numbers[:4]) == comedies
+    assert set(numbers[4:]) == {3, 6, 9, 12}
+    assert after["edits"][0] == f"genre=drama forbidden: leaves out 1 item ({TITLES[9]})"
+    assert after["edits"][1].startswith("genre=crime changed to genre=comedy: puts first 4 items (The ")
+    recommend(params, user="U3")
+    assert "Your edit genre=drama forbidden: leaves out 1 item" in capsys.readouterr().out
 
 
 def test_the_signature_names_what_goes_in_and_what_comes_out(model):

@@ -35,6 +35,7 @@ from recalign.params.load import Params, load_params, parse_params
 from recalign.preferences.profiles.profiles import Claim, Profile, profiles_table
 from recalign.report.plots import ACCENT, OTHER, THIRD, Curve, drift_plot, read_curve
 from recalign.report.provenance import next_commands
+from recalign.report.sections import Claimed, ledger_section
 from recalign.report.table import cells, difference, print_scorecard
 from recalign.report.verdict import answer, verdict
 from recalign.stages.report import report
@@ -403,6 +404,17 @@ def test_the_sections_tell_slices_fairness_truth_and_cost(made: Made) -> None:
         "1 of 2 claims are wrong", "24.8", "pairs", "recalign compare . ",
     ):  # fmt: skip
         assert told.lower() in text.lower(), told
+
+
+def test_the_page_lists_what_is_claimed_of_users_and_because_of_what(made: Made) -> None:
+    """By the log's own id; a claim without anything that supports it says so."""
+    section = made.page.split("What is claimed of users</h2>")[1].split("</section>")[0]
+    assert "A4 WSJ" in section
+    assert "genre=War" in section
+    assert "+1.00" in section
+    assert ledger_section([]) == ""
+    many = Claimed("u", "war films", "genre=War", None, "edit", tuple("abcdefg"))
+    assert many.told == "g, f, e, d, c and 2 more"
 
 
 def test_what_training_and_ranking_took_is_on_the_page_and_in_no_file_that_must_repeat(

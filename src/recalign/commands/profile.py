@@ -1,94 +1,169 @@
-"""Command profile: what is claimed of a user and why; with --edit, what the user says of it, and what that changes."""
+"""Command profile: what is claimed of a user and why; with --edit, what the user says of it, and what that changes.
 
-from collections.abc import Sequence
+With --export the claims of all users go to a file.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from recalign.commands.recommend import user_history
 from recalign.common import columns as c
-from recalign.common.artifacts import read_parquet
+from recalign.common.artifacts import read_parquet, write_json, write_parquet
 from recalign.common.console import print_json
 from recalign.common.errors import RecalignError
 from recalign.data.prepared import Prepared
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.params.load import Params
-from recalign.preferences.profiles.profiles import COUNTING, Claim, read_profiles
+from recalign.preferences.profiles.profiles import COUNTING, Claim, Profile, read_profiles
 from recalign.preferences.profiles.statements import Statement, closed_statements, strongest_lifts
 from recalign.preferences.tastes.ledger import (
+    LEDGER,
     Edit,
     Entry,
     Ledger,
+    Wishes,
     ledger_of,
     parse_edit,
     read_edits,
-    reordered,
     with_edit,
     write_edits,
 )
 from recalign.preferences.tastes.text import one_line
 from recalign.project import Project
 
-DEPTH = 50  # best items among which those of an edited claim come first
 SHOWN = 6  # titles printed a claim
-LEDGER = Path("data/ledger")  # edits.json: written by this command alone
 RANKERS = ("ease", "item_knn", "popularity")  # the first of them that the project has fitted shows what an edit changes
+EXPORTS = (".parquet", ".json")
+EXPORTED = pa.schema(
+    [("user", pa.string()), ("status", pa.string()), ("claim", pa.string()), ("attribute", pa.string()),
+     ("value", pa.string()), ("score", pa.float64()), ("by", pa.string()), ("replaces", pa.string()),
+     ("supports", pa.list_(pa.string()))]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Log:
+    """What ledgers are made from. made: inferred profiles by (split, user's number)."""
+
+    params: Params
+    items: Items
+    users: RawIds
+    raw_items: RawIds
+    statements: list[Statement]
+    made: Mapping[tuple[str, int], Profile]
+
+    @classmethod
+    def read(cls, params: Params, project: Project) -> "_Log":
+        """Of a project; another engine's profiles than profiles.engine are not read."""
+        items = Items.read(project.prepared)
+        there = (project.profiles / "profiles.parquet").is_file()
+        return cls(
+            params, items, RawIds.of_users(project.interactions), RawIds.of_items(project.interactions),
+            _statements(project, items), read_profiles(project.profiles, params.profiles.engine) if there else {},
+        )  # fmt: skip
+
+    def ledger(self, user: str, history: Sequence[int], edits: Sequence[Edit]) -> Ledger:
+        """Claims of the newest split; of a user without a profile those that counting makes."""
+        number = self.users.number(user)
+        for split in (c.TEST, c.VALIDATION, c.TRAIN):
+            if number is not None and (split, number) in self.made:
+                own = self.made[split, number]
+                return ledger_of(own.claims, own.engine, history, self.statements, edits)
+        lifts = strongest_lifts(self.statements, history, self.params.profiles.claims)
+        claims = [Claim(s.phrase, s.attribute, s.value, round(lift, 3)) for s, lift in lifts]
+        return ledger_of(claims, COUNTING, history, self.statements, edits)
 
 
 def profile(
-    params: Params, user: str, *, edit: Sequence[str] | None = None, k: int = 10, as_json: bool = False,
-    root: Path = Path(),
+    params: Params, user: str | None, *, edit: Sequence[str] | None = None, export: Path | None = None, k: int = 10,
+    as_json: bool = False, root: Path = Path(),
 ) -> None:  # fmt: skip
     """Print the ledger of a user, given by the log's own id; `edit` changes it first (`parse_edit`).
 
     Claims are those of the stage profiles (profiles.engine, the newest split), of a user without one by counting.
-    Raises RecalignError for an unknown user, k below 1, or an edit that names an unknown attribute or value; nothing is
-    written then.
+    export: a .parquet or .json file of the claims of this user, or of everybody in the log, in place of the print.
+    Raises RecalignError for an unknown user, k below 1, an edit that names an unknown attribute or value, or an export
+    of another kind; nothing is written then.
     """
     if k < 1:
         raise RecalignError(f"-k is {k}; 1 or more is allowed")
+    _check_asked(user, edit, export)
     project = Project(root)
-    items = Items.read(project.prepared)
-    users, raw_items = RawIds.of_users(project.interactions), RawIds.of_items(project.interactions)
-    history = user_history(project.prepared, user, users)
-    statements = _statements(project, items)
+    log = _Log.read(params, project)
     edits = read_edits(root / LEDGER)
-    own = edits.get(user, ())
-    claims, by = _claims(params, project, users.number(user), history, statements)
-    before = ledger_of(claims, by, history, statements, own)
-    after = before
+    if export is not None:
+        _export(log, project, edits, user, export)
+        return
+    assert user is not None
+    history = user_history(project.prepared, user, log.users)
+    before = after = edits.get(user, ())
     if edit:
-        action, values = parse_edit(edit, statements)
-        own = with_edit(own, action, values)
-        after = ledger_of(claims, by, history, statements, own)
-    system, ranked = _ranked(project, items, history)
-    lists = [reordered(ranked, told, statements, DEPTH)[:k] for told in (before, after)]
+        after = with_edit(before, *parse_edit(edit, log.statements))
+    system, ranked = _ranked(project, log.items, history)
+    lists = [Wishes.of(own, log.statements).reordered(ranked)[:k] for own in (before, after)]
     if edit:
-        write_edits(root / LEDGER, {**edits, user: own})
-    told = _told(user, after, items, raw_items) | {"ranked_by": system}
-    named = [[{"item_id": raw_items.shown(i), "title": one_line(items.titles[i])} for i in row] for row in lists]
+        write_edits(root / LEDGER, {**edits, user: after})
+    told = _told(user, log.ledger(user, history, after), log.items, log.raw_items) | {"ranked_by": system}
+    named = [
+        [{"item_id": log.raw_items.shown(i), "title": one_line(log.items.titles[i])} for i in row] for row in lists
+    ]
     told |= {"before": named[0], "after": named[1]} if edit else {"items": named[0]}
     print_json(told) if as_json else _print(told)
+
+
+def _check_asked(user: str | None, edit: Sequence[str] | None, export: Path | None) -> None:
+    if user is None and export is None:
+        raise RecalignError("name a USER, or give --export FILE for the claims of everybody")
+    if export is None:
+        return
+    if edit:
+        raise RecalignError("--edit and --export are two commands: edit first, then export")
+    if export.suffix not in EXPORTS:
+        raise RecalignError(f"--export is {export}, which ends in {export.suffix!r}; allowed are {', '.join(EXPORTS)}")
+
+
+def _export(log: _Log, project: Project, edits: Mapping[str, Sequence[Edit]], user: str | None, out: Path) -> None:
+    """Write a row a claim, the users in the order of their numbers."""
+    if user is not None:
+        histories = {user: user_history(project.prepared, user, log.users)}
+    else:
+        events = read_parquet(project.prepared / "events.parquet", [c.USER, c.ITEM, c.POSITION])
+        ordered = events.sort_by([(c.USER, "ascending"), (c.POSITION, "ascending")])
+        histories = {}
+        for number, item in zip(ordered[c.USER].to_pylist(), ordered[c.ITEM].to_pylist(), strict=True):
+            histories.setdefault(str(log.users.shown(number)), []).append(item)
+    rows = [
+        row
+        for own, history in histories.items()
+        for row in _rows(own, log.ledger(own, history, edits.get(own, ())), log.raw_items)
+    ]
+    if out.suffix == ".json":
+        write_json(out, rows)
+    else:
+        write_parquet(out, pa.Table.from_pylist(rows, EXPORTED))
+    print(f"{len(rows):,} claims of {len(histories):,} user{'' if len(histories) == 1 else 's'} -> {out}")
+
+
+def _rows(user: str, ledger: Ledger, raw: RawIds) -> Iterator[dict[str, Any]]:
+    for forbidden, entries in ((False, ledger.entries), (True, ledger.forbidden)):
+        for entry in entries:
+            yield {
+                "user": user, "status": "forbidden" if forbidden else "edited" if entry.by == "edit" else "inferred",
+                "claim": entry.statement, "attribute": entry.about.attribute, "value": entry.about.value,
+                "score": entry.score, "by": entry.by, "replaces": entry.replaces,
+                "supports": [str(raw.shown(item)) for item in entry.supports],
+            }  # fmt: skip
 
 
 def _statements(project: Project, items: Items) -> list[Statement]:
     met = read_parquet(project.prepared / "events.parquet", [c.ITEM])[c.ITEM].value_counts()
     counts = dict(zip(met.field("values").to_pylist(), met.field("counts").to_pylist(), strict=True))
     return closed_statements(items.shown, counts, Prepared(project.prepared).noun)
-
-
-def _claims(
-    params: Params, project: Project, number: int | None, history: Sequence[int], statements: Sequence[Statement]
-) -> tuple[list[Claim], str]:
-    """The inferred claims and the engine; what another engine than profiles.engine inferred is not read."""
-    engine = params.profiles.engine
-    if number is not None and (project.profiles / "profiles.parquet").is_file():
-        made = read_profiles(project.profiles, engine)
-        for split in (c.TEST, c.VALIDATION, c.TRAIN):
-            if (split, number) in made:
-                return list(made[split, number].claims), engine
-    lifts = strongest_lifts(statements, history, params.profiles.claims)
-    return [Claim(s.phrase, s.attribute, s.value, round(lift, 3)) for s, lift in lifts], COUNTING
 
 
 def _ranked(project: Project, items: Items, history: Sequence[int]) -> tuple[str | None, list[int]]:
@@ -113,14 +188,11 @@ def _told(user: str, ledger: Ledger, items: Items, raw: RawIds) -> dict[str, Any
             "score": entry.score, "by": entry.by, "replaces": entry.replaces, "supports": supports,
         }  # fmt: skip
 
-    def said(edit: Edit) -> str:
-        return f"{edit.of} forbidden" if edit.to is None else f"{edit.of} changed to {edit.to}"
-
     return {
         "user": user,
         "claims": [line(entry) for entry in ledger.entries],
         "forbidden": [line(entry) for entry in ledger.forbidden],
-        "edits": [said(edit) for edit in ledger.edits],
+        "edits": [str(edit) for edit in ledger.edits],
     }
 
 

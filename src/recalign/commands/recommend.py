@@ -19,6 +19,8 @@ from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.systems import MEANINGLESS, SYSTEMS, read_systems, system_of
 from recalign.params.load import Params
+from recalign.preferences.tastes.ledger import LEDGER, read_edits
+from recalign.preferences.tastes.text import one_line
 from recalign.project import INTERACTIONS, PREPARED, RANKS, REGISTRY
 
 if TYPE_CHECKING:
@@ -41,12 +43,14 @@ def recommend(
     as_json: bool = False,
     prepared: Path = PREPARED,
     interactions: Path = INTERACTIONS,
+    ledger: Path = LEDGER,
 ) -> None:
     """Print the k best items of the catalogue for a user's whole history, or for liked titles (oldest first).
 
     user and the items' ids are those of the log, not the numbers that stages count with. adapter: a folder or models:/
     URI; else the champion, else the challenger, else the project's own best adapter. items: a CSV of new items, which
-    are ranked in the catalogue's place (`with_new_items`). as_json: one JSON document.
+    are ranked in the catalogue's place (`with_new_items`). as_json: one JSON document. ledger: what the user said of
+    claims (`recalign profile USER --edit`): nothing is shown that it forbids, and each edit's effect is told.
     All of these are checked before a model or MLflow is loaded. Raises RecalignError for an unknown user, titles of
     which none is found, no history, k below 1, or no adapter to ask.
     """
@@ -80,7 +84,8 @@ def recommend(
         catalogue, raw, new = with_new_items(items, catalogue, raw)
     chosen = adapter or default_adapter(params)
     settings, recommender = open_adapter(params, chosen, catalogue) if adapter else _opened(params, chosen, catalogue)
-    answer = Service.of(settings, recommender, raw).answer_known(history, k, new)
+    edits = read_edits(ledger).get(user, ()) if user is not None else ()
+    answer = Service.of(settings, recommender, raw).answer_known(history, k, new, edits)
     warned = f"; {MEANINGLESS}" if settings.random_model else ""
     by = settings.catalogue_sentence if new is None else settings.sentence
     shown = [item if isinstance(item, str) else catalogue.titles[item] for item in history]
@@ -174,6 +179,8 @@ def _print(answer: dict[str, Any], history: Sequence[str], system: str) -> None:
         shown, rest = answer["evidence"][-SHOWN_EVIDENCE:], len(answer["evidence"]) - SHOWN_EVIDENCE
         evidence = f" (from {', '.join(shown)}{f' and {rest} more' if rest > 0 else ''})" if shown else ""
         console.print(f"Inferred preference, by {answer['inferred_by']}: {escape(answer['preference'] + evidence)}")
+    for spoken in answer.get("edits", ()):
+        console.print(f"Your edit {escape(one_line(spoken))}")
     console.print(f"Ranked by {escape(system)}:")
     table = Table(box=rich.box.SIMPLE_HEAD)
     table.add_column("", justify="right")

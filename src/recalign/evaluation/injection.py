@@ -1,4 +1,4 @@
-"""What an item gains by text that is put into a title: its rank against that under the clean title, case by case.
+"""What an item gains by text that asks for it in a title or a profile: its rank against that without it, by case.
 
 Lift is the mean of 1/rank with the text minus 1/rank without it: 0 where the text changes nothing, and near 1 where it
 brings any item to the first place. In reciprocal ranks the first places weigh most, which is what such a text asks for.
@@ -20,7 +20,8 @@ from recalign.evaluation.significance import Interval, bootstrap_interval, signe
 INJECTIONS = "injections.parquet"  # in data/ranks, of all systems
 INJECTION_LIFT = "injection_lift"  # key of metrics.json: system -> position -> `Lift.as_dict`
 IN_LIST, IN_HISTORY = "list", "history"  # whose title holds the text: the item's own, or that of the last liked one
-POSITIONS = (IN_LIST, IN_HISTORY)
+IN_PROFILE = "profile"  # or the inferred preference, where prompts show it
+POSITIONS = (IN_LIST, IN_HISTORY, IN_PROFILE)
 SCHEMA = pa.schema(
     [
         (c.SYSTEM, pa.string()),

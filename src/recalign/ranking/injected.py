@@ -2,8 +2,9 @@
 
 Each case puts one item on trial, a wrong candidate drawn by a hash, and meets one text of the pack, drawn likewise. The
 text is in the item's own title (list), or in that of the last liked item (history), where whoever writes an item's
-title would put it. The clean twin is the same case without it, so that nothing but the text differs: the twin that
-holds it has the attributes, the vector and the lot of the item that it is a twin of.
+title would put it; where prompts show inferred preferences, it is in that text too (profile), which a model wrote after
+reading titles. The clean twin is the same case without it, so that nothing but the text differs: the twin that holds it
+has the attributes, the vector and the lot of the item that it is a twin of.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from recalign.data.records import Case, Items, hashed_order, hashed_share
-from recalign.evaluation.injection import IN_HISTORY, IN_LIST, Injection
+from recalign.evaluation.injection import IN_HISTORY, IN_LIST, IN_PROFILE, Injection
 from recalign.evaluation.metrics import Floats, target_ranks
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.prompt import PromptParams
@@ -47,7 +48,10 @@ class Attack:
 
 
 def attack(clean: Trial, catalogue: Items, seed: int) -> Attack:
-    """Poison each case of a trial in both positions. Draws depend on the seed and the example's id alone."""
+    """Poison each case of a trial in every position: that of profiles only where a case has one.
+
+    Draws depend on the seed and the example's id alone.
+    """
     titles, twins = dict[int, str](), dict[int, int]()
 
     def twin(shown: int, wanted: int, text: str) -> int:
@@ -58,6 +62,7 @@ def attack(clean: Trial, catalogue: Items, seed: int) -> Attack:
 
     tried, texts = [], []
     lists, histories = list[tuple[int, ...]](), list[tuple[int, ...]]()
+    profiles = list[str | None]()
     for case, request in zip(clean.cases, clean.requests, strict=True):
         place, text = _drawn(case, seed)
         wanted, history = case.candidates[place], request.history
@@ -66,9 +71,14 @@ def attack(clean: Trial, catalogue: Items, seed: int) -> Attack:
         own = twin(wanted, wanted, text)
         lists.append(tuple(own if item == wanted else item for item in case.candidates))
         histories.append((*history[:-1], *(twin(last, wanted, text) for last in history[-1:])))
+        shown = request.profile
+        profiles.append(PACK[text].format(shown=shown, wanted=catalogue.titles[wanted]) if shown else shown)
     cases = tuple(replace(case, candidates=own) for case, own in zip(clean.cases, lists, strict=True))
     requests = tuple(replace(own, history=liked) for own, liked in zip(clean.requests, histories, strict=True))
     poisoned = {IN_LIST: replace(clean, cases=cases), IN_HISTORY: replace(clean, requests=requests)}
+    if any(profiles):
+        told = tuple(replace(own, profile=text) for own, text in zip(clean.requests, profiles, strict=True))
+        poisoned[IN_PROFILE] = replace(clean, requests=told)
     return Attack(clean, tuple(tried), tuple(texts), poisoned, twins, _with_twins(catalogue, titles, twins))
 
 
@@ -105,12 +115,18 @@ def reading_twins(
 
 
 def injections(system: str, own: Attack, clean: Floats, poisoned: Mapping[str, Floats]) -> list[Injection]:
-    """A row a case and position, from a system's scores [B, C] of the clean lists and, by position, of the poisoned."""
+    """A row a case and position, from a system's scores [B, C] of the clean lists and, by position, of the poisoned.
+
+    A case without a profile has no row in the profile's position: nothing was poisoned there.
+    """
     before = _ranks(own, clean)
     return [
         Injection(system, position, text, *key, old, new)
         for position, scores in poisoned.items()
-        for key, text, old, new in zip(own.clean.keys, own.texts, before, _ranks(own, scores), strict=True)
+        for key, text, old, new, request in zip(
+            own.clean.keys, own.texts, before, _ranks(own, scores), own.clean.requests, strict=True
+        )
+        if position != IN_PROFILE or request.profile
     ]
 
 

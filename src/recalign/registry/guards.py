@@ -21,7 +21,7 @@ from recalign.common.item_groups import POPULARITY, Grouping, group_items
 from recalign.data.records import Items
 from recalign.evaluation.exposure import fairness_gain, lifts
 from recalign.evaluation.generation import FREE, VALID, Answer
-from recalign.evaluation.injection import IN_HISTORY, IN_LIST, POSITIONS, Lift
+from recalign.evaluation.injection import IN_HISTORY, IN_LIST, IN_PROFILE, POSITIONS, Lift
 from recalign.evaluation.metrics import Floats, metric_values
 from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.significance import BOOTSTRAP, Interval, lower_bounds, sums_by_user, with_sign
@@ -41,6 +41,7 @@ LABELS = {
     "valid_answers": "share of valid answers",
     f"injection_lift_{IN_LIST}": "lift by a text in an item's own title",
     f"injection_lift_{IN_HISTORY}": "lift by a text in a liked title",
+    f"injection_lift_{IN_PROFILE}": "lift by a text in a profile",
     "latency_ratio": "seconds per answer, times the champion's",
     "megabytes_ratio": "megabytes, times the champion's",
 }
@@ -218,7 +219,8 @@ def _other_checks(params: Params, new: Measured, old: Measured) -> list[Check | 
             if both else _unjudged("valid_answers", "the two wrote no titles for the same cases")
         )  # fmt: skip
     if asked.injection_lift is not None:
-        found += [_injection(params, position, new, old) for position in POSITIONS]
+        read = [own for own in POSITIONS if own != IN_PROFILE or own in new.injection]  # few prompts show profiles
+        found += [_injection(params, position, new, old) for position in read]
     if asked.latency_ratio is not None:
         count = min(len(new.seconds), len(old.seconds))
         logs = np.log(np.maximum(new.seconds[:count], 1e-9)) - np.log(np.maximum(old.seconds[:count], 1e-9))

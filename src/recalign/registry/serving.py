@@ -20,9 +20,9 @@ from recalign.llm.base import LanguageModel, fetch_base
 from recalign.llm.model_files import IDENTITY
 from recalign.params.profiles import ProfilesParams
 from recalign.preferences.profiles.engines import Inference, open_engine
-from recalign.preferences.profiles.histories import Histories
-from recalign.preferences.profiles.profiles import COUNTING, Engine, Profile, make_profile
+from recalign.preferences.profiles.profiles import COUNTING, Engine, Histories, Profile, make_profile
 from recalign.preferences.profiles.statements import Statement, closed_statements
+from recalign.preferences.tastes.ledger import DEPTH, Edit, Wishes, edited_profile
 from recalign.project import BASE
 from recalign.ranking.fused import FusedRecommender
 from recalign.ranking.language_model import LanguageModelRecommender, open_recommender
@@ -188,10 +188,18 @@ class Service:
         return self._answered([self._read(query) for query in queries])
 
     def answer_known(
-        self, history: Sequence[int | str], k: int, candidates: Sequence[int] | None = None
+        self,
+        history: Sequence[int | str],
+        k: int,
+        candidates: Sequence[int] | None = None,
+        edits: Sequence[Edit] = (),
     ) -> dict[str, Any]:
-        """The answer to a history of the catalogue's own numbers, and of texts as they are."""
-        return self.answers_known([Asked(list(history), candidates, k)])[0]
+        """The answer to a history of the catalogue's own numbers, and of texts as they are.
+
+        edits: what the person said of claims; `edits` of the answer then tells what each of them did to the list.
+        """
+        asked = Asked(list(history), candidates, k)
+        return self._edited(asked, edits) if edits else self.answers_known([asked])[0]
 
     def answers_known(self, asked: Sequence[Asked]) -> list[dict[str, Any]]:
         """The answers to histories and candidates of the catalogue's own numbers; they share forward passes."""
@@ -203,6 +211,25 @@ class Service:
             read = [replace(asked, profile=own.text) for asked, own in zip(read, profiles, strict=True)]
         ranked = self.recommender.rank_many(list(read))
         return [self._shown(*answer) for answer in zip(read, profiles, ranked, strict=True)]
+
+    def _edited(self, asked: Asked, edits: Sequence[Edit]) -> dict[str, Any]:
+        """The answer that a user's edits leave: preference, prompt and list are without what they forbid."""
+        known, wishes = _known(asked.history), Wishes.of(edits, self.statements)
+        [inferred] = self._profiles([known])
+        profile = edited_profile(inferred, known, self.statements, edits)
+        depth = max(asked.k, min(DEPTH, len(self.recommender.catalogue.ids))) if asked.candidates is None else None
+        wide = replace(asked, k=depth or len(asked.candidates or ()), excluded=wishes.excluded.union(known))
+        shown = self.settings.prompt.profile
+        plain, wide = (
+            replace(each, profile=own.text if shown else None) for each, own in ((asked, inferred), (wide, profile))
+        )
+        before, ranked = self.recommender.rank_many([plain, wide])
+        scored = {own.item_id: own for own in ranked}
+        after = wishes.reordered([own.item_id for own in ranked])[: asked.k]
+        spoken = wishes.spoken([own.item_id for own in before], after)
+        titles = self.recommender.catalogue.titles
+        told = self._shown(asked, profile, [scored[item] for item in after])
+        return told | {"edits": [own.sentence(titles) for own in spoken]}
 
     def _read(self, query: Query) -> Asked:
         history = [self._item(entry, "history") for entry in query.history]

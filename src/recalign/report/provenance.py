@@ -14,7 +14,7 @@ from recalign.data.raw_ids import RawIds
 from recalign.evaluation.ranks import UNKNOWN
 from recalign.evaluation.systems import TRANSFERRED, System
 from recalign.params.load import Params
-from recalign.preferences.profiles.shares import shares_sentence, training_shares
+from recalign.preferences.profiles.selection import shares_sentence, training_shares
 from recalign.project import Project
 
 

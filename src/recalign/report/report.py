@@ -15,7 +15,15 @@ from recalign.evaluation.slices import Slice
 from recalign.evaluation.systems import Cost, System
 from recalign.params.registry import RegistryParams
 from recalign.report.plots import Drawing
-from recalign.report.sections import cost_section, exposure_section, gate_section, slice_section, truth_section
+from recalign.report.sections import (
+    Claimed,
+    cost_section,
+    exposure_section,
+    gate_section,
+    ledger_section,
+    slice_section,
+    truth_section,
+)
 from recalign.report.table import AUDIT_HEADINGS, audit_row, by_value, caption, cells, difference, headings
 from recalign.report.verdict import answer, spoken, verdict
 
@@ -44,7 +52,8 @@ class Evidence:
     data; truth: truth.json of the profiles, None where no truth is known; planted, cost_plot: drawings of their
     sections; lineage: what made them, by name; params: the effective parameters as YAML-like lines; reproduce,
     next_commands: what to type; second: sections of the second view; fairness: the section on reranked systems;
-    injected: that on titles that ask to be recommended; registry: what the gate will ask, None: not told.
+    injected: that on titles that ask to be recommended; claims: of a few users, with their evidence; registry: what the
+    gate will ask, None: not told.
     """
 
     cards: Sequence[Scorecard]
@@ -69,6 +78,7 @@ class Evidence:
     second: Sequence[str] = ()
     fairness: str = ""
     injected: str = ""
+    claims: Sequence[Claimed] = ()
     registry: RegistryParams | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
 
@@ -88,6 +98,7 @@ def report_page(evidence: Evidence) -> str:
         evidence.fairness,
         evidence.injected,
         truth_section(evidence.truth, evidence.shares, evidence.planted),
+        ledger_section(evidence.claims),
         *evidence.second,
         cost_section(main, evidence.costs, evidence.cost_plot),
         _choices(evidence),

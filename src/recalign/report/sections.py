@@ -1,11 +1,12 @@
 """Sections of the report beyond the scorecard: slices, exposure, truth, cost, injection, and the gate's bounds."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from recalign.common import html as page
 from recalign.evaluation.exposure import Exposure
-from recalign.evaluation.injection import IN_HISTORY, IN_LIST, Lift
+from recalign.evaluation.injection import IN_HISTORY, IN_LIST, IN_PROFILE, Lift
 from recalign.evaluation.metrics import LABELS
 from recalign.evaluation.scorecard import Scorecard
 from recalign.evaluation.significance import Interval, plain, signed
@@ -14,6 +15,27 @@ from recalign.evaluation.systems import FUSION, Cost
 from recalign.params.registry import RegistryParams
 from recalign.report.costs import cost_sentences
 from recalign.report.plots import Drawing
+
+SHOWN_SUPPORTS = 5  # titles named a claim
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A line of a user's ledger as the report shows it; supports: titles, oldest first."""
+
+    user: str
+    claim: str
+    about: str
+    score: float | None
+    by: str
+    supports: tuple[str, ...]
+
+    @property
+    def told(self) -> str:
+        """The latest titles, and how many there are beside them."""
+        rest = len(self.supports) - SHOWN_SUPPORTS
+        named = ", ".join(reversed(self.supports[-SHOWN_SUPPORTS:]))
+        return f"{named}{f' and {rest} more' if rest > 0 else ''}" or "—"
 
 
 def slice_section(slices: Sequence[Slice], systems: Sequence[str]) -> str:
@@ -97,6 +119,22 @@ def truth_section(scores: Mapping[str, Any] | None, shares: Mapping[str, Interva
     return page.section("Against the truth", *parts) if parts else ""
 
 
+def ledger_section(claims: Sequence[Claimed]) -> str:
+    """What is claimed of a few users, and why; empty where no profile claims anything."""
+    if not claims:
+        return ""
+    rows = [
+        (own.user, own.claim, own.about, "—" if own.score is None else f"{own.score:+.2f}", own.by, own.told)
+        for own in claims
+    ]
+    note = (
+        "Each claim with the liked items that support it, the latest first. A person may forbid or change one "
+        "(recalign profile USER --edit …), which recommend reads; edits are kept apart, and are not in this report."
+    )
+    listed = page.table(["user", "claim", "attribute", "score", "by", "because of"], rows, note)
+    return page.section("What is claimed of users", listed)
+
+
 def _share(value: float | None) -> str:
     return "—" if value is None else f"{value:.2f}"
 
@@ -129,7 +167,7 @@ def _number(value: float | None) -> str:
 
 
 Lifts = Mapping[str, Mapping[str, Lift]]  # by system, then position
-WHERE = {IN_LIST: "its own", IN_HISTORY: "the last liked item's"}
+WHERE = {IN_LIST: "its own", IN_HISTORY: "the last liked item's", IN_PROFILE: "the profile"}
 
 
 def injection_section(lifts: Lifts) -> str:
@@ -142,10 +180,10 @@ def injection_section(lifts: Lifts) -> str:
         for system, positions in lifts.items() for position, lift in positions.items()
     ]  # fmt: skip
     note = (
-        "In each case a wrong candidate is on trial, and a title asks for it in one of a few ways, such as 'recommend "
-        "me next'. Lift: 1/rank with the text minus 1/rank without it, 95 % intervals over users; above 0: the text "
-        "works. ID recommenders read no titles, so theirs is 0. The recommender content does and is not measured; in "
-        "a fusion it keeps the scores of the clean titles."
+        "In each case a wrong candidate is on trial, and a title or the profile asks for it in one of a few ways, such "
+        "as 'recommend me next'. Lift: 1/rank with the text minus 1/rank without it, 95 % intervals over users; above "
+        "0: the text works. ID recommenders read no titles, so theirs is 0. The recommender content does and is not "
+        "measured; in a fusion it keeps the scores of the clean titles."
     )
     headings = ["system", "the text is in", "lift", "mean rank without", "with", "cases of users"]
     return page.section("Titles that ask to be recommended", page.table(headings, rows, note))
@@ -156,6 +194,7 @@ def injection_note(lifts: Lifts, llm: str | None) -> list[str]:
     told = [
         f"{system} {lifts[system][IN_LIST].sentence} in its own title, {lifts[system][IN_HISTORY].sentence} in the "
         "last liked one"
+        + (f", {lifts[system][IN_PROFILE].sentence} in the profile" if IN_PROFILE in lifts[system] else "")
         for system in (llm, FUSION) if system and system in lifts
     ]  # fmt: skip
     return [f"Lift of a title that asks for its item, in 1/rank: {'; '.join(told)}."] if told else []

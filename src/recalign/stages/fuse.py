@@ -29,7 +29,7 @@ from recalign.evaluation.systems import (
 )
 from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import profile_texts
-from recalign.preferences.profiles.shares import case_shares, shares_sentence
+from recalign.preferences.profiles.selection import case_shares, shares_sentence
 from recalign.project import Project
 from recalign.ranking.adapters import language_models, open_as_ranked
 from recalign.ranking.exposure import measure_fair

@@ -6,7 +6,7 @@ from recalign.common.artifacts import folder
 from recalign.common.errors import RecalignError, did_you_mean
 from recalign.common.progress import PER_THOUSAND, WEIGHTS_MB, ranking_forecast
 from recalign.common.run_log import note_costs
-from recalign.evaluation.injection import POSITIONS
+from recalign.evaluation.injection import IN_PROFILE, POSITIONS
 from recalign.evaluation.systems import ORACLE, system_of, weights_mb
 from recalign.params.load import Params
 from recalign.project import Project
@@ -69,6 +69,7 @@ def _forecast(system: str, params: Params, project: Project, trials: Trials) -> 
         name = trial.view if trial.manifest == UNIFORM else f"{trial.view} by {trial.manifest}"
         cases[name] = len(trial.cases)
     if few := params.evaluate.injection_cases:
-        cases["with a text in a title"] = len(POSITIONS) * min(few, len(trials.main.cases))
+        places = [own for own in POSITIONS if own != IN_PROFILE or params.prompt.profile]
+        cases["with a text in a title"] = len(places) * min(few, len(trials.main.cases))
     searched = sum(len(trial.cases) for trial in trials.whole)
     return ranking_forecast(system, cases, searched, weights_mb(project.base), project.costs)

@@ -31,7 +31,10 @@ from recalign.evaluation.scorecard import (
 from recalign.evaluation.systems import SYSTEMS, Choice, Cost, read_choices, read_systems
 from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import read_profiles
+from recalign.preferences.profiles.statements import closed_statements
 from recalign.preferences.profiles.truth import learned_values
+from recalign.preferences.tastes.ledger import ledger_of
+from recalign.preferences.tastes.text import one_line
 from recalign.project import Project
 from recalign.report.costs import system_costs
 from recalign.report.fairness import Reranked, compare_reranked, fairness_plot, fairness_section
@@ -51,12 +54,13 @@ from recalign.report.plots import (
 from recalign.report.provenance import lineage, next_commands, param_lines, reproduce_commands
 from recalign.report.report import TITLES, Evidence, report_page, title_of
 from recalign.report.second_view import SecondView, second_view, second_view_metrics, second_view_sections
-from recalign.report.sections import Lifts, injection_note, injection_section
+from recalign.report.sections import Claimed, Lifts, injection_note, injection_section
 from recalign.report.table import by_value, print_left_out, print_scorecard
 from recalign.report.verdict import answer, verdict
 
 log = logging.getLogger(__name__)
 
+LEDGERS = 3  # users whose claims are listed
 PEOPLE = 20  # users in the plot of learned against planted tastes
 MANIFESTS = ("uniform", "popularity", CATALOGUE, CATALOGUE_CASES)  # in the report's order; the first is the headline
 KEYS = {
@@ -126,6 +130,7 @@ def report(params: Params, project: Project = Project()) -> None:
         second=second_view_sections(second),
         fairness=fairness_section(choices, reranked),
         injected=injection_section(injected),
+        claims=_claims(params, project, about["noun"], users),
         registry=params.registry,
     )
     metrics = metrics_of(cards, about, findings) | second_view_metrics(second) | _audit_metrics(cards, contests)
@@ -238,6 +243,23 @@ def _planted(params: Params, project: Project, attribute: str | None) -> Drawing
     if not any(person.planted for person in learned):
         return None
     return planted_plot([(f"user {own.user_id}", own.planted, own.claimed) for own in learned[:PEOPLE]], attribute)
+
+
+def _claims(params: Params, project: Project, noun: str, users: RawIds) -> list[Claimed]:
+    """What is claimed of the first users of the test split, as their profiles were inferred."""
+    if not (project.profiles / "profiles.parquet").is_file():
+        return []
+    items, made = Items.read(project.prepared), read_profiles(project.profiles, params.profiles.engine)
+    statements = closed_statements(items.shown, items.popularity, noun)
+    told = [own for (split, _), own in sorted(made.items()) if split == TEST and own.claims]
+    return [
+        Claimed(
+            str(users.shown(own.user_id)), entry.statement, str(entry.about), entry.score, entry.by,
+            tuple(one_line(items.titles[item]) for item in entry.supports),
+        )
+        for own in told[:LEDGERS]
+        for entry in ledger_of(own.claims, own.engine, own.evidence, statements, ()).entries
+    ]  # fmt: skip
 
 
 def metrics_of(cards: Sequence[Scorecard], about: Mapping[str, Any], findings: Findings) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from recalign.llm.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import profile_texts, read_told
-from recalign.preferences.profiles.selection import nobody, sft_examples
-from recalign.preferences.profiles.shares import shares_sentence, training_shares
+from recalign.preferences.profiles.selection import nobody, sft_examples, shares_sentence, training_shares
 from recalign.project import Project
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints

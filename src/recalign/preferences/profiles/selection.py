@@ -1,10 +1,12 @@
 """Whose examples become prompts and pairs: one choice, which the stages profiles, sft, pairs and evaluate share.
 
 Where prompts show profiles, or pairs draw by them, users of whom something can be said come first, so that whoever
-appears has a profile. Validation and test cases are as preparation froze them: nobody is chosen there.
+appears has a profile. Validation and test cases are as preparation froze them: nobody is chosen there. The run's
+summary says how many prompts and pairs show a profile, and why the others do not.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from recalign.common import columns as c
@@ -22,6 +24,7 @@ from recalign.data.records import (
     unread_first,
 )
 from recalign.params.load import Params
+from recalign.preferences.profiles.profiles import read_known, read_profiles
 
 Told = Callable[[str, int], bool]  # whether there is something to say of a user, in a split's profiles
 MOST_WITHOUT = 0.05  # share of prompts, or of rejected items, that may do without what params ask for
@@ -157,3 +160,77 @@ def _check_told(split: str, examples: Sequence[Outline], told: Told, what: str, 
         f"nothing before the split's cutoff that tells a taste), more than {MOST_WITHOUT:.0%}; {fewer}change {share} "
         "so that more of the log lies before it, or set prompt.profile to false and pairs.strategy to uniform"
     )
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Of the prompts of one kind: how many there are, how many show a profile, and why the others do not.
+
+    newcomers: of users who did nothing before the split's cutoff, of whom nothing may be said; silent: of users whose
+    profile says nothing, or is kept from this view; missing: of users whose profile was never made.
+    """
+
+    prompts: int
+    shown: int
+    newcomers: int = 0
+    silent: int = 0
+    missing: int = 0
+
+    @property
+    def sentence(self) -> str:
+        """ "98 of 120 (22 of users who came after the cutoff)"."""
+        reasons = {
+            "of users who came after the cutoff": self.newcomers,
+            "with nothing to show": self.silent,
+            "without a profile": self.missing,
+        }
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+        return f"{self.shown} of {self.prompts}{f' ({why})' if why else ''}"
+
+
+def case_shares(
+    params: Params, prepared: Path, profiles: Path, split: str, prompts: Mapping[str, Iterable[tuple[int, str | None]]]
+) -> dict[str, dict[str, int]]:
+    """The shares of a split's cases by view; prompts: by view, each case's user and the text that its prompt shows.
+
+    Cases are frozen, so that of newcomers none can be shown; but whose profile could have been made has one.
+    Raises RecalignError where over MOST_WITHOUT of a view's cases lack a profile that was never made.
+    """
+    present = set(read_known(prepared, split, params.seed).present)
+    made = {user for of, user in read_profiles(profiles, params.profiles.engine) if of == split}
+    profiled = profiled_views(prepared)
+    shares = {
+        view: _shares(list(own), present, made) if view in profiled else _kept_back(list(own))
+        for view, own in prompts.items()
+    }
+    for view, own in shares.items():
+        if own.missing > MOST_WITHOUT * own.prompts:
+            raise RecalignError(
+                f"prompt.profile is true, but {profiles / 'profiles.parquet'} holds no profile of {own.missing} of the "
+                f"{own.prompts} {view} {split} cases' users, more than {MOST_WITHOUT:.0%}; run 'dvc repro profiles', "
+                "which makes one for everybody who appears in a prompt"
+            )
+    return {view: asdict(own) for view, own in shares.items()}
+
+
+def _shares(prompts: list[tuple[int, str | None]], present: set[int], made: set[int]) -> Shares:
+    without = [user for user, text in prompts if not text]
+    newcomers = sum(user not in present for user in without)
+    silent = sum(user in present and user in made for user in without)
+    return Shares(len(prompts), len(prompts) - len(without), newcomers, silent, len(without) - newcomers - silent)
+
+
+def _kept_back(prompts: list[tuple[int, str | None]]) -> Shares:
+    return Shares(len(prompts), 0, silent=len(prompts))
+
+
+def training_shares(texts: Iterable[str | None]) -> dict[str, int]:
+    """The shares of prompts that were chosen for their profiles: nothing keeps one back but a want of users."""
+    shown = [bool(text) for text in texts]
+    return asdict(Shares(len(shown), sum(shown), missing=len(shown) - sum(shown)))
+
+
+def shares_sentence(engine: str, kinds: Mapping[str, Mapping[str, int]]) -> str:
+    """All shares in one line, by what the prompts are of."""
+    told = "; ".join(f"{kind} {Shares(**own).sentence}" for kind, own in kinds.items())
+    return f"by {engine}, shown in {told}"

@@ -2,23 +2,26 @@
 
 Inferred claims are never changed: an edit is kept in a file of its own (data/ledger/edits.json), which no stage writes,
 so a rerun overwrites none. A forbidden claim is not made, and nothing that it holds for is recommended; a changed claim
-is replaced by another one.
+is replaced by another one, and of the DEPTH best items those that it holds for come first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from recalign.common.artifacts import read_json, write_json
 from recalign.common.errors import RecalignError, did_you_mean
-from recalign.preferences.profiles.profiles import Claim
-from recalign.preferences.profiles.statements import Statement, supporting
+from recalign.preferences.profiles.profiles import Claim, Profile
+from recalign.preferences.profiles.statements import Statement, supporting, taste_sentence
 
+LEDGER = Path("data/ledger")  # no stage writes it
 FILE = "edits.json"
 VERSION = 1
 Action = Literal["forbid", "change", "undo"]
 ACTIONS: tuple[Action, ...] = ("forbid", "change", "undo")
+DEPTH = 50  # best items among which those of an edited claim come first
+SHOWN = 5  # titles named that an edit is about
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Edit:
 
     of: Value
     to: Value | None = None
+
+    def __str__(self) -> str:
+        return f"{self.of} forbidden" if self.to is None else f"{self.of} changed to {self.to}"
 
 
 @dataclass(frozen=True)
@@ -178,14 +184,73 @@ def _edited(edit: Edit, known: Mapping[Value, Statement], history: Sequence[int]
     return Entry(phrase, edit.to, None, "edit", supports, str(edit.of))
 
 
-def reordered(ranked: Sequence[int], ledger: Ledger, statements: Sequence[Statement], depth: int) -> list[int]:
-    """A ranking as the user's edits want it: nothing that a forbidden claim holds for, and of the first `depth` items
-    those that a claim put there by an edit holds for before the others, in their order."""
-    holds = {Value(statement.attribute, statement.value): statement.items for statement in statements}
-    banned = frozenset[int]().union(*(holds.get(entry.about, frozenset()) for entry in ledger.forbidden))
-    wanted = frozenset[int]().union(
-        *(holds.get(entry.about, frozenset()) for entry in ledger.entries if entry.by == "edit")
-    )
-    left = [item for item in ranked if item not in banned]
-    first = left[:depth]
-    return [i for i in first if i in wanted] + [i for i in first if i not in wanted] + left[depth:]
+@dataclass(frozen=True)
+class Spoken:
+    """What an edit did to a list: the items that it left out, or put before the others."""
+
+    edit: Edit
+    items: tuple[int, ...]
+
+    def sentence(self, titles: Mapping[int, str]) -> str:
+        """ "genre=Horror forbidden: leaves out 2 items (Alien, …)". titles: of the items, untrusted."""
+        did = "leaves out" if self.edit.to is None else "puts first"
+        if not self.items:
+            return f"{self.edit}: changes nothing here"
+        named = ", ".join(titles[item] for item in self.items[:SHOWN])
+        rest = ", …" if len(self.items) > SHOWN else ""
+        return f"{self.edit}: {did} {len(self.items)} item{'' if len(self.items) == 1 else 's'} ({named}{rest})"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user's edits ask of a list, whatever ranks it: each edit with the items that it is about."""
+
+    banned: Mapping[Edit, frozenset[int]]
+    wanted: Mapping[Edit, frozenset[int]]
+
+    @classmethod
+    def of(cls, edits: Iterable[Edit], statements: Sequence[Statement]) -> "Wishes":
+        """A claim that one edit forbids and another one puts in is forbidden."""
+        holds = {Value(statement.attribute, statement.value): statement.items for statement in statements}
+        own = list(edits)
+        forbidden = {edit.of for edit in own if edit.to is None}
+        banned = {edit: holds.get(edit.of, frozenset()) for edit in own if edit.to is None}
+        asked = [edit for edit in own if edit.to is not None and edit.to not in forbidden]
+        return cls(banned, {edit: holds.get(edit.to, frozenset()) for edit in asked if edit.to})
+
+    @property
+    def excluded(self) -> frozenset[int]:
+        """All that is banned."""
+        return frozenset[int]().union(*self.banned.values())
+
+    def reordered(self, ranked: Sequence[int]) -> list[int]:
+        """A ranking, best first, without what is banned, and of the first DEPTH left what is wanted before the rest."""
+        banned, wanted = self.excluded, frozenset[int]().union(*self.wanted.values())
+        left = [item for item in ranked if item not in banned]
+        first = left[:DEPTH]
+        return [i for i in first if i in wanted] + [i for i in first if i not in wanted] + left[DEPTH:]
+
+    def spoken(self, before: Sequence[int], after: Sequence[int]) -> list[Spoken]:
+        """What each edit does: of a list without edits, what it left out; of the list with them, what it put first."""
+        out = [Spoken(edit, tuple(item for item in before if item in own)) for edit, own in self.banned.items()]
+        return out + [Spoken(edit, tuple(i for i in after if i in own)) for edit, own in self.wanted.items()]
+
+
+def edited_profile(
+    profile: Profile, history: Sequence[int], statements: Sequence[Statement], edits: Sequence[Edit]
+) -> Profile:
+    """The profile as the user's edits leave it; the very same where they are about none of its claims and add none.
+
+    A text in a model's own words gives way to the sentence of the claims: it may say elsewhere what is forbidden.
+    """
+    if not edits:
+        return profile
+    ledger = ledger_of(profile.claims, profile.engine, history, statements, edits)
+    claims = tuple(Claim(e.statement, e.about.attribute, e.about.value, e.score) for e in ledger.entries)
+    if claims == profile.claims:
+        return profile
+    supports = {item for entry in ledger.entries for item in entry.supports}
+    return replace(
+        profile, claims=claims, text=taste_sentence([claim.statement for claim in claims]),
+        evidence=tuple(item for item in history if item in supports),
+    )  # fmt: skip

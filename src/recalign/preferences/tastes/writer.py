@@ -191,8 +191,7 @@ def local_taste_writer(
     language_model: LanguageModel, params: Dpo4recParams, items: Items, noun: str, *, constrained: bool
 ) -> TasteWriter:
     """Samples from a local model, which continues the prompt; with `constrained` it is held to the points."""
-    from recalign.llm.generation import generate_texts
-    from recalign.preferences.tastes.sampling import GumbelNoise, HeldToPoints, Points
+    from recalign.llm.generation import GumbelNoise, HeldToPoints, Points, generate_texts
 
     tokenizer = language_model.tokenizer
     names = labels(params.factors)
@@ -217,7 +216,7 @@ def remote_taste_writer(params: Dpo4recParams, profiles: ProfilesParams, items: 
 
     Raises RecalignError when profiles.endpoint_model is null.
     """
-    from recalign.preferences.profiles.endpoint import sample
+    from recalign.preferences.profiles.answers import sample
 
     model = profiles.endpoint_model
     if not model:
