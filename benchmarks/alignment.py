@@ -53,7 +53,7 @@ from recalign.stages.pairs import pairs
 from recalign.stages.reference import reference
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample, TextExample, read_preference_examples
-from recalign.training.loop import train
+from recalign.training.loop import Passes, train
 from recalign.training.results import write_training
 from recalign.training.sft import LanguageModelling
 
@@ -149,10 +149,8 @@ class Bench:
         task = LanguageModelling(lm.model, chosen[c.VALIDATION], params.align.micro_tokens)
         task.name = CONTINUED
         checkpoints = Checkpoints(self.work / "checkpoints", CONTINUED, f"{lm.digest}-{out}", params.checkpoint_seconds)
-        result = train(
-            lm.model, task, chosen[c.TRAIN], params.align, epochs=self.epochs, seed=params.seed,
-            checkpoints=checkpoints, notes=self.work / "costs",
-        )  # fmt: skip
+        passes = Passes(chosen[c.TRAIN], self.epochs, params.seed)
+        result = train(lm.model, task, passes, params.align, checkpoints, self.work / "costs")
         facts = {"stage": CONTINUED, "base": lm.identity, "examples": len(chosen[c.TRAIN])}
         write_training(lm, result, facts, out, self.work / "costs")
         checkpoints.remove()

@@ -27,8 +27,7 @@ from recalign.params.load import load_params
 from recalign.project import Project
 from recalign.stages.sft import read_material
 from recalign.training.examples import TextExample
-from recalign.training.loop import trainable_weights
-from recalign.training.micro_batches import micro_batches
+from recalign.training.loop import micro_batches, trainable_weights
 
 GOAL = 1.1
 

@@ -23,7 +23,7 @@ from recalign.stages.baselines import baselines
 from recalign.stages.pairs import pairs
 from recalign.stages.prepare import prepare
 from recalign.stages.profiles import profiles
-from recalign.training.listing import read_listing
+from recalign.training.examples import read_listing
 
 
 def counts_of(out: Path) -> Counter[int]:

@@ -15,7 +15,7 @@ from recalign.data.records import Example, Items, Taken
 from recalign.params.pairs import PairsParams
 from recalign.preferences.pairs.negatives import Pool, batch_mates, draw_negatives, hard_items, log_shares
 from recalign.recommenders.recommender import Request
-from recalign.training.loop import batches
+from recalign.training.loop import Passes
 
 SHARES = dict.fromkeys(("uniform", "popularity", "hard", "profile", "disliked"), 0.2)
 
@@ -236,7 +236,7 @@ def test_batches_are_those_that_training_reads_first() -> None:
     """By (seed, 0, example id), as the loop draws them; each example's list is of its own batch alone."""
     pool = Pool.of(catalogue([1] * 40), 1.0)
     examples = [chose(number, 1 + number) for number in range(40)]
-    read = [sorted(one.target for one in batch) for batch in batches([Told(e) for e in examples], 8, 1, 3)]
+    read = [sorted(one.target for one in batch) for batch in Passes([Told(e) for e in examples], 1, 3).batches(8)]
     lists = batch_mates(examples, [met()] * 40, pool, 8, 3)
     offered = {tuple(sorted((own.target, *mates))) for own, mates in zip(examples, lists, strict=True)}
     assert sorted(map(list, offered)) == sorted(read)

@@ -29,7 +29,7 @@ from recalign.preferences.profiles.selection import (
 )
 from recalign.stages.pairs import pairs
 from recalign.stages.profiles import profiles
-from recalign.training.listing import read_listing
+from recalign.training.examples import read_listing
 
 SPLITS = (c.TRAIN, c.VALIDATION, c.TEST)
 Changed = Callable[..., Params]

@@ -30,8 +30,15 @@ from recalign.objectives.presets import PRESETS, build_objective
 from recalign.params.sft import SftParams
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample, TextExample
-from recalign.training.loop import Measured, batches, evaluation_steps, learning_rate, train, trainable_weights
-from recalign.training.micro_batches import micro_batches
+from recalign.training.loop import (
+    Measured,
+    Passes,
+    evaluation_steps,
+    learning_rate,
+    micro_batches,
+    train,
+    trainable_weights,
+)
 from recalign.training.new_items import new_in_epoch, without_new
 from recalign.training.preference import PreferenceTraining
 from recalign.training.sft import LanguageModelling
@@ -110,7 +117,7 @@ def run(
     params = SftParams(**values)
     checkpoints = Checkpoints(tmp_path, "sft", "digest", every_seconds)
     examples = points() if examples is None else examples
-    return train(task.model, task, examples, params, epochs=params.epochs, seed=1, checkpoints=checkpoints)
+    return train(task.model, task, Passes(examples, params.epochs, 1), params, checkpoints)
 
 
 def test_the_rate_rises_linearly_then_falls_as_a_cosine():
@@ -129,17 +136,17 @@ def test_validation_looks_are_spread_evenly_and_end_with_the_last_step():
 
 def test_batches_hold_every_example_once_an_epoch_whatever_the_order_given():
     examples = points(10)
-    plan = list(batches(examples, 4, 2, seed=3))
+    plan = list(Passes(examples, 2, 3).batches(4))
     assert [len(batch) for batch in plan] == [4, 4, 2, 4, 4, 2]
     assert {e.example_id for batch in plan[:3] for e in batch} == {e.example_id for e in examples}
-    assert plan == list(batches(examples[::-1], 4, 2, seed=3))
+    assert plan == list(Passes(examples[::-1], 2, 3).batches(4))
     assert plan[:3] != plan[3:], "each epoch has an order of its own"
-    assert plan != list(batches(examples, 4, 2, seed=4))
+    assert plan != list(Passes(examples, 2, 4).batches(4))
 
 
 def test_each_epoch_may_have_examples_of_its_own():
     examples = points(6)
-    plan = list(batches(lambda epoch: examples[3 * epoch : 3 * epoch + 3], 2, 2, seed=3))
+    plan = list(Passes(lambda epoch: examples[3 * epoch : 3 * epoch + 3], 2, 3).batches(2))
     assert {e.example_id for batch in plan[:2] for e in batch} == {e.example_id for e in examples[:3]}
     assert {e.example_id for batch in plan[2:] for e in batch} == {e.example_id for e in examples[3:]}
 
@@ -205,7 +212,7 @@ def test_new_items_need_the_form_without_candidates(world):
 def test_a_batch_stands_in_order_of_length_whoever_is_in_it():
     """Parts of a batch are padded to their longest example: the like in length stand together."""
     examples = [PreferenceExample(f"{user}-{n}", [5] * n, [[7], [8]]) for n in (1, 2, 3) for user in "abcdef"]
-    made = list(batches(examples, 6, 1, seed=3))
+    made = list(Passes(examples, 1, 3).batches(6))
     assert list(map(len, made)) == [6, 6, 6]
     for batch in made:
         assert [e.tokens for e in batch] == sorted((e.tokens for e in batch), reverse=True)
@@ -485,7 +492,7 @@ def test_statistics_live_in_checkpoints(tmp_path, monkeypatch):
             )  # fmt: skip
             checkpoints = Checkpoints(tmp_path / place, "align", "digest", every_seconds=0.0)
             with pytest.raises(KeyboardInterrupt) if stop else nullcontext():
-                train(model, task, examples, params, epochs=3, seed=1, checkpoints=checkpoints)
+                train(model, task, Passes(examples, 3, 1), params, checkpoints)
         weights.append(model.get_input_embeddings().weight.detach().clone())
         states.append(objective.state_dict())
     assert states[0]["margins.batches"] == 9

@@ -16,7 +16,7 @@ from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring import response_logprobs
 from recalign.params.prompt import PromptParams
 from recalign.training.examples import TextExample, text_examples
-from recalign.training.micro_batches import micro_batches
+from recalign.training.loop import micro_batches
 from recalign.training.sft import LanguageModelling, token_shares
 from recalign.training.weights import (
     Position,

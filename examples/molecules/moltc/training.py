@@ -28,8 +28,16 @@ from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.ways import base_of, device_of
 from recalign.objectives.presets import build_objective
 from recalign.training.checkpoints import Checkpoints
-from recalign.training.loop import Example, Measured, Task, TrainingResult, train, trainable_weights
-from recalign.training.micro_batches import micro_batches
+from recalign.training.loop import (
+    Example,
+    Measured,
+    Passes,
+    Task,
+    TrainingResult,
+    micro_batches,
+    train,
+    trainable_weights,
+)
 from recalign.training.preference import START_TOLERANCE, PreferenceTraining
 from recalign.training.reference import sums_of_model
 from recalign.training.results import curve_csv, write_training
@@ -219,10 +227,8 @@ def _train(
     begin = {name: float(weight.detach().double().sum()) for name, weight in trainable_weights(opened.lm.model).items()}
     inputs = digest_of([*map(str, about), begin, [vars(example) for example in examples]])
     checkpoints = Checkpoints(root / project.CACHE / "checkpoints", task.name, inputs)
-    result = train(
-        opened.lm.model, task, examples, stage, epochs=stage.epochs, seed=params.seed, checkpoints=checkpoints,
-        notes=root / project.CACHE / "costs",
-    )  # fmt: skip
+    passes = Passes(examples, stage.epochs, params.seed)
+    result = train(opened.lm.model, task, passes, stage, checkpoints, root / project.CACHE / "costs")
     checkpoints.remove()
     return result
 

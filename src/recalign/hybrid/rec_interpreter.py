@@ -32,15 +32,14 @@ from recalign.evaluation.metrics import Floats
 from recalign.hybrid.modality import ModalityAdapter, embedding_std
 from recalign.hybrid.prompts import Projected, attach, soft_id
 from recalign.llm.base import LanguageModel
-from recalign.llm.branches import PROMPT_END, Branches
 from recalign.llm.prompts import PromptBuilder
-from recalign.llm.scoring import response_logprobs
+from recalign.llm.scoring import PROMPT_END, Branches, response_logprobs
 from recalign.params.sft import SftParams
 from recalign.recommenders.neural.sequential import Sequential
 from recalign.recommenders.recommender import own_seed
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import TextExample
-from recalign.training.loop import TrainingResult, train
+from recalign.training.loop import Passes, TrainingResult, train
 from recalign.training.sft import LanguageModelling
 
 if TYPE_CHECKING:
@@ -180,9 +179,7 @@ class Interpreter:
         kept = Checkpoints(checkpoints, f"interpreter-{self.question}", digest)
         self.lm.model.train()
         self.adapter.requires_grad_(True)
-        result = train(
-            self.lm.model, task, learned, params, epochs=params.epochs, seed=seed, checkpoints=kept, notes=notes
-        )
+        result = train(self.lm.model, task, Passes(learned, params.epochs, seed), params, kept, notes)
         self.lm.model.eval()
         kept.remove()
         return result

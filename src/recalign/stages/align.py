@@ -12,8 +12,7 @@ from recalign.project import Project
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample, read_preference_examples
-from recalign.training.loop import train
-from recalign.training.micro_batches import micro_batches
+from recalign.training.loop import Passes, micro_batches, train
 from recalign.training.preference import START_TOLERANCE, PreferenceTraining
 from recalign.training.reference import read_store, reference_sums
 from recalign.training.results import learned_from, write_training
@@ -36,10 +35,8 @@ def align(params: Params, objective: str, project: Project = Project()) -> None:
     inputs = _inputs(params, objective, lm, examples)
     checkpoints = Checkpoints(project.cache / "checkpoints", task.name, inputs, params.checkpoint_seconds)
     apart = _check_start(params, lm, task, examples[c.TRAIN])
-    result = train(
-        lm.model, task, examples[c.TRAIN], params.align, epochs=params.align.epochs, seed=params.seed,
-        checkpoints=checkpoints, notes=project.costs,
-    )  # fmt: skip
+    passes = Passes(examples[c.TRAIN], params.align.epochs, params.seed)
+    result = train(lm.model, task, passes, params.align, checkpoints, project.costs)
     facts = {
         "stage": task.name,
         "base": lm.identity,

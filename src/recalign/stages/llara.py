@@ -18,7 +18,7 @@ from recalign.project import Project
 from recalign.stages.sft import read_material
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints
-from recalign.training.loop import batches, train
+from recalign.training.loop import Passes, train
 from recalign.training.results import learned_from, write_training
 
 log = logging.getLogger(__name__)
@@ -50,15 +50,13 @@ def train_llara(params: Params, teacher: Teacher, catalogue: Items, project: Pro
     inputs = digest_of(
         [*sections, params.seed, params.threads, lm.digest, builder.digest, teacher.digest, *material.read]
     )
-    steps = sum(1 for _ in batches(material.epoch, params.sft.batch, params.sft.epochs, params.seed))
+    passes = Passes(material.epoch, params.sft.epochs, params.seed)
+    steps = sum(1 for _ in passes.batches(params.sft.batch))
     curriculum = Curriculum(steps, params.seed, rising=params.hybrid.curriculum == "linear")
     task = HybridModelling(name, lm.model, material.held_out, params.sft.micro_tokens, curriculum)
     costs = project.costs
     checkpoints = Checkpoints(project.root / layout.CACHE / "checkpoints", task.name, inputs, params.checkpoint_seconds)
-    result = train(
-        lm.model, task, material.epoch, params.sft, epochs=params.sft.epochs, seed=params.seed,
-        checkpoints=checkpoints, notes=costs,
-    )  # fmt: skip
+    result = train(lm.model, task, passes, params.sft, checkpoints, costs)
     facts: dict[str, Any] = {
         "stage": task.name,
         "base": lm.identity,

@@ -21,9 +21,8 @@ from recalign.preferences.profiles.selection import nobody, sft_examples, shares
 from recalign.project import Project
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints
-from recalign.training.examples import TextExample, text_examples
-from recalign.training.listing import read_listing
-from recalign.training.loop import train
+from recalign.training.examples import TextExample, read_listing, text_examples
+from recalign.training.loop import Passes, train
 from recalign.training.new_items import new_in_epoch, without_new
 from recalign.training.results import learned_from, write_training
 from recalign.training.sft import LanguageModelling
@@ -49,10 +48,8 @@ def sft(params: Params, project: Project = Project()) -> None:
     inputs = digest_of([*sections, params.seed, params.threads, lm.digest, builder.digest, *material.read])
     checkpoints = Checkpoints(project.cache / "checkpoints", "sft", inputs, params.checkpoint_seconds)
     task = LanguageModelling(lm.model, material.held_out, params.sft.micro_tokens)
-    result = train(
-        lm.model, task, material.epoch, params.sft, epochs=params.sft.epochs,
-        seed=params.seed, checkpoints=checkpoints, notes=project.costs,
-    )  # fmt: skip
+    passes = Passes(material.epoch, params.sft.epochs, params.seed)
+    result = train(lm.model, task, passes, params.sft, checkpoints, project.costs)
     facts: dict[str, Any] = {
         "stage": "sft",
         "base": lm.identity,

@@ -1,4 +1,7 @@
-"""The training loop: AdamW, cosine schedule with warm-up, exact gradient accumulation, best step by validation."""
+"""The training loop: AdamW, cosine schedule with warm-up, exact gradient accumulation, best step by validation.
+
+A batch cut into parts that fit into memory, whatever the lengths of its examples.
+"""
 
 import logging
 import math
@@ -7,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +23,6 @@ from recalign.data.records import hashed_batches
 from recalign.params.section import OptimiserParams
 from recalign.training import processes
 from recalign.training.checkpoints import Checkpoints, TrainingState, Weights
-from recalign.training.micro_batches import micro_batches
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,6 @@ class Example(Protocol):
 
 E = TypeVar("E", bound=Example)
 E_contra = TypeVar("E_contra", bound=Example, contravariant=True)
-Epochs = Sequence[E] | Callable[[int], Sequence[E]]  # what every epoch reads, or what each one, counted from 0, does
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,27 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rising - 1) / max(1, steps - rising)))
 
 
-def batches(examples: Epochs[E], size: int, epochs: int, seed: int) -> Iterator[list[E]]:
-    """The batches of all epochs, each in order of length; who is in one is drawn from (seed, epoch, id), never from the
-    order given."""
-    for epoch in range(epochs):
-        own = {e.example_id: e for e in (examples(epoch) if callable(examples) else examples)}
-        for names in hashed_batches(own, size, seed, epoch):
-            yield sorted((own[name] for name in names), key=lambda e: (-e.tokens, e.example_id))
+@dataclass(frozen=True)
+class Passes(Generic[E]):
+    """What is learned from: `examples` of every epoch, or of each one, counted from 0; how often; in which order.
+
+    Who is in a batch is drawn from (seed, epoch, example id), never from the order given.
+    """
+
+    examples: Sequence[E] | Callable[[int], Sequence[E]]
+    epochs: int
+    seed: int
+
+    def read_in(self, epoch: int) -> Sequence[E]:
+        """The examples of one epoch."""
+        return self.examples(epoch) if callable(self.examples) else self.examples
+
+    def batches(self, size: int) -> Iterator[list[E]]:
+        """The batches of all epochs, each in order of length."""
+        for epoch in range(self.epochs):
+            own = {e.example_id: e for e in self.read_in(epoch)}
+            for names in hashed_batches(own, size, self.seed, epoch):
+                yield sorted((own[name] for name in names), key=lambda e: (-e.tokens, e.example_id))
 
 
 def evaluation_steps(steps: int, evaluations: int) -> set[int]:
@@ -129,11 +144,8 @@ def trainable_weights(model: torch.nn.Module) -> Weights:
 def train(
     model: torch.nn.Module,
     task: Task[E],
-    examples: Epochs[E],
+    passes: Passes[E],
     params: OptimiserParams,
-    *,
-    epochs: int,
-    seed: int,
     checkpoints: Checkpoints,
     notes: Path = COSTS,
 ) -> TrainingResult:
@@ -143,7 +155,7 @@ def train(
     notes: what earlier runs took, from which the log says beforehand how long this one will.
     Raises RecalignError where there are no examples, or naming the step whose loss or gradient is not finite.
     """
-    plan = list(batches(examples, params.batch, epochs, seed))
+    plan = list(passes.batches(params.batch))
     if not plan:
         raise RecalignError(f"{task.name}: no training examples; look at data/prepared/summary.json and pairs.examples")
     weights = trainable_weights(model)
@@ -155,8 +167,8 @@ def train(
     seen = list(accumulate(map(len, plan)))
     if processes.first():
         left = plan[state.step :]
-        count = max(len(examples(epoch)) for epoch in range(epochs)) if callable(examples) else len(examples)
-        work = f"{count:,} examples, epochs {epochs}, {len(left)} steps left of {len(plan)}"
+        count = max(len(passes.read_in(epoch)) for epoch in range(passes.epochs))
+        work = f"{count:,} examples, epochs {passes.epochs}, {len(left)} steps left of {len(plan)}"
         tokens = sum(example.tokens for batch in left for example in batch)
         log.info(reading_forecast(task.name, work, tokens, memory_mb(model), notes))
     if not state.rows:
@@ -165,7 +177,9 @@ def train(
     for step in track(steps, len(steps), task.name, "steps"):
         started = time.monotonic()
         rate = learning_rate(step, len(plan), params.learning_rate, params.warmup)
-        torch.manual_seed(int(digest_of([seed, task.name, step])[:15], 16))  # dropout, the same after a resumption
+        torch.manual_seed(
+            int(digest_of([passes.seed, task.name, step])[:15], 16)
+        )  # dropout, the same after a resumption
         row = _step(task, plan[step - 1], weights, optimiser, rate, params, step)
         state.step = step
         state.tokens += sum(example.tokens for example in plan[step - 1])
@@ -247,3 +261,17 @@ def _finish(name: str, state: TrainingState, weights: Weights) -> TrainingResult
         log.info("%s: validation never improved on the start, so the start is kept", name)
     speed = state.tokens / state.seconds if state.seconds else 0.0
     return TrainingResult(state.rows, state.best_step, state.best_loss, state.seconds, speed)
+
+
+Piece = TypeVar("Piece")
+
+
+def micro_batches(batch: Sequence[Piece], budget: int, size: Callable[[Sequence[Piece]], int]) -> list[list[Piece]]:
+    """Cut `batch`, in its order, into parts of at most `budget` tokens by `size`; an example above it stands alone."""
+    parts: list[list[Piece]] = []
+    for example in batch:
+        if parts and size([*parts[-1], example]) <= budget:
+            parts[-1].append(example)
+        else:
+            parts.append([example])
+    return parts

@@ -14,8 +14,7 @@ from recalign.objectives.losses import PreferenceBatch
 from recalign.objectives.objective import BatchPlan, Objective
 from recalign.training import processes
 from recalign.training.examples import PreferenceExample
-from recalign.training.loop import Measured
-from recalign.training.micro_batches import micro_batches
+from recalign.training.loop import Measured, micro_batches
 
 log = logging.getLogger(__name__)
 Part = Sequence[PreferenceExample]

@@ -19,7 +19,7 @@ from recalign.common.errors import RecalignError
 from recalign.common.progress import track
 from recalign.llm.scoring import SCORER, response_logprobs, tokens_at_once
 from recalign.training.examples import PreferenceExample
-from recalign.training.micro_batches import micro_batches
+from recalign.training.loop import micro_batches
 
 log = logging.getLogger(__name__)
 SCHEMA = pa.schema([(c.KEY, pa.string()), (c.SUM, pa.float64()), (c.LENGTH, pa.int64())])

@@ -8,8 +8,7 @@ from recalign.llm.lower_layers import LowerStates
 from recalign.llm.scoring import response_logprobs, tokens_at_once
 from recalign.training import processes
 from recalign.training.examples import TextExample
-from recalign.training.loop import Measured
-from recalign.training.micro_batches import micro_batches
+from recalign.training.loop import Measured, micro_batches
 
 
 class LanguageModelling:

@@ -17,7 +17,7 @@ from recalign.params.load import Params
 from recalign.params.section import OptimiserParams
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample
-from recalign.training.loop import train
+from recalign.training.loop import Passes, train
 from recalign.training.preference import START_TOLERANCE, PreferenceTraining
 from recalign.training.reference import sums_of_model
 from recalign.training.results import learned_from, write_training
@@ -92,10 +92,7 @@ def align_texts(
     apart = task.check_start(train_on[:1], START_TOLERANCE[lm.dtype])
     lm.model.train()
     checkpoints = Checkpoints(cache / "checkpoints", task.name, inputs, params.checkpoint_seconds)
-    result = train(
-        lm.model, task, train_on, own, epochs=own.epochs, seed=params.seed, checkpoints=checkpoints,
-        notes=cache / "costs",
-    )  # fmt: skip
+    result = train(lm.model, task, Passes(train_on, own.epochs, params.seed), own, checkpoints, cache / "costs")
     facts = {
         "stage": task.name,
         "base": lm.identity,
