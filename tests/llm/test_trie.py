@@ -9,7 +9,8 @@ import tiny
 import torch
 
 from recalign.llm import trie as under_test
-from recalign.llm.scoring import PROMPT_END, Branches, naive_logprobs
+from recalign.llm.branches import PROMPT_END, Branches
+from recalign.llm.scoring import naive_logprobs
 from recalign.llm.trie import Found, Trie, Wanted, best_items, item_logprobs
 
 NEWLINE = 5

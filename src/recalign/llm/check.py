@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from recalign.common.artifacts import digest_of
 from recalign.common.errors import RecalignError
+from recalign.llm.branches import PROMPT_END, Branches
 from recalign.llm.head import full_precision
-from recalign.llm.scoring import PROMPT_END, Branches
 from recalign.llm.twin import VOCABULARY, twin_of
 from recalign.llm.ways import (
     ResponseLogprobs,
