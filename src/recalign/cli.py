@@ -225,7 +225,7 @@ def _add_recommend(commands: Commands) -> None:
     _add_json(recommend)
     recommend.set_defaults(
         run=lambda a: _call("recommend")(
-            _params(), user=a.user, titles=a.titles, adapter=a.adapter, k=a.k, items=a.items, as_json=a.json
+            _params(), a.titles if a.user is None else a.user, adapter=a.adapter, k=a.k, items=a.items, as_json=a.json
         )
     )
 

@@ -696,7 +696,7 @@ def test_a_champion_that_cannot_be_scored_leaves_the_newcomer_a_challenger_and_s
     assert aliased(client, NAME, "champion") == champion
     assert "gate_tries" not in client.get_model_version(NAME, champion).tags
     with pytest.raises(RecalignError, match=f"models:/recalign/{champion}, which answers where --adapter names no"):
-        recommend(params, titles=["The House of Night"])
+        recommend(params, ["The House of Night"])
     promote(params, version, "the champion is damaged")
     new_adapter(params, project, seed=4)
     assert f"minus that of version {version}" in register(params)
@@ -969,7 +969,7 @@ def test_new_films_of_a_table_are_ranked_for_a_history_in_the_catalogues_place(p
     new.write_text(
         "item_id,title,genre,price\nn1,Ran &amp; Up,drama|comedy,9\nn2,A <s>Newer Film,,9\n", encoding="utf-8"
     )
-    recommend(params, titles=["The House of Night"], items=new, k=5)
+    recommend(params, ["The House of Night"], items=new, k=5)
     said = " ".join(capsys.readouterr().out.split())
     assert all(own in said for own in ("Ran & Up n1", "A Newer Film n2", "new item: read by llm-sdpo"))
     assert said.count("of Night") == 2  # the history, and what its preference is inferred from
@@ -983,10 +983,10 @@ def test_new_films_of_a_table_are_ranked_for_a_history_in_the_catalogues_place(p
     ):
         new.write_text(f"item_id,title\n{row}\n", encoding="utf-8")
         with pytest.raises(RecalignError, match=rf"new\.csv:{row.count(chr(10)) + 2}: {re.escape(why)}"):
-            recommend(params, titles=[title], items=new)
+            recommend(params, [title], items=new)
     new.write_text("item_id,title\n", encoding="utf-8")
     with pytest.raises(RecalignError, match=r"new\.csv holds no item; --items needs a row an item"):
-        recommend(params, titles=[title], items=new)
+        recommend(params, [title], items=new)
 
 
 def test_a_served_fusion_says_what_read_a_film_that_came_after_it_was_fitted(params, project, capsys):

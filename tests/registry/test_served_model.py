@@ -235,14 +235,14 @@ def test_recommend_takes_and_prints_the_logs_own_ids(project, tmp_path, monkeypa
     write_parquet(own / layout.PREPARED / "events.parquet", pa.Table.from_pylist(events))
     tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params = parse_params(tree | {"budget": "smoke"})
-    recommend(params, user="U3", k=9)
+    recommend(params, "U3", k=9)
     printed = capsys.readouterr().out
     assert "Liked: The House of Night, The Winter of Night, The Story of Night" in printed
     assert "B079102Q" in printed
     assert "B079101Q" not in printed
     for unknown in ("3", "U", "u3"):
         with pytest.raises(RecalignError, match=f"--user is {unknown}, whom the prepared log does not hold; .* U3 "):
-            recommend(params, user=unknown)
+            recommend(params, unknown)
 
 
 def test_recommend_reads_what_a_user_said_of_claims_and_tells_which_edit_spoke(project, tmp_path, monkeypatch, capsys):
@@ -255,7 +255,7 @@ def test_recommend_reads_what_a_user_said_of_claims_and_tells_which_edit_spoke(p
     params = parse_params(tree | {"budget": "smoke"})
 
     def answer() -> dict[str, Any]:
-        recommend(params, user="U3", k=9, as_json=True)
+        recommend(params, "U3", k=9, as_json=True)
         return dict(json.loads(capsys.readouterr().out))
 
     before = answer()
@@ -272,7 +272,7 @@ def test_recommend_reads_what_a_user_said_of_claims_and_tells_which_edit_spoke(p
     assert set(numbers[4:]) == {3, 6, 9, 12}
     assert after["edits"][0] == f"genre=drama forbidden: leaves out 1 item ({TITLES[9]})"
     assert after["edits"][1].startswith("genre=crime changed to genre=comedy: puts first 4 items (The ")
-    recommend(params, user="U3")
+    recommend(params, "U3")
     assert "Your edit genre=drama forbidden: leaves out 1 item" in capsys.readouterr().out
 
 

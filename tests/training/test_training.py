@@ -176,8 +176,8 @@ def test_sft_reads_no_new_item_in_a_history(world, monkeypatch):
     """What the stage gives the loop: in each epoch every title but the last of a sequence is known."""
     given = {}
 
-    def caught(model, task, examples, params, *, epochs, **_):
-        given.update({epoch: list(examples(epoch)) for epoch in range(epochs)})
+    def caught(model, task, passes, *_):
+        given.update({epoch: list(passes.read_in(epoch)) for epoch in range(passes.epochs)})
         raise RecalignError("enough")
 
     monkeypatch.setattr("recalign.stages.sft.train", caught)

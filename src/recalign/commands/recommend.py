@@ -21,7 +21,7 @@ from recalign.evaluation.systems import MEANINGLESS, SYSTEMS, read_systems, syst
 from recalign.params.load import Params
 from recalign.preferences.tastes.ledger import LEDGER, read_edits
 from recalign.preferences.tastes.text import one_line
-from recalign.project import INTERACTIONS, PREPARED, RANKS, REGISTRY
+from recalign.project import RANKS, REGISTRY, Project
 
 if TYPE_CHECKING:
     from recalign.ranking.package import Settings
@@ -34,23 +34,21 @@ SCORE = "A score orders this list and nothing else: it is no probability, and is
 
 def recommend(
     params: Params,
+    whom: str | Sequence[str],
     *,
-    user: str | None = None,
-    titles: Sequence[str] | None = None,
     adapter: str | None = None,
     k: int = 10,
     items: Path | None = None,
     as_json: bool = False,
-    prepared: Path = PREPARED,
-    interactions: Path = INTERACTIONS,
-    ledger: Path = LEDGER,
+    project: Project = Project(),
 ) -> None:
-    """Print the k best items of the catalogue for a user's whole history, or for liked titles (oldest first).
+    """Print the k best items of the catalogue for a user's whole history, or for liked titles.
 
-    user and the items' ids are those of the log, not the numbers that stages count with. adapter: a folder or models:/
+    whom: the user's id, or a list of titles, oldest first. The ids are those of the log, not the numbers that stages
+    count with. adapter: a folder or models:/
     URI; else the champion, else the challenger, else the project's own best adapter. items: a CSV of new items, which
-    are ranked in the catalogue's place (`with_new_items`). as_json: one JSON document. ledger: what the user said of
-    claims (`recalign profile USER --edit`): nothing is shown that it forbids, and each edit's effect is told.
+    are ranked in the catalogue's place (`with_new_items`). as_json: one JSON document. What the user said of
+    claims is heard (`recalign profile USER --edit`): nothing is shown that it forbids, and each edit's effect is told.
     All of these are checked before a model or MLflow is loaded. Raises RecalignError for an unknown user, titles of
     which none is found, no history, k below 1, or no adapter to ask.
     """
@@ -60,13 +58,13 @@ def recommend(
         check_adapter_named(adapter)
     if items is not None:
         check_file("--items", items)
-    catalogue, raw = Items.read(prepared), RawIds.of_items(interactions)
+    catalogue, raw = Items.read(project.prepared), RawIds.of_items(project.interactions)
     history: list[int | str] = []
     said: list[str] = []
-    if user is not None:
-        history += user_history(prepared, user, RawIds.of_users(interactions))
-    elif titles:
-        history, said = read_titles(titles, catalogue, raw)
+    if isinstance(whom, str):
+        history += user_history(project.prepared, whom, RawIds.of_users(project.interactions))
+    else:
+        history, said = read_titles(whom, catalogue, raw)
     if not history:
         raise RecalignError("there is no history to start from; give --user ID or --titles TITLE …")
     if not adapter:
@@ -84,7 +82,7 @@ def recommend(
         catalogue, raw, new = with_new_items(items, catalogue, raw)
     chosen = adapter or default_adapter(params)
     settings, recommender = open_adapter(params, chosen, catalogue) if adapter else _opened(params, chosen, catalogue)
-    edits = read_edits(ledger).get(user, ()) if user is not None else ()
+    edits = read_edits(project.root / LEDGER).get(whom, ()) if isinstance(whom, str) else ()
     answer = Service.of(settings, recommender, raw).answer_known(history, k, new, edits)
     warned = f"; {MEANINGLESS}" if settings.random_model else ""
     by = settings.catalogue_sentence if new is None else settings.sentence
