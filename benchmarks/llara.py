@@ -44,7 +44,8 @@ from recalign.evaluation.significance import (
     signed,
 )
 from recalign.hybrid.prompts import text_only
-from recalign.hybrid.teachers import Teacher, averaged, read_teacher, shuffled
+from recalign.hybrid.teachers import read_teacher
+from recalign.hybrid.vectors import Teacher, averaged, shuffled
 from recalign.llm.ways import base_of
 from recalign.params.load import Params, load_params
 from recalign.project import Project
