@@ -52,7 +52,7 @@ from recalign.stages.align import align
 from recalign.stages.pairs import pairs
 from recalign.stages.reference import reference
 from recalign.training.checkpoints import Checkpoints
-from recalign.training.examples import PreferenceExample, TextExample, read_preference_examples
+from recalign.training.examples import PreferenceExample, TextExample, read_preference_examples, text_prompts
 from recalign.training.loop import Passes, train
 from recalign.training.results import write_training
 from recalign.training.sft import LanguageModelling
@@ -144,7 +144,9 @@ class Bench:
         lm = load_language_model(
             project.base, params.base, adapter=project.sft, trainable=True, seed=params.seed, threads=params.threads
         )
-        read = read_preference_examples(params, project.prepared, drawn, lm.tokenizer)
+        read = read_preference_examples(
+            params, project.prepared, drawn, text_prompts(params, project.prepared, lm.tokenizer)
+        )
         chosen = {split: [_chosen(example) for example in own] for split, own in read.items()}
         task = LanguageModelling(lm.model, chosen[c.VALIDATION], params.align.micro_tokens)
         task.name = CONTINUED

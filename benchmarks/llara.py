@@ -14,8 +14,9 @@ without    llara, read with prompts of text alone (likewise)
 
 and the teacher alone; fused: teacher and arm, weights fitted on the validation cases. All rank the same lists of 20 by
 log-prob. A figure is the mean over the cases of what the seeds reached on average, its interval a bootstrap over users;
-differences are paired, with Holm's correction over those of LLaRA. A trained arm is kept in PROJECT/data/cache/llara,
-so that a run that was stopped goes on.
+differences are paired, with Holm's correction over those of LLaRA. Where prompts list candidates (prompt.form:
+candidates) the position probe is beside them: two candidates of each list change places. A trained arm is kept in
+PROJECT/data/cache/llara, so that a run that was stopped goes on.
 """
 
 import argparse
@@ -43,8 +44,10 @@ from recalign.evaluation.significance import (
     plain,
     signed,
 )
+from recalign.hybrid.llara import Probe, drawn_places, exchanged, position_probe
 from recalign.hybrid.prompts import text_only
-from recalign.hybrid.teachers import Teacher, averaged, read_teacher, shuffled
+from recalign.hybrid.teachers import read_teacher
+from recalign.hybrid.vectors import Teacher, averaged, shuffled
 from recalign.llm.ways import base_of
 from recalign.params.load import Params, load_params
 from recalign.project import Project
@@ -76,8 +79,8 @@ class Bench:
         self.validation = read_trial(prepared, c.VALIDATION, UNIFORM, asked.validation_cases, seed)
         self.test = read_trial(prepared, c.TEST, UNIFORM, cases or asked.test_cases, seed)
 
-    def scores(self, arm: str, seed: int) -> tuple[Scores, dict[str, float]]:
-        """[B, C] log-probs of an arm, and the CPU seconds of its training (0 where it was there) and ranking."""
+    def scores(self, arm: str, seed: int) -> tuple[Scores, dict[str, float], Probe | None]:
+        """[B, C] log-probs of an arm, the CPU seconds of its training (0 where it was there) and ranking, its probe."""
         params = self.params.model_copy(update={"seed": seed})
         of = "llara" if arm in READ_OTHERWISE else arm
         folder = self.project.root / "data/cache/llara" / f"{self.teacher.name}-{of}-{seed}"
@@ -87,7 +90,16 @@ class Bench:
         trained = time.process_time()
         recommender = self._opened(arm, params, folder)
         scores = {name: recommender.logprobs(trial.requests, trial.candidates) for name, trial in self.trials.items()}
-        return scores, {"training": trained - begun, "ranking": time.process_time() - trained}
+        took = {"training": trained - begun, "ranking": time.process_time() - trained}
+        return scores, took, self._probe(recommender, scores[c.TEST])
+
+    def _probe(self, recommender: LanguageModelRecommender, scores: Floats) -> Probe | None:
+        """Of the test cases; None where prompts list no candidates, so that nothing has a place."""
+        if self.params.prompt.form == "history":
+            return None
+        places = drawn_places([name for name, _ in self.test.keys], scores.shape[1])
+        moved = recommender.logprobs(self.test.requests, exchanged(self.test.candidates, places))
+        return position_probe(scores, moved, places)
 
     @property
     def trials(self) -> dict[str, Trial]:
@@ -147,6 +159,7 @@ def measure(bench: Bench, arms: list[str], seeds: list[int]) -> dict[str, Any]:
     values: dict[str, dict[str, list[Floats]]] = {METRIC: {}, ALSO: {}}
     seconds: dict[str, list[dict[str, float]]] = {}
     apart: list[float] = []
+    probes: dict[str, list[Probe]] = {}
 
     def keep(name: str, scores: Floats) -> None:
         ranks = bench.ranks(scores)
@@ -157,7 +170,8 @@ def measure(bench: Bench, arms: list[str], seeds: list[int]) -> dict[str, Any]:
     for seed in seeds:
         read: dict[str, Scores] = {}
         for arm in arms:
-            read[arm], took = bench.scores(arm, seed)
+            read[arm], took, probe = bench.scores(arm, seed)
+            probes.setdefault(arm, []).extend([probe] if probe else [])
             seconds.setdefault(arm, []).append(took)
             keep(arm, read[arm][c.TEST])
             keep(f"fused {arm}", bench.fused(read[arm], teacher))
@@ -177,7 +191,14 @@ def measure(bench: Bench, arms: list[str], seeds: list[int]) -> dict[str, Any]:
         "differences": {m: differences(own, users) for m, own in means.items()},
         "by_seed": {n: [round(float(v.mean()), 4) for v in runs] for n, runs in values[METRIC].items()},
         "zero_against_text_prompts": apart,
+        "places": {arm: decided(own, users) for arm, own in probes.items() if own},
     }  # fmt: skip
+
+
+def decided(probes: list[Probe], users: list[int]) -> dict[str, str]:
+    """Share of cases in which the score follows the item, and nats by item and by place: means over the seeds."""
+    means = {name: np.mean([getattr(probe, name) for probe in probes], axis=0) for name in ("follows", "item", "place")}
+    return {name: plain(bootstrap_interval(values, users, RESAMPLES, 0)) for name, values in means.items()}
 
 
 def differences(means: dict[str, Floats], users: list[int]) -> dict[str, str]:
@@ -215,6 +236,8 @@ def main() -> None:
         print(metric)
         for name, told in {**found["shown"][metric], **found["differences"][metric]}.items():
             print(f"  {name:24} {told}")
+    for arm, told in found["places"].items():
+        print(f"places  {arm:16} {told}")
     if asked.json:
         write_json(asked.json, found)
 

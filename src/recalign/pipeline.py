@@ -392,13 +392,17 @@ def _filled(paths: Iterable[str]) -> Iterator[list[str]]:
     yield line
 
 
+STARTS_AT = ("${align.start}", "sft")  # in a path of dvc.yaml, and what params.yaml is shipped with
+
+
 def stale_stages(changed: Sequence[str], stages: dict[str, Listed]) -> list[str]:
     """The stages of dvc.yaml that run again when these files change: those that depend on one, and all that read their
-    outputs (DVC leaves the latter alone where the outputs come out equal)."""
+    outputs (DVC leaves the latter alone where they come out equal). Paths with a param in them are as shipped."""
     stale: list[str] = []
     touched = list(changed)
     for name, about in stages.items():  # dvc.yaml's order is the order of the arrows
-        if any(_within(path, dep) or _within(dep, path) for path in touched for dep in about.deps):
+        deps = [dep.replace(*STARTS_AT) for dep in about.deps]
+        if any(_within(path, dep) or _within(dep, path) for path in touched for dep in deps):
             stale.append(name)
             touched += [re.sub(r"/\$\{.*", "", out) for out in about.outs]
     return stale

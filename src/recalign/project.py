@@ -20,7 +20,7 @@ BASE = Path("data/models/base")  # base: Hugging Face folder and base.json (id, 
 PROFILES = Path("data/profiles")  # profiles: profiles.parquet
 PAIRS = Path("data/pairs")  # pairs: pairs.parquet
 SFT = Path("data/models/sft")  # sft: PEFT adapter, curve.csv, training.json
-REFERENCE = Path("data/reference")  # reference: reference.parquet, log-probs under the SFT adapter
+REFERENCE = Path("data/reference")  # reference: reference.parquet, log-probs under the adapter of align.start
 ALIGN = Path("data/models/align")  # align@<objective>: PEFT adapter, curve.csv, training.json
 HYBRID = Path("data/models/hybrid")  # llara@<teacher>: /llara-<teacher>, as sft, with the modality adapter and vectors
 OTHER = Path("data/models/other")  # /<name>: an adapter of another run, brought by the user and tracked by DVC
@@ -115,6 +115,10 @@ class Project:
     def hybrid(self) -> Path:
         """Adapters whose prompts show a recommender's vectors, by name."""
         return self._place("hybrid", HYBRID)
+
+    def start(self, name: str) -> Path:
+        """The adapter that align.start names: "sft" or "hybrid/llara-<teacher>"."""
+        return self.sft if name == "sft" else self.hybrid / Path(name).name
 
     @property
     def other(self) -> Path:

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from recalign.cli import main
 from recalign.commands.export import export
 from recalign.common.errors import RecalignError
-from recalign.training.examples import read_preference_examples
+from recalign.training.examples import read_preference_examples, text_prompts
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,12 @@ def test_each_rejected_item_is_a_line_with_its_prompt_and_the_chosen_one(world, 
 def test_the_texts_are_those_of_the_ids_that_are_trained_on(world, tmp_path):
     """Read by the base's own tokenizer, prompt and responses come back as the very ids."""
     tokenizer = AutoTokenizer.from_pretrained(world.root / "base", local_files_only=True)
-    own = read_preference_examples(make_params(), world.root / "prepared", world.root / "pairs", tokenizer)["train"]
+    own = read_preference_examples(
+        make_params(),
+        world.root / "prepared",
+        world.root / "pairs",
+        text_prompts(make_params(), world.root / "prepared", tokenizer),
+    )["train"]
     wanted = [(e.prompt, e.responses[0], other) for e in own for other in e.responses[1:]]
 
     def ids(text: str) -> list[int]:

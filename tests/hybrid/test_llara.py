@@ -1,6 +1,7 @@
 """LLaRA on a small world: curriculum, teachers, training that survives a kill, and what is refused."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,26 +9,35 @@ import pyarrow as pa
 import pytest
 import torch
 import training_world
+from safetensors.torch import load_file
 from training_world import ITEMS, make_params, make_world
 
-from recalign.common.artifacts import folder, read_json, write_parquet
+from recalign.common.artifacts import folder, read_json, write_json, write_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
+from recalign.hybrid import teachers as teachers_module
 from recalign.hybrid.llara import Curriculum, HybridModelling, hybrid_share, without_vectors
-from recalign.hybrid.prompts import hybrid_prompts, prompt_builder, soft_id, text_only
-from recalign.hybrid.teachers import Teacher, averaged, item_factors, read_teacher, shuffled
+from recalign.hybrid.prompts import hybrid_prompts, new_vectors, open_start, prompt_builder, soft_id, text_only
+from recalign.hybrid.teachers import item_factors, read_teacher
+from recalign.hybrid.vectors import Teacher, averaged, shuffled
 from recalign.llm.adapters import adapter_digest
 from recalign.llm.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
+from recalign.llm.scoring import response_logprobs
 from recalign.project import Project
-from recalign.ranking.adapters import language_models
+from recalign.ranking.adapters import _reference, language_models
 from recalign.ranking.language_model import Setting, open_recommender
 from recalign.ranking.package import adapter_folder
+from recalign.ranking.trial import Trials
+from recalign.recommenders.content import Content
+from recalign.recommenders.neural.sequential import Sequential
 from recalign.recommenders.recommender import Request
+from recalign.stages.align import align
 from recalign.stages.baselines import baselines
 from recalign.stages.llara import llara, train_llara
-from recalign.training.examples import TextExample
-from recalign.training.reference import response_key
+from recalign.stages.reference import reference
+from recalign.training.examples import TextExample, read_preference_examples
+from recalign.training.reference import read_store, response_key
 
 LONG = {"sft__epochs": 3, "sft__batch": 4, "hybrid": {"teachers": ["ease"], "curriculum": "linear"}}
 NEW_ITEM = 24  # nobody's training history holds it here
@@ -72,6 +82,8 @@ def write_events(prepared: Path) -> None:
     with folder(prepared) as out:
         for name, data in kept.items():
             (out / name).write_bytes(data)
+        summary = read_json(out / "summary.json") | {"counts": {"views": {}}}
+        write_json(out / "summary.json", summary)
         write_parquet(out / "events.parquet", table)
         write_parquet(out / "items.parquet", pa.Table.from_pylist(items, schema=schema))
         write_parquet(out / "candidates.parquet", pa.Table.from_pylist(manifest))
@@ -186,8 +198,6 @@ def test_training_writes_an_adapter_that_ranks_by_its_vectors(project, trained):
     assert facts["teacher"]["items"] == len(ITEMS) - 1
     lm, builder = opened(project, trained)
     assert all(not p.requires_grad for p in lm.model.parameters())
-    from recalign.llm.scoring import response_logprobs
-
     with torch.no_grad():
         asked = [builder.prompt([3, 7, 9]), text_only(builder.prompt([3, 7, 9]))]
         sums = response_logprobs(lm.model, asked, [[builder.response(5)]] * 2).sums
@@ -254,10 +264,82 @@ def test_factors_rebuild_what_ease_says_of_an_item():
     np.testing.assert_array_equal(item_factors(weights, 2), factors)
 
 
+@pytest.fixture(scope="module")
+def reading(project, tmp_path_factory) -> Project:
+    """The same project with teachers that read titles: `content`, and SASRec on frozen text."""
+    own = project.moved(baselines=tmp_path_factory.mktemp("reading"))
+    asked = training_world.TREE["recommenders"]["next_item"] | {"text": "delta", "epochs": 2}
+    for name in ("content", "sasrec"):
+        baselines(make_params(recommenders__next_item=asked), name, own)
+    return own
+
+
+def test_a_new_item_has_the_vector_that_content_makes_of_its_title(reading):
+    items = Items.read(reading.prepared)
+    teacher = read_teacher("content", reading.baselines, items)
+    made = Content.load(reading.baselines / "content", items).text_map.of(items, [NEW_ITEM])[0]
+    own = teacher.vectors[teacher.ids.index(NEW_ITEM)]
+    np.testing.assert_allclose(own, made, rtol=1e-5, atol=1e-6)
+    assert np.abs(made).max() > 1e-3
+
+
+def test_a_new_item_has_the_text_that_sasrec_was_given_of_it(reading):
+    """What is learned of an item starts at 0 where it has no train events, and nothing moves it."""
+    items = Items.read(reading.prepared)
+    teacher = read_teacher("sasrec", reading.baselines, items)
+    fitted = Sequential.load("sasrec", reading.baselines / "sasrec", items)
+    column = items.ids.index(NEW_ITEM)
+    assert torch.equal(teacher.vectors[teacher.ids.index(NEW_ITEM)], fitted.encoder.embedding.text[column])
+    assert float(fitted.encoder.embedding.text[column].norm()) > 0.1
+
+
+@pytest.mark.parametrize("name", ["content", "sasrec"])
+def test_prompts_show_the_vector_of_a_new_item_and_the_model_reads_it(reading, name):
+    items = Items.read(reading.prepared)
+    teacher = read_teacher(name, reading.baselines, items)
+    lm = load_language_model(reading.base, make_params().base)
+    vectors = new_vectors(lm, teacher, 1)
+    prompt = hybrid_prompts(lm, teacher, items, make_params().prompt, "films", clock=False).prompt([3, NEW_ITEM])
+    assert [token for token in prompt if token < 0][-1] == soft_id(teacher.ids.index(NEW_ITEM))
+    embedded = lm.model.get_input_embeddings()(torch.tensor([prompt]))[0, -1]
+    with torch.no_grad():
+        expected = vectors.adapter(teacher.vectors[teacher.ids.index(NEW_ITEM)][None])[0]
+    torch.testing.assert_close(embedded, expected)
+
+
+def test_the_digest_of_a_teacher_covers_the_vector_of_a_new_item(reading):
+    teacher = read_teacher("content", reading.baselines, Items.read(reading.prepared))
+    moved = teacher.vectors.clone()
+    moved[teacher.ids.index(NEW_ITEM)] += 1e-3
+    assert replace(teacher, vectors=moved).digest != teacher.digest
+
+
+def test_a_new_item_whose_text_says_nothing_is_shown_as_text(reading, monkeypatch):
+    """A vector of zeros: whatever SASRec was given of it is the mean of all."""
+    items, real = Items.read(reading.prepared), teachers_module._vectors
+
+    def silent(*given):
+        vectors = real(*given)
+        vectors[items.ids.index(NEW_ITEM)] = 0.0
+        return vectors
+
+    monkeypatch.setattr(teachers_module, "_vectors", silent)
+    teacher = read_teacher("sasrec", reading.baselines, items)
+    assert set(items.ids) - set(teacher.ids) == {NEW_ITEM}
+    assert len(teacher.vectors) == len(items.ids) - 1
+
+
+def test_the_stage_says_how_many_vectors_are_made_of_text(reading, tmp_path):
+    items = Items.read(reading.prepared)
+    train_llara(make_params(**LONG), read_teacher("content", reading.baselines, items), items, reading, tmp_path / "a")
+    told = read_json(tmp_path / "a" / "training.json")["teacher"]
+    assert (told["name"], told["items"], told["text_made"]) == ("content", len(ITEMS), 1)
+
+
 def test_teachers_that_are_not_there_are_named(project):
     items = Items.read(project.prepared)
     with pytest.raises(
-        RecalignError, match=r"names 'eaze'; allowed are sasrec, gru4rec, caser, ease \(did you mean ease"
+        RecalignError, match=r"names 'eaze'; allowed are sasrec, gru4rec, caser, ease, content \(did you mean ease"
     ):
         read_teacher("eaze", project.baselines, items)
     with pytest.raises(RecalignError, match=r"'sasrec', which was not fitted; put it into recommenders\.systems"):
@@ -360,3 +442,69 @@ def test_the_form_candidates_shows_vectors_of_the_candidates_too(project, teache
     assert [token for token in prompt if token < 0] == expected
     _, continuation = builder.sequence([3, 7], 5, candidates=[5, 6])
     assert continuation == builder.response(5)
+
+
+ALIGNED = {"align__start": "hybrid/llara-ease", "align__objectives": ["sdpo"], "align__batch": 4, "align__epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def aligned(project, trained, tmp_path_factory) -> Project:
+    """S-DPO on from LLaRA, with references of its own."""
+    out = tmp_path_factory.mktemp("aligned")
+    pairs = project.root / "made" / "pairs"
+    own = project.moved(pairs=pairs, reference=out / "reference", align=out / "align", scores=out / "scores")
+    reference(make_params(**ALIGNED), own)
+    align(make_params(**ALIGNED), "sdpo", own)
+    return own
+
+
+def test_alignment_starts_at_llara_which_is_its_reference(aligned, trained):
+    told = read_json(aligned.align / "sdpo" / "training.json")
+    start = load_language_model(aligned.base, make_params().base, adapter=trained)
+    assert told["reference"] == start.digest
+    assert told["step_0_difference"] < 1e-4
+    assert told["params"]["align"]["start"] == "hybrid/llara-ease"
+    assert told["steps"] > 10
+
+
+def test_the_references_are_those_of_prompts_with_vectors(aligned, trained):
+    lm, builder = open_start(make_params(**ALIGNED), aligned)
+    examples = read_preference_examples(make_params(**ALIGNED), aligned.prepared, aligned.pairs, builder)
+    example = examples["train"][0]
+    assert sum(token < 0 for token in example.prompt) >= 4
+    assert all(min(response) >= 0 for response in example.responses)
+    stored = read_store(aligned.reference)
+    key = response_key(lm.digest, example.prompt, example.responses[0])
+    with torch.no_grad():
+        sums = response_logprobs(lm.model, [example.prompt], [example.responses]).sums[0]
+    assert stored[key].sum == pytest.approx(float(sums[0]), abs=1e-3)
+    assert response_key(lm.digest, text_only(example.prompt), example.responses[0]) not in stored
+
+
+def test_alignment_trains_lora_alone_and_keeps_the_vectors(aligned, trained):
+    own = aligned.align / "sdpo"
+    assert (own / "teacher.parquet").read_bytes() == (trained / "teacher.parquet").read_bytes()
+    before, after = (load_file(folder / "modality.safetensors") for folder in (trained, own))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    before, after = (load_file(folder / "adapter_model.safetensors") for folder in (trained, own))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_was_aligned_from_llara_is_a_system_that_reads_vectors(aligned):
+    assert language_models(make_params(**ALIGNED), aligned)["llm-sdpo"] == aligned.align / "sdpo"
+    own = recommender(aligned, aligned.align / "sdpo")
+    assert min(own.builder.prompt([3, 7])) < 0
+    assert len(own.rank_items([3, 7, 9], None, 4)) == 4
+
+
+def test_an_aligned_llara_is_never_ranked_by_the_reward_over_text(aligned):
+    """The scores of llm-sft are no reference of it."""
+    trials = Trials.__new__(Trials)
+    assert _reference("llm-sdpo", make_params(**ALIGNED), aligned, trials) is None
+
+
+def test_a_start_that_is_missing_or_unknown_is_named(project, trained):
+    with pytest.raises(RecalignError, match=r"'hybrid/llara-caser', and .* is missing; run 'dvc repro llara@caser'"):
+        open_start(make_params(align__start="hybrid/llara-caser"), project)
+    with pytest.raises(RecalignError, match=r"align\.start.*'llara-ease'.*sft"):
+        make_params(align__start="llara-ease")

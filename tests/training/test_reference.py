@@ -15,7 +15,7 @@ from recalign.common.errors import RecalignError
 from recalign.llm.base import load_language_model
 from recalign.llm.quantisation import choose_device, choose_dtype
 from recalign.llm.scoring import naive_logprobs, response_logprobs
-from recalign.training.examples import PreferenceExample, read_preference_examples
+from recalign.training.examples import PreferenceExample, read_preference_examples, text_prompts
 from recalign.training.preference import START_TOLERANCE
 from recalign.training.reference import (
     Logprob,
@@ -45,7 +45,12 @@ def counts(text: str) -> tuple[int, int]:
 def test_stored_log_probs_are_those_of_the_sft_model_scored_naively(world):
     params = make_params()
     lm = load_language_model(world.root / "base", params.base, adapter=world.root / "sft")
-    examples = read_preference_examples(params, world.root / "prepared", world.root / "pairs", lm.tokenizer)["train"]
+    examples = read_preference_examples(
+        params,
+        world.root / "prepared",
+        world.root / "pairs",
+        text_prompts(params, world.root / "prepared", lm.tokenizer),
+    )["train"]
     stored = reference_sums(read_store(world.root / "reference"), lm.digest, examples)
     assert len(examples) > 6
     for example in examples[:6]:
@@ -87,7 +92,12 @@ def test_stored_log_probs_equal_live_ones_however_they_share_a_row(world, quanti
     training allows at step 0 holds here too."""
     base = make_params().base.model_copy(update={"quantisation": quantiser, "compute": dtype})
     lm = load_language_model(world.root / "base", base, adapter=world.root / "sft")
-    examples = read_preference_examples(make_params(), world.root / "prepared", world.root / "pairs", lm.tokenizer)
+    examples = read_preference_examples(
+        make_params(),
+        world.root / "prepared",
+        world.root / "pairs",
+        text_prompts(make_params(), world.root / "prepared", lm.tokenizer),
+    )
     some = examples["train"][:8]
     assert len(some) == 8
     (store,) = compute(lm.model, lm.digest, some, micro_tokens=10_000)

@@ -35,7 +35,7 @@ from recalign.project import CACHE, Project
 from recalign.recommenders.neural.dreamrec import DreamRec
 from recalign.recommenders.neural.encoders import EncoderName
 from recalign.recommenders.neural.sequential import Sequential
-from recalign.recommenders.roster import refusal
+from recalign.recommenders.roster import fitted_on, refusal
 
 log = logging.getLogger(__name__)
 DREAMREC = "dreamrec"
@@ -53,7 +53,8 @@ def explain(
     catalogue = Items.read(project.prepared)
     history = user_history(project.prepared, user, RawIds.of_users(project.interactions))
     name = _teacher(teacher, project.baselines)
-    recommender = Sequential.load(cast(EncoderName, name), project.baselines / name, catalogue.trained)
+    folder = project.baselines / name
+    recommender = Sequential.load(cast(EncoderName, name), folder, fitted_on(name, folder, catalogue))
     asked = recovery(recommender, [Example("user", 0, c.TEST, None, tuple(history), history[-1])])
     if not asked:
         raise RecalignError(f"--user is {user}, and '{name}' knows none of the {len(history)} items that are liked")

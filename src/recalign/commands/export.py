@@ -10,7 +10,7 @@ from recalign.common.errors import RecalignError
 from recalign.llm.model_files import IDENTITY
 from recalign.params.load import Params
 from recalign.project import Project
-from recalign.training.examples import PreferenceExample, read_preference_examples
+from recalign.training.examples import PreferenceExample, read_preference_examples, text_prompts
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,9 @@ def export(params: Params, out: Path, split: str = c.TRAIN, project: Project = P
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(project.base, trust_remote_code=False, local_files_only=True)
-    examples = read_preference_examples(params, project.prepared, project.pairs, tokenizer)[split]
+    examples = read_preference_examples(
+        params, project.prepared, project.pairs, text_prompts(params, project.prepared, tokenizer)
+    )[split]
     skipped = set(tokenizer.all_special_ids)
 
     def text(ids: list[int]) -> str:

@@ -7,19 +7,22 @@ the same vector after the same tokens has one place in a row, another vector is 
 negative id, whatever a title says. Responses are scored without the places of vectors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recalign.common.artifacts import digest_of, file_digest
 from recalign.common.errors import RecalignError
+from recalign.data.prepared import Prepared
 from recalign.data.records import Items
 from recalign.hybrid.modality import ModalityAdapter, Origin, embedding_std, load_modality, save_modality
-from recalign.hybrid.teachers import Teacher
+from recalign.hybrid.vectors import Teacher
 from recalign.llm.adapters import MODALITY, WEIGHTS
-from recalign.llm.base import LanguageModel
+from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.prompts import PromptBuilder
+from recalign.params.load import Params
 from recalign.params.prompt import PromptParams
+from recalign.project import Project
 from recalign.recommenders.recommender import own_seed
 
 if TYPE_CHECKING:
@@ -158,6 +161,38 @@ def write_hybrid(adapter: ModalityAdapter, teacher: Teacher, folder: Path) -> No
     """Write the modality adapter and its teacher's vectors next to the LoRA adapter in `folder`."""
     teacher.write(folder)
     save_modality(adapter, _origin(teacher, folder), folder)
+
+
+def open_start(params: Params, project: Project, *, trainable: bool = False) -> tuple[LanguageModel, PromptBuilder]:
+    """The model under the adapter of align.start, and the prompts that this adapter was trained with.
+
+    trainable: its LoRA; the adapter of vectors stays as it was learned. Raises RecalignError where the start was not
+    trained, and as `prompt_builder` does.
+    """
+    start, summary = project.start(params.align.start), Prepared(project.prepared)
+    if not start.is_dir():
+        stage = params.align.start.replace("hybrid/llara-", "llara@")
+        raise RecalignError(
+            f"align.start is '{params.align.start}', and {start} is missing; run 'dvc repro {stage}' (teachers are "
+            "those of hybrid.teachers), or set it to sft"
+        )
+    lm = load_language_model(
+        project.base, params.base, adapter=start, trainable=trainable, seed=params.seed, threads=params.threads
+    )
+    items = Items.read(project.prepared)
+    return lm, prompt_builder(lm, start, items, params.prompt, summary.noun, clock=summary.clock)
+
+
+def copy_vectors(start: Path) -> Callable[[Path], None] | None:
+    """What writes the vectors of the folder `start`, and their adapter, beside a LoRA that was trained on from there.
+
+    None where that folder holds none.
+    """
+    if not (start / MODALITY).is_file():
+        return None
+    teacher = Teacher.read(start)
+    adapter = load_modality(start, _origin(teacher, start))
+    return lambda folder: write_hybrid(adapter, teacher, folder)
 
 
 def prompt_builder(

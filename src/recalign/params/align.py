@@ -32,12 +32,17 @@ class ObjectiveSettings(Section):
     convention: Literal["code", "paper"] | None = None
 
 
+Start = Literal[  # folders in data/models
+    "sft", "hybrid/llara-sasrec", "hybrid/llara-gru4rec", "hybrid/llara-caser", "hybrid/llara-ease",
+    "hybrid/llara-content",
+]  # fmt: skip
 ObjectiveName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]  # a folder's name too
 
 
 class AlignParams(OptimiserParams):
     settings: dict[ObjectiveName, ObjectiveSettings]
     objectives: tuple[str, ...] = Field(min_length=1)
+    start: Start = "sft"  # older params.yaml files lack it
     epochs: int = Field(gt=0)
     beta: float = Field(gt=0.0)
     rho: float

@@ -4,7 +4,7 @@ from typing import Literal
 
 from recalign.params.section import Section
 
-TeacherName = Literal["sasrec", "gru4rec", "caser", "ease"]
+TeacherName = Literal["sasrec", "gru4rec", "caser", "ease", "content"]
 
 
 class HybridParams(Section):

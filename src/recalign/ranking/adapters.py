@@ -262,8 +262,8 @@ def _key(trial: Trial) -> str:
 
 
 def _reference(name: str, params: Params, project: Project, trials: Trials) -> Measured | None:
-    """The SFT model as it was ranked, for those that were trained from it."""
-    if adapter_of(name) not in params.align.objectives:
+    """The SFT model as it was ranked, for those that were trained from it; None for those that were not."""
+    if adapter_of(name) not in params.align.objectives or params.align.start != "sft":
         return None
     return read_measured(project.scores / TUNED, digests_of(trials))
 

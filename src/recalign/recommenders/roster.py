@@ -117,9 +117,19 @@ def load_fitted(name: str, path: Path, catalogue: "Items") -> "Recommender":
     Raises RecalignError for an unknown name, or when the folder holds another recommender, or one fitted on other items
     than those with train events (content: than those of the catalogue).
     """
-    from recalign.recommenders.store import on_catalogue, settings_of
+    from recalign.recommenders.store import on_catalogue
+
+    own = fitted_on(name, path, catalogue)
+    return on_catalogue(importlib.import_module(ROSTER[name].module).load(name, path, own), own, catalogue)
+
+
+def fitted_on(name: str, path: Path, catalogue: "Items") -> "Items":
+    """The part of a catalogue that the recommender in the folder `path` knows: all of it where it reads text.
+
+    Raises RecalignError for an unknown name.
+    """
+    from recalign.recommenders.store import settings_of
 
     entry = known(name, "the recommender")
     by_text = entry.may_read_text and "text" in settings_of(path)
-    own = catalogue if entry.reads_new or by_text else catalogue.trained
-    return on_catalogue(importlib.import_module(entry.module).load(name, path, own), own, catalogue)
+    return catalogue if entry.reads_new or by_text else catalogue.trained

@@ -87,8 +87,9 @@ def _fitting(params: Params, project: Project) -> dict[str, float | None]:
     stages = {line.stage: line.seconds for line in stage_lines({"baselines": params.recommenders.systems})}
     fitting = {name: stages.get(f"baselines@{name}") for name in params.recommenders.systems}
     tuned = noted_costs(project.sft, project.costs).get("seconds")
+    start = noted_costs(project.start(params.align.start), project.costs).get("seconds")
     adapters: dict[str, float | None] = {UNTRAINED: 0.0, TUNED: tuned}
     for name in params.align.objectives:
         own = noted_costs(project.align / name, project.costs).get("seconds")
-        adapters[system_of(name)] = total([tuned, own])
+        adapters[system_of(name)] = total([start, own])
     return fitting | adapters

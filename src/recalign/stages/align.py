@@ -1,10 +1,11 @@
-"""Stage align: preference training of one objective, from the SFT adapter and with it as the reference."""
+"""Stage align: preference training of one objective, from the adapter of align.start and with it as the reference."""
 
 from typing import Any
 
 from recalign.common import columns as c
 from recalign.common.artifacts import digest_of
-from recalign.llm.base import LanguageModel, load_language_model
+from recalign.hybrid.prompts import copy_vectors, open_start
+from recalign.llm.base import LanguageModel
 from recalign.objectives.presets import build_objective
 from recalign.params.align import AlignParams
 from recalign.params.load import Params
@@ -20,16 +21,16 @@ from recalign.training.results import learned_from, write_training
 
 @processes.joined()
 def align(params: Params, objective: str, project: Project = Project()) -> None:
-    """Train the SFT adapter on by `objective` into data/models/align/<objective>; keep the best step by validation.
+    """Train the adapter of align.start on by `objective` into data/models/align/<objective>; keep the best step.
+
+    The best by the validation loss, the start among them.
 
     Raises RecalignError for an unknown objective, no pairs, missing reference log-probs, an adapter of another base, or
     a loss that is not finite.
     """
     loss = build_objective(objective, seed=params.seed, **params.align.of(objective))
-    lm = load_language_model(
-        project.base, params.base, adapter=project.sft, trainable=True, seed=params.seed, threads=params.threads,
-    )  # fmt: skip
-    examples = read_preference_examples(params, project.prepared, project.pairs, lm.tokenizer)
+    lm, builder = open_start(params, project, trainable=True)
+    examples = read_preference_examples(params, project.prepared, project.pairs, builder)
     references = reference_sums(read_store(project.reference), lm.digest, [*examples[c.TRAIN], *examples[c.VALIDATION]])
     task = PreferenceTraining(lm.model, loss, references, examples[c.VALIDATION], params.align.micro_tokens)
     inputs = _inputs(params, objective, lm, examples)
@@ -48,7 +49,8 @@ def align(params: Params, objective: str, project: Project = Project()) -> None:
         "params": {"align": _settings(params.align, objective), "seed": params.seed},
     }
     if processes.first():
-        write_training(lm, result, facts, project.align / objective, project.costs)
+        vectors = copy_vectors(project.start(params.align.start))
+        write_training(lm, result, facts, project.align / objective, project.costs, vectors)
         checkpoints.remove()
 
 

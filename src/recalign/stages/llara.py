@@ -11,7 +11,8 @@ from recalign.data.records import Items
 from recalign.evaluation.systems import llara_name
 from recalign.hybrid.llara import Curriculum, HybridModelling
 from recalign.hybrid.prompts import hybrid_prompts, new_vectors, write_hybrid
-from recalign.hybrid.teachers import Teacher, read_teacher
+from recalign.hybrid.teachers import read_teacher
+from recalign.hybrid.vectors import Teacher
 from recalign.llm.base import load_language_model
 from recalign.params.load import Params
 from recalign.project import Project
@@ -45,7 +46,11 @@ def train_llara(params: Params, teacher: Teacher, catalogue: Items, project: Pro
     material = read_material(params, project.prepared, project.profiles, builder, catalogue, weighted=False)
     vectors = new_vectors(lm, teacher, params.seed)
     seen, width = len(builder.numbers), teacher.vectors.shape[1]
-    log.info("%s: %d of %d items have a vector of width %d", name, seen, len(catalogue.ids), width)
+    made = len(builder.numbers.keys() - catalogue.trained.ids)
+    log.info(
+        "%s: %d of %d items have a vector of width %d, %d of them made of their text", name, seen, len(catalogue.ids),
+        width, made,
+    )  # fmt: skip
     sections = [params.sft.told(), params.lora.model_dump(), params.hybrid.curriculum]
     inputs = digest_of(
         [*sections, params.seed, params.threads, lm.digest, builder.digest, teacher.digest, *material.read]
@@ -62,7 +67,7 @@ def train_llara(params: Params, teacher: Teacher, catalogue: Items, project: Pro
         "base": lm.identity,
         "inputs": inputs,
         "prompt": builder.digest,
-        "teacher": {"name": teacher.name, "digest": teacher.digest, "items": seen, "width": width},
+        "teacher": {"name": teacher.name, "digest": teacher.digest, "items": seen, "text_made": made, "width": width},
         "data": learned_from(project.prepared, params.prompt.form),
         "examples": material.examples,
         "params": dict(zip(("sft", "lora", "curriculum"), sections, strict=True)) | {"seed": params.seed},

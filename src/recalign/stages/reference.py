@@ -1,4 +1,4 @@
-"""Stage reference: the log-probs of the pairs' responses under the SFT adapter, computed where none are stored."""
+"""Stage reference: the log-probs of the pairs' responses under align.start, computed where none are stored."""
 
 import logging
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 from recalign.common import artifacts
 from recalign.common.progress import WEIGHTS_MB, memory_mb, reading_forecast
 from recalign.common.run_log import note_costs
-from recalign.llm.base import load_language_model
+from recalign.hybrid.prompts import open_start
 from recalign.params.load import Params
 from recalign.project import Project
 from recalign.training.examples import read_preference_examples
@@ -22,8 +22,8 @@ def reference(params: Params, project: Project = Project()) -> None:
     A killed run keeps what it had computed up to `checkpoint_seconds` before. Raises RecalignError where there are no
     pairs or the adapter belongs to another base.
     """
-    lm = load_language_model(project.base, params.base, adapter=project.sft, seed=params.seed, threads=params.threads)
-    splits = read_preference_examples(params, project.prepared, project.pairs, lm.tokenizer)
+    lm, builder = open_start(params, project)
+    splits = read_preference_examples(params, project.prepared, project.pairs, builder)
     examples = [example for split in splits.values() for example in split]
     needed = {key for example in examples for key in keys_of(lm.digest, example)}
     store = {key: value for key, value in read_store(project.reference).items() if key in needed}

@@ -145,19 +145,24 @@ def text_examples(
     return built
 
 
+def text_prompts(params: Params, prepared: Path, tokenizer: "PreTrainedTokenizerBase") -> PromptBuilder:
+    """The prompts of a prepared log that are text alone."""
+    summary = Prepared(prepared)
+    return PromptBuilder(tokenizer, Items.read(prepared), params.prompt, summary.noun, clock=summary.clock)
+
+
 def read_preference_examples(
-    params: Params, prepared: Path, pairs: Path, tokenizer: "PreTrainedTokenizerBase"
+    params: Params, prepared: Path, pairs: Path, builder: PromptBuilder
 ) -> dict[str, list[PreferenceExample]]:
     """The pairs of training and validation (data/pairs/pairs.parquet) as token ids, by split, in the file's order.
 
+    builder: `text_prompts`, or the prompts of an adapter that reads vectors.
     Raises RecalignError naming the split that has no pairs.
     """
-    items, summary = Items.read(prepared), Prepared(prepared)
-    builder = PromptBuilder(tokenizer, items, params.prompt, summary.noun, clock=summary.clock)
     built: dict[str, list[PreferenceExample]] = {c.TRAIN: [], c.VALIDATION: []}
     rows = read_parquet(pairs / "pairs.parquet").to_pylist()
     names = {split: [row[c.EXAMPLE] for row in rows if row[c.SPLIT] == split] for split in built}
-    listing = read_listing(params, prepared, items, names)
+    listing = read_listing(params, prepared, Items.read(prepared), names)
     for row in rows:
         also = row.get(c.ALSO) or []
         shown = [row[c.CHOSEN], *also, *row[c.REJECTED]]

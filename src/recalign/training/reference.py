@@ -1,4 +1,4 @@
-"""The store of reference log-probs: what the SFT adapter gives to every response of the pairs, computed once.
+"""The store of reference log-probs: what the adapter of align.start gives to every response of the pairs, once.
 
 A log-prob is keyed by all that it depends on: the model (base, adapter, quantisation, compute type), the scorer's
 version and the token ids; whether a prompt is shared or scored alone is part of the model's digest. So every objective
@@ -80,7 +80,7 @@ def reference_sums(store: Store, model_digest: str, examples: Sequence[Preferenc
         if missing:
             raise RecalignError(
                 f"data/reference lacks {len(missing)} log-probs of example {example.example_id} under this "
-                "SFT adapter; run 'dvc repro reference' to compute them"
+                "adapter; run 'dvc repro reference' to compute them"
             )
         found[example.example_id] = [store[key].sum for key in keys]
     return found
