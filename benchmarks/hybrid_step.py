@@ -5,10 +5,12 @@
 A step is forward, backward and AdamW of `sft.batch` training histories of PROJECT (stages prepare, base and
 baselines@<teacher> have run). CPU seconds of one thread, the two in turn in one process on the same histories. "hybrid"
 shows every vector, as the last steps of the curriculum do; its mean over a whole training is half way to "text".
+"frozen" reads the same prompts and gives the vectors' adapter no gradient, so that it tells what the tokens alone cost.
 """
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -44,13 +46,14 @@ def main() -> None:
     teacher = read_teacher(asked.teacher, project.baselines, catalogue)
     lm = load_language_model(project.base, params.base, new_adapter=params.lora, trainable=True, threads=1)
     builder = hybrid_prompts(lm, teacher, catalogue, params.prompt, summary["noun"], clock=summary["clock"])
-    learned = read_material(params, project.prepared, project.profiles, builder, catalogue).learned
-    new_vectors(lm, teacher, params.seed)
+    learned = read_material(params, project.prepared, project.profiles, builder, catalogue).epoch(0)
+    adapter = new_vectors(lm, teacher, params.seed).adapter
     task = HybridModelling("llara", lm.model, [], params.sft.micro_tokens, Curriculum(1, 1, rising=False))
     weights = list(trainable_weights(lm.model).values())
     optimiser = torch.optim.AdamW(weights, lr=params.sft.learning_rate)
 
-    def step(batch: list[TextExample]) -> None:
+    def step(batch: list[TextExample], *, learns: bool = True) -> None:
+        adapter.requires_grad_(learns)
         for measured in task.losses(micro_batches(batch, params.sft.micro_tokens, task.tokens_at_once)):
             measured.loss.backward()
         optimiser.step()
@@ -58,15 +61,24 @@ def main() -> None:
 
     size = params.sft.batch
     batches = [learned[size * n : size * (n + 1)] for n in range(asked.steps + 1)]
-    found = ratio(
-        alternate({"hybrid": step, "text": lambda batch: step([without_vectors(e) for e in batch])}, batches),
-        "hybrid", "text",
-    )  # fmt: skip
+    variants: dict[str, Callable[[list[TextExample]], None]] = {
+        "hybrid": step,
+        "frozen": lambda batch: step(batch, learns=False),
+        "text": lambda batch: step([without_vectors(e) for e in batch]),
+    }
+    seconds = alternate(variants, batches)
+    found, tokens, way_back = (
+        ratio(seconds, *pair) for pair in (("hybrid", "text"), ("frozen", "text"), ("hybrid", "frozen"))
+    )
     seen = [e for batch in batches[1:] for e in batch]
     longer = sum(e.tokens for e in seen) / sum(without_vectors(e).tokens for e in seen)
     print(f"a hybrid step takes {shown(found)} of a text step (goal {GOAL}); it reads {longer:.2f}x the tokens")
+    print(f"of it the tokens {shown(tokens)}, the gradient to the vectors {shown(way_back)}")
     if asked.json:
-        write_json(asked.json, {**found, "tokens": longer, "machine": machine(), "teacher": asked.teacher})
+        write_json(
+            asked.json,
+            {**found, "parts": [tokens, way_back], "tokens": longer, "machine": machine(), "teacher": asked.teacher},
+        )
 
 
 if __name__ == "__main__":
