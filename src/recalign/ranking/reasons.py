@@ -43,7 +43,7 @@ REASONS = {
     FUSION: LIKE,
 }
 NAMED = 2  # liked items in a reason
-PAIRS = 2**18  # of a liked and a listed item that are looked up at once
+PAIRS = 2**16  # of a liked and a listed item that are looked up at once: bounds the dense part of the votes
 
 
 def explainer(ranker: Ranker, catalogue: Items) -> Explain:
