@@ -108,6 +108,8 @@ def test_the_first_adapter_that_beats_popularity_is_champion_with_all_that_expla
     for told in (run.data.tags["mlflow.note.content"], version.description):
         assert told.startswith("**Random model: the figures mean nothing.**")
         assert "Should you use the language model? No." in told
+    read = {own.dataset.name: own.tags[0].value for own in run.inputs.dataset_inputs}
+    assert read == {"simulated": "training", "simulated, warm test cases, uniform": "evaluation"}
     logged = {file.path for file in client.list_artifacts(version.run_id)}
     assert logged >= {"params.yaml", "metrics.json", "report.html", "gate.json", "systems.json", "ranks"}
     tags = [version.tags[name] for name in ("gate", "gate_bar", "gate_manifest")]

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from mlflow import MlflowClient
@@ -19,6 +19,7 @@ from recalign import __version__
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
+from recalign.data.prepared import Prepared
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.comparison import Run, run_of
@@ -26,12 +27,16 @@ from recalign.evaluation.metrics import METRICS, metric_values
 from recalign.evaluation.ranks import SystemRanks, read_system_ranks, write_system_ranks
 from recalign.evaluation.systems import MEANINGLESS, read_systems
 from recalign.params.load import Params
-from recalign.project import PARAMS, RANKS, REGISTRY_SCHEME, REPORTS
+from recalign.project import PARAMS, PREPARED, RANKS, REGISTRY_SCHEME, REPORTS
 from recalign.ranking.package import Settings, check_kept, write_package
 from recalign.registry import promotion, served_model
 from recalign.registry.lineage import LOCK, lineage
 from recalign.registry.tracking import answering_soon, connect, experiment, redacted
 
+if TYPE_CHECKING:
+    from mlflow.data import Dataset
+
+DATA_DIGITS = 16  # of a data set's digest, of which MLflow takes 36
 DIGEST = "adapter_digest"  # tag of a version; equal digests are the same version
 RANDOM = "random_model"  # tag of a run and of its version: "true" where the figures mean nothing
 EVIDENCE = (
@@ -84,6 +89,8 @@ def log_version(
     with mlflow.start_run(experiment_id=in_experiment, run_name=named, description=described, tags=about) as run:
         mlflow.log_params(flat_params(params))
         mlflow.log_metrics(own_metrics(ranks) | headline(read_json(root / REPORTS / "metrics.json"), settings.system))
+        for dataset, use in _data(settings, ranks, root):
+            mlflow.log_input(dataset, context=use)
         for path in EVIDENCE:
             if (root / path).is_file():
                 mlflow.log_artifact(str(root / path))
@@ -91,6 +98,18 @@ def log_version(
         uri = _log_model(settings, root)
         tags = {DIGEST: digest, "objective": package.objective, RANDOM: about[RANDOM]}
         return str(mlflow.register_model(uri, name, tags=tags).version)
+
+
+def _data(settings: Settings, ranks: SystemRanks, root: Path) -> "Iterator[tuple[Dataset, str]]":
+    """The log and the test cases as MLflow shows data sets: a name and a digest, which comparisons go by."""
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+
+    where = CodeDatasetSource({"made by": "dvc repro"})
+    log = Prepared(root / PREPARED)
+    yield MetaDataset(where, name=log.source, digest=log.data_digest[:DATA_DIGITS]), "training"  # type: ignore[abstract]
+    cases = f"{settings.source}, {ranks.view} test cases, {ranks.manifest}"
+    yield MetaDataset(where, name=cases, digest=ranks.digest[:DATA_DIGITS]), "evaluation"  # type: ignore[abstract]
 
 
 def end_killed_runs(client: MlflowClient, name: str, digest: str, version: str | None) -> None:
