@@ -23,7 +23,8 @@ from recalign.evaluation.metrics import hit_rate, ndcg
 from recalign.params.load import load_params
 from recalign.ranking.trial import Trial, rank_catalogue, rank_sampled, read_trial, whole_catalogue
 from recalign.recommenders.neural.diffusion import SamplerName
-from recalign.recommenders.neural.dreamrec import DreamRec, fit_dreamrec
+from recalign.recommenders.neural.dreamrec import DreamRec, fit
+from recalign.recommenders.recommender import Fitting
 
 COLUMNS = ("sampler", "steps", "s a 1,000 users", "HR@1", "NDCG@10", "full HR@10", "full NDCG@10")
 STEPS = (1, 2, 5, 20, 100)  # and the whole chain
@@ -57,7 +58,7 @@ def main() -> None:
         events = read_parquet(arguments.prepared / "events.parquet")
         train = events.filter(pc.equal(events[c.SPLIT], c.TRAIN))
         clock = read_json(arguments.prepared / "summary.json")["clock"]
-        model, _ = fit_dreamrec(catalogue, train, clock, params.seed, params.recommenders, threads=1)
+        model, _ = fit(Fitting(DreamRec.name, catalogue, train, clock, params.seed, 1, params.recommenders))
     trial = read_trial(arguments.prepared, arguments.split, "uniform", None, params.seed)
     met = read_met(arguments.prepared, [case.example.user_id for case in trial.cases])
     whole = whole_catalogue(trial, catalogue, None, met)

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from next_item_fit import fit_next_item
+from neural_fit import fit_dreamrec, fit_next_item
 from rounding import rounding
 from test_next_item import FORTY, TWELVE, chain_log, quick
 from test_next_item import SUMS as STATE
@@ -20,7 +20,7 @@ from recalign.params.load import load_params
 from recalign.params.recommenders import RecommendersParams
 from recalign.recommenders.neural import sequential
 from recalign.recommenders.neural.diffusion import CLEAN, Diffusion, SamplerName, ScheduleName, guided, variances
-from recalign.recommenders.neural.dreamrec import Denoiser, DreamRec, Learner, Settings, fit_dreamrec, sinusoids
+from recalign.recommenders.neural.dreamrec import Denoiser, DreamRec, Learner, Settings, sinusoids
 from recalign.recommenders.neural.sequential import Sequential, build_encoder
 from recalign.recommenders.recommender import Request, top
 from recalign.recommenders.tuning import HeldOut, held_out
@@ -256,7 +256,7 @@ def test_the_encoder_that_epochs_are_chosen_on_is_sasrecs_of_its_best_epoch() ->
 
 def test_the_pretrained_encoder_stays_as_sasrec_left_it() -> None:
     events, params = chain_log(40), recommenders()
-    model, report = fit_dreamrec(TWELVE, events, True, 1, params, threads=1)
+    model, report = fit_dreamrec(TWELVE, events, True, 1, params)
     sasrec, first = fit_next_item("sasrec", TWELVE, events, True, 1, params.next_item)
     for name, value in sasrec.encoder.state_dict().items():
         assert torch.equal(model.condition.encoder.state_dict()[name], value)
@@ -266,7 +266,7 @@ def test_the_pretrained_encoder_stays_as_sasrec_left_it() -> None:
 def test_joint_training_moves_the_encoder_and_its_embeddings() -> None:
     events, joint = chain_log(40), recommenders(embeddings="joint")
     brief, longer = (
-        fit_dreamrec(TWELVE, events.slice(0, 9), True, 1, params, threads=1)[0]
+        fit_dreamrec(TWELVE, events.slice(0, 9), True, 1, params)[0]
         for params in (joint.model_copy(update={"next_item": quick(epochs=n)}) for n in (1, 2))
     )
     for name, value in brief.condition.encoder.state_dict().items():
@@ -280,8 +280,8 @@ def test_training_repeats_byte_for_byte_and_moves_nobody_elses_random_numbers(em
     torch.manual_seed(7)
     before = torch.get_rng_state()
     shuffled = events.take(np.random.default_rng(1).permutation(len(events)))
-    one, again = (fit_dreamrec(TWELVE, log, True, 1, params, threads=1)[0] for log in (events, shuffled))
-    other, _ = fit_dreamrec(TWELVE, events, True, 2, params, threads=1)
+    one, again = (fit_dreamrec(TWELVE, log, True, 1, params)[0] for log in (events, shuffled))
+    other, _ = fit_dreamrec(TWELVE, events, True, 2, params)
 
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(one.denoiser.clean.weight, again.denoiser.clean.weight)
@@ -292,7 +292,7 @@ def test_training_repeats_byte_for_byte_and_moves_nobody_elses_random_numbers(em
 def test_training_finds_the_order_of_a_ring_of_items(embeddings: str) -> None:
     next_item = quick(learning_rate=1e-2, epochs=15, patience=15, batch=8, dropout=0.0)
     params = recommenders(next_item, embeddings=embeddings, steps=500)
-    model, report = fit_dreamrec(FORTY, chain_log(100, each=8, items=40), True, 1, params, threads=1)
+    model, report = fit_dreamrec(FORTY, chain_log(100, each=8, items=40), True, 1, params)
     best = top(model, FORTY, [Request(None, (135, 136, 137, 138, 139))], 4)
 
     assert 100 in [scored.item_id for scored in best[0]]

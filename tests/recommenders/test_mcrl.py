@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from next_item_fit import fit_next_item
+from neural_fit import fit_mcrl, fit_next_item
 from rounding import rounding
 from test_next_item import SUMS, chain_log, quick
 from torch import Tensor
@@ -17,7 +17,7 @@ from recalign.params.load import load_params
 from recalign.params.recommenders import McrlParams, RecommendersParams
 from recalign.recommenders.neural import losses as mcrl_losses
 from recalign.recommenders.neural.encoders import EncoderName
-from recalign.recommenders.neural.mcrl import MCRL, DecisionHeads, DecisionLosses, Steps, fit_mcrl
+from recalign.recommenders.neural.mcrl import MCRL, DecisionHeads, DecisionLosses, Steps
 from recalign.recommenders.neural.next_item import Batch, Histories
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder
 from recalign.recommenders.recommender import Request
@@ -263,7 +263,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms_and_none_without_weights() ->
 @pytest.mark.parametrize("loss", ["full", "sampled"])
 def test_without_any_term_it_is_its_backbone_bit_for_bit(backbone: EncoderName, loss: str) -> None:
     own = params(quick(epochs=2, loss=loss), backbone=backbone)
-    model, report = fit_mcrl(TWELVE, chain_log(40), True, 1, own, threads=1)
+    model, report = fit_mcrl(TWELVE, chain_log(40), True, 1, own)
     plain, plain_report = fit_next_item(backbone, TWELVE, chain_log(40), True, 1, own.next_item)
     requests = [Request(1, (100, 101)), Request(None, ())]
 
@@ -276,8 +276,8 @@ def test_without_any_term_it_is_its_backbone_bit_for_bit(backbone: EncoderName, 
 @pytest.mark.parametrize("term", TERMS)
 def test_each_term_alone_moves_the_encoder_and_its_own_heads_only(term: str) -> None:
     small = quick(epochs=1)
-    plain, _ = fit_mcrl(TWELVE, chain_log(40), True, 1, params(small), threads=1)
-    model, _ = fit_mcrl(TWELVE, chain_log(40), True, 1, params(small, **{term: 0.5}), threads=1)
+    plain, _ = fit_mcrl(TWELVE, chain_log(40), True, 1, params(small))
+    model, _ = fit_mcrl(TWELVE, chain_log(40), True, 1, params(small, **{term: 0.5}))
     own = {"temporal_difference": "values", "conservative": "values"}.get(term, term)
 
     assert not torch.equal(model.backbone.encoder.embedding.weight, plain.backbone.encoder.embedding.weight)
@@ -290,8 +290,8 @@ def test_training_with_all_terms_repeats_byte_for_byte_and_moves_nobody_elses_ra
     torch.manual_seed(7)
     before = torch.get_rng_state()
     own = params(**dict.fromkeys(TERMS, 0.2))
-    one, again = (fit_mcrl(TWELVE, chain_log(40), True, 1, own, threads=1)[0] for _ in range(2))
-    other, _ = fit_mcrl(TWELVE, chain_log(40), True, 2, own, threads=1)
+    one, again = (fit_mcrl(TWELVE, chain_log(40), True, 1, own)[0] for _ in range(2))
+    other, _ = fit_mcrl(TWELVE, chain_log(40), True, 2, own)
 
     assert torch.equal(one.values([(100, 101)]), again.values([(100, 101)]))
     assert not torch.equal(one.values([(100, 101)]), other.values([(100, 101)]))
@@ -329,7 +329,7 @@ def test_the_conservative_term_lowers_what_the_log_never_shows() -> None:
 
 
 def test_what_is_saved_has_its_values_and_its_backbone(tmp_path: Path) -> None:
-    model, _ = fit_mcrl(TWELVE, chain_log(20), True, 1, params(backbone="gru4rec", reward=0.5), threads=1)
+    model, _ = fit_mcrl(TWELVE, chain_log(20), True, 1, params(backbone="gru4rec", reward=0.5))
     model.save(tmp_path)
     loaded = MCRL.load(tmp_path, TWELVE)
 
@@ -340,7 +340,7 @@ def test_what_is_saved_has_its_values_and_its_backbone(tmp_path: Path) -> None:
 
 
 def test_the_backbones_states_are_those_of_a_sequence_encoder() -> None:
-    model, _ = fit_mcrl(TWELVE, chain_log(20), True, 1, params(reward=0.5), threads=1)
+    model, _ = fit_mcrl(TWELVE, chain_log(20), True, 1, params(reward=0.5))
     states, lengths = model.backbone.states([(100, 101), (105,)])
     assert isinstance(model.backbone, Sequential)
     assert lengths.tolist() == [3, 2]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from next_item_fit import fit_next_item
+from neural_fit import fit_next_item
 from rounding import rounding
 
 from recalign.common import columns as c

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 import torch
 from flat_project import flat_project
-from next_item_fit import fit_next_item
+from neural_fit import fit_dreamrec, fit_mcrl, fit_next_item
 from rounding import rounding
 from scipy import sparse
 from validated_log import random_log, small_params, write_log
@@ -34,9 +34,7 @@ from recalign.recommenders.content import chosen_content, chosen_prior
 from recalign.recommenders.ease import EASE, item_weights
 from recalign.recommenders.item_knn import GRID, ItemKNN, Settings, fitter, nth_largest, strongest
 from recalign.recommenders.markov import Markov
-from recalign.recommenders.neural.dreamrec import fit_dreamrec
 from recalign.recommenders.neural.encoders import EncoderName
-from recalign.recommenders.neural.mcrl import fit_mcrl
 from recalign.recommenders.oracle import Oracle
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recommender import Fitting, Recommender, Request, Tuning, top
@@ -77,8 +75,8 @@ FITS: dict[str, Callable[[], Recommender]] = {
     "recent_popularity": lambda: recent_popularity.fitter(CATALOGUE, LOG)(recent_popularity.Settings(2.0)),
     "ease": lambda: EASE.fit(CATALOGUE, LOG, ease.Settings(ridge=1.0)),
     "markov": lambda: Markov.fit(CATALOGUE, LOG, markov.Settings()),
-    "mcrl": lambda: fit_mcrl(CATALOGUE, LOG, True, 1, QUICK_PARAMS.recommenders, 1)[0],
-    "dreamrec": lambda: fit_dreamrec(CATALOGUE, LOG, True, 1, QUICK_PARAMS.recommenders, 1)[0],
+    "mcrl": lambda: fit_mcrl(CATALOGUE, LOG, True, 1, QUICK_PARAMS.recommenders)[0],
+    "dreamrec": lambda: fit_dreamrec(CATALOGUE, LOG, True, 1, QUICK_PARAMS.recommenders)[0],
     **{
         name: lambda name=name: fit_next_item(name, CATALOGUE, LOG, True, 1, QUICK)[0] for name in get_args(EncoderName)
     },

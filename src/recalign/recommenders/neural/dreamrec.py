@@ -203,28 +203,21 @@ def _of(part: str, weights: dict[str, NDArray[Any]]) -> dict[str, Tensor]:
 SPREAD = 1.0  # standard deviation of embeddings at the start of joint training: that of the noise
 
 
-def fit_dreamrec(
-    catalogue: Items,
-    events: pa.Table,
-    clock: bool,
-    seed: int,
-    params: RecommendersParams,
-    threads: int,
-    met: pa.Table | None = None,
-) -> tuple[DreamRec, Tuning]:
+def fit(log: Fitting) -> tuple[DreamRec, Tuning]:
     """Train DreamRec on train events (user_id, item_id, timestamp, position); also its curve of held-out NDCG@10.
 
     Sizes, batches and rates are params.next_item's. A log too small to split is learned for params.next_item.epochs. At
-    a fixed number of `threads`, the same events, seed and params give the same weights on one machine.
+    a fixed number of threads, the same events, seed and params give the same weights on one machine.
     """
-    torch.set_num_threads(threads)
-    learner = Learner(catalogue, clock, seed, params)
-    cases = held_out(catalogue, events, clock, seed, met)
+    torch.set_num_threads(log.threads)
+    params = log.params
+    learner = Learner(log.catalogue, log.clock, log.seed, params)
+    cases = held_out(log.catalogue, log.events, log.clock, log.seed, log.met)
     part, whole, chosen = None, None, {}
     if params.dreamrec.embeddings == "pretrained":
-        part, whole, chosen["sasrec_epochs"] = learner.pretrained(events, cases)
+        part, whole, chosen["sasrec_epochs"] = learner.pretrained(log.events, cases)
     epochs, report = choose_epochs(DreamRec.name, cases, lambda: learner.epochs(cases.events, part), params.next_item)
-    model = next(islice(learner.epochs(events, whole), epochs - 1, None))
+    model = next(islice(learner.epochs(log.events, whole), epochs - 1, None))
     return model, report | {"chosen": chosen | report["chosen"]}
 
 
@@ -270,7 +263,7 @@ class Learner:
             yield model
 
     def pretrained(self, events: pa.Table, cases: HeldOut) -> tuple[Sequential | None, Sequential, int]:
-        """The SASRec of `fit_next_item`: as its epochs were chosen on cases.events, as it learns all events; epochs.
+        """The SASRec of `next_item.fit`: as its epochs were chosen on cases.events, as it learns all events; epochs.
 
         The first is None where there is no case, and is not trained a second time where there is one.
         """
@@ -289,7 +282,7 @@ class Learner:
         return part, next(islice(self._sasrec(events), epochs - 1, None)), epochs
 
     def _sasrec(self, events: pa.Table) -> Iterator[Sequential]:
-        """SASRec after each epoch, as `fit_next_item` trains it; the same object every time."""
+        """SASRec after each epoch, as `next_item.fit` trains it; the same object every time."""
         return (model for model, _ in self.sasrec.epochs(events, lambda encoder: None))
 
     def _new_condition(self) -> Sequential:
@@ -312,11 +305,6 @@ class Learner:
             chosen.sampler_steps,
             self.own_seed,
         )
-
-
-def fit(log: Fitting) -> tuple[DreamRec, Tuning]:
-    """Train as `recommenders` in params says."""
-    return fit_dreamrec(log.catalogue, log.events, log.clock, log.seed, log.params, log.threads, log.met)
 
 
 def load(name: str, path: Path, catalogue: Items) -> DreamRec:

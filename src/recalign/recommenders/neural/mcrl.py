@@ -24,12 +24,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from recalign.data.records import Items
-from recalign.params.recommenders import McrlParams, RecommendersParams
+from recalign.params.recommenders import McrlParams
 from recalign.recommenders.neural import losses as mcrl_losses
 from recalign.recommenders.neural.encoders import Encoder
 from recalign.recommenders.neural.next_item import NO_TARGET, Batch, Histories, Training
@@ -178,36 +177,24 @@ class MCRL:
         return nn.ModuleDict({"encoder": self.backbone.encoder, "heads": self.heads})
 
 
-def fit_mcrl(
-    catalogue: Items,
-    events: pa.Table,
-    clock: bool,
-    seed: int,
-    params: RecommendersParams,
-    threads: int,
-    met: pa.Table | None = None,
-) -> tuple[MCRL, Tuning]:
-    """Train a backbone as `fit_next_item` does, from the same random numbers, with the further terms of params.mcrl.
+def fit(log: Fitting) -> tuple[MCRL, Tuning]:
+    """Train a backbone as `next_item.fit` does, from the same random numbers, with the further terms of params.mcrl.
 
-    events: train events (user_id, item_id, timestamp, position); also its curve of held-out NDCG@10.
+    Also its curve of held-out NDCG@10.
     """
-    torch.set_num_threads(threads)
-    heads_seed = own_seed(seed, MCRL.name)
+    torch.set_num_threads(log.threads)
+    params, heads_seed = log.params, own_seed(log.seed, MCRL.name)
 
     def make_losses(encoder: Encoder) -> DecisionLosses:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(heads_seed)
-            heads = DecisionHeads(len(catalogue.ids), params.next_item.dimension)
+            heads = DecisionHeads(len(log.catalogue.ids), params.next_item.dimension)
         return DecisionLosses(heads, params.mcrl, heads_seed)
 
-    training = Training.of(params.mcrl.backbone, catalogue, clock, seed, params.next_item)
-    backbone, losses, report = training.fit(events, held_out(catalogue, events, clock, seed, met), make_losses)
+    training = Training.of(params.mcrl.backbone, log.catalogue, log.clock, log.seed, params.next_item)
+    cases = held_out(log.catalogue, log.events, log.clock, log.seed, log.met)
+    backbone, losses, report = training.fit(log.events, cases, make_losses)
     return MCRL(backbone, losses.heads), report
-
-
-def fit(log: Fitting) -> tuple[MCRL, Tuning]:
-    """Train as `recommenders` in params says."""
-    return fit_mcrl(log.catalogue, log.events, log.clock, log.seed, log.params, log.threads, log.met)
 
 
 def load(name: str, path: Path, catalogue: Items) -> MCRL:
