@@ -74,6 +74,20 @@ def _table(answers: dict[str, str]) -> pa.Table:
     return pa.table({c.KEY: pa.array(answers.keys(), pa.string()), c.VALUE: pa.array(answers.values(), pa.string())})
 
 
+def endpoint_model(model: str | None, url: str, section: str) -> str:
+    """The name that an endpoint knows its model by; warns that histories leave this machine.
+
+    section: whose engine is 'endpoint'. Raises RecalignError when profiles.endpoint_model is null.
+    """
+    if not model:
+        raise RecalignError(
+            f"profiles.endpoint_model is {model!r}; {section}.engine 'endpoint' needs the name that the model has at "
+            f"{url}"
+        )
+    log.warning("%s.engine is 'endpoint': the titles of users' histories are sent to %s", section, url)
+    return model
+
+
 def chat(url: str, model: str, prompts: Sequence[str], max_tokens: int, at_once: int) -> list[str]:
     """The model's answer to each prompt, `at_once` requests at a time, at temperature 0.
 

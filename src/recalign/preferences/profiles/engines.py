@@ -219,15 +219,9 @@ def remote_writer(params: ProfilesParams, items: Items, noun: str, *, clock: boo
 
     Raises RecalignError when profiles.endpoint_model is null.
     """
-    from recalign.preferences.profiles.answers import chat
+    from recalign.preferences.profiles.answers import chat, endpoint_model
 
-    model = params.endpoint_model
-    if not model:
-        raise RecalignError(
-            f"profiles.endpoint_model is {model!r}; profiles.engine 'endpoint' needs the name that the model "
-            f"has at {params.url}"
-        )
-    log.warning("profiles.engine is 'endpoint': the titles of users' histories are sent to %s", params.url)
+    model = endpoint_model(params.endpoint_model, params.url, "profiles")
 
     def ask(prompts: list[str]) -> list[str]:
         return chat(params.url, model, prompts, params.max_new_tokens, params.batch)

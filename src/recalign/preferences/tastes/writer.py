@@ -216,15 +216,9 @@ def remote_taste_writer(params: Dpo4recParams, profiles: ProfilesParams, items: 
 
     Raises RecalignError when profiles.endpoint_model is null.
     """
-    from recalign.preferences.profiles.answers import sample
+    from recalign.preferences.profiles.answers import endpoint_model, sample
 
-    model = profiles.endpoint_model
-    if not model:
-        raise RecalignError(
-            f"profiles.endpoint_model is {model!r}; dpo4rec.engine 'endpoint' needs the name that the model has at "
-            f"{profiles.url}"
-        )
-    log.warning("dpo4rec.engine is 'endpoint': the titles of users' histories are sent to %s", profiles.url)
+    model = endpoint_model(profiles.endpoint_model, profiles.url, "dpo4rec")
     said = (
         f"Go on in the very same structure, each point on a line of its own, beginning with “{LIKES}:”. No other words."
     )
