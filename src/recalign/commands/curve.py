@@ -157,13 +157,12 @@ def _line(values: Floats, histories: Sequence[int], every: int) -> tuple[Floats,
 
 def _trained(params: Params, project: Project, data: str) -> Path:
     """The adapter, trained where it is missing; data: digest of the prepared data."""
-    cache = project.root / "data/cache"
     read = [params.sft.told(), params.lora.model_dump(), params.prompt.model_dump(), params.base.model_dump()]
     identity = read_json(project.base / IDENTITY)
     key = digest_of([*read, params.seed, params.evaluate.validation_cases, identity, data])
-    out = cache / "curve" / f"{params.sft.examples}-{key[:16]}"
+    out = project.cache / "curve" / f"{params.sft.examples}-{key[:16]}"
     if not (out / "manifest.json").is_file():
-        sft(params, project.moved(sft=out, cache=cache))
+        sft(params, project.moved(sft=out))
     return out
 
 
@@ -171,7 +170,7 @@ def _fitted(params: Params, project: Project, name: RecommenderName, data: str) 
     """Where a fitted ID recommender lies: in the project, else in a folder of the curve's own, where it is fitted."""
     if (project.baselines / name).is_dir():
         return project
-    own = Project(project.root / "data/cache/curve" / f"fitted-{data[:16]}")
+    own = Project(project.cache / "curve" / f"fitted-{data[:16]}")
     if not (own.baselines / name).is_dir():
         baselines(params, name, project.moved(baselines=own.baselines))
     return own

@@ -31,7 +31,7 @@ from recalign.hybrid.teachers import SEQUENCES
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.params.load import Params
 from recalign.preferences.profiles.selection import nobody, sft_examples
-from recalign.project import CACHE, Project
+from recalign.project import Project
 from recalign.recommenders.neural.dreamrec import DreamRec
 from recalign.recommenders.neural.encoders import EncoderName
 from recalign.recommenders.neural.sequential import Sequential
@@ -117,7 +117,7 @@ def _interpreter(
     origin = Origin(name, folder_digest(project.baselines / name), digest_of([catalogue.ids, titles]))
     learned_from = [origin.teacher_digest, origin.order_digest, lm.digest, question, params.sft.model_dump()]
     key = digest_of([*learned_from, params.seed, params.threads, prompts.digest])[:16]
-    cache = project.root / CACHE
+    cache = project.cache
     kept = cache / "interpreters" / f"{name}-{question}-{key}"
     if kept.is_dir():
         interpreter.adapter = load_modality(kept, origin).requires_grad_(False)

@@ -6,6 +6,7 @@ What people call such columns was collected from public logs (MovieLens, Amazon,
 """
 
 import io
+import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING
 from recalign.common.errors import RecalignError
 from recalign.data.database import database
 from recalign.data.sources.files import MALFORMED
-from recalign.data.sources.table import load_columns
+from recalign.data.sources.reading import opinion, quoted, rating, typed
+from recalign.data.sources.table import load_columns, zeros_mean_unrated
+from recalign.data.sources.times import looks_like_time
 from recalign.doctor.findings import Finding
 from recalign.doctor.trial import Trial, try_stages
 from recalign.params.load import Params
@@ -24,15 +27,7 @@ from recalign.params.table import TableParams
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
-import re
-from typing import TYPE_CHECKING
 
-from recalign.data.sources.reading import opinion, quoted, rating, typed
-from recalign.data.sources.table import zeros_mean_unrated
-from recalign.data.sources.times import looks_like_time
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
 
 LOOKED_AT = 100_000  # rows whose values are looked at
 # names without case and punctuation, the surest first

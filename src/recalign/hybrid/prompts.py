@@ -9,17 +9,29 @@ negative id, whatever a title says. Responses are scored without the places of v
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
 
 from recalign.common.artifacts import digest_of, file_digest
 from recalign.common.errors import RecalignError
 from recalign.data.prepared import Prepared
 from recalign.data.records import Items
-from recalign.hybrid.modality import ModalityAdapter, Origin, embedding_std, load_modality, save_modality
+from recalign.hybrid.modality import (
+    PLACEHOLDER,
+    ModalityAdapter,
+    Origin,
+    embedding_std,
+    load_modality,
+    save_modality,
+    splice,
+)
 from recalign.hybrid.vectors import Teacher
 from recalign.llm.adapters import MODALITY, WEIGHTS
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.prompts import PromptBuilder
+from recalign.llm.ways import base_of
 from recalign.params.load import Params
 from recalign.params.prompt import PromptParams
 from recalign.project import Project
@@ -27,13 +39,6 @@ from recalign.recommenders.recommender import own_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-
-from recalign.hybrid.modality import PLACEHOLDER, splice
-from recalign.llm.ways import base_of
 
 
 def soft_id(number: int) -> int:

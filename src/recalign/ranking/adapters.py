@@ -6,11 +6,12 @@ Adapters that other runs trained, perhaps on another source: found in data/model
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recalign.common.artifacts import read_json
+from recalign.common.errors import RecalignError
 from recalign.common.progress import PER_THOUSAND
 from recalign.common.run_log import noted_costs
 from recalign.data.prepared import Prepared
@@ -28,6 +29,7 @@ from recalign.evaluation.ranking_rule import (
 from recalign.evaluation.ranks import FULL, SystemRanks
 from recalign.evaluation.systems import (
     LLM,
+    TRANSFERRED,
     TUNED,
     UNTRAINED,
     System,
@@ -38,6 +40,7 @@ from recalign.evaluation.systems import (
     total,
     weights_mb,
 )
+from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter, find_adapter
 from recalign.params.load import Params
 from recalign.project import Project
 from recalign.ranking.fused import catalogue_ranks
@@ -57,12 +60,9 @@ from recalign.ranking.trial import Trial, Trials, digests_of, kind_of, mean_metr
 
 if TYPE_CHECKING:
     from recalign.ranking.language_model import LanguageModelRecommender
-from dataclasses import dataclass
-from typing import Any
 
-from recalign.common.errors import RecalignError
-from recalign.evaluation.systems import TRANSFERRED
-from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter, find_adapter
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,6 @@ def _check_data(name: str, trained: dict[str, Any], data: Prepared, form: str) -
             "%s was trained on another state of %s: if that is the newer one, it may have learned from this run's "
             "test events, and its figure means nothing", system_of(name), data.source,
         )  # fmt: skip
-
-
-log = logging.getLogger(__name__)
 
 
 def language_models(params: Params, project: Project) -> dict[str, Path | None]:

@@ -14,6 +14,7 @@ Ranks in the whole catalogue of what needs a model: of language models and of th
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,23 +23,16 @@ import torch
 from recalign.data.records import Items, hashed_order
 from recalign.evaluation.metrics import Floats, order_of_equals
 from recalign.evaluation.ranking_rule import RankingRule
+from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.systems import FUSION
 from recalign.params.recommenders import RecommenderName
-from recalign.ranking.fusion import Bools, Fusion, gap, moments, or_all, standardised
-from recalign.ranking.trial import Ranker, scores_of
+from recalign.ranking.fusion import Bools, FittedFusion, Fusion, gap, moments, or_all, standardised
+from recalign.ranking.trial import Ranker, Trial, full_ranks, scores_of, searched_ranks
 from recalign.recommenders.recommender import Asked, Recommender, Request, Scored, cases_at_once
 
 if TYPE_CHECKING:
     from recalign.ranking.language_model import LanguageModelRecommender
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from recalign.evaluation.ranks import SystemRanks
-from recalign.ranking.fusion import FittedFusion
-from recalign.ranking.trial import Trial, full_ranks, searched_ranks
-
-if TYPE_CHECKING:
-    from recalign.ranking.language_model import LanguageModelRecommender
 
 SAMPLE = 64  # titles that tell the mean and deviation of a language model's scores over the catalogue
 

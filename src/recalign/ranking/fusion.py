@@ -3,8 +3,8 @@
 Scores of different systems have different units, so each list of candidates is brought to mean 0 and deviation 1 a
 system. What the fusion hears is chosen by NDCG@10 (forward selection, below): the best single part, and whatever
 raises it by more than noise. The scale of the sum, which changes no list, minimises the negative log-likelihood of the
-targets under a
-conditional logit (McFadden 1974), P(target) = softmax(w · z), plus ½ · RIDGE · w²: so a fused score is in log-odds.
+targets under a conditional logit (McFadden 1974), P(target) = softmax(w · z), plus ½ · RIDGE · w²: so a fused score is
+in log-odds.
 A weight is never below 0: on a few cases, turning a system round would be noise.
 
 ID recommenders score thousands of validation cases in a second, a language model a few dozen: so theirs are chosen on

@@ -38,6 +38,8 @@ from recalign.params.base import BaseParams
 from recalign.params.prompt import PromptParams
 from recalign.recommenders.recommender import Asked, Request, Scored
 
+log = logging.getLogger(__name__)
+
 
 def store_key(model_digest: str, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> str:
     """sha256 (hex) over scorer, model and all token ids: equal keys, equal log-probs on one machine."""
@@ -63,7 +65,6 @@ def write_stored(folder: Path | None, key: str, logprobs: ArrayLike) -> None:
         write_parquet(folder / f"{key}.parquet", pa.table({"logprobs": rows}))
 
 
-log = logging.getLogger(__name__)
 LOWER = "lower"  # in the store of log-probs
 RESPONSES_AT_ONCE = 128  # titles after one prompt in one forward pass: attention grows with the square of their tokens
 

@@ -3,11 +3,15 @@
 Training curves: what a run wrote to its curve.csv, row by row.
 """
 
+import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recalign.common.errors import RecalignError
 from recalign.common.html import Drawing
 from recalign.evaluation.metrics import LABELS, chance
 from recalign.evaluation.scorecard import Scorecard
@@ -16,12 +20,6 @@ from recalign.evaluation.systems import LANGUAGE_MODELS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-import csv
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
-
-from recalign.common.errors import RecalignError
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from recalign import project as layout
 from recalign.common.artifacts import digest_of
 from recalign.data.prepared import Prepared
 from recalign.data.records import Items
@@ -60,7 +59,7 @@ def train_llara(params: Params, teacher: Teacher, catalogue: Items, project: Pro
     curriculum = Curriculum(steps, params.seed, rising=params.hybrid.curriculum == "linear")
     task = HybridModelling(name, lm.model, material.held_out, params.sft.micro_tokens, curriculum)
     costs = project.costs
-    checkpoints = Checkpoints(project.root / layout.CACHE / "checkpoints", task.name, inputs, params.checkpoint_seconds)
+    checkpoints = Checkpoints(project.cache / "checkpoints", task.name, inputs, params.checkpoint_seconds)
     result = train(lm.model, task, passes, params.sft, checkpoints, costs)
     facts: dict[str, Any] = {
         "stage": task.name,

@@ -3,7 +3,8 @@
 The candidates that a training prompt lists, where prompts list candidates (prompt.form: candidates).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,16 +13,12 @@ from recalign.common import columns as c
 from recalign.common.artifacts import read_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.prepared import Prepared
-from recalign.data.records import Example, Items
+from recalign.data.records import Example, Items, hashed_order, later_items, read_named, read_taken
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.load import Params
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-import random
-from collections.abc import Iterable, Set
-
-from recalign.data.records import hashed_order, later_items, read_named, read_taken
 
 
 @dataclass(frozen=True)
