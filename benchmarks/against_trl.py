@@ -32,7 +32,7 @@ from trl import __version__ as trl_version
 
 from recalign.common.origin import machine
 from recalign.llm.base import LanguageModel
-from recalign.llm.scoring import response_logprobs
+from recalign.llm.scoring.logprobs import response_logprobs
 from recalign.objectives.losses import PreferenceBatch
 from recalign.objectives.presets import build_objective
 from recalign.training.examples import PreferenceExample

@@ -20,8 +20,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from recalign.common.artifacts import write_text
 from recalign.common.errors import RecalignError
-from recalign.llm.check import Way, on_twin
-from recalign.llm.twin import twin_of_config
+from recalign.llm.random_models import twin_of_config
+from recalign.llm.scoring.logprobs import Way, on_twin
 
 PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"

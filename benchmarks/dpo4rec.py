@@ -28,9 +28,8 @@ from recalign.data.simulator import START, Taste, days_since_start, load_catalog
 from recalign.evaluation.significance import Interval, bootstrap_interval, signed
 from recalign.llm.base import load_language_model
 from recalign.params.load import Params, load_params
-from recalign.preferences.profiles.engines import StatementScorer
-from recalign.preferences.profiles.profiles import COUNTING
-from recalign.preferences.profiles.statements import closed_statements, strongest_lifts
+from recalign.preferences.inference.engines import StatementScorer
+from recalign.preferences.profiles.profiles import COUNTING, closed_statements, strongest_lifts
 from recalign.preferences.reward import GROUPS, Group, group_of, mean_rewards, paired, swapped
 from recalign.preferences.tastes.text import TasteText, truthful_text
 from recalign.preferences.tastes.writer import Written

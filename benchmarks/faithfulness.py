@@ -24,7 +24,7 @@ from recalign.data.records import Items
 from recalign.data.simulator import days_since_start, read_tastes
 from recalign.evaluation.significance import bootstrap_interval, plain
 from recalign.params.load import load_params
-from recalign.preferences.profiles.faithfulness import (
+from recalign.preferences.faithfulness import (
     REMOVED,
     Faithfulness,
     Made,
@@ -32,8 +32,14 @@ from recalign.preferences.profiles.faithfulness import (
     faithfulness,
     lines,
 )
-from recalign.preferences.profiles.profiles import COUNTING, read_known, read_profiles
-from recalign.preferences.profiles.statements import closed_statements, strongest_lifts, supporting
+from recalign.preferences.profiles.profiles import (
+    COUNTING,
+    closed_statements,
+    read_known,
+    read_profiles,
+    strongest_lifts,
+    supporting,
+)
 from recalign.project import Project
 from recalign.recommenders.roster import load_fitted
 

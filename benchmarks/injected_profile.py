@@ -18,9 +18,8 @@ from recalign.evaluation.injection import injection_lifts
 from recalign.llm.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.load import load_params
-from recalign.preferences.profiles.engines import count
-from recalign.preferences.profiles.profiles import read_known
-from recalign.preferences.profiles.statements import closed_statements
+from recalign.preferences.inference.engines import count
+from recalign.preferences.profiles.profiles import closed_statements, read_known
 from recalign.project import Project
 from recalign.ranking.injected import attack, injections, reading_twins
 from recalign.ranking.language_model import LanguageModelRecommender

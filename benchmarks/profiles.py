@@ -21,9 +21,8 @@ from recalign.common.artifacts import read_json, write_json
 from recalign.data.records import Items
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.params.load import Params, load_params
-from recalign.preferences.profiles.engines import StatementScorer, local_writer
-from recalign.preferences.profiles.profiles import Known, read_known
-from recalign.preferences.profiles.statements import closed_statements
+from recalign.preferences.inference.engines import StatementScorer, local_writer
+from recalign.preferences.profiles.profiles import Known, closed_statements, read_known
 from recalign.preferences.tastes.writer import local_taste_writer
 from recalign.project import Project
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from recalign.data.records import Items, hashed_order
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.prompts import PromptBuilder
-from recalign.llm.scoring import ResponseLogprobs, naive_logprobs, response_logprobs
+from recalign.llm.scoring.logprobs import ResponseLogprobs, naive_logprobs, response_logprobs
 from recalign.params.load import load_params
 
 FILMS = Path(__file__).parent.parent / "src/recalign/data/films.csv"

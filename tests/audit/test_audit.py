@@ -12,10 +12,9 @@ from candidate_faults import clean_cases, draw_cases, draw_logs, sorted_logs, wi
 
 from recalign.audit import finding
 from recalign.audit.audit import Audit, audit_cases
-from recalign.audit.blind import Lookup, count_scores, first_place_share
+from recalign.audit.blind import Lookup, count_scores, first_place_share, learn_order
 from recalign.audit.cases import CaseSet, Log, case_set
 from recalign.audit.finding import EqualTargets, permutation_test
-from recalign.audit.item_order import learn_order
 from recalign.cli import main
 from recalign.common.errors import RecalignError
 

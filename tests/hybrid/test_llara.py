@@ -23,7 +23,7 @@ from recalign.hybrid.vectors import Teacher, averaged, shuffled
 from recalign.llm.adapters import adapter_digest
 from recalign.llm.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
-from recalign.llm.scoring import response_logprobs
+from recalign.llm.scoring.logprobs import response_logprobs
 from recalign.project import Project
 from recalign.ranking.adapters import _reference, language_models
 from recalign.ranking.language_model import Setting, open_recommender

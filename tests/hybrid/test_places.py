@@ -11,7 +11,7 @@ from recalign.data.records import Items
 from recalign.hybrid.llara import drawn_places, exchanged, position_probe
 from recalign.hybrid.modality import ModalityAdapter, embedding_std
 from recalign.hybrid.prompts import HybridPrompts, Projected, attach, soft_id
-from recalign.llm.scoring import response_logprobs
+from recalign.llm.scoring.logprobs import response_logprobs
 
 LISTS = [[11, 12, 13, 14], [21, 22, 23, 24]]
 PLACES = [(0, 2), (3, 1)]

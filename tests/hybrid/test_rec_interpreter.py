@@ -24,7 +24,7 @@ from recalign.hybrid.rec_interpreter import (
     swapped,
 )
 from recalign.llm.base import fetch_base, load_language_model
-from recalign.llm.twin import _scale
+from recalign.llm.random_models import _scale
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder
 
 COUNT, WIDTH = 12, 16

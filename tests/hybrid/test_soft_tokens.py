@@ -8,9 +8,9 @@ from peft import LoraConfig, get_peft_model
 from recalign.common.errors import RecalignError
 from recalign.hybrid.modality import ModalityAdapter, embedding_std
 from recalign.hybrid.prompts import Projected, SoftEmbedding, attach, soft_id, text_only
-from recalign.llm.branches import PROMPT_END, Branches
-from recalign.llm.scoring import naive_logprobs, one_by_one_logprobs, response_logprobs, tokens_at_once
-from recalign.llm.ways import base_of
+from recalign.llm.scoring.branches import PROMPT_END, Branches
+from recalign.llm.scoring.logprobs import naive_logprobs, one_by_one_logprobs, response_logprobs, tokens_at_once
+from recalign.llm.scoring.ways import base_of
 
 WIDTH, TEACHERS_ITEMS = 12, 9
 FAMILIES = ("llama", "gemma3", "gpt2", "gemma3-cap")

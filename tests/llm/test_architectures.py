@@ -14,10 +14,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from recalign.common.artifacts import write_json
 from recalign.common.errors import RecalignError
-from recalign.llm import check, packing, twin
+from recalign.llm import random_models
 from recalign.llm.base import load_language_model
-from recalign.llm.check import Way, verdict_of
-from recalign.llm.scoring import one_by_one_logprobs, response_logprobs, tokens_at_once
+from recalign.llm.scoring import logprobs, packing
+from recalign.llm.scoring.logprobs import Way, one_by_one_logprobs, response_logprobs, tokens_at_once, verdict_of
 from recalign.params.load import load_params
 from recalign.params.lora import LoraParams
 
@@ -53,8 +53,8 @@ ODD: dict[str, tuple[str, dict[str, Any], Way | None, str]] = {  # None: refused
 def build(kind: str, sizes: dict[str, Any]) -> torch.nn.Module:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**sizes)).float().eval()
-    twin._scale(model)
-    twin.silence(model)
+    random_models._scale(model)
+    random_models.silence(model)
     return model
 
 
@@ -72,7 +72,7 @@ def test_an_architecture_is_scored_like_one_by_one_or_refused_and_the_log_says_w
         alone = one_by_one_logprobs(model, prompts, responses)
     assert (scored.sums - alone.sums).abs().max() < 1e-3
     assert scored.lengths.tolist() == alone.lengths.tolist()
-    said = [record.message for record in caplog.records if record.name == "recalign.llm.check"]
+    said = [record.message for record in caplog.records if record.name == "recalign.llm.scoring.logprobs"]
     assert len(said) == 1
     assert said[0].startswith("scoring ")
     assert reason in said[0]
@@ -91,7 +91,9 @@ def test_a_model_whose_padded_batches_are_off_is_scored_one_by_one(monkeypatch):
 
     monkeypatch.setattr(type(model), "forward", lambda self, *given, **named: padded(*given, **named))
     prompts, responses = tiny.scoring_case()
-    found = check.compare(model, (prompts, responses), gradient=False, limit=lambda sums: torch.full_like(sums, 1e-3))
+    found = logprobs.compare(
+        model, (prompts, responses), gradient=False, limit=lambda sums: torch.full_like(sums, 1e-3)
+    )
     assert found.way == Way.ALONE
     assert "padded batches differ by" in found.sentence
     assert found.sentence.startswith("scoring one by one: ")
@@ -106,15 +108,15 @@ def test_a_model_whose_tokens_look_ahead_is_refused_by_name():
 
 def test_a_difference_on_the_models_own_weights_counts_too(monkeypatch):
     """The twin passes; the weights do not: then one by one, with the reason."""
-    real = check.SCORERS[Way.SHARED]
+    real = logprobs.SCORERS[Way.SHARED]
 
     def off(model, prompts, responses):
         scored = real(model, prompts, responses)
         return replace(scored, sums=scored.sums + 0.01)
 
     model = tiny.model()
-    monkeypatch.setattr(check, "_on_twin", lambda base: check.Verdict(Way.SHARED, {}, 0.0))
-    monkeypatch.setitem(check.SCORERS, Way.SHARED, off)
+    monkeypatch.setattr(logprobs, "_on_twin", lambda base: logprobs.Verdict(Way.SHARED, {}, 0.0))
+    monkeypatch.setitem(logprobs.SCORERS, Way.SHARED, off)
     found = verdict_of(model)
     assert (found.way, "on its own weights" in found.sentence) == (Way.ALONE, True)
     prompts, responses = tiny.scoring_case()
@@ -122,8 +124,8 @@ def test_a_difference_on_the_models_own_weights_counts_too(monkeypatch):
 
 
 def test_a_model_without_a_twin_is_scored_one_by_one(monkeypatch):
-    monkeypatch.setattr(check, "_twins", {})
-    monkeypatch.setattr(check, "twin_of", lambda base: None)
+    monkeypatch.setattr(logprobs, "_twins", {})
+    monkeypatch.setattr(logprobs, "twin_of", lambda base: None)
     found = verdict_of(tiny.model())
     assert found.sentence == (
         "scoring one by one: no small twin of LlamaForCausalLM's configuration could be built to check the others on"
@@ -150,7 +152,7 @@ def test_a_twin_keeps_a_layer_of_each_kind_and_cuts_the_window():
     kinds = (["sliding_attention"] * 5 + ["full_attention"]) * 2
     large = {"num_hidden_layers": 12, "sliding_window": 512, "layer_types": kinds}
     config = CONFIG_MAPPING["gemma3_text"](**SMALL | large)
-    small = twin.small_config(config)
+    small = random_models.small_config(config)
     assert small.sliding_window == 8
     assert set(small.layer_types) == {"sliding_attention", "full_attention"}
     assert len(small.layer_types) == small.num_hidden_layers <= 6
@@ -184,8 +186,10 @@ def test_a_base_that_computes_something_else_in_training_is_refused_for_training
     model.save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     write_json(tmp_path / "base.json", {"id": "odd", "revision": "1", "sha256": "0"})
-    real = check._on_twin
-    monkeypatch.setattr(check, "_on_twin", lambda base: check.Verdict(real(base).way, {}, 0.0, "it draws experts"))
+    real = logprobs._on_twin
+    monkeypatch.setattr(
+        logprobs, "_on_twin", lambda base: logprobs.Verdict(real(base).way, {}, 0.0, "it draws experts")
+    )
     load_language_model(tmp_path, BASE)
     with pytest.raises(RecalignError, match="'odd' cannot be trained to a preference: it draws experts"):
         load_language_model(tmp_path, BASE, new_adapter=LORA, trainable=True)
@@ -197,7 +201,7 @@ def test_the_way_is_part_of_a_models_digest(tmp_path, monkeypatch):
     tiny.tokenizer().save_pretrained(tmp_path)
     write_json(tmp_path / "base.json", {"id": "tiny", "revision": "1", "sha256": "0"})
     shared = load_language_model(tmp_path, BASE).digest
-    monkeypatch.setattr(check, "_on_twin", lambda base: check.Verdict(Way.ALONE, {}, 0.0))
+    monkeypatch.setattr(logprobs, "_on_twin", lambda base: logprobs.Verdict(Way.ALONE, {}, 0.0))
     assert load_language_model(tmp_path, BASE).digest != shared
 
 

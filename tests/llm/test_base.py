@@ -14,7 +14,7 @@ from recalign.common.artifacts import file_digest, folder, read_json
 from recalign.common.errors import RecalignError
 from recalign.llm import downloads, quantisation
 from recalign.llm.base import fetch_base, load_language_model
-from recalign.llm.scoring import response_logprobs
+from recalign.llm.scoring.logprobs import response_logprobs
 from recalign.params.base import BaseParams
 from recalign.params.lora import LoraParams
 from recalign.training.results import save_adapter

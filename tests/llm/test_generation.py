@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from recalign.llm.base import LanguageModel
-from recalign.llm.branches import Branches
 from recalign.llm.generation import generate_texts
+from recalign.llm.scoring.branches import Branches
 from recalign.llm.trie import Trie, Wanted, best_items, generate_title, item_logprobs
 
 

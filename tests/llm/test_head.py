@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny import model
 
-from recalign.llm import head
-from recalign.llm.head import Head, answers_directly, full_precision, only, widen_head
-from recalign.llm.scoring import response_logprobs
+from recalign.llm.scoring import head
+from recalign.llm.scoring.head import Head, answers_directly, full_precision, only, widen_head
+from recalign.llm.scoring.logprobs import response_logprobs
 
 
 def linear(bias: bool, outputs: int = 2 * head.SLICE + 77) -> torch.nn.Linear:

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 from recalign.llm import lower_layers
 from recalign.llm.lower_layers import LowerStates, middle
-from recalign.llm.scoring import response_logprobs
+from recalign.llm.scoring.logprobs import response_logprobs
 from recalign.training.examples import TextExample
 from recalign.training.sft import LanguageModelling
 

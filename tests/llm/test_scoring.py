@@ -8,9 +8,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from recalign.common.errors import RecalignError
-from recalign.llm import ways
-from recalign.llm.head import widen_head
-from recalign.llm.scoring import naive_logprobs, response_logprobs, why_not_shared
+from recalign.llm.scoring import ways
+from recalign.llm.scoring.head import widen_head
+from recalign.llm.scoring.logprobs import naive_logprobs, response_logprobs, why_not_shared
 
 LORA_WEIGHTS = 0.1
 
@@ -139,7 +139,7 @@ def test_families_that_cannot_share_are_scored_in_batches_and_the_log_says_why(f
         response_logprobs(model, prompts, responses)
     one_by_one = naive_logprobs(model, prompts[:1], [responses[0][2:3]])
     torch.testing.assert_close(result.sums[0, 2], one_by_one.sums[0, 0], rtol=1e-5, atol=1e-4)
-    said = [record.message for record in caplog.records if record.name == "recalign.llm.check"]
+    said = [record.message for record in caplog.records if record.name == "recalign.llm.scoring.logprobs"]
     assert said == [f"scoring in padded batches: {reason}"]
 
 

@@ -9,8 +9,8 @@ import tiny
 import torch
 
 from recalign.llm import trie as under_test
-from recalign.llm.branches import PROMPT_END, Branches
-from recalign.llm.scoring import naive_logprobs
+from recalign.llm.scoring.branches import PROMPT_END, Branches
+from recalign.llm.scoring.logprobs import naive_logprobs
 from recalign.llm.trie import Found, Trie, Wanted, best_items, item_logprobs
 
 NEWLINE = 5

@@ -32,7 +32,7 @@ from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
 from recalign.llm.base import fetch_base
 from recalign.llm.generation import generate_texts
-from recalign.llm.scoring import response_logprobs
+from recalign.llm.scoring.logprobs import response_logprobs
 
 SMILES = ("CC(=O)O", "CCN", "CCO", "O", "c1ccccc1", "CCCCCC")
 TYPES = Answers(("a", "b"), ("{drug_1} melts {drug_2}.", "Both mix."), (False, True))

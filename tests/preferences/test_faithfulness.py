@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recalign.preferences.profiles.faithfulness import (
+from recalign.preferences.faithfulness import (
     DRAWS,
     Made,
     chosen_evidence,
@@ -11,7 +11,7 @@ from recalign.preferences.profiles.faithfulness import (
     faithfulness,
     lines,
 )
-from recalign.preferences.profiles.statements import Statement
+from recalign.preferences.profiles.profiles import Statement
 from recalign.recommenders.recommender import Request
 
 IDS = tuple(range(1, 21))

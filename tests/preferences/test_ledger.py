@@ -12,8 +12,7 @@ from recalign.commands.profile import profile
 from recalign.common.artifacts import read_json, read_parquet, write_text
 from recalign.common.errors import RecalignError
 from recalign.params.load import parse_params
-from recalign.preferences.profiles.profiles import Claim, Engine, make_profile, profiles_table
-from recalign.preferences.profiles.statements import Statement
+from recalign.preferences.profiles.profiles import Claim, Engine, Statement, make_profile, profiles_table
 from recalign.preferences.tastes import ledger as module
 from recalign.preferences.tastes.ledger import (
     LEDGER,

@@ -19,19 +19,24 @@ from recalign.data.records import Items
 from recalign.data.simulator import Taste
 from recalign.llm.base import fetch_base
 from recalign.params.load import Params, parse_params
-from recalign.preferences.profiles import answers
-from recalign.preferences.profiles.answers import answer_all
-from recalign.preferences.profiles.engines import MAX_CHARACTERS, SHORTLIST, clean, shortlist
-from recalign.preferences.profiles.profiles import Claim, Engine, Profile, make_profile, read_histories, read_profiles
-from recalign.preferences.profiles.statements import (
+from recalign.preferences.inference import answers
+from recalign.preferences.inference.answers import answer_all
+from recalign.preferences.inference.engines import MAX_CHARACTERS, SHORTLIST, clean, shortlist
+from recalign.preferences.inference.truth import score_profiles, truth_lines
+from recalign.preferences.profiles.profiles import (
+    Claim,
+    Engine,
+    Profile,
     Statement,
     closed_statements,
+    make_profile,
+    read_histories,
+    read_profiles,
     smoothed_lift,
     stated_in,
     strongest_lifts,
     taste_sentence,
 )
-from recalign.preferences.profiles.truth import score_profiles, truth_lines
 from recalign.stages.profiles import profiles
 
 FILMS = {
@@ -431,7 +436,7 @@ def test_planted_tastes_are_scored_beside_the_profiles(params: Params, tmp_path:
 
 def test_answers_scored_by_another_scorer_are_not_read(tmp_path, monkeypatch):
     """The keys of stored statements hold the scorer's version."""
-    from recalign.preferences.profiles import engines as module
+    from recalign.preferences.inference import engines as module
 
     asked: list[list[str]] = []
     monkeypatch.setattr(module, "answer_all", lambda store, questions, keys, *_: asked.append(list(keys)) or [])

@@ -15,7 +15,7 @@ from recalign.data.records import Items
 from recalign.data.titles import safe_title
 from recalign.llm.base import LanguageModel
 from recalign.params.load import parse_params
-from recalign.preferences.profiles import answers
+from recalign.preferences.inference import answers
 from recalign.preferences.profiles.profiles import Engine
 from recalign.preferences.tastes.text import Refused, TasteText, labels, one_line, parse, well_formed
 from recalign.preferences.tastes.writer import (

@@ -19,9 +19,9 @@ from recalign.evaluation.ranking_rule import (
     rules_to_try,
 )
 from recalign.llm.base import LanguageModel
-from recalign.llm.branches import Branches
 from recalign.llm.prompts import PromptBuilder
-from recalign.llm.scoring import naive_logprobs
+from recalign.llm.scoring.branches import Branches
+from recalign.llm.scoring.logprobs import naive_logprobs
 from recalign.params.prompt import PromptParams
 from recalign.ranking import language_model as under_test
 from recalign.ranking.language_model import Asked, LanguageModelRecommender

@@ -38,9 +38,8 @@ from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.llm.base import load_language_model
 from recalign.params.load import parse_params
-from recalign.preferences.profiles.engines import open_engine
-from recalign.preferences.profiles.profiles import Histories
-from recalign.preferences.profiles.statements import closed_statements
+from recalign.preferences.inference.engines import open_engine
+from recalign.preferences.profiles.profiles import Histories, closed_statements
 from recalign.preferences.tastes.ledger import LEDGER, Edit, Value, write_edits
 from recalign.ranking import language_model as under_test
 from recalign.ranking.adapters import open_language_model

@@ -23,9 +23,9 @@ from training_world import LONG, World, make_params, make_world, shared_params, 
 from recalign.common.artifacts import file_digest, folder_digest, verify
 from recalign.common.errors import RecalignError
 from recalign.data.records import Example, Items
-from recalign.llm.packing import pack
 from recalign.llm.prompts import PromptBuilder
-from recalign.llm.scoring import response_logprobs
+from recalign.llm.scoring.logprobs import response_logprobs
+from recalign.llm.scoring.packing import pack
 from recalign.objectives.presets import PRESETS, build_objective
 from recalign.params.sft import SftParams
 from recalign.training.checkpoints import Checkpoints

@@ -13,18 +13,19 @@ from recalign.common.errors import RecalignError
 from recalign.common.item_groups import group_items
 from recalign.data.records import Example, Items
 from recalign.llm.prompts import PromptBuilder
-from recalign.llm.scoring import response_logprobs
+from recalign.llm.scoring.logprobs import response_logprobs
 from recalign.params.prompt import PromptParams
 from recalign.training.examples import TextExample, text_examples
 from recalign.training.loop import micro_batches
-from recalign.training.sft import LanguageModelling, token_shares
-from recalign.training.weights import (
+from recalign.training.sft import (
+    LanguageModelling,
     Position,
     Weights,
     balanced,
     learned_positions,
     position_shares,
     target_weights,
+    token_shares,
 )
 
 HISTORY, TARGETS = np.array([0.5, 0.3, 0.2]), np.array([0.6, 0.3, 0.1])
@@ -167,7 +168,7 @@ def test_the_weighted_loss_is_equal_for_any_micro_batch_and_to_a_loop_over_targe
 
 
 def test_token_logprobs_add_up_to_the_sums_in_every_way_of_scoring(builder) -> None:
-    from recalign.llm.ways import naive_logprobs, one_by_one_logprobs, shared_logprobs
+    from recalign.llm.scoring.ways import naive_logprobs, one_by_one_logprobs, shared_logprobs
 
     model = tiny.model()
     prompts = [own.prompt for own in weighted(builder)]

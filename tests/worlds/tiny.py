@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from recalign.data.records import Items
-from recalign.llm import tiny_random
+from recalign.llm.random_models import tiny_tokenizer
 
 SIZES: dict[str, Any] = {
     "vocab_size": 640, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -68,7 +68,7 @@ def model(family: str = "llama", seed: int = 0, **changes: Any) -> PreTrainedMod
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    return tiny_random.tokenizer()
+    return tiny_tokenizer()
 
 
 def items(titles: list[str] | None = None) -> Items:

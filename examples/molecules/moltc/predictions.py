@@ -15,7 +15,7 @@ from recalign.common.progress import track
 from recalign.data.records import hashed_order
 from recalign.evaluation.metrics import Floats
 from recalign.llm.generation import generate_texts
-from recalign.llm.scoring import response_logprobs, tokens_at_once
+from recalign.llm.scoring.logprobs import response_logprobs, tokens_at_once
 from recalign.training.loop import micro_batches
 
 TOKENS = 4096  # in one forward pass

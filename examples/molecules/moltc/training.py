@@ -25,7 +25,7 @@ from recalign.common import columns as c
 from recalign.common.artifacts import digest_of, folder, write_json, write_text
 from recalign.common.errors import RecalignError
 from recalign.llm.base import LanguageModel, load_language_model
-from recalign.llm.ways import base_of, device_of
+from recalign.llm.scoring.ways import base_of, device_of
 from recalign.objectives.presets import build_objective
 from recalign.training.checkpoints import Checkpoints
 from recalign.training.loop import (

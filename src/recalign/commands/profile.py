@@ -19,8 +19,15 @@ from recalign.data.prepared import Prepared
 from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.params.load import Params
-from recalign.preferences.profiles.profiles import COUNTING, Claim, Profile, read_profiles
-from recalign.preferences.profiles.statements import Statement, closed_statements, strongest_lifts
+from recalign.preferences.profiles.profiles import (
+    COUNTING,
+    Claim,
+    Profile,
+    Statement,
+    closed_statements,
+    read_profiles,
+    strongest_lifts,
+)
 from recalign.preferences.tastes.ledger import (
     LEDGER,
     Edit,

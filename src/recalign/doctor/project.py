@@ -245,7 +245,7 @@ def _endpoint(params: Params) -> Result:
         return "ok", f"not used (profiles.engine is {engine})", ""
     import httpx
 
-    from recalign.preferences.profiles.answers import KEY_VARIABLE
+    from recalign.preferences.inference.answers import KEY_VARIABLE
 
     key = os.environ.get(KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}

@@ -13,7 +13,7 @@ import torch
 from recalign.common.progress import track
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.quantisation import choose_device, choose_dtype, why_not_quantised
-from recalign.llm.scoring import response_logprobs
+from recalign.llm.scoring.logprobs import response_logprobs
 from recalign.params.load import Params
 
 # A batch as training has it: histories of some titles, a chosen and a rejected title each

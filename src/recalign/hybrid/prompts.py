@@ -31,7 +31,7 @@ from recalign.hybrid.vectors import Teacher
 from recalign.llm.adapters import MODALITY, WEIGHTS
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.prompts import PromptBuilder
-from recalign.llm.ways import base_of
+from recalign.llm.scoring.ways import base_of
 from recalign.params.load import Params
 from recalign.params.prompt import PromptParams
 from recalign.project import Project

@@ -32,9 +32,9 @@ from recalign.evaluation.metrics import Floats
 from recalign.hybrid.modality import ModalityAdapter, embedding_std
 from recalign.hybrid.prompts import Projected, attach, soft_id
 from recalign.llm.base import LanguageModel
-from recalign.llm.branches import PROMPT_END, Branches
 from recalign.llm.prompts import PromptBuilder
-from recalign.llm.scoring import response_logprobs
+from recalign.llm.scoring.branches import PROMPT_END, Branches
+from recalign.llm.scoring.logprobs import response_logprobs
 from recalign.params.sft import SftParams
 from recalign.recommenders.neural.sequential import Sequential
 from recalign.recommenders.recommender import own_seed

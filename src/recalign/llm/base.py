@@ -12,12 +12,12 @@ from transformers import PreTrainedTokenizerBase
 from recalign.common.artifacts import digest_of, file_digest, folder, read_json, write_json
 from recalign.common.errors import RecalignError
 from recalign.common.imports import uncollected
-from recalign.llm import downloads, tiny_random
+from recalign.llm import downloads
 from recalign.llm.adapters import adapter_digest, add_adapter, check_adapter, load_adapter
-from recalign.llm.check import verdict_of
 from recalign.llm.model_files import IDENTITY, check_model_files
 from recalign.llm.quantisation import choose_device, choose_dtype, quantisation_config, same_in_both_modes
-from recalign.llm.twin import silence
+from recalign.llm.random_models import silence, write_tiny_random
+from recalign.llm.scoring.logprobs import verdict_of
 from recalign.params.base import BaseParams
 from recalign.params.lora import LoraParams
 
@@ -54,7 +54,7 @@ def fetch_base(params: BaseParams, out: Path) -> None:
         if params.model == SMOLLM2:
             identity, revision = SMOLLM2, downloads.smollm2(partial)
         elif params.model == TINY:
-            tiny_random.write(partial)
+            write_tiny_random(partial)
             identity, revision = TINY, "1"
         elif (source := Path(params.model).expanduser()).is_dir():
             check_model_files(source, params.model)

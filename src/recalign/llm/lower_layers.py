@@ -19,9 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recalign.common.artifacts import digest_of, replacing
-from recalign.llm.check import Way, example, special_tokens, verdict_of
-from recalign.llm.scoring import SCORER
-from recalign.llm.ways import base_of, shared_logprobs
+from recalign.llm.scoring.logprobs import SCORER, Way, example, special_tokens, verdict_of
+from recalign.llm.scoring.ways import base_of, shared_logprobs
 
 log = logging.getLogger(__name__)
 MOST_BYTES = 2**28  # of states that are kept at once; rows beyond are computed each time

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recalign.llm.branches import PROMPT_END, Branches
+from recalign.llm.scoring.branches import PROMPT_END, Branches
 
 ROOT = 0
 NODES_AT_ONCE = 256  # nodes in one forward pass: 50 MB of logits at 49,152 tokens

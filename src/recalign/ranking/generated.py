@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from recalign.common.progress import track
 from recalign.evaluation.generation import FREE, FROM_CANDIDATES, FROM_CATALOGUE, Answer, Matching, judge
-from recalign.llm.branches import Branches
 from recalign.llm.generation import generate_texts
-from recalign.llm.scoring import why_not_shared
+from recalign.llm.scoring.branches import Branches
+from recalign.llm.scoring.logprobs import why_not_shared
 from recalign.llm.trie import Trie, generate_title
 from recalign.ranking.language_model import LanguageModelRecommender
 from recalign.ranking.trial import Trial

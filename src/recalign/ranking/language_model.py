@@ -29,10 +29,10 @@ from recalign.evaluation.metrics import Floats, order_of_equals
 from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, ranking_scores
 from recalign.hybrid.prompts import prompt_builder
 from recalign.llm.base import LanguageModel, load_language_model
-from recalign.llm.branches import Branches
 from recalign.llm.lower_layers import LowerStates
 from recalign.llm.prompts import PromptBuilder
-from recalign.llm.scoring import SCORER, response_logprobs, why_not_shared
+from recalign.llm.scoring.branches import Branches
+from recalign.llm.scoring.logprobs import SCORER, response_logprobs, why_not_shared
 from recalign.llm.trie import Found, Trie, Wanted, best_items, item_logprobs
 from recalign.params.base import BaseParams
 from recalign.params.prompt import PromptParams

@@ -19,7 +19,7 @@ from recalign.common.errors import RecalignError
 from recalign.data.prepared import Prepared
 from recalign.data.records import Items, hashed_order
 from recalign.params.load import Params
-from recalign.preferences.profiles.statements import closed_statements, strongest_lifts, taste_sentence
+from recalign.preferences.profiles.profiles import closed_statements, strongest_lifts, taste_sentence
 from recalign.preferences.reward import GROUPS, Group, Paired, group_of, paired
 from recalign.preferences.tastes.writer import Written
 from recalign.ranking.rerank import Window, listed_cases

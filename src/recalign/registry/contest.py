@@ -16,7 +16,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from recalign.audit.contest import AUDIT, UNBEATEN
+from recalign.audit.audit import AUDIT, UNBEATEN
 from recalign.common import columns as c
 from recalign.common.artifacts import digest_of, read_json
 from recalign.common.errors import RecalignError

@@ -19,9 +19,16 @@ from recalign.data.titles import safe_title
 from recalign.llm.base import LanguageModel, fetch_base
 from recalign.llm.model_files import IDENTITY
 from recalign.params.profiles import ProfilesParams
-from recalign.preferences.profiles.engines import Inference, open_engine
-from recalign.preferences.profiles.profiles import COUNTING, Engine, Histories, Profile, make_profile
-from recalign.preferences.profiles.statements import Statement, closed_statements
+from recalign.preferences.inference.engines import Inference, open_engine
+from recalign.preferences.profiles.profiles import (
+    COUNTING,
+    Engine,
+    Histories,
+    Profile,
+    Statement,
+    closed_statements,
+    make_profile,
+)
 from recalign.preferences.tastes.ledger import DEPTH, Edit, Wishes, edited_profile
 from recalign.project import BASE
 from recalign.ranking.fused import FusedRecommender

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from recalign.audit.audit import audit_cases
+from recalign.audit.audit import ProbeContest, audit_cases, probe_contest
 from recalign.audit.cases import LARGEST, CaseSet, Log, case_set
-from recalign.audit.contest import ProbeContest, probe_contest
 from recalign.common import columns as c
 from recalign.common.artifacts import read_parquet
 from recalign.common.item_groups import POPULARITY, popularity_fifths

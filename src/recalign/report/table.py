@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from recalign.audit.audit import Audit
-from recalign.audit.contest import MARK
+from recalign.audit.audit import MARK, Audit
 from recalign.audit.finding import LEAK, WARNING, Finding
 from recalign.evaluation.comparison import Compared, ComparedAnswers, Run
 from recalign.evaluation.metrics import LABELS, METRICS

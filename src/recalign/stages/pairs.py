@@ -13,9 +13,15 @@ from recalign.data.records import Example, Items, read_taken
 from recalign.params.load import Params
 from recalign.preferences.pairs.negatives import IN_BATCH, STRATEGIES, strategy_shares
 from recalign.preferences.pairs.pairs import Pair, build_pairs, pairs_table
-from recalign.preferences.profiles.profiles import Profile, read_known, read_profiles, read_told
+from recalign.preferences.profiles.profiles import (
+    Profile,
+    closed_statements,
+    plausible_items,
+    read_known,
+    read_profiles,
+    read_told,
+)
 from recalign.preferences.profiles.selection import pair_examples
-from recalign.preferences.profiles.statements import closed_statements, plausible_items
 from recalign.project import Project
 from recalign.recommenders.recommender import Recommender
 from recalign.training.new_items import known_history, new_in_epoch, turn_of

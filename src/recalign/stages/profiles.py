@@ -12,11 +12,18 @@ from recalign.data.records import Items
 from recalign.data.simulator import read_tastes
 from recalign.llm.base import LanguageModel, load_language_model
 from recalign.params.load import Params
-from recalign.preferences.profiles.engines import can_tell, count, open_engine
-from recalign.preferences.profiles.profiles import COUNTING, Known, Profile, profiles_table, read_known
+from recalign.preferences.inference.engines import can_tell, count, open_engine
+from recalign.preferences.inference.truth import score_profiles, truth_lines
+from recalign.preferences.profiles.profiles import (
+    COUNTING,
+    Known,
+    Profile,
+    Statement,
+    closed_statements,
+    profiles_table,
+    read_known,
+)
 from recalign.preferences.profiles.selection import profile_users
-from recalign.preferences.profiles.statements import Statement, closed_statements
-from recalign.preferences.profiles.truth import score_profiles, truth_lines
 from recalign.project import Project
 
 log = logging.getLogger(__name__)

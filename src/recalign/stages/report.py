@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from recalign.audit.contest import AUDIT, ProbeContest
+from recalign.audit.audit import AUDIT, ProbeContest
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, write_json, write_text
 from recalign.common.columns import TEST, VIEWS
@@ -30,9 +30,8 @@ from recalign.evaluation.scorecard import (
 )
 from recalign.evaluation.systems import SYSTEMS, Choice, Cost, read_choices, read_systems
 from recalign.params.load import Params
-from recalign.preferences.profiles.profiles import read_profiles
-from recalign.preferences.profiles.statements import closed_statements
-from recalign.preferences.profiles.truth import learned_values
+from recalign.preferences.inference.truth import learned_values
+from recalign.preferences.profiles.profiles import closed_statements, read_profiles
 from recalign.preferences.tastes.ledger import ledger_of
 from recalign.preferences.tastes.text import one_line
 from recalign.project import Project

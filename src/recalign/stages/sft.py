@@ -25,8 +25,7 @@ from recalign.training.examples import TextExample, read_listing, text_examples
 from recalign.training.loop import Passes, train
 from recalign.training.new_items import new_in_epoch, without_new
 from recalign.training.results import learned_from, write_training
-from recalign.training.sft import LanguageModelling
-from recalign.training.weights import learned_positions, target_weights
+from recalign.training.sft import LanguageModelling, learned_positions, target_weights
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recalign.common.errors import RecalignError
-from recalign.llm.scoring import response_logprobs, tokens_at_once
+from recalign.llm.scoring.logprobs import response_logprobs, tokens_at_once
 from recalign.objectives.losses import PreferenceBatch
 from recalign.objectives.objective import BatchPlan, Objective
 from recalign.training import processes

@@ -17,7 +17,7 @@ from recalign.common import columns as c
 from recalign.common.artifacts import digest_of, read_parquet
 from recalign.common.errors import RecalignError
 from recalign.common.progress import track
-from recalign.llm.scoring import SCORER, response_logprobs, tokens_at_once
+from recalign.llm.scoring.logprobs import SCORER, response_logprobs, tokens_at_once
 from recalign.training.examples import PreferenceExample
 from recalign.training.loop import micro_batches
 

@@ -12,8 +12,7 @@ from typing import Literal
 
 from recalign.common.artifacts import read_json, write_json
 from recalign.common.errors import RecalignError, did_you_mean
-from recalign.preferences.profiles.profiles import Claim, Profile
-from recalign.preferences.profiles.statements import Statement, supporting, taste_sentence
+from recalign.preferences.profiles.profiles import Claim, Profile, Statement, supporting, taste_sentence
 
 LEDGER = Path("data/ledger")  # no stage writes it
 FILE = "edits.json"

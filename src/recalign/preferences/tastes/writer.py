@@ -18,7 +18,7 @@ from recalign.data.records import Items
 from recalign.llm.base import LanguageModel
 from recalign.params.dpo4rec import Dpo4recParams
 from recalign.params.profiles import ProfilesParams
-from recalign.preferences.profiles.answers import answer_all
+from recalign.preferences.inference.answers import answer_all
 from recalign.preferences.profiles.profiles import Engine
 from recalign.preferences.tastes.text import LIKES, Refused, TasteText, labels, one_line, parse
 from recalign.recommenders.recommender import own_seed
@@ -216,7 +216,7 @@ def remote_taste_writer(params: Dpo4recParams, profiles: ProfilesParams, items: 
 
     Raises RecalignError when profiles.endpoint_model is null.
     """
-    from recalign.preferences.profiles.answers import endpoint_model, sample
+    from recalign.preferences.inference.answers import endpoint_model, sample
 
     model = endpoint_model(profiles.endpoint_model, profiles.url, "dpo4rec")
     said = (

@@ -1,4 +1,4 @@
-"""The three ways to compute what responses score after a prompt; `scoring` takes the fastest that `check` found right.
+"""The three ways to compute what responses score after a prompt; `logprobs` takes the fastest that it found right.
 
 Shared: all prompts in one flat row, what begins alike once. Batched: a right-padded sequence a response. One by one: a
 forward pass a response, which is what the other two must equal.
@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from recalign.common.errors import RecalignError
-from recalign.llm.head import answers_directly, notice, only, widen_head
-from recalign.llm.packing import SHARED_ATTENTION, check, pack, packed_row
+from recalign.llm.scoring.head import answers_directly, notice, only, widen_head
+from recalign.llm.scoring.packing import SHARED_ATTENTION, check, pack, packed_row
 
 POSITIONAL_LAYERS = {"full_attention", "sliding_attention"}  # kinds of layer that only look at ids' positions
 ROPE_BY_LENGTH = ("dynamic", "longrope")  # their angles change for a whole row once its longest prompt passes a limit
@@ -40,7 +40,7 @@ def shared_logprobs(
     model: torch.nn.Module, prompts: list[list[int]], responses: list[list[list[int]]]
 ) -> ResponseLogprobs:
     """All prompts in one flat row, what begins alike encoded once; the decoder sees at most Σ (P + Σ(R − 1)) tokens,
-    the head Σ (1 + Σ(R − 1)) rows. Only for models that `check` found to score like one by one.
+    the head Σ (1 + Σ(R − 1)) rows. Only for models that `verdict_of` found to score like one by one.
 
     Raises ValueError for an empty prompt or response, RecalignError where a prompt is too long to share a row.
     """
@@ -155,7 +155,7 @@ def token_logprobs(model: torch.nn.Module, prompt: list[int], response: list[int
 
 def why_not_packed(model: torch.nn.Module) -> str | None:
     """Why this architecture's responses cannot branch off one encoded prompt, as far as its class and config say; else
-    None, which `check` puts to the test."""
+    None, which `verdict_of` puts to the test."""
     base = base_of(model)
     name, config = type(base).__name__, base.config.get_text_config()
     takes = inspect.signature(base.forward).parameters

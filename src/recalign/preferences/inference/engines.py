@@ -19,11 +19,20 @@ from recalign.common.errors import RecalignError
 from recalign.data.records import Items, hashed_order
 from recalign.data.titles import safe_title
 from recalign.llm.base import LanguageModel
-from recalign.llm.scoring import SCORER, response_logprobs
+from recalign.llm.scoring.logprobs import SCORER, response_logprobs
 from recalign.params.profiles import ProfilesParams
-from recalign.preferences.profiles.answers import answer_all
-from recalign.preferences.profiles.profiles import COUNTING, Engine, Histories, Profile, make_profile
-from recalign.preferences.profiles.statements import Statement, stated_in, strongest_lifts, supporting
+from recalign.preferences.inference.answers import answer_all
+from recalign.preferences.profiles.profiles import (
+    COUNTING,
+    Engine,
+    Histories,
+    Profile,
+    Statement,
+    make_profile,
+    stated_in,
+    strongest_lifts,
+    supporting,
+)
 
 log = logging.getLogger(__name__)
 Inference = Callable[[Histories, Sequence[Statement]], list[Profile]]
@@ -219,7 +228,7 @@ def remote_writer(params: ProfilesParams, items: Items, noun: str, *, clock: boo
 
     Raises RecalignError when profiles.endpoint_model is null.
     """
-    from recalign.preferences.profiles.answers import chat, endpoint_model
+    from recalign.preferences.inference.answers import chat, endpoint_model
 
     model = endpoint_model(params.endpoint_model, params.url, "profiles")
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from recalign.llm.head import full_precision
-from recalign.llm.packing import Grown, packed_row
-from recalign.llm.ways import use_shared_attention
+from recalign.llm.scoring.head import full_precision
+from recalign.llm.scoring.packing import Grown, packed_row
+from recalign.llm.scoring.ways import use_shared_attention
 
 PROMPT_END = -1  # the place from which a first token of the first prompt grows; that of the next one is −2, and so on
 

@@ -1,16 +1,20 @@
-"""A small random model of the architecture of a large one: what its code does with a layout shows on it in no time.
+"""Small random models: the twin of a large one, and a tiny Llama with a tokenizer of its own.
 
-Its configuration is the model's own, with few layers (one of each kind at least), few heads and experts, a small
-vocabulary, and every window cut to 8 tokens, so that a short prompt already reaches past it.
+On a twin, of the architecture of a large model, what its code does with a layout shows in no time. Its configuration is
+the model's own, with few layers (one of each kind at least), few heads and experts, a small vocabulary, and every
+window cut to 8 tokens, so that a short prompt already reaches past it. The tiny random Llama is made by code alone, for
+smoke runs, where figures mean nothing.
 """
 
 import copy
 import logging
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 log = logging.getLogger(__name__)
@@ -190,3 +194,54 @@ def _scale(model: PreTrainedModel) -> None:
         for weight in module.parameters(recurse=False):
             if weight.ndim >= 2 and module is not embeddings and (spread := float(weight.std())) > 0:
                 weight.mul_(GAIN / weight.shape[-1] ** 0.5 / spread)
+
+
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TINY_VOCABULARY = 640
+# what the byte pairs are learned from: words of titles and prompts, so that a title takes few tokens
+WORDS = """
+the of and in a to man night day love life time world star war king black white dark last first big good bad great
+little lost dead city house street home girl boy woman men women mother father brother sister story story of the
+return rise fall secret legend adventures mystery heart blood fire ice sun moon sea river road mountain winter
+summer American French English part one two three four five (1930) (1941) (1952) (1963) (1974) (1985) (1986) (1989)
+(1991) (1992) (1993) (1994) (1995) (1996) (1997) (1998) (1999) (2000) (2001) (2003) (2005) (2008) (2010) (2014)
+(2017) (2019) films movies artists books music that one person liked in order of time next likes taste this is by
+from with for on at drama comedy crime action horror romance thriller western science fiction animation documentary
+"""
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of about 640 tokens, the same in every process; any text can be encoded."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=TINY_VOCABULARY,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    words = WORDS.split()
+    bpe.train_from_iterator([" " + word for word in words] + [word.title() for word in words] + words, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=SPECIAL_TOKENS[0], eos_token=SPECIAL_TOKENS[2], pad_token=SPECIAL_TOKENS[2]
+    )
+
+
+def tiny_model(vocabulary: int) -> LlamaForCausalLM:
+    """A Llama of two layers, width 64, fp32, weights drawn from a fixed seed; torch's own random state stays."""
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True,
+        bos_token_id=0, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config).float().eval()
+
+
+def write_tiny_random(folder: Path) -> None:
+    """Write the tiny random Llama and its tokenizer as a Hugging Face folder."""
+    vocabulary = tiny_tokenizer()
+    vocabulary.save_pretrained(folder)
+    tiny_model(len(vocabulary)).save_pretrained(folder)

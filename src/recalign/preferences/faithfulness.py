@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recalign.evaluation.metrics import Floats
 from recalign.evaluation.significance import Interval, bootstrap_intervals
-from recalign.preferences.profiles.statements import Statement, supporting
+from recalign.preferences.profiles.profiles import Statement, supporting
 from recalign.recommenders.recommender import Recommender, Request, cases_at_once
 
 REMOVED = 3  # items that a scorer chooses as evidence of a claim, fewer where fewer support it
