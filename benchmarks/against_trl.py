@@ -31,10 +31,10 @@ from trl import DPOConfig, DPOTrainer
 from trl import __version__ as trl_version
 
 from recalign.common.origin import machine
-from recalign.llm.base import LanguageModel
+from recalign.llm.model.base import LanguageModel
 from recalign.llm.scoring.logprobs import response_logprobs
 from recalign.objectives.losses import PreferenceBatch
-from recalign.objectives.presets import build_objective
+from recalign.objectives.objective import build_objective
 from recalign.training.examples import PreferenceExample
 
 BETA, RATE, CLIP, PROMPTS = 0.1, 1e-6, 1.0, 2

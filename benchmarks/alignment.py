@@ -43,7 +43,7 @@ from recalign.data.records import Items
 from recalign.evaluation.metrics import Floats, metric_values, target_ranks
 from recalign.evaluation.significance import bootstrap_interval as interval_of
 from recalign.evaluation.significance import plain
-from recalign.llm.base import load_language_model
+from recalign.llm.model.base import load_language_model
 from recalign.params.load import Params, load_params
 from recalign.project import Project
 from recalign.ranking.language_model import Setting, open_recommender
@@ -51,10 +51,9 @@ from recalign.ranking.trial import UNIFORM, Trial, read_trial, scores_of
 from recalign.stages.align import align
 from recalign.stages.pairs import pairs
 from recalign.stages.reference import reference
-from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample, TextExample, read_preference_examples, text_prompts
 from recalign.training.loop import Passes, train
-from recalign.training.results import write_training
+from recalign.training.results import Checkpoints, write_training
 from recalign.training.sft import LanguageModelling
 
 METRICS = ("ndcg_at_10", "hr_at_1")

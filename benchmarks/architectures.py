@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from recalign.common.artifacts import write_text
 from recalign.common.errors import RecalignError
-from recalign.llm.random_models import twin_of_config
+from recalign.llm.model.random_models import twin_of_config
 from recalign.llm.scoring.logprobs import Way, on_twin
 
 PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"

@@ -34,7 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recalign.common import columns as c
-from recalign.data.raw_ids import RawIds
+from recalign.data.ids import RawIds
 from recalign.data.records import Items
 
 MODELS = ("item_knn", "ease", "sasrec")

@@ -26,15 +26,14 @@ from recalign.common import columns as c
 from recalign.data.records import Items
 from recalign.data.simulator import START, Taste, days_since_start, load_catalogue, simulate
 from recalign.evaluation.significance import Interval, bootstrap_interval, signed
-from recalign.llm.base import load_language_model
+from recalign.llm.model.base import load_language_model
 from recalign.params.load import Params, load_params
 from recalign.preferences.inference.engines import StatementScorer
 from recalign.preferences.profiles.profiles import COUNTING, closed_statements, strongest_lifts
 from recalign.preferences.reward import GROUPS, Group, group_of, mean_rewards, paired, swapped
 from recalign.preferences.tastes.text import TasteText, truthful_text
 from recalign.preferences.tastes.writer import Written
-from recalign.ranking.rerank import Window, reranked, unreranked
-from recalign.ranking.texts import Loop, World
+from recalign.ranking.rerank import Loop, Window, World, reranked, unreranked
 
 TRUTHFUL = "truth"
 TRUTH = {0: 1.0, 1: 0.75, 2: 0.25, 3: 0.0}  # share of the five planted values that a text of each place keeps, about

@@ -21,10 +21,9 @@ from alternating import alternate, ratio, shown
 from recalign.common.artifacts import read_json, write_json
 from recalign.common.origin import machine
 from recalign.data.records import Items
-from recalign.hybrid.llara import Curriculum, HybridModelling, without_vectors
+from recalign.hybrid.llara import Curriculum, HybridModelling, read_teacher, without_vectors
 from recalign.hybrid.prompts import hybrid_prompts, new_vectors
-from recalign.hybrid.teachers import read_teacher
-from recalign.llm.base import load_language_model
+from recalign.llm.model.base import load_language_model
 from recalign.params.load import load_params
 from recalign.project import Project
 from recalign.stages.sft import read_material

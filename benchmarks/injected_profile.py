@@ -15,7 +15,7 @@ from recalign.common import columns as c
 from recalign.common.artifacts import read_json
 from recalign.data.records import Items
 from recalign.evaluation.injection import injection_lifts
-from recalign.llm.base import load_language_model
+from recalign.llm.model.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.load import load_params
 from recalign.preferences.inference.engines import count

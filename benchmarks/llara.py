@@ -44,10 +44,9 @@ from recalign.evaluation.significance import (
     plain,
     signed,
 )
-from recalign.hybrid.llara import Probe, drawn_places, exchanged, position_probe
+from recalign.hybrid.llara import Probe, drawn_places, exchanged, position_probe, read_teacher
+from recalign.hybrid.modality import Teacher, averaged, shuffled
 from recalign.hybrid.prompts import text_only
-from recalign.hybrid.teachers import read_teacher
-from recalign.hybrid.vectors import Teacher, averaged, shuffled
 from recalign.llm.scoring.ways import base_of
 from recalign.params.load import Params, load_params
 from recalign.project import Project

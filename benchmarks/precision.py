@@ -24,7 +24,7 @@ from recalign.common.run_log import noted_costs
 from recalign.data.records import Items
 from recalign.evaluation.ranks import SystemRanks
 from recalign.evaluation.significance import metric_interval, paired_difference
-from recalign.llm.base import load_language_model
+from recalign.llm.model.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.load import Params, load_params
 from recalign.project import BASE, PREPARED, Project

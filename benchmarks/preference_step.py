@@ -32,10 +32,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from recalign.common.origin import machine
-from recalign.llm.base import LanguageModel, load_language_model
+from recalign.llm.model.base import LanguageModel, load_language_model
 from recalign.llm.scoring.logprobs import response_logprobs
 from recalign.objectives.losses import PreferenceBatch
-from recalign.objectives.presets import PRESETS, build_objective
+from recalign.objectives.objective import PRESETS, build_objective
 from recalign.params.load import load_params
 from recalign.params.lora import LoraParams
 from recalign.training.examples import PreferenceExample

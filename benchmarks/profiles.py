@@ -19,7 +19,7 @@ from alternating import alternate, ratio, shown
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, write_json
 from recalign.data.records import Items
-from recalign.llm.base import LanguageModel, load_language_model
+from recalign.llm.model.base import LanguageModel, load_language_model
 from recalign.params.load import Params, load_params
 from recalign.preferences.inference.engines import StatementScorer, local_writer
 from recalign.preferences.profiles.profiles import Known, closed_statements, read_known

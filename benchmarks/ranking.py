@@ -31,7 +31,7 @@ from transformers import GenerationConfig
 from recalign.common.origin import machine
 from recalign.data.case_file import read_catalogue, read_file_cases
 from recalign.data.records import Items, hashed_order
-from recalign.llm.base import LanguageModel, load_language_model
+from recalign.llm.model.base import LanguageModel, load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring.branches import Branches
 from recalign.llm.scoring.logprobs import naive_logprobs, response_logprobs

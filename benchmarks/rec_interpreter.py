@@ -35,7 +35,7 @@ from recalign.hybrid.rec_interpreter import (
     residual,
     swapped,
 )
-from recalign.llm.base import load_language_model
+from recalign.llm.model.base import load_language_model
 from recalign.params.load import load_params
 from recalign.project import Project
 from recalign.ranking.trial import UNIFORM, read_trial

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from recalign.data.records import Items, hashed_order
-from recalign.llm.base import LanguageModel, load_language_model
+from recalign.llm.model.base import LanguageModel, load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring.logprobs import ResponseLogprobs, naive_logprobs, response_logprobs
 from recalign.params.load import load_params

@@ -23,7 +23,7 @@ from recalign.data.prepared import Prepared
 from recalign.data.records import Items
 from recalign.evaluation.metrics import Floats, metric_values, target_ranks
 from recalign.evaluation.significance import bootstrap_interval, plain, signed
-from recalign.llm.adapters import WEIGHTS
+from recalign.llm.model.adapters import WEIGHTS
 from recalign.params.load import load_params
 from recalign.project import Project
 from recalign.ranking.language_model import Setting, open_recommender

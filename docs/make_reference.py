@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from recalign.cli import subcommands
 from recalign.evaluation.metrics import LABELS, METRICS, metric_values
-from recalign.objectives.presets import PRESETS, SOURCES
+from recalign.objectives.objective import PRESETS, SOURCES
 from recalign.params.load import Params
 from recalign.recommenders.roster import ROSTER
 

@@ -12,7 +12,7 @@ from recalign.commands.recommend import user_history
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, read_parquet
 from recalign.common.errors import RecalignError
-from recalign.data.raw_ids import RawIds
+from recalign.data.ids import RawIds
 from recalign.data.records import Items
 from recalign.recommenders.recommender import Asked
 from recalign.registry.promotion import download_package

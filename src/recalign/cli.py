@@ -17,10 +17,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from recalign import __version__
+from recalign import __version__, uncollected
 from recalign.common import console
 from recalign.common.errors import RecalignError
-from recalign.common.imports import uncollected
 from recalign.pipeline import STAGES, check_version
 
 # stages of many runs, and what names one

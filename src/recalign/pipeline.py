@@ -135,13 +135,12 @@ STAGES = {
 # Modules that a stage imports and that change no byte of what it writes, each with the reason. What they import does
 # not count either.
 LEFT_OUT = {
-    "__init__.py": "switches telemetry off and lets idle threads sleep",
+    "__init__.py": "switches telemetry off, lets idle threads sleep, and saves seconds of imports",
     "project.py": "names the folders, as dvc.yaml does: a stage that wrote elsewhere would fail in DVC",
     "pipeline.py": "names the stages",
     "common/errors.py": "words of messages",
     "common/run_log.py": "notes of seconds, outside of what DVC hashes",
     "common/progress.py": "lines on the terminal, of what a stage will cost too",
-    "common/imports.py": "seconds of imports",
     "llm/downloads.py": "fetches files; base.json has the sha256 of what came, and the stages after `base` hash it",
     "params/section.py": "refuses unknown keys and freezes values; changes none",
     "params/load.py": "reads and checks params.yaml, whose values each stage lists; which nulls the budget fills is in "

@@ -16,10 +16,10 @@ from registry_project import small_params, write_adapter, write_base
 
 from recalign.cli import main
 from recalign.common.artifacts import folder_digest
-from recalign.data.raw_ids import RawIds
+from recalign.data.ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.systems import System, read_system, read_systems, write_systems
-from recalign.llm.adapters import adapter_digest
+from recalign.llm.model.adapters import adapter_digest
 from recalign.params.load import load_params
 from recalign.project import ALIGN, BASE, Project
 from recalign.ranking import batch as core

@@ -1,5 +1,6 @@
 """The command line is quick, complete and kind."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from recalign import uncollected
 from recalign.cli import main, subcommands
 
 HEAVY = ("torch", "transformers", "mlflow", "prefect", "great_expectations", "duckdb", "pandas")
@@ -108,3 +110,23 @@ def test_a_path_that_the_system_refuses_is_named(tmp_path: Path, monkeypatch, ca
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"recalign audit: {cases}")
     assert "unforeseen" not in line
+
+
+def test_garbage_is_collected_again_afterwards_and_after_a_fault():
+    assert gc.isenabled()
+    with uncollected():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="broken"), uncollected():
+        raise ValueError("broken")
+    assert gc.isenabled()
+
+
+def test_who_collects_no_garbage_still_collects_none_afterwards():
+    gc.disable()
+    try:
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

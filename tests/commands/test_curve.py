@@ -10,7 +10,7 @@ from table_world import smoke_folder, write_log
 
 from recalign.cli import main
 from recalign.doctor.own_table import examine
-from recalign.llm.base import fetch_base
+from recalign.llm.model.base import fetch_base
 from recalign.params.base import BaseParams
 from recalign.params.load import load_params
 

@@ -13,7 +13,7 @@ from conftest import ROOT
 from recalign.commands.arguments import read_titles
 from recalign.common.artifacts import write_parquet
 from recalign.common.errors import RecalignError
-from recalign.data.raw_ids import RawIds
+from recalign.data.ids import RawIds
 from recalign.data.records import Items
 from recalign.project import INTERACTIONS, PREPARED
 

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from recalign.common.errors import RecalignError
+from recalign.data import ids
 from recalign.data.database import database
-from recalign.data.sources import ids
 from recalign.data.sources.files import drawn_in
 from recalign.doctor.own_table import by_name, describe
 from recalign.params.load import parse_params

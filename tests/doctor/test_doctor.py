@@ -27,7 +27,7 @@ from recalign.common.errors import RecalignError
 from recalign.doctor import speed
 from recalign.doctor.findings import Finding, from_error, worst
 from recalign.doctor.own_table import examine, params_block
-from recalign.llm.base import fetch_base
+from recalign.llm.model.base import fetch_base
 from recalign.params.load import Params, load_params, parse_params
 from recalign.project import Project
 from recalign.registry.tracking import connect

@@ -8,7 +8,7 @@ from table_world import smoke_folder, write_log
 
 from recalign.cli import main
 from recalign.doctor.estimate import Coldness, Text, verdict_of
-from recalign.llm.base import fetch_base
+from recalign.llm.model.base import fetch_base
 from recalign.params.base import BaseParams
 
 

@@ -15,13 +15,12 @@ from training_world import ITEMS, make_params, make_world
 from recalign.common.artifacts import folder, read_json, write_json, write_parquet
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.hybrid import teachers as teachers_module
-from recalign.hybrid.llara import Curriculum, HybridModelling, hybrid_share, without_vectors
+from recalign.hybrid import llara as teachers_module
+from recalign.hybrid.llara import Curriculum, HybridModelling, hybrid_share, item_factors, read_teacher, without_vectors
+from recalign.hybrid.modality import Teacher, averaged, shuffled
 from recalign.hybrid.prompts import hybrid_prompts, new_vectors, open_start, prompt_builder, soft_id, text_only
-from recalign.hybrid.teachers import item_factors, read_teacher
-from recalign.hybrid.vectors import Teacher, averaged, shuffled
-from recalign.llm.adapters import adapter_digest
-from recalign.llm.base import load_language_model
+from recalign.llm.model.adapters import adapter_digest
+from recalign.llm.model.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring.logprobs import response_logprobs
 from recalign.project import Project

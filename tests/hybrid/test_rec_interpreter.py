@@ -23,8 +23,8 @@ from recalign.hybrid.rec_interpreter import (
     residual,
     swapped,
 )
-from recalign.llm.base import fetch_base, load_language_model
-from recalign.llm.random_models import _scale
+from recalign.llm.model.base import fetch_base, load_language_model
+from recalign.llm.model.random_models import _scale
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder
 
 COUNT, WIDTH = 12, 16

@@ -14,8 +14,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from recalign.common.artifacts import write_json
 from recalign.common.errors import RecalignError
-from recalign.llm import random_models
-from recalign.llm.base import load_language_model
+from recalign.llm.model import random_models
+from recalign.llm.model.base import load_language_model
 from recalign.llm.scoring import logprobs, packing
 from recalign.llm.scoring.logprobs import Way, one_by_one_logprobs, response_logprobs, tokens_at_once, verdict_of
 from recalign.params.load import load_params

@@ -12,8 +12,9 @@ import torch
 
 from recalign.common.artifacts import file_digest, folder, read_json
 from recalign.common.errors import RecalignError
-from recalign.llm import downloads, quantisation
-from recalign.llm.base import fetch_base, load_language_model
+from recalign.llm import downloads
+from recalign.llm.model import quantisation
+from recalign.llm.model.base import fetch_base, load_language_model
 from recalign.llm.scoring.logprobs import response_logprobs
 from recalign.params.base import BaseParams
 from recalign.params.lora import LoraParams
@@ -298,7 +299,8 @@ def test_where_4_bits_cannot_run_plain_lora_does_and_the_log_says_why(monkeypatc
 def test_bitsandbytes_is_imported_without_torchs_compiler():
     """It takes some 1.5 CPU seconds, and plain weights never need it."""
     asked = (
-        "import sys, torch; compiler = torch.compile; from recalign.llm.adapters import import_peft; import_peft(); "
+        "import sys, torch; compiler = torch.compile; "
+        "from recalign.llm.model.adapters import import_peft; import_peft(); "
         "assert torch.compile is compiler; "
         "print('bitsandbytes' in sys.modules, 'torch._inductor.compile_fx' in sys.modules)"
     )

@@ -7,8 +7,8 @@ import tiny
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from recalign.llm.base import LanguageModel
 from recalign.llm.generation import generate_texts
+from recalign.llm.model.base import LanguageModel
 from recalign.llm.scoring.branches import Branches
 from recalign.llm.trie import Trie, Wanted, best_items, generate_title, item_logprobs
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from recalign.common.artifacts import folder, write_json
 from recalign.common.errors import RecalignError
 from recalign.llm import downloads
-from recalign.llm.adapters import check_adapter
-from recalign.llm.base import fetch_base, load_language_model
-from recalign.llm.model_files import check_model_files
+from recalign.llm.model.adapters import check_adapter
+from recalign.llm.model.base import fetch_base, load_language_model
+from recalign.llm.model.files import check_model_files
 from recalign.params.base import BaseParams
 from recalign.params.lora import LoraParams
 from recalign.training.results import save_adapter

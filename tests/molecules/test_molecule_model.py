@@ -30,8 +30,8 @@ from moltc.training import Opened, last_hidden, open_model
 from moltc.vectors import WEIGHTS
 from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
-from recalign.llm.base import fetch_base
 from recalign.llm.generation import generate_texts
+from recalign.llm.model.base import fetch_base
 from recalign.llm.scoring.logprobs import response_logprobs
 
 SMILES = ("CC(=O)O", "CCN", "CCO", "O", "c1ccccc1", "CCCCCC")

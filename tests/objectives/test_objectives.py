@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recalign.common.errors import RecalignError
 from recalign.objectives.losses import PreferenceBatch, RunningStatistics, keep_likely
-from recalign.objectives.presets import PRESETS, SOURCES, build_objective, family_table
+from recalign.objectives.objective import PRESETS, SOURCES, build_objective, family_table
 from recalign.params.align import ObjectiveSettings, Preset
 
 POLICY = [[-5.0, -6.0, -5.5, -9.0], [-8.0, -7.0, -8.5, -6.0], [-4.0, -9.0, -7.0, -6.5]]

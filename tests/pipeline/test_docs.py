@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from recalign.cli import _parser, subcommands
 from recalign.evaluation.metrics import LABELS, METRICS
-from recalign.objectives.presets import PRESETS
+from recalign.objectives.objective import PRESETS
 from recalign.params.load import Params, load_params
 
 COMMANDS = [

@@ -9,12 +9,12 @@ from project import ROOT
 from recalign.common.artifacts import read_json, write_json
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.llm.base import fetch_base, load_language_model
+from recalign.llm.model.base import fetch_base, load_language_model
 from recalign.params.load import parse_params
 from recalign.pipeline import PACKAGE, Source, read_stages
 from recalign.project import DPO4REC
-from recalign.ranking import texts as loop_of
-from recalign.ranking.texts import read_world
+from recalign.ranking import rerank as loop_of
+from recalign.ranking.rerank import read_world
 from recalign.recommenders.knowledge import KnowledgeReranker, fit_reranker
 from recalign.stages import dpo4rec as stage
 from recalign.stages.dpo4rec import dpo4rec

@@ -16,7 +16,7 @@ from project import FEW, copy_project, run, set_params
 from ruamel.yaml import YAML
 
 from recalign import project as layout
-from recalign.llm.adapters import adapter_digest
+from recalign.llm.model.adapters import adapter_digest
 from recalign.params.load import Params
 from recalign.params.recommenders import RecommendersParams
 from recalign.pipeline import STAGES, Source, module_of

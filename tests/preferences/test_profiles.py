@@ -17,7 +17,7 @@ from recalign.common.artifacts import read_json, read_parquet, verify, write_par
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.data.simulator import Taste
-from recalign.llm.base import fetch_base
+from recalign.llm.model.base import fetch_base
 from recalign.params.load import Params, parse_params
 from recalign.preferences.inference import answers
 from recalign.preferences.inference.answers import answer_all

@@ -13,7 +13,7 @@ import torch
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.data.titles import safe_title
-from recalign.llm.base import LanguageModel
+from recalign.llm.model.base import LanguageModel
 from recalign.params.load import parse_params
 from recalign.preferences.inference import answers
 from recalign.preferences.profiles.profiles import Engine

@@ -11,7 +11,7 @@ from flat_project import flat_project
 from recalign.common.artifacts import read_json, write_json
 from recalign.data.preparation.tables import unique_titles
 from recalign.data.sources.reading import INTERACTIONS, ITEMS, QUARANTINE, USERS
-from recalign.llm.base import LanguageModel
+from recalign.llm.model.base import LanguageModel
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.load import parse_params
 from recalign.params.prompt import PromptParams

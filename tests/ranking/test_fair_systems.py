@@ -11,7 +11,7 @@ from recalign.data.records import Items
 from recalign.evaluation.exposure import shown
 from recalign.evaluation.ranks import FULL, SystemRanks
 from recalign.evaluation.systems import FAIR, FUSION, UNTRAINED, Choice, Tried, read_system, write_system
-from recalign.llm.base import fetch_base
+from recalign.llm.model.base import fetch_base
 from recalign.params.load import Params
 from recalign.project import Project
 from recalign.ranking.adapters import measure_language_model

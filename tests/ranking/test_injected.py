@@ -24,7 +24,7 @@ from recalign.evaluation.injection import (
 from recalign.evaluation.metrics import Floats
 from recalign.evaluation.scorecard import Provenance, Recorder, Row, Scorecard
 from recalign.hybrid.prompts import HybridPrompts, soft_id
-from recalign.llm.base import LanguageModel
+from recalign.llm.model.base import LanguageModel
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.prompt import PromptParams
 from recalign.ranking.fusion import Fusion

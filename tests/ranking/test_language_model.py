@@ -18,7 +18,7 @@ from recalign.evaluation.ranking_rule import (
     ranking_scores,
     rules_to_try,
 )
-from recalign.llm.base import LanguageModel
+from recalign.llm.model.base import LanguageModel
 from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring.branches import Branches
 from recalign.llm.scoring.logprobs import naive_logprobs

@@ -17,7 +17,7 @@ from recalign.common.artifacts import write_json
 from recalign.common.errors import RecalignError
 from recalign.evaluation.metrics import Floats, metric_values, target_ranks
 from recalign.evaluation.systems import UNTRAINED
-from recalign.llm.base import fetch_base
+from recalign.llm.model.base import fetch_base
 from recalign.params.load import Params
 from recalign.project import Project
 from recalign.ranking import fused as under_test

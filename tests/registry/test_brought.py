@@ -12,7 +12,7 @@ from recalign import project as layout
 from recalign.commands.register import register
 from recalign.common.artifacts import read_json, write_json
 from recalign.common.errors import RecalignError
-from recalign.llm.adapters import adapter_digest
+from recalign.llm.model.adapters import adapter_digest
 from recalign.params.load import Params
 from recalign.ranking.measured import language_model_artifacts
 from recalign.registry.promotion import download_adapter

@@ -36,8 +36,8 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
 from recalign import project as layout
+from recalign.commands.arguments import open_adapter
 from recalign.commands.compare import compare
-from recalign.commands.opened import open_adapter
 from recalign.commands.rank import Named
 from recalign.commands.rank import rank as rank_lists
 from recalign.commands.recommend import _print as print_answer
@@ -45,17 +45,17 @@ from recalign.commands.recommend import recommend
 from recalign.commands.register import one_at_a_time, register
 from recalign.common.artifacts import file_digest, read_parquet, write_json, write_parquet
 from recalign.common.errors import RecalignError
-from recalign.data.raw_ids import RawIds
+from recalign.data.ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.generation import FREE, Answer, write_answers
 from recalign.evaluation.ranks import SystemRanks
-from recalign.llm.adapters import adapter_digest
-from recalign.llm.base import load_language_model
+from recalign.llm.model.adapters import adapter_digest
+from recalign.llm.model.base import load_language_model
 from recalign.params.load import Params, parse_params
 from recalign.ranking.measured import ANSWERS, language_model_artifacts
 from recalign.ranking.package import read_settings
 from recalign.ranking.trial import rank_sampled, read_trial
-from recalign.registry.lineage import check_params_ran
+from recalign.registry.log import check_params_ran
 from recalign.registry.promotion import aliased, champions, current, download_adapter, pinned, promote, rollback
 from recalign.registry.serving import Query, Service, load_recommender
 from recalign.registry.tracking import EACH_CALL, connect, experiment, tracking_uri

@@ -29,14 +29,14 @@ from rounding import rounding
 from ruamel.yaml import YAML
 
 from recalign import project as layout
-from recalign.commands.opened import open_adapter
+from recalign.commands.arguments import open_adapter
 from recalign.commands.recommend import recommend
 from recalign.commands.register import register
 from recalign.common.artifacts import read_parquet, write_json, write_parquet
 from recalign.common.errors import RecalignError
-from recalign.data.raw_ids import RawIds
+from recalign.data.ids import RawIds
 from recalign.data.records import Items
-from recalign.llm.base import load_language_model
+from recalign.llm.model.base import load_language_model
 from recalign.params.load import parse_params
 from recalign.preferences.inference.engines import open_engine
 from recalign.preferences.profiles.profiles import Histories, closed_statements

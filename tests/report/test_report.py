@@ -23,7 +23,7 @@ from recalign.common.columns import VIEWS
 from recalign.common.errors import RecalignError
 from recalign.common.html import HeatRow, document, heat_table, table
 from recalign.common.run_log import note_costs
-from recalign.data.raw_ids import RawIds
+from recalign.data.ids import RawIds
 from recalign.data.records import read_examples, read_met
 from recalign.data.simulator import Taste
 from recalign.evaluation.metrics import chance

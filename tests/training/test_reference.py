@@ -12,8 +12,8 @@ from training_world import World, all_examples, make_params, make_world, write_p
 
 from recalign.common.artifacts import file_digest, read_json, write_json
 from recalign.common.errors import RecalignError
-from recalign.llm.base import load_language_model
-from recalign.llm.quantisation import choose_device, choose_dtype
+from recalign.llm.model.base import load_language_model
+from recalign.llm.model.quantisation import choose_device, choose_dtype
 from recalign.llm.scoring.logprobs import naive_logprobs, response_logprobs
 from recalign.training.examples import PreferenceExample, read_preference_examples, text_prompts
 from recalign.training.preference import START_TOLERANCE

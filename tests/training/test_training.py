@@ -26,9 +26,8 @@ from recalign.data.records import Example, Items
 from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring.logprobs import response_logprobs
 from recalign.llm.scoring.packing import pack
-from recalign.objectives.presets import PRESETS, build_objective
+from recalign.objectives.objective import PRESETS, build_objective
 from recalign.params.sft import SftParams
-from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample, TextExample
 from recalign.training.loop import (
     Measured,
@@ -41,6 +40,7 @@ from recalign.training.loop import (
 )
 from recalign.training.new_items import new_in_epoch, without_new
 from recalign.training.preference import PreferenceTraining
+from recalign.training.results import Checkpoints
 from recalign.training.sft import LanguageModelling
 
 

@@ -9,7 +9,7 @@ import torch
 
 from recalign.data.records import Items
 from recalign.evaluation.metrics import draw_lots
-from recalign.llm.base import LanguageModel
+from recalign.llm.model.base import LanguageModel
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.prompt import PromptParams
 from recalign.ranking.fusion import Judged

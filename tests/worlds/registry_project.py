@@ -19,8 +19,8 @@ from recalign.common.artifacts import folder, folder_digest, read_json, write_js
 from recalign.data.records import Items
 from recalign.evaluation.metrics import METRICS, metric_values
 from recalign.evaluation.ranks import SAMPLED, CaseList, in_case_order, write_system_ranks
-from recalign.llm.adapters import adapter_digest
-from recalign.llm.base import fetch_base, load_language_model
+from recalign.llm.model.adapters import adapter_digest
+from recalign.llm.model.base import fetch_base, load_language_model
 from recalign.params.load import Params, parse_params
 from recalign.ranking.fusion import FittedFusion, Part
 from recalign.ranking.measured import language_model_artifacts, recommender_artifacts

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from recalign.data.records import Items
-from recalign.llm.random_models import tiny_tokenizer
+from recalign.llm.model.random_models import tiny_tokenizer
 
 SIZES: dict[str, Any] = {
     "vocab_size": 640, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -11,7 +11,7 @@ from flat_project import flat_project
 from ruamel.yaml import YAML
 
 from recalign.common.artifacts import folder, write_json, write_parquet
-from recalign.llm.base import fetch_base
+from recalign.llm.model.base import fetch_base
 from recalign.params.load import Params, parse_params
 from recalign.project import Project
 from recalign.stages.align import align

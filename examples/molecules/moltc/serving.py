@@ -20,7 +20,7 @@ from moltc.training import Opened, open_model
 from moltc.vectors import WEIGHTS
 from recalign.common.artifacts import digest_of, folder, folder_digest, read_json, verify_once, write_json
 from recalign.common.errors import RecalignError
-from recalign.llm.base import IDENTITY
+from recalign.llm.model.base import IDENTITY
 
 MODEL = "molecules"  # its name in the registry
 SETTINGS, MODEL_FILES = "settings.json", (WEIGHTS, "adapter_model.safetensors", "adapter_config.json", "recalign.json")

@@ -49,7 +49,7 @@ def prepare(params: Params, root: Path = Path()) -> None:
 
 def base(params: Params, root: Path = Path()) -> None:
     """Fetch the language model that base.model names."""
-    from recalign.llm.base import fetch_base
+    from recalign.llm.model.base import fetch_base
 
     fetch_base(params.base, root / project.BASE)
 

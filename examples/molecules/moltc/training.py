@@ -24,10 +24,9 @@ from moltc.vectors import GraphVectors, attach_graphs, write_graphs
 from recalign.common import columns as c
 from recalign.common.artifacts import digest_of, folder, write_json, write_text
 from recalign.common.errors import RecalignError
-from recalign.llm.base import LanguageModel, load_language_model
+from recalign.llm.model.base import LanguageModel, load_language_model
 from recalign.llm.scoring.ways import base_of, device_of
-from recalign.objectives.presets import build_objective
-from recalign.training.checkpoints import Checkpoints
+from recalign.objectives.objective import build_objective
 from recalign.training.loop import (
     Example,
     Measured,
@@ -40,7 +39,7 @@ from recalign.training.loop import (
 )
 from recalign.training.preference import START_TOLERANCE, PreferenceTraining
 from recalign.training.reference import sums_of_model
-from recalign.training.results import curve_csv, write_training
+from recalign.training.results import Checkpoints, curve_csv, write_training
 from recalign.training.sft import LanguageModelling
 
 log = logging.getLogger(__name__)
@@ -124,7 +123,7 @@ def open_model(
 
     tokens: graph tokens, in place of graph.tokens; lora: False for stage 1, whose language model is frozen.
     """
-    from recalign.llm.adapters import CONFIG
+    from recalign.llm.model.adapters import CONFIG
 
     old = trained if trained is not None and (trained / CONFIG).is_file() else None
     lm = load_language_model(

@@ -23,8 +23,8 @@ from recalign.common.artifacts import replacing
 from recalign.common.errors import RecalignError
 from recalign.hybrid.modality import ModalityAdapter, embedding_std
 from recalign.hybrid.prompts import Projected, attach, soft_id
-from recalign.llm.adapters import check_finite
-from recalign.llm.base import LanguageModel
+from recalign.llm.model.adapters import check_finite
+from recalign.llm.model.base import LanguageModel
 
 WEIGHTS = "graph.safetensors"
 SIZES = "sizes"

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from recalign.audit import shared
 from recalign.audit.blind import Lookup, first_place_share, nearness_scores, training_counts
-from recalign.audit.cases import CaseSet, Ids, Log
+from recalign.audit.cases import LONG, CaseSet, Ids, Log, known_answers, near_copies, repeated_examples, shared_users
 from recalign.evaluation.metrics import Floats
 from recalign.evaluation.significance import Interval, bootstrap_interval
 
@@ -153,8 +152,8 @@ def shared_findings(cases: CaseSet, fit: CaseSet | None, log: Log | None, by_use
     others = " and ".join(part.name for part in (fit, log) if part is not None)
     found = []
     if with_users and others:
-        answers = interval(shared.known_answers(cases, fit, log), cases.users)
-        users = interval(shared.shared_users(cases, fit, log), cases.users)
+        answers = interval(known_answers(cases, fit, log), cases.users)
+        users = interval(shared_users(cases, fit, log), cases.users)
         found.append(_count("answers", f"cases whose user has the target in {others}", answers, 0.0))
         measures = f"cases whose user stands in {others}"
         if by_user:
@@ -163,9 +162,9 @@ def shared_findings(cases: CaseSet, fit: CaseSet | None, log: Log | None, by_use
             found.append(Finding("users", LEAK, measures, SKIPPED, users, note="splits are by time"))
     if fit is not None or cases.has_users:
         where = fit.name if fit is not None else "another user's case"
-        examples = interval(shared.repeated_examples(cases, fit), cases.users)
-        copies = interval(shared.near_copies(cases, fit), cases.users)
-        measures = f"cases whose history (from {shared.LONG} items) and target stand in {where}"
+        examples = interval(repeated_examples(cases, fit), cases.users)
+        copies = interval(near_copies(cases, fit), cases.users)
+        measures = f"cases whose history (from {LONG} items) and target stand in {where}"
         found.append(_count("examples", measures, examples, BEARABLE))
         measures = f"cases whose user's items are nearly those of another user{f' in {fit.name}' if fit else ''}"
         found.append(_count("copies", measures, copies, BEARABLE))

@@ -12,12 +12,12 @@ from recalign.common import columns as c
 from recalign.common.artifacts import MANIFEST, file_digest, folder_digest, read_parquet
 from recalign.common.errors import RecalignError, did_you_mean
 from recalign.common.progress import memory_mb, reranking_forecast, track
-from recalign.data.raw_ids import RawIds
+from recalign.data.ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.metrics import LABELS
 from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.systems import FUSION, ID, SYSTEMS, best_by_validation, read_systems
-from recalign.llm.adapters import adapter_digest
+from recalign.llm.model.adapters import adapter_digest
 from recalign.params.load import Params
 from recalign.project import REGISTRY_SCHEME, Project
 from recalign.ranking.batch import (
@@ -215,7 +215,7 @@ def _second_stage(
     params: Params, asked: Rerank, users: frozenset[int], catalogue: Items, raw_items: RawIds
 ) -> SecondStage:
     """The language model, opened; what it will take is printed."""
-    from recalign.commands.opened import open_adapter
+    from recalign.commands.arguments import open_adapter
     from recalign.commands.recommend import default_adapter
     from recalign.ranking.fused import FusedRecommender
     from recalign.recommenders.recommender import Asked

@@ -25,7 +25,7 @@ from recalign.data.prepared import Prepared
 from recalign.data.records import Items, longest_histories, read_outlines
 from recalign.evaluation.metrics import Floats
 from recalign.evaluation.significance import Interval, bootstrap_interval
-from recalign.llm.model_files import IDENTITY
+from recalign.llm.model.files import IDENTITY
 from recalign.params.load import Params
 from recalign.params.recommenders import RecommenderName
 from recalign.project import Project

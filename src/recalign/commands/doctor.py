@@ -81,8 +81,8 @@ def _own_table(file: Path, items: Path | None, params: Params, json_file: Path |
 def _speed(params: Params, json_file: Path | None) -> int:
     from recalign.common.origin import machine
     from recalign.doctor.speed import fastest, measure
-    from recalign.llm.base import TINY, fetch_base
-    from recalign.llm.model_files import IDENTITY
+    from recalign.llm.model.base import TINY, fetch_base
+    from recalign.llm.model.files import IDENTITY
 
     if (BASE / IDENTITY).is_file():
         model, speeds = BASE, measure(BASE, params)
@@ -111,7 +111,7 @@ def _speed(params: Params, json_file: Path | None) -> int:
 
 def _name(base: Path) -> str:
     from recalign.common.artifacts import read_json
-    from recalign.llm.model_files import IDENTITY
+    from recalign.llm.model.files import IDENTITY
 
     return str(read_json(base / IDENTITY)["id"])
 

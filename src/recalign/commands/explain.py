@@ -13,9 +13,10 @@ from recalign.common import columns as c
 from recalign.common.artifacts import digest_of, folder, folder_digest
 from recalign.common.console import print_json
 from recalign.common.errors import RecalignError, did_you_mean
+from recalign.data.ids import RawIds
 from recalign.data.prepared import Prepared
-from recalign.data.raw_ids import RawIds
 from recalign.data.records import Example, Items, hashed_order
+from recalign.hybrid.llara import SEQUENCES
 from recalign.hybrid.modality import Origin, load_modality, save_modality
 from recalign.hybrid.rec_interpreter import (
     Interpreter,
@@ -27,8 +28,7 @@ from recalign.hybrid.rec_interpreter import (
     recovered,
     recovery,
 )
-from recalign.hybrid.teachers import SEQUENCES
-from recalign.llm.base import LanguageModel, load_language_model
+from recalign.llm.model.base import LanguageModel, load_language_model
 from recalign.params.load import Params
 from recalign.preferences.profiles.selection import nobody, sft_examples
 from recalign.project import Project

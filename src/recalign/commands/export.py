@@ -7,7 +7,7 @@ from pathlib import Path
 from recalign.common import columns as c
 from recalign.common.artifacts import write_text
 from recalign.common.errors import RecalignError
-from recalign.llm.model_files import IDENTITY
+from recalign.llm.model.files import IDENTITY
 from recalign.params.load import Params
 from recalign.project import Project
 from recalign.training.examples import PreferenceExample, read_preference_examples, text_prompts

@@ -15,8 +15,8 @@ from recalign.common import columns as c
 from recalign.common.artifacts import read_parquet, write_json, write_parquet
 from recalign.common.console import print_json
 from recalign.common.errors import RecalignError
+from recalign.data.ids import RawIds
 from recalign.data.prepared import Prepared
-from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import (

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recalign import uncollected
 from recalign.commands.arguments import check_adapter_named, check_file, read_titles
 from recalign.common import columns as c
 from recalign.common.artifacts import read_parquet
 from recalign.common.console import print_json
 from recalign.common.errors import RecalignError
-from recalign.common.imports import uncollected
-from recalign.data.raw_ids import RawIds
+from recalign.data.ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.systems import MEANINGLESS, SYSTEMS, read_systems, system_of
 from recalign.params.load import Params
@@ -72,7 +72,7 @@ def recommend(
     for sentence in said:
         log.info(sentence)
     with uncollected():
-        from recalign.commands.opened import open_adapter
+        from recalign.commands.arguments import open_adapter
         from recalign.registry.serving import Service
 
     new = None
@@ -114,7 +114,7 @@ def user_history(prepared: Path, user: str, raw: RawIds) -> list[int]:
 
 def _opened(params: Params, chosen: str, catalogue: Items) -> "tuple[Settings, AnyRecommender]":
     """What nobody named, opened. Raises RecalignError that names it and what to ask in its place."""
-    from recalign.commands.opened import open_adapter
+    from recalign.commands.arguments import open_adapter
 
     try:
         return open_adapter(params, chosen, catalogue)

@@ -32,8 +32,7 @@ from recalign.registry.contest import (
 from recalign.registry.first_answer import first_answers, requests_of
 from recalign.registry.gate import BAR, Bar, NotJudged, Opponent, Silent, Verdict, few_users, judge
 from recalign.registry.guards import guards
-from recalign.registry.lineage import check_params_ran
-from recalign.registry.log import description, end_killed_runs, find_version
+from recalign.registry.log import check_params_ran, description, end_killed_runs, find_version
 from recalign.registry.promotion import PAGE, bars, gate_page, is_judged, leave_silent, leave_unjudged, settle
 from recalign.registry.records import count_try
 from recalign.registry.tracking import connect, reached

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recalign.common import columns as c
 from recalign.common.errors import RecalignError
-from recalign.data.raw_ids import DIGITS, INTEGER, RawIds, number_in_file
+from recalign.data.ids import INTEGER, INTEGER_DIGITS, RawIds, number_in_file
 from recalign.data.records import Items
 from recalign.data.titles import safe_title
 
@@ -314,7 +314,7 @@ def _is_id(value: object) -> bool:
 
 def _is_large(value: object) -> bool:
     if isinstance(value, str) and INTEGER.fullmatch(value.strip()):
-        return len(value.strip()) > DIGITS or not SMALLEST <= int(value) <= LARGEST_ID
+        return len(value.strip()) > INTEGER_DIGITS or not SMALLEST <= int(value) <= LARGEST_ID
     return isinstance(value, int) and not SMALLEST <= value <= LARGEST_ID
 
 

@@ -145,7 +145,7 @@ def text_of(catalogue: Items) -> Text:
 def cost_of(params: Params, prepared: Path, base: Path, catalogue: Items, summary: Prepared) -> Cost:
     """Measure the machine for seconds, count tokens of a sample of cases and histories, and multiply."""
     from recalign.doctor.speed import rates
-    from recalign.llm.base import load_language_model
+    from recalign.llm.model.base import load_language_model
     from recalign.llm.prompts import PromptBuilder
     from recalign.training.examples import text_examples
 

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 from recalign.common.errors import RecalignError
 from recalign.data.database import database
 from recalign.data.sources.files import MALFORMED
-from recalign.data.sources.reading import opinion, quoted, rating, typed
+from recalign.data.sources.reading import looks_like_time, opinion, quoted, rating, typed
 from recalign.data.sources.table import load_columns, zeros_mean_unrated
-from recalign.data.sources.times import looks_like_time
 from recalign.doctor.findings import Finding
 from recalign.doctor.trial import Trial, try_stages
 from recalign.params.load import Params

@@ -187,7 +187,7 @@ def _data(params: Params) -> Iterator[Finding]:
 
 def _model(params: Params) -> Result:
     from recalign.llm.downloads import is_commit
-    from recalign.llm.model_files import check_model_files
+    from recalign.llm.model.files import check_model_files
 
     if (layout.BASE / MANIFEST).is_file():
         identity = read_json(layout.BASE / "base.json")
@@ -215,7 +215,7 @@ def _model(params: Params) -> Result:
 def _device(params: Params) -> Result:
     import torch
 
-    from recalign.llm.quantisation import bf16_hardware, choose_device, why_not_quantised
+    from recalign.llm.model.quantisation import bf16_hardware, choose_device, why_not_quantised
 
     device = choose_device()
     has, why = bf16_hardware(device)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from recalign.common.progress import track
-from recalign.llm.base import LanguageModel, load_language_model
-from recalign.llm.quantisation import choose_device, choose_dtype, why_not_quantised
+from recalign.llm.model.base import LanguageModel, load_language_model
+from recalign.llm.model.quantisation import choose_device, choose_dtype, why_not_quantised
 from recalign.llm.scoring.logprobs import response_logprobs
 from recalign.params.load import Params
 

@@ -22,14 +22,14 @@ from recalign.hybrid.modality import (
     PLACEHOLDER,
     ModalityAdapter,
     Origin,
+    Teacher,
     embedding_std,
     load_modality,
     save_modality,
     splice,
 )
-from recalign.hybrid.vectors import Teacher
-from recalign.llm.adapters import MODALITY, WEIGHTS
-from recalign.llm.base import LanguageModel, load_language_model
+from recalign.llm.model.adapters import MODALITY, WEIGHTS
+from recalign.llm.model.base import LanguageModel, load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring.ways import base_of
 from recalign.params.load import Params

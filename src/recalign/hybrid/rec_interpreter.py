@@ -31,16 +31,16 @@ from recalign.data.titles import safe_title
 from recalign.evaluation.metrics import Floats
 from recalign.hybrid.modality import ModalityAdapter, embedding_std
 from recalign.hybrid.prompts import Projected, attach, soft_id
-from recalign.llm.base import LanguageModel
+from recalign.llm.model.base import LanguageModel
 from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring.branches import PROMPT_END, Branches
 from recalign.llm.scoring.logprobs import response_logprobs
 from recalign.params.sft import SftParams
 from recalign.recommenders.neural.sequential import Sequential
 from recalign.recommenders.recommender import own_seed
-from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import TextExample
 from recalign.training.loop import Passes, TrainingResult, train
+from recalign.training.results import Checkpoints
 from recalign.training.sft import LanguageModelling
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from recalign.llm.base import LanguageModel
+from recalign.llm.model.base import LanguageModel
 
 
 class _StopText(StoppingCriteria):

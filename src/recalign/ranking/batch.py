@@ -20,7 +20,7 @@ from recalign.common import columns as c
 from recalign.common.artifacts import read_parquet, replacing
 from recalign.common.errors import RecalignError
 from recalign.data.database import write_rows
-from recalign.data.raw_ids import RawIds
+from recalign.data.ids import RawIds
 from recalign.data.records import Items, hashed_order
 from recalign.evaluation.metrics import Floats
 from recalign.ranking.item_filters import Bools

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recalign.common.errors import RecalignError, did_you_mean
-from recalign.data.raw_ids import RawIds
+from recalign.data.ids import RawIds
 from recalign.data.records import Items
 
 Bools = NDArray[np.bool_]

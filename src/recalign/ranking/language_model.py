@@ -28,8 +28,8 @@ from recalign.data.records import Items
 from recalign.evaluation.metrics import Floats, order_of_equals
 from recalign.evaluation.ranking_rule import LogprobScores, RankingRule, ranking_scores
 from recalign.hybrid.prompts import prompt_builder
-from recalign.llm.base import LanguageModel, load_language_model
 from recalign.llm.lower_layers import LowerStates
+from recalign.llm.model.base import LanguageModel, load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring.branches import Branches
 from recalign.llm.scoring.logprobs import SCORER, response_logprobs, why_not_shared

@@ -18,8 +18,8 @@ from recalign.evaluation.injection import POSITIONS
 from recalign.evaluation.metrics import Floats
 from recalign.evaluation.ranks import SystemRanks, read_system_ranks, write_system_ranks
 from recalign.evaluation.systems import SYSTEM, SYSTEMS, System, read_system, write_system
-from recalign.llm.adapters import adapter_digest
-from recalign.llm.model_files import IDENTITY
+from recalign.llm.model.adapters import adapter_digest
+from recalign.llm.model.files import IDENTITY
 
 ADAPTER, REFERENCE, BASE_WEIGHTS, RECOMMENDER = "adapter", "reference", "base", "recommender"
 SHOWN = 12  # characters of a digest in a sentence

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from recalign.common.artifacts import MANIFEST, digest_of, folder, read_json, verify_once, write_json
 from recalign.common.errors import RecalignError, did_you_mean
+from recalign.data.ids import RawIds
 from recalign.data.prepared import Prepared
-from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.ranking_rule import Kind, RankingRule
 from recalign.evaluation.ranks import FULL
@@ -30,8 +30,8 @@ from recalign.evaluation.systems import (
     read_systems,
     system_of,
 )
-from recalign.llm.adapters import CONFIG, adapter_digest, check_adapter, find_adapter
-from recalign.llm.model_files import IDENTITY
+from recalign.llm.model.adapters import CONFIG, adapter_digest, check_adapter, find_adapter
+from recalign.llm.model.files import IDENTITY
 from recalign.params.base import BaseParams
 from recalign.params.load import Params
 from recalign.params.profiles import ProfilesParams

@@ -22,7 +22,7 @@ from recalign.evaluation.systems import (
     total,
     weights_mb,
 )
-from recalign.llm.adapters import adapter_digest
+from recalign.llm.model.adapters import adapter_digest
 from recalign.params.recommenders import RecommenderName
 from recalign.project import Project
 from recalign.ranking.fusion import FittedFusion, Floats, Fusion, Part, standardised

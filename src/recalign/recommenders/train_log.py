@@ -14,7 +14,7 @@ from pyarrow import csv
 
 from recalign.common import columns as c
 from recalign.common.errors import RecalignError
-from recalign.data.raw_ids import DIGITS, INTEGER, number_in_file
+from recalign.data.ids import INTEGER, INTEGER_DIGITS, number_in_file
 from recalign.data.records import Items, hashed_order
 from recalign.params.load import Params
 from recalign.params.recommenders import RecommenderName
@@ -76,7 +76,7 @@ def _numbered(ids: pa.ChunkedArray) -> pa.ChunkedArray | None:
     """Ids as int64 by `number_in_file`, 12.0 being 12; None where one is missing or beyond 64 bits."""
     coded = ids.combine_chunks().dictionary_encode()
     texts = [WHOLE_FLOAT.sub("", text.strip()) for text in coded.dictionary.to_pylist()]
-    if coded.null_count or not all(texts) or any(INTEGER.fullmatch(t) and len(t) > DIGITS for t in texts):
+    if coded.null_count or not all(texts) or any(INTEGER.fullmatch(t) and len(t) > INTEGER_DIGITS for t in texts):
         return None
     numbers = [number_in_file(text) for text in texts]
     if not all(-(2**63) <= number < 2**63 for number in numbers):

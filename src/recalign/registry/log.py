@@ -1,9 +1,12 @@
 """A registered version: an MLflow run with everything that explains the adapter, and the model that serves it.
 
+It says where the adapter comes from: git revision, dvc.lock, and that params.yaml is still what DVC ran with.
+
 The ranks and the provenance that were kept with a registered version, for comparing it with another run.
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,13 +17,15 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from ruamel.yaml import YAML
 
 from recalign import __version__
 from recalign.common import columns as c
-from recalign.common.artifacts import read_json
+from recalign.common.artifacts import file_digest, read_json
 from recalign.common.errors import RecalignError
+from recalign.common.origin import git, git_revision
+from recalign.data.ids import RawIds
 from recalign.data.prepared import Prepared
-from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.comparison import Run, run_of
 from recalign.evaluation.metrics import METRICS, metric_values
@@ -30,7 +35,6 @@ from recalign.params.load import Params
 from recalign.project import PARAMS, PREPARED, RANKS, REGISTRY_SCHEME, REPORTS
 from recalign.ranking.package import Settings, check_kept, write_package
 from recalign.registry import promotion, served_model
-from recalign.registry.lineage import LOCK, lineage
 from recalign.registry.tracking import answering_soon, connect, experiment, redacted
 
 if TYPE_CHECKING:
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
 DATA_DIGITS = 16  # of a data set's digest, of which MLflow takes 36
 DIGEST = "adapter_digest"  # tag of a version; equal digests are the same version
 RANDOM = "random_model"  # tag of a run and of its version: "true" where the figures mean nothing
+LOCK, PIPELINE = Path("dvc.lock"), Path("dvc.yaml")
+IN_PARAMS = re.compile(r"\$\{([\w.]+)\}")  # "${align.objectives}" of dvc.yaml
 EVIDENCE = (
     PARAMS,
     LOCK,
@@ -263,3 +269,64 @@ def _download(client: MlflowClient, run_id: str, path: str, folder: str, uri: st
         return Path(client.download_artifacts(run_id, path, folder))
     except (MlflowException, OSError):
         raise RecalignError(f"the run of {uri} holds no {path}; register it again to compare it") from None
+
+
+def lineage(root: Path) -> dict[str, str]:
+    """Tags of a run: git revision, branch, whether files were changed since, and the sha256 of dvc.lock.
+
+    Empty values where the project is no git repository or was not run by DVC.
+    """
+    lock = root / LOCK
+    return {
+        "git_revision": git_revision(root),
+        "git_branch": git(root, "rev-parse", "--abbrev-ref", "HEAD"),
+        "git_changed": str(bool(git(root, "status", "--porcelain", "--untracked-files=no"))).lower(),
+        "dvc_lock": file_digest(lock) if lock.is_file() else "",
+    }
+
+
+def check_params_ran(root: Path) -> None:
+    """Refuse to register figures of other params than those in params.yaml.
+
+    What dvc.lock keeps of a stage that dvc.yaml has no more (an objective or a recommender that was taken out) says
+    nothing of the present run: DVC neither checks nor removes it. Raises RecalignError naming the first key whose value
+    in dvc.lock differs from the one in params.yaml.
+    """
+    ran = _stages(root / LOCK)  # none where the stages were run by hand
+    now = YAML(typ="safe").load((root / PARAMS).read_text(encoding="utf-8"))
+    stages = _stages(root / PIPELINE)
+    kept = {stage: locked for stage, locked in ran.items() if not stages or _in_pipeline(stage, stages, now)}
+    for stage, locked in kept.items():
+        for key, value in locked.get("params", {}).get(str(PARAMS), {}).items():
+            if (present := _value(now, key)) != value:
+                raise RecalignError(
+                    f"{PARAMS}: {key} is {present!r}, but stage {stage} ran with {value!r}; run 'dvc repro' first"
+                )
+
+
+def _stages(file: Path) -> dict[str, Any]:
+    """The stages of dvc.yaml or dvc.lock; none where there is no such file."""
+    tree = YAML(typ="safe").load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    stages: dict[str, Any] = (tree or {}).get("stages") or {}
+    return stages
+
+
+def _in_pipeline(stage: str, stages: Mapping[str, Any], params: Any) -> bool:
+    """Whether dvc.yaml still has a stage of dvc.lock; of a matrix ("align@sdpo"), whether params still name its value.
+
+    A matrix over anything but one list of params.yaml counts as having it.
+    """
+    name, _, value = stage.partition("@")
+    if name not in stages:
+        return False
+    drawn = [str(own) for own in (stages[name].get("matrix") or {}).values()]
+    if len(drawn) != 1 or not (key := IN_PARAMS.fullmatch(drawn[0])):
+        return True
+    values = _value(params, key[1])
+    return not isinstance(values, list) or value in map(str, values)
+
+
+def _value(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree

@@ -13,11 +13,11 @@ from ruamel.yaml import YAML
 
 from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
-from recalign.data.raw_ids import RawIds
+from recalign.data.ids import RawIds
 from recalign.data.records import Items
 from recalign.data.titles import safe_title
-from recalign.llm.base import LanguageModel, fetch_base
-from recalign.llm.model_files import IDENTITY
+from recalign.llm.model.base import LanguageModel, fetch_base
+from recalign.llm.model.files import IDENTITY
 from recalign.params.profiles import ProfilesParams
 from recalign.preferences.inference.engines import Inference, open_engine
 from recalign.preferences.profiles.profiles import (

@@ -10,7 +10,7 @@ from typing import Any
 from recalign.common import columns as c
 from recalign.common.artifacts import file_digest, folder_digest, read_json, read_parquet
 from recalign.common.origin import git_revision
-from recalign.data.raw_ids import RawIds
+from recalign.data.ids import RawIds
 from recalign.evaluation.ranks import UNKNOWN
 from recalign.evaluation.systems import TRANSFERRED, System
 from recalign.params.load import Params

@@ -13,8 +13,8 @@ from recalign.evaluation.significance import Interval, plain, signed
 from recalign.evaluation.slices import FEWEST, RARE_EVENTS, Slice
 from recalign.evaluation.systems import FUSION, Cost
 from recalign.params.registry import RegistryParams
-from recalign.report.costs import cost_sentences
 from recalign.report.plots import Drawing
+from recalign.report.verdict import cost_sentences
 
 SHOWN_SUPPORTS = 5  # titles named a claim
 

@@ -5,18 +5,17 @@ from typing import Any
 from recalign.common import columns as c
 from recalign.common.artifacts import digest_of
 from recalign.hybrid.prompts import copy_vectors, open_start
-from recalign.llm.base import LanguageModel
-from recalign.objectives.presets import build_objective
+from recalign.llm.model.base import LanguageModel
+from recalign.objectives.objective import build_objective
 from recalign.params.align import AlignParams
 from recalign.params.load import Params
 from recalign.project import Project
 from recalign.training import processes
-from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample, read_preference_examples
 from recalign.training.loop import Passes, micro_batches, train
 from recalign.training.preference import START_TOLERANCE, PreferenceTraining
 from recalign.training.reference import read_store, reference_sums
-from recalign.training.results import learned_from, write_training
+from recalign.training.results import Checkpoints, learned_from, write_training
 
 
 @processes.joined()

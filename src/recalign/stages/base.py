@@ -3,8 +3,8 @@
 import logging
 
 from recalign.common.artifacts import read_json
-from recalign.llm.base import fetch_base
-from recalign.llm.model_files import IDENTITY
+from recalign.llm.model.base import fetch_base
+from recalign.llm.model.files import IDENTITY
 from recalign.params.load import Params
 from recalign.project import Project
 

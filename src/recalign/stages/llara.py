@@ -8,18 +8,16 @@ from recalign.common.artifacts import digest_of
 from recalign.data.prepared import Prepared
 from recalign.data.records import Items
 from recalign.evaluation.systems import llara_name
-from recalign.hybrid.llara import Curriculum, HybridModelling
+from recalign.hybrid.llara import Curriculum, HybridModelling, read_teacher
+from recalign.hybrid.modality import Teacher
 from recalign.hybrid.prompts import hybrid_prompts, new_vectors, write_hybrid
-from recalign.hybrid.teachers import read_teacher
-from recalign.hybrid.vectors import Teacher
-from recalign.llm.base import load_language_model
+from recalign.llm.model.base import load_language_model
 from recalign.params.load import Params
 from recalign.project import Project
 from recalign.stages.sft import read_material
 from recalign.training import processes
-from recalign.training.checkpoints import Checkpoints
 from recalign.training.loop import Passes, train
-from recalign.training.results import learned_from, write_training
+from recalign.training.results import Checkpoints, learned_from, write_training
 
 log = logging.getLogger(__name__)
 

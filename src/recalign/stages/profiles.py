@@ -10,7 +10,7 @@ from recalign.common.artifacts import folder, write_json, write_parquet
 from recalign.data.prepared import Prepared
 from recalign.data.records import Items
 from recalign.data.simulator import read_tastes
-from recalign.llm.base import LanguageModel, load_language_model
+from recalign.llm.model.base import LanguageModel, load_language_model
 from recalign.params.load import Params
 from recalign.preferences.inference.engines import can_tell, count, open_engine
 from recalign.preferences.inference.truth import score_profiles, truth_lines

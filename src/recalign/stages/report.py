@@ -13,8 +13,8 @@ from recalign.common.columns import TEST, VIEWS
 from recalign.common.item_groups import group_items
 from recalign.common.origin import git_revision
 from recalign.common.run_log import print_stages
+from recalign.data.ids import RawIds
 from recalign.data.prepared import Prepared
-from recalign.data.raw_ids import RawIds
 from recalign.data.records import Items
 from recalign.data.simulator import read_tastes
 from recalign.evaluation.injection import INJECTION_LIFT, INJECTIONS, injection_lifts, read_injections
@@ -35,7 +35,6 @@ from recalign.preferences.profiles.profiles import closed_statements, read_profi
 from recalign.preferences.tastes.ledger import ledger_of
 from recalign.preferences.tastes.text import one_line
 from recalign.project import Project
-from recalign.report.costs import system_costs
 from recalign.report.fairness import Reranked, compare_reranked, fairness_plot, fairness_section
 from recalign.report.findings import Findings, find, probe, read_known
 from recalign.report.plots import (
@@ -55,7 +54,7 @@ from recalign.report.report import TITLES, Evidence, report_page, title_of
 from recalign.report.second_view import SecondView, second_view, second_view_metrics, second_view_sections
 from recalign.report.sections import Claimed, Lifts, injection_note, injection_section
 from recalign.report.table import by_value, print_left_out, print_scorecard
-from recalign.report.verdict import answer, verdict
+from recalign.report.verdict import answer, system_costs, verdict
 
 log = logging.getLogger(__name__)
 

@@ -12,19 +12,18 @@ from recalign.common.artifacts import digest_of
 from recalign.common.errors import RecalignError
 from recalign.data.prepared import Prepared
 from recalign.data.records import Example, Items
-from recalign.llm.adapters import scale_adapter
-from recalign.llm.base import load_language_model
+from recalign.llm.model.adapters import scale_adapter
+from recalign.llm.model.base import load_language_model
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.load import Params
 from recalign.preferences.profiles.profiles import profile_texts, read_told
 from recalign.preferences.profiles.selection import nobody, sft_examples, shares_sentence, training_shares
 from recalign.project import Project
 from recalign.training import processes
-from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import TextExample, read_listing, text_examples
 from recalign.training.loop import Passes, train
 from recalign.training.new_items import new_in_epoch, without_new
-from recalign.training.results import learned_from, write_training
+from recalign.training.results import Checkpoints, learned_from, write_training
 from recalign.training.sft import LanguageModelling, learned_positions, target_weights
 
 log = logging.getLogger(__name__)

@@ -1,1 +1,0 @@
-"""Training of LoRA adapters: supervised fine-tuning, the reference log-probs, and preference objectives."""

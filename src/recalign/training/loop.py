@@ -22,7 +22,7 @@ from recalign.common.run_log import COSTS
 from recalign.data.records import hashed_batches
 from recalign.params.section import OptimiserParams
 from recalign.training import processes
-from recalign.training.checkpoints import Checkpoints, TrainingState, Weights
+from recalign.training.results import Checkpoints, TrainingResult, TrainingState, Weights
 
 log = logging.getLogger(__name__)
 
@@ -86,18 +86,6 @@ class Task(Protocol[E_contra]):
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Take over what `state_dict` gave."""
         ...
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """rows: the curve, one dict a step (step 0 first); best_step, best_loss: by validation; seconds, tokens_per_second:
-    of training alone, validation left out."""
-
-    rows: list[dict[str, Any]]
-    best_step: int
-    best_loss: float
-    seconds: float
-    tokens_per_second: float
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:

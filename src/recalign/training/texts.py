@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recalign.common.artifacts import digest_of
-from recalign.llm.base import load_language_model
-from recalign.objectives.presets import build_objective
+from recalign.llm.model.base import load_language_model
+from recalign.objectives.objective import build_objective
 from recalign.params.load import Params
 from recalign.params.section import OptimiserParams
-from recalign.training.checkpoints import Checkpoints
 from recalign.training.examples import PreferenceExample
 from recalign.training.loop import Passes, train
 from recalign.training.preference import START_TOLERANCE, PreferenceTraining
 from recalign.training.reference import sums_of_model
-from recalign.training.results import learned_from, write_training
+from recalign.training.results import Checkpoints, learned_from, write_training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

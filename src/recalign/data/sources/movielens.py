@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recalign.data.sources import files, reading, times
+from recalign.data.sources import files, reading
 from recalign.params.load import Params
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _facts(connection: "DuckDBPyConnection", genres: str, digests: dict[str, str
         connection, "interactions", "events_read",
         {
             "user": reading.integer_id("user"), "item": reading.integer_id("item"), "rating": reading.number("rating"),
-            "timestamp": times.epoch("time"), "position": "null::bigint",
+            "timestamp": reading.epoch("time"), "position": "null::bigint",
         },
     )  # fmt: skip
     described = {"genre": genres, "year": r"regexp_extract(title, '\((\d{4})\)(\s*\(V\))?\s*$', 1)"}

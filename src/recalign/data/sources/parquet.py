@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from recalign.common.artifacts import file_digest
 from recalign.common.errors import RecalignError
 from recalign.data.database import one
+from recalign.data.ids import EXACT
 from recalign.data.sources.files import Raw, require_columns
-from recalign.data.sources.ids import EXACT
 from recalign.data.sources.reading import FILE, LINE, quoted
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from recalign.common import columns as c
 from recalign.common.artifacts import file_digest, write_parquet
-from recalign.data.sources import files, reading, times
+from recalign.data.sources import files, reading
 from recalign.params.load import Params
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def read(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: Param
         connection, "interactions", "events_read",
         {
             "user": reading.integer_id("user_id"), "item": reading.integer_id("item_id"), "rating": "null",
-            "timestamp": times.iso_time("timestamp"), "position": "position",
+            "timestamp": reading.iso_time("timestamp"), "position": "position",
         },
     )  # fmt: skip
     described = {"genre": "genres", "director": "director", "year": '"year"'}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from recalign.common.errors import RecalignError
 from recalign.data.database import one
-from recalign.data.sources import files, json_rows, parquet, reading, times
+from recalign.data.sources import files, json_rows, parquet, reading
 from recalign.data.sources.reading import FILE, LINE
 from recalign.params.load import Params
 from recalign.params.table import TableParams
@@ -66,7 +66,7 @@ def read(connection: "DuckDBPyConnection", raw: Path, spill: Path, params: Param
 
 
 def _time(connection: "DuckDBPyConnection", relation: str, column: str | None, key: str) -> reading.Parsed | str:
-    return "null::timestamp" if column is None else times.column_time(connection, relation, column, key)
+    return "null::timestamp" if column is None else reading.column_time(connection, relation, column, key)
 
 
 def _place(raw: Path, name: str, key: str) -> Path:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from recalign.common.artifacts import digest_of
 from recalign.common.errors import RecalignError
-from recalign.llm.random_models import VOCABULARY, twin_of
+from recalign.llm.model.random_models import VOCABULARY, twin_of
 from recalign.llm.scoring.branches import PROMPT_END, Branches
 from recalign.llm.scoring.head import full_precision, widen_head
 from recalign.llm.scoring.packing import places

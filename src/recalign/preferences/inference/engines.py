@@ -18,7 +18,7 @@ from recalign.common.artifacts import digest_of
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items, hashed_order
 from recalign.data.titles import safe_title
-from recalign.llm.base import LanguageModel
+from recalign.llm.model.base import LanguageModel
 from recalign.llm.scoring.logprobs import SCORER, response_logprobs
 from recalign.params.profiles import ProfilesParams
 from recalign.preferences.inference.answers import answer_all

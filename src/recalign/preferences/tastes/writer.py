@@ -15,7 +15,7 @@ from pathlib import Path
 from recalign.common.artifacts import digest_of
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.llm.base import LanguageModel
+from recalign.llm.model.base import LanguageModel
 from recalign.params.dpo4rec import Dpo4recParams
 from recalign.params.profiles import ProfilesParams
 from recalign.preferences.inference.answers import answer_all

@@ -5,7 +5,7 @@ import numpy as np
 from recalign.evaluation.ranks import CaseList, in_case_order
 from recalign.evaluation.scorecard import Scorecard, build_scorecard
 from recalign.evaluation.systems import Cost, System, per_thousand, total
-from recalign.report.costs import cost_sentences
+from recalign.report.verdict import cost_sentences
 
 KINDS = {"popularity": "id", "item_knn": "id", "ease": "id", "llm-sft": "llm"}
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from recalign import uncollected
 from recalign.common.artifacts import digest_of, file_digest, folder, read_json, write_json
 from recalign.common.errors import RecalignError
-from recalign.common.imports import uncollected
 from recalign.llm import downloads
-from recalign.llm.adapters import adapter_digest, add_adapter, check_adapter, load_adapter
-from recalign.llm.model_files import IDENTITY, check_model_files
-from recalign.llm.quantisation import choose_device, choose_dtype, quantisation_config, same_in_both_modes
-from recalign.llm.random_models import silence, write_tiny_random
+from recalign.llm.model.adapters import adapter_digest, add_adapter, check_adapter, load_adapter
+from recalign.llm.model.files import IDENTITY, check_model_files
+from recalign.llm.model.quantisation import choose_device, choose_dtype, quantisation_config, same_in_both_modes
+from recalign.llm.model.random_models import silence, write_tiny_random
 from recalign.llm.scoring.logprobs import verdict_of
 from recalign.params.base import BaseParams
 from recalign.params.lora import LoraParams

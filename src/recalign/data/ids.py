@@ -1,13 +1,23 @@
 """Ids as people's files write them: what is missing, which are one id, and the number that each has in recalign.
 
 The number of an id depends on its own text alone, so no other id moves it: an integer below 2^52 is its own number, and
-any other text has a number of its sha256 from 2^52 to 2^53, which JSON and float64 hold exactly.
+any other text has a number of its sha256 from 2^52 to 2^53, which JSON and float64 hold exactly. Stages count with
+numbers; commands take and give the ids of a person's own log, which `RawIds` keeps beside them.
 """
 
 import hashlib
 import logging
 import re
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from recalign.common import columns as c
+from recalign.common.artifacts import read_parquet, write_parquet
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -104,3 +114,72 @@ def _part_twins(connection: "DuckDBPyConnection", kind: str) -> None:
         connection.execute(
             f"update {kind}_ids set number = {salted} where raw_id in (select unnest($found))", {"found": found}
         )
+
+
+RAW = "raw_id"
+INTEGER = re.compile("0|-?[1-9][0-9]*")
+INTEGER_DIGITS = 20  # no whole number of 64 bits has more, its sign included
+KEPT_FILE = "item_ids.parquet"  # in a package
+
+
+def number_in_file(raw: int | str) -> int:
+    """The number of an id in files of one's own, which stage ingest never numbered: a whole number is its own.
+
+    Another text ("A4WSJ…", "007") gets one of its hash, so that all files agree on it.
+    """
+    text = str(raw).strip()
+    return int(text) if INTEGER.fullmatch(text) and len(text) <= INTEGER_DIGITS else number_of(text)
+
+
+@dataclass(frozen=True)
+class RawIds:
+    """Ids of items or users as their log writes them, by number. A number without one is its own id."""
+
+    texts: Mapping[int, str]
+
+    @classmethod
+    def of_items(cls, interactions: Path) -> "RawIds":
+        """As stage ingest numbered them in data/interactions."""
+        return cls(_read(interactions / "items.parquet", c.ITEM))
+
+    @classmethod
+    def of_users(cls, interactions: Path) -> "RawIds":
+        """As stage ingest numbered them in data/interactions."""
+        return cls(_read(interactions / "users.parquet", c.USER))
+
+    @classmethod
+    def of_package(cls, package: Path) -> "RawIds":
+        """As they are kept in a package; one registered before they were knows numbers only."""
+        return cls(_read(package / KEPT_FILE, c.ITEM) if (package / KEPT_FILE).is_file() else {})
+
+    def write(self, package: Path) -> None:
+        """Keep them in a package."""
+        ids = sorted(self.texts)
+        columns = {c.ITEM: pa.array(ids, pa.int64()), RAW: pa.array([self.texts[i] for i in ids], pa.string())}
+        write_parquet(package / KEPT_FILE, pa.table(columns))
+
+    def within(self, ids: Container[int]) -> "RawIds":
+        """Those of some numbers."""
+        return RawIds({number: text for number, text in self.texts.items() if number in ids})
+
+    def shown(self, number: int) -> int | str:
+        """The id as its owner knows it: a whole number where it is one, else text."""
+        text = self.texts.get(number, str(number))
+        return number if text == str(number) else text
+
+    def number(self, raw: int | str) -> int | None:
+        """The number of an id; None for one that nobody wrote so."""
+        text = str(raw).strip()
+        if self.texts:
+            return self._numbers.get(text)
+        return int(text) if INTEGER.fullmatch(text) else None
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {text: number for number, text in self.texts.items()}
+
+
+def _read(path: Path, column: str) -> dict[int, str]:
+    table = read_parquet(path).select([column, RAW])
+    pairs = zip(table[column].to_pylist(), table[RAW].to_pylist(), strict=True)
+    return {number: raw for number, raw in pairs if raw is not None}

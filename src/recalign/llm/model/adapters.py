@@ -9,7 +9,7 @@ from typing import Any
 
 from recalign.common.artifacts import digest_of, file_digest, read_json, verify_once
 from recalign.common.errors import RecalignError
-from recalign.llm.model_files import check_whole, first_line, read_config
+from recalign.llm.model.files import check_whole, first_line, read_config
 from recalign.params.lora import LoraParams
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def _check_config(config: dict[str, Any], called: str) -> None:
 
 def import_peft() -> ModuleType:
     """PEFT, the quick way (`import_bitsandbytes`)."""
-    from recalign.llm.quantisation import import_bitsandbytes
+    from recalign.llm.model.quantisation import import_bitsandbytes
 
     with suppress(ImportError):  # PEFT adapts plain weights without it
         import_bitsandbytes()
