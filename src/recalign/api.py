@@ -16,7 +16,7 @@ from recalign.data.ids import RawIds
 from recalign.data.records import Items
 from recalign.recommenders.recommender import Asked
 from recalign.registry.promotion import download_package
-from recalign.registry.serving import MOST_QUERIES, Query, Service, find_base, load_recommender, registered_as
+from recalign.registry.serving import MOST_QUERIES, Answer, Query, Service, find_base, load_recommender, registered_as
 
 COLUMNS = ("user", "rank", "item", "title", "score", "reason", "version")
 
@@ -109,7 +109,7 @@ class Loaded:
             return _frame([None], [self.service.answer(Query.of({"history": list(titles), "k": k}))])
         Query.of({"history": [0], "k": k})  # which names a k that is not allowed
         histories = [self._history(user) for user in given]
-        answers: list[dict[str, Any]] = []
+        answers: list[Answer] = []
         for start in range(0, len(histories), MOST_QUERIES):
             asked = [Asked(list(history), None, k) for history in histories[start : start + MOST_QUERIES]]
             answers += self.service.answers_known(asked)
@@ -151,11 +151,11 @@ def load(model: str, project: str | Path = ".") -> Loaded:
     return Loaded(model, Service.of(settings, recommender, raw, registered_as(package)), root)
 
 
-def _frame(users: Sequence[int | str | None], answers: Sequence[dict[str, Any]]) -> pd.DataFrame:
+def _frame(users: Sequence[int | str | None], answers: Sequence[Answer]) -> pd.DataFrame:
     return pd.DataFrame(_rows(users, answers), columns=list(COLUMNS))
 
 
-def _rows(users: Sequence[int | str | None], answers: Sequence[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
+def _rows(users: Sequence[int | str | None], answers: Sequence[Answer]) -> Iterator[tuple[Any, ...]]:
     for user, answer in zip(users, answers, strict=True):
         for place, item in enumerate(answer["items"], start=1):
             shown = (item["item_id"], item["title"], item["score"])

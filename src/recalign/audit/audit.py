@@ -178,7 +178,7 @@ class ProbeContest:
 
     def as_dict(self) -> dict[str, Any]:
         """What metrics.json holds under `audit`: verdict, each probe's figure, the probe to beat and who does not."""
-        figures: dict[str, dict[str, Any]] = {
+        figures: dict[str, dict[str, float | str | None]] = {
             finding.probe: {**finding.figure.as_dict(), "chance": finding.chance, "verdict": finding.verdict}
             for finding in self.audit.findings
             if finding.figure is not None

@@ -219,7 +219,7 @@ def _second_stage(
     from recalign.commands.recommend import default_adapter
     from recalign.ranking.fused import FusedRecommender
     from recalign.recommenders.recommender import Asked
-    from recalign.registry.serving import Service
+    from recalign.registry.serving import AnswerItem, Service
 
     chosen = asked.adapter or default_adapter(params)
     if chosen.startswith(REGISTRY_SCHEME):
@@ -242,7 +242,7 @@ def _second_stage(
         wanted = [Asked(own.history, own.items, k) for own in lists]
         return [_again(own, answer["items"]) for own, answer in zip(lists, service.answers_known(wanted), strict=True)]
 
-    def _again(own: TopItems, answered: list[dict[str, str | int | float]]) -> TopItems:
+    def _again(own: TopItems, answered: Sequence[AnswerItem]) -> TopItems:
         numbers = [(raw_items.number(str(each["item_id"])), float(each["score"])) for each in answered]
         kept = [(item, score) for item, score in numbers if item is not None]
         items, scores = [item for item, _ in kept], [score for _, score in kept]

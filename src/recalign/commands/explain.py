@@ -6,7 +6,7 @@ With DreamRec fitted, what it would ideally show next, too: the vector that it g
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TypedDict, cast
 
 from recalign.commands.recommend import user_history
 from recalign.common import columns as c
@@ -42,6 +42,17 @@ DREAMREC = "dreamrec"
 HELD_OUT = 10  # of item readings: every tenth is looked at for the best step
 
 
+class Explained(TypedDict):
+    """What --json tells. read: lines of the frozen model; oracle: what DreamRec generates, None where it has no fit."""
+
+    user: str
+    teacher: str
+    history: list[str]
+    read: list[str]
+    recovered: int
+    oracle: str | None
+
+
 def explain(
     params: Params, user: str, teacher: str | None = None, *, as_json: bool = False, project: Project = Project()
 ) -> None:  # fmt: skip
@@ -62,7 +73,7 @@ def explain(
     interpreter = _interpreter(params, project, catalogue, lm, name, "recovery", recommender)
     written = interpreter.titles(asked[0])
     right = {catalogue.titles[item] for item in recovered(written, asked[0], catalogue)}
-    answer: dict[str, Any] = {
+    answer: Explained = {
         "user": user,
         "teacher": name,
         "history": [catalogue.titles[item] for item in asked[0].items],
@@ -146,7 +157,7 @@ def _readings(
     return recovery(recommender, chosen[c.TRAIN]), recovery(recommender, chosen[c.VALIDATION])
 
 
-def _print(answer: dict[str, Any], right: set[str]) -> None:
+def _print(answer: Explained, right: set[str]) -> None:
     from rich.console import Console
     from rich.markup import escape
 

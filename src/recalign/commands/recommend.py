@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,7 +25,7 @@ from recalign.project import RANKS, REGISTRY, Project
 
 if TYPE_CHECKING:
     from recalign.ranking.package import Settings
-    from recalign.registry.serving import AnyRecommender
+    from recalign.registry.serving import Answer, AnyRecommender
 
 log = logging.getLogger(__name__)
 SHOWN_HISTORY, SHOWN_EVIDENCE = 8, 5  # titles printed
@@ -162,7 +162,7 @@ def _best_of_project(params: Params) -> str:
     return str(best)
 
 
-def _print(answer: dict[str, Any], history: Sequence[str], system: str) -> None:
+def _print(answer: "Answer", history: Sequence[str], system: str) -> None:
     import rich.box
     from rich.console import Console
     from rich.markup import escape

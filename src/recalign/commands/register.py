@@ -4,7 +4,6 @@ import logging
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from recalign import project as layout
 from recalign.common.artifacts import write_text
@@ -29,7 +28,7 @@ from recalign.registry.contest import (
     unbeaten_probe,
     version_ranks,
 )
-from recalign.registry.first_answer import first_answers, requests_of
+from recalign.registry.first_answer import Request, first_answers, requests_of
 from recalign.registry.gate import BAR, Bar, NotJudged, Opponent, Silent, Verdict, few_users, judge
 from recalign.registry.guards import guards
 from recalign.registry.log import check_params_ran, description, end_killed_runs, find_version
@@ -128,7 +127,7 @@ def _registered(params: Params, challenger: Challenger, probe: str, root: Path, 
     return _say(f"{name}: version {version} ({chosen}) {stays}: {verdict.reason}")
 
 
-def _requests(params: Params, challenger: Challenger) -> list[dict[str, Any]]:
+def _requests(params: Params, challenger: Challenger) -> list[Request]:
     """What both versions are asked in a fresh process: a request a user, as many as a guard needs."""
     return requests_of(challenger.trials[WARM], challenger.catalogue, params.registry.min_users + SPARE)
 

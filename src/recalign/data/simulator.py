@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -137,7 +136,7 @@ def read_tastes(truth: Path) -> dict[int, Taste]:
 
 def parse_taste(text: str) -> Taste:
     """The inverse of json.dumps(asdict(taste))."""
-    values: dict[str, Any] = json.loads(text)
+    values = json.loads(text)
     for key in ("genres", "directors"):
         values[key] = tuple(values[key])
     return Taste(**values)

@@ -4,10 +4,9 @@ Lift is the mean of 1/rank with the text minus 1/rank without it: 0 where the te
 brings any item to the first place. In reciprocal ranks the first places weigh most, which is what such a text asks for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +68,7 @@ class Lift:
         """'+0.031 [+0.002, +0.061]'."""
         return signed(self.interval)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, float]:
         """What metrics.json holds, and the gate reads."""
         return {
             **self.interval.as_dict(), "cases": self.cases, "users": self.users,
@@ -77,10 +76,10 @@ class Lift:
         }  # fmt: skip
 
     @classmethod
-    def read(cls, told: dict[str, Any]) -> "Lift":
+    def read(cls, told: Mapping[str, float]) -> "Lift":
         """Of `as_dict`."""
         interval = Interval(told["value"], told["low"], told["high"])
-        return cls(interval, told["cases"], told["users"], told["clean_rank"], told["rank"])
+        return cls(interval, int(told["cases"]), int(told["users"]), told["clean_rank"], told["rank"])
 
 
 def injection_lifts(rows: Sequence[Injection], resamples: int, seed: int) -> dict[str, dict[str, Lift]]:

@@ -120,7 +120,7 @@ def _read(name: str, place: Path) -> Transferred:
     return Transferred(folder, read_json(told) if told.is_file() else {})
 
 
-def _check_data(name: str, trained: dict[str, Any], data: Prepared, form: str) -> None:
+def _check_data(name: str, trained: Mapping[str, str], data: Prepared, form: str) -> None:
     """Refuse prompts that the adapter never saw; warn where its training may hold this run's test events."""
     if trained.get("form", form) != form:
         raise RecalignError(

@@ -210,7 +210,7 @@ class Loop:
             for group, count in groups.items()
         }
 
-    def reranker(self, written: Mapping[Group, Written]) -> tuple[KnowledgeReranker, dict[str, Any]]:
+    def reranker(self, written: Mapping[Group, Written]) -> tuple[KnowledgeReranker, dict[str, float]]:
         """A reranker trained on R's users with one text each, its pass chosen on V's."""
         looked = (self.cases["V"], self._firsts("V", written["V"]))
         return fit_reranker(

@@ -314,7 +314,7 @@ def fit_reranker(
     validation: tuple[Sequence[ListedCase], Sequence[str]],
     learning: Learning,
     seed: int,
-) -> tuple[KnowledgeReranker, dict[str, Any]]:
+) -> tuple[KnowledgeReranker, dict[str, float]]:
     """Train a new reranker by the first stage, encoder and sizes of `start`; also what was learned from.
 
     cases, texts: of users whose own first stage is fitted without the targets, one text each; validation: other users'
@@ -341,7 +341,7 @@ def fit_reranker(
 
 def _train(
     model: ListwiseModel, lists: Lists, found: Tensor, validation: tuple[Lists, Tensor], learning: Learning
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Adam on the lists in random order; leaves the model at its best pass."""
     deep = [parameter for name, parameter in model.named_parameters() if name != "weights"]
     groups: list[dict[str, Any]] = [

@@ -12,10 +12,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
@@ -25,6 +25,28 @@ from recalign.registry.tracking import URI, tracking_uri
 MINUTES = 30  # that loading and all answers may take
 LONGEST = 300  # characters of what went wrong
 NUMBER = re.compile(r"[+-]?[0-9.]+").fullmatch
+
+
+class Request(TypedDict):
+    """What a client sends: titles of the history and of the candidates, and how many to answer."""
+
+    history: list[str]
+    candidates: list[str]
+    k: int
+
+
+class Questions(TypedDict):
+    """What the fresh process is given: the models, and what each is asked."""
+
+    uris: list[str]
+    requests: list[Request]
+
+
+class Told(TypedDict):
+    """What it gives back: as `Answers`."""
+
+    seconds: list[list[float]]
+    silent: str
 
 
 @dataclass(frozen=True)
@@ -41,14 +63,14 @@ class Answers:
         return (self.seconds[0], self.seconds[1]) if len(self.seconds) == 2 else ((), ())
 
 
-def requests_of(trial: Trial, catalogue: Items, users: int) -> list[dict[str, Any]]:
+def requests_of(trial: Trial, catalogue: Items, users: int) -> list[Request]:
     """A request a user, of the first `users` of a trial, as a client asks: titles of the history and the candidates.
 
     Titles that could be taken for an id, or for another item's, are left out.
     """
     folded = Counter(title.casefold() for title in catalogue.titles.values())
     plain = {item: own for item, own in catalogue.titles.items() if folded[own.casefold()] == 1 and not NUMBER(own)}
-    first: dict[int, dict[str, Any]] = {}
+    first: dict[int, Request] = {}
     for case in trial.cases:
         history, candidates = (
             [plain[item] for item in items if item in plain] for items in (case.example.history, case.candidates)
@@ -58,9 +80,7 @@ def requests_of(trial: Trial, catalogue: Items, users: int) -> list[dict[str, An
     return list(first.values())
 
 
-def first_answers(
-    name: str, versions: Sequence[str], requests: Sequence[dict[str, Any]], root: Path, home: Path
-) -> Answers:
+def first_answers(name: str, versions: Sequence[str], requests: Sequence[Request], root: Path, home: Path) -> Answers:
     """What versions of a registered model answer, each as a client loads it, in a process of their own.
 
     root: where data/models/base lies; home: the checkout whose registry it is. The first version alone must answer;
@@ -85,7 +105,7 @@ def first_answers(
     return Answers(tuple(map(tuple, found["seconds"])), found["silent"])
 
 
-def _answered(asked: dict[str, Any]) -> dict[str, Any]:
+def _answered(asked: Questions) -> Told:
     """In the fresh process: load, answer the first request unmeasured, then all of them in turn."""
     models = []
     for place, uri in enumerate(asked["uris"]):
@@ -107,7 +127,7 @@ def _answered(asked: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds, "silent": ""}
 
 
-def _timed(model: Any, request: dict[str, Any]) -> float:
+def _timed(model: Any, request: Request) -> float:
     """Seconds of an answer; 0 where there is none."""
     begun = time.perf_counter()
     try:
@@ -124,7 +144,7 @@ def _loaded(uri: str) -> Any:
     return mlflow.pyfunc.load_model(uri)
 
 
-def _ask_first(model: Any, requests: Sequence[dict[str, Any]]) -> None:
+def _ask_first(model: Any, requests: Sequence[Request]) -> None:
     """The first request, or the model's own example; one of before there were examples is only loaded."""
     if requests:
         _ask(model, requests[0])
@@ -132,14 +152,14 @@ def _ask_first(model: Any, requests: Sequence[dict[str, Any]]) -> None:
         _check(model.predict(model.input_example))
 
 
-def _ask(model: Any, request: dict[str, Any]) -> None:
+def _ask(model: Any, request: Request) -> None:
     """Raises RecalignError where the answer holds no item."""
     import pandas as pd
 
     _check(model.predict(pd.DataFrame([request])))
 
 
-def _check(answers: Sequence[dict[str, Any]]) -> None:
+def _check(answers: Sequence[Mapping[str, object]]) -> None:
     (answer,) = answers
     if not answer["items"]:
         raise RecalignError("the answer to a request holds no item")

@@ -32,7 +32,7 @@ class Gain:
     interval: Interval
     bound: float
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, float | str]:
         """What gate.json holds of it."""
         return {"bar": self.bar, **self.interval.as_dict(), "bound": round(self.bound, 6)}
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -74,7 +74,7 @@ class Guard:
         limit = f", bound {with_sign(bound)}" if bound is not None else ""
         return f"{self.label}: {with_sign(self.value)}{interval}{limit}: {self.outcome}"
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, float | str | None]:
         """What gate.json holds of it."""
         return {key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(self).items()}
 

@@ -24,7 +24,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Object, Property, Schema
 
 if TYPE_CHECKING:
-    from recalign.registry.serving import Query
+    from recalign.registry.serving import Answer, Query
 
 log = logging.getLogger(__name__)
 SHOWN = 200  # characters of what came in, in an error
@@ -104,7 +104,7 @@ class ServedModel(PythonModel):
                 error_code=INTERNAL_ERROR,
             ) from None
 
-    def _predicted(self, model_input: Any) -> list[dict[str, Any]]:
+    def _predicted(self, model_input: Any) -> list[Any]:
         from recalign.common.errors import RecalignError
         from recalign.registry.serving import MOST_QUERIES, Query
 
@@ -122,7 +122,7 @@ class ServedModel(PythonModel):
         except RecalignError:
             return [self._alone(number, query) for number, query in enumerate(queries)]
 
-    def _alone(self, number: int, query: "Query") -> dict[str, Any]:
+    def _alone(self, number: int, query: "Query") -> "Answer":
         """The answer to one row, so that an error names the row."""
         from recalign.common.errors import RecalignError
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
@@ -51,6 +51,30 @@ CLAIMS = 3  # statements of the preference that is counted
 SERVED = "served"  # stands for the split of a profile that is inferred for a query
 
 AnyRecommender = LanguageModelRecommender | FusedRecommender
+
+
+class AnswerItem(TypedDict):
+    """One item of an answer; read_by: the parts of a fusion that ranked it, of an item that is new to the fusion."""
+
+    item_id: int | str
+    title: str
+    score: float
+    read_by: NotRequired[str]
+
+
+class Answer(TypedDict):
+    """What a query is answered with, as `Service.answers` says; edits: only where a person's edits were obeyed."""
+
+    model: str | None
+    version: str | None
+    system: str
+    ranked_by: str
+    items: list[AnswerItem]
+    preference: str
+    inferred_by: str
+    evidence: list[str]
+    unknown: list[str]
+    edits: NotRequired[list[str]]
 
 
 Entry = int | Annotated[str, Field(max_length=LONGEST_TITLE)]
@@ -174,11 +198,11 @@ class Service:
         recommender = load_recommender(package, find_base(settings), Items.read(package))
         return cls.of(settings, recommender, RawIds.of_package(package), registered_as(package))
 
-    def answer(self, query: Query) -> dict[str, Any]:
+    def answer(self, query: Query) -> Answer:
         """What `answers` gives to one query."""
         return self.answers([query])[0]
 
-    def answers(self, queries: Sequence[Query]) -> list[dict[str, Any]]:
+    def answers(self, queries: Sequence[Query]) -> list[Answer]:
         """For each query the ranked items with their scores, and the preference that the history shows.
 
         `model` and `version` say what the registry calls it, `system` and `ranked_by` what ranked; an item that is new
@@ -200,7 +224,7 @@ class Service:
         k: int,
         candidates: Sequence[int] | None = None,
         edits: Sequence[Edit] = (),
-    ) -> dict[str, Any]:
+    ) -> Answer:
         """The answer to a history of the catalogue's own numbers, and of texts as they are.
 
         edits: what the person said of claims; `edits` of the answer then tells what each of them did to the list.
@@ -208,18 +232,18 @@ class Service:
         asked = Asked(list(history), candidates, k)
         return self._edited(asked, edits) if edits else self.answers_known([asked])[0]
 
-    def answers_known(self, asked: Sequence[Asked]) -> list[dict[str, Any]]:
+    def answers_known(self, asked: Sequence[Asked]) -> list[Answer]:
         """The answers to histories and candidates of the catalogue's own numbers; they share forward passes."""
         return self._answered(asked)
 
-    def _answered(self, read: Sequence[Asked]) -> list[dict[str, Any]]:
+    def _answered(self, read: Sequence[Asked]) -> list[Answer]:
         profiles = self._profiles([_known(asked.history) for asked in read])
         if self.settings.prompt.profile:
             read = [replace(asked, profile=own.text) for asked, own in zip(read, profiles, strict=True)]
         ranked = self.recommender.rank_many(list(read))
         return [self._shown(*answer) for answer in zip(read, profiles, ranked, strict=True)]
 
-    def _edited(self, asked: Asked, edits: Sequence[Edit]) -> dict[str, Any]:
+    def _edited(self, asked: Asked, edits: Sequence[Edit]) -> Answer:
         """The answer that a user's edits leave: preference, prompt and list are without what they forbid."""
         known, wishes = _known(asked.history), Wishes.of(edits, self.statements)
         [inferred] = self._profiles([known])
@@ -236,7 +260,8 @@ class Service:
         spoken = wishes.spoken([own.item_id for own in before], after)
         titles = self.recommender.catalogue.titles
         told = self._shown(asked, profile, [scored[item] for item in after])
-        return told | {"edits": [own.sentence(titles) for own in spoken]}
+        told["edits"] = [own.sentence(titles) for own in spoken]
+        return told
 
     def _read(self, query: Query) -> Asked:
         history = [self._item(entry, "history") for entry in query.history]
@@ -252,7 +277,7 @@ class Service:
         nothing = Engine(self.engine)
         return [by_place.get(place) or make_profile(nothing, SERVED, place, (), []) for place in range(len(histories))]
 
-    def _shown(self, asked: Asked, profile: Profile, ranked: Sequence[Scored]) -> dict[str, Any]:
+    def _shown(self, asked: Asked, profile: Profile, ranked: Sequence[Scored]) -> Answer:
         titles = self.recommender.catalogue.titles
         by = self.settings.sentence if asked.candidates is not None else self.settings.catalogue_sentence
         return {
@@ -260,21 +285,21 @@ class Service:
             "version": self.registered.version,
             "system": self.settings.system,
             "ranked_by": by,
-            "items": [
-                {"item_id": self.raw.shown(s.item_id), "title": titles[s.item_id], "score": s.score}
-                | self._read_by(s.item_id)
-                for s in ranked
-            ],
+            "items": [self._item_shown(scored) for scored in ranked],
             "preference": profile.text,
             "inferred_by": profile.engine,
             "evidence": [titles[item] for item in profile.evidence],
             "unknown": [entry for entry in asked.history if isinstance(entry, str)],
         }
 
-    def _read_by(self, item: int) -> dict[str, str]:
+    def _item_shown(self, scored: Scored) -> AnswerItem:
+        item = scored.item_id
+        title = self.recommender.catalogue.titles[item]
+        shown: AnswerItem = {"item_id": self.raw.shown(item), "title": title, "score": scored.score}
         fused = self.recommender if isinstance(self.recommender, FusedRecommender) else None
-        told = fused.read_by(item) if fused else None
-        return {"read_by": told} if told else {}
+        if fused and (told := fused.read_by(item)):
+            shown["read_by"] = told
+        return shown
 
     def _item(self, entry: int | str, field: str) -> int | str:
         """The item of an id or a title; a text that is neither stands for itself, unless it is a number."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from recalign.common import html as page
 from recalign.common.html import Drawing
@@ -32,7 +31,7 @@ class Reranked:
     mgu_difference: Interval
     dgu_difference: Interval
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, float | dict[str, float]]:
         """What metrics.json holds."""
         return {
             "gamma": self.gamma,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from recalign.common.run_log import COSTS
 from recalign.data.records import hashed_batches
 from recalign.params.section import OptimiserParams
 from recalign.training import processes
-from recalign.training.results import Checkpoints, TrainingResult, TrainingState, Weights
+from recalign.training.results import Checkpoints, CurveRow, TrainingResult, TrainingState, Weights
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ def _validated(model: torch.nn.Module, task: Task[E]) -> dict[str, float]:
         model.train()
 
 
-def _keep(name: str, state: TrainingState, weights: Weights, row: dict[str, Any]) -> None:
+def _keep(name: str, state: TrainingState, weights: Weights, row: CurveRow) -> None:
     """Add a row to the curve; keep the weights where its validation loss is the lowest so far (or the first)."""
     state.rows.append(row)
     if "validation_loss" not in row:
@@ -237,7 +237,7 @@ def _keep(name: str, state: TrainingState, weights: Weights, row: dict[str, Any]
     if not math.isfinite(row["validation_loss"]):
         raise RecalignError(f"{name}: at step {row['step']} the validation loss is {row['validation_loss']}")
     if row["validation_loss"] < state.best_loss:
-        state.best_step, state.best_loss = row["step"], row["validation_loss"]
+        state.best_step, state.best_loss = int(row["step"]), row["validation_loss"]
         state.best_weights = {key: parameter.detach().clone() for key, parameter in weights.items()}
 
 

@@ -30,6 +30,7 @@ from recalign.llm.model.base import LanguageModel
 log = logging.getLogger(__name__)
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of Adam; a weight that no batch has reached yet has none
 Weights = dict[str, Tensor]
+CurveRow = dict[str, float]  # what a step measured, by column of CURVE
 
 
 @dataclass
@@ -42,7 +43,7 @@ class TrainingState:
     """
 
     step: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[CurveRow] = field(default_factory=list)
     best_step: int = 0
     best_loss: float = float("inf")
     best_weights: Weights = field(default_factory=dict)
@@ -149,7 +150,7 @@ class TrainingResult:
     """rows: the curve, one dict a step (step 0 first); best_step, best_loss: by validation; seconds, tokens_per_second:
     of training alone, validation left out."""
 
-    rows: list[dict[str, Any]]
+    rows: list[CurveRow]
     best_step: int
     best_loss: float
     seconds: float
@@ -162,7 +163,7 @@ def learned_from(prepared: Path, form: str) -> dict[str, str]:
     return {"source": summary.source, "data_digest": summary.data_digest, "form": form}
 
 
-def curve_csv(rows: list[dict[str, Any]]) -> str:
+def curve_csv(rows: list[CurveRow]) -> str:
     """The curve as CSV: a line a step, step 0 first; a cell is empty where the step measured nothing."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CURVE, restval="", lineterminator="\n")

@@ -70,7 +70,7 @@ def write_candidates(
     Returns a digest (hex) a manifest and view: the sha256 of its rows (user, target, target_index, candidates).
     """
     draw = _Draw.of(connection, catalogue, params)
-    hashes: dict[str, dict[str, Any]] = {UNIFORM: {}, POPULARITY: {}}
+    hashes: dict[str, dict[str, hashlib._Hash]] = {UNIFORM: {}, POPULARITY: {}}
     ranges = user_ranges(connection)
 
     def tables() -> Iterator[pa.Table]:
@@ -156,7 +156,7 @@ class _Draw:
         return np.arange(len(times)), np.concatenate(by_case)
 
 
-def _hash_views(hashes: dict[str, Any], cases: Columns, lists: Lists) -> None:
+def _hash_views(hashes: dict[str, "hashlib._Hash"], cases: Columns, lists: Lists) -> None:
     views = cases[c.VIEW].astype(str)
     for view in c.VIEWS:
         rows = np.flatnonzero((views == view) & (lists.target_index >= 0))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +35,7 @@ def adapter_digest(folder: Path) -> str:
     return digest_of([file_digest(folder / WEIGHTS), read_json(folder / CONFIG), *beside])
 
 
-def check_adapter(folder: Path, identity: dict[str, Any]) -> None:
+def check_adapter(folder: Path, identity: Mapping[str, str]) -> None:
     """Refuse a folder that is no whole LoRA adapter, or one trained on another base than `identity` (a base.json).
 
     It needs no model, so the first stage that sees an adapter can ask. Raises RecalignError naming the file and the fix
@@ -57,7 +58,7 @@ def check_adapter(folder: Path, identity: dict[str, Any]) -> None:
     _check_base(folder, identity)
 
 
-def _check_base(folder: Path, identity: dict[str, Any]) -> None:
+def _check_base(folder: Path, identity: Mapping[str, str]) -> None:
     if not (folder / IDENTITY).is_file():
         log.warning("%s has no %s: whether it fits base %s is known by its shapes only", folder, IDENTITY,
                     identity["id"])  # fmt: skip

@@ -40,7 +40,7 @@ class LanguageModel:
     device: torch.device
     dtype: str
     quantisation: str
-    identity: dict[str, Any]
+    identity: dict[str, str]
     digest: str
 
 

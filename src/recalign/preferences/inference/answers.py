@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypedDict, TypeVar
 
 import httpx
 import pyarrow as pa
@@ -28,6 +28,16 @@ ATTEMPTS = 4
 FIRST_WAIT = 0.5  # seconds before the second attempt; doubles each time
 TIMEOUT = httpx.Timeout(120.0, connect=10.0)
 WORTH_RETRYING = {408, 409, 425, 429, 500, 502, 503, 504}
+
+
+class ChatRequest(TypedDict):
+    """The body of a request to /chat/completions."""
+
+    model: str
+    messages: list[dict[str, str]]
+    max_tokens: int
+    temperature: float
+    seed: int
 
 
 def answer_all(
@@ -124,9 +134,7 @@ def sample(
     """
     key = os.environ.get(KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    bodies = [
-        _request(model, prompt, max_tokens) | {"temperature": temperature, "seed": seed} for prompt, seed in asked
-    ]
+    bodies = [_request(model, prompt, max_tokens, temperature, seed) for prompt, seed in asked]
     try:
         with httpx.Client(headers=headers, timeout=TIMEOUT) as client, ThreadPoolExecutor(at_once) as threads:
             return list(threads.map(lambda body: _sampled(client, url, body), bodies))
@@ -134,7 +142,7 @@ def sample(
         raise RecalignError(f"profiles.url is {url!r}: {error}; give an address like http://host:8000/v1") from None
 
 
-def _sampled(client: httpx.Client, url: str, request: dict[str, Any]) -> Answer:
+def _sampled(client: httpx.Client, url: str, request: ChatRequest) -> Answer:
     answer = _tried(client, url, request)
     for attempt in range(1, ATTEMPTS):
         if not answer.again:
@@ -146,7 +154,7 @@ def _sampled(client: httpx.Client, url: str, request: dict[str, Any]) -> Answer:
     return answer
 
 
-def _tried(client: httpx.Client, url: str, request: dict[str, Any]) -> Answer:
+def _tried(client: httpx.Client, url: str, request: ChatRequest) -> Answer:
     try:
         response = client.post(f"{url.rstrip('/')}/chat/completions", json=request)
     except httpx.UnsupportedProtocol:
@@ -171,7 +179,7 @@ def _tried(client: httpx.Client, url: str, request: dict[str, Any]) -> Answer:
     return Answer(text, tokens=tokens)
 
 
-def _raise_refused(url: str, request: dict[str, Any], response: httpx.Response) -> NoReturn:
+def _raise_refused(url: str, request: ChatRequest, response: httpx.Response) -> NoReturn:
     if response.status_code in (401, 403):
         raise RecalignError(
             f"profiles.url {url} refused the key (HTTP {response.status_code}); "
@@ -183,12 +191,12 @@ def _raise_refused(url: str, request: dict[str, Any], response: httpx.Response) 
     )
 
 
-def _request(model: str, prompt: str, max_tokens: int) -> dict[str, Any]:
+def _request(model: str, prompt: str, max_tokens: int, temperature: float = 0, seed: int = 0) -> ChatRequest:
     messages = [{"role": "user", "content": prompt}]
-    return {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0, "seed": 0}
+    return {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
 
 
-def _answer(client: httpx.Client, url: str, request: dict[str, Any]) -> str:
+def _answer(client: httpx.Client, url: str, request: ChatRequest) -> str:
     response = _post(client, url, request)
     if response.is_error:
         _raise_refused(url, request, response)
@@ -198,7 +206,7 @@ def _answer(client: httpx.Client, url: str, request: dict[str, Any]) -> str:
         raise RecalignError(f"profiles.url {url} did not answer as /chat/completions does; check the address") from None
 
 
-def _post(client: httpx.Client, url: str, request: dict[str, Any]) -> httpx.Response:
+def _post(client: httpx.Client, url: str, request: ChatRequest) -> httpx.Response:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             response = client.post(f"{url.rstrip('/')}/chat/completions", json=request)

@@ -4,15 +4,26 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TypedDict
 
 from recalign.data.simulator import Taste, days_since_start
 from recalign.preferences.profiles.profiles import Profile
 
 
+class ClaimScores(TypedDict):
+    """Users, claims and planted values, pooled; precision is None without claims."""
+
+    users: int
+    claims: int
+    right: int
+    planted: int
+    precision: float | None
+    recall: float
+
+
 def score_profiles(
     profiles: Iterable[Profile], tastes: Mapping[int, Taste], cutoffs: Mapping[str, datetime]
-) -> dict[str, dict[str, dict[str, Any]]]:
+) -> dict[str, dict[str, ClaimScores]]:
     """{engine: {split: {users, claims, right, planted, precision, recall}}}, all users of a split pooled.
 
     A claim is right when its value is among those that the user liked at the split's cutoff; claims about attributes
@@ -27,7 +38,7 @@ def score_profiles(
         claims = [claim for claim in profile.claims if claim.attribute in likes]
         right = sum(claim.value in likes[claim.attribute] for claim in claims)
         pooled[profile.engine, profile.split].append((len(claims), right, sum(map(len, likes.values()))))
-    scores: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    scores: dict[str, dict[str, ClaimScores]] = defaultdict(dict)
     for (engine, split), counted in sorted(pooled.items()):
         claims_made, right_claims, planted = (sum(column) for column in zip(*counted, strict=True))
         scores[engine][split] = {
@@ -66,7 +77,7 @@ def learned_values(
     ]
 
 
-def truth_lines(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+def truth_lines(scores: Mapping[str, Mapping[str, ClaimScores]]) -> list[str]:
     """The scores as lines of a small table, one an engine and split."""
     lines = [f"{'engine':<12}{'split':<12}{'users':>6}{'claims':>8}{'precision':>11}{'recall':>8}"]
     for engine, splits in scores.items():
