@@ -37,8 +37,8 @@ from recalign.evaluation.significance import user_draws
 from recalign.llm.model.base import LanguageModel
 from recalign.llm.prompts import PromptBuilder
 from recalign.params.prompt import PromptParams
-from recalign.ranking.adapters import answers
 from recalign.ranking.fused import catalogue_ranks
+from recalign.ranking.generated import answers
 from recalign.ranking.language_model import Asked, LanguageModelRecommender
 from recalign.ranking.trial import Trial, full_ranks, rank_catalogue, searched_ranks, whole_catalogue
 from recalign.recommenders.recommender import Request
