@@ -12,10 +12,11 @@ mean       every item has the mean vector
 zero       llara, read with an adapter whose last layer is zero (nothing is trained for it)
 without    llara, read with prompts of text alone (likewise)
 
-and the teacher alone; fused: teacher and arm, weights fitted on the validation cases. All rank the same lists of 20 by
-log-prob. A figure is the mean over the cases of what the seeds reached on average, its interval a bootstrap over users;
-differences are paired, with Holm's correction over those of LLaRA. Where prompts list candidates (prompt.form:
-candidates) the position probe is beside them: two candidates of each list change places. A trained arm is kept in
+and the teacher alone; fused: teacher and arm, weights fitted on the validation cases of the view. All rank the same
+lists of 20 by log-prob: warm cases and, where prepare.hidden_items is above 0, cases of new items too. A figure is the
+mean over the cases of what the seeds reached on average, its interval a bootstrap over users; differences are paired,
+with Holm's correction over those of LLaRA in one view. Where prompts list candidates (prompt.form: candidates) the
+position probe is beside them: two candidates of each list change places. A trained arm is kept in
 PROJECT/data/cache/llara, so that a run that was stopped goes on.
 """
 
@@ -59,27 +60,35 @@ from recalign.stages.sft import sft
 
 METRIC = "ndcg_at_10"  # named beforehand; hr_at_1 is shown beside it
 ALSO = "hr_at_1"
+VIEWS = (c.WARM, c.HIDDEN)
 TRAINED = ("text", "llara", "shuffled", "mean")
 READ_OTHERWISE = ("zero", "without")  # of the llara arm
 RESAMPLES = 2000
-Scores = dict[str, Floats]  # of the validation and the test cases
+Scores = dict[tuple[str, str], Floats]  # of a split and a view
 
 
 class Bench:
     """One project, its cases and its teacher."""
 
-    def __init__(self, root: Path, teacher: str, cases: int | None) -> None:
+    def __init__(self, root: Path, teacher: str, cases: list[int]) -> None:
         self.project = Project(root)
         self.params = load_params(root / "params.yaml")
         self.catalogue = Items.read(self.project.prepared)
         self.teacher = read_teacher(teacher, self.project.baselines, self.catalogue)
-        asked, seed = self.params.evaluate, self.params.seed
-        prepared = self.project.prepared
-        self.validation = read_trial(prepared, c.VALIDATION, UNIFORM, asked.validation_cases, seed)
-        self.test = read_trial(prepared, c.TEST, UNIFORM, cases or asked.test_cases, seed)
+        asked, seed, prepared = self.params.evaluate, self.params.seed, self.project.prepared
+        views = VIEWS if self.params.prepare.hidden_items else (c.WARM,)
+        limits = dict(zip(VIEWS, cases or [asked.test_cases, asked.test_cases], strict=True))
+        self.trials: dict[tuple[str, str], Trial] = {}
+        for view in views:
+            for split, limit in ((c.VALIDATION, asked.validation_cases), (c.TEST, limits[view])):
+                self.trials[split, view] = read_trial(prepared, split, UNIFORM, limit, seed, view=view)
+        self.views = views
 
     def scores(self, arm: str, seed: int) -> tuple[Scores, dict[str, float], Probe | None]:
-        """[B, C] log-probs of an arm, the CPU seconds of its training (0 where it was there) and ranking, its probe."""
+        """[B, C] log-probs of an arm by split and view, CPU seconds, its position probe.
+
+        The seconds are those of training (0 where the arm was there) and of ranking.
+        """
         params = self.params.model_copy(update={"seed": seed})
         of = "llara" if arm in READ_OTHERWISE else arm
         folder = self.project.root / "data/cache/llara" / f"{self.teacher.name}-{of}-{seed}"
@@ -88,39 +97,40 @@ class Bench:
             self._train(of, params, folder)
         trained = time.process_time()
         recommender = self._opened(arm, params, folder)
-        scores = {name: recommender.logprobs(trial.requests, trial.candidates) for name, trial in self.trials.items()}
+        scores = {of: recommender.logprobs(trial.requests, trial.candidates) for of, trial in self.trials.items()}
         took = {"training": trained - begun, "ranking": time.process_time() - trained}
-        return scores, took, self._probe(recommender, scores[c.TEST])
+        return scores, took, self._probe(recommender, scores[c.TEST, c.WARM])
 
     def _probe(self, recommender: LanguageModelRecommender, scores: Floats) -> Probe | None:
-        """Of the test cases; None where prompts list no candidates, so that nothing has a place."""
+        """Of the warm test cases; None where prompts list no candidates, so that nothing has a place."""
         if self.params.prompt.form == "history":
             return None
-        places = drawn_places([name for name, _ in self.test.keys], scores.shape[1])
-        moved = recommender.logprobs(self.test.requests, exchanged(self.test.candidates, places))
+        trial = self.trials[c.TEST, c.WARM]
+        places = drawn_places([name for name, _ in trial.keys], scores.shape[1])
+        moved = recommender.logprobs(trial.requests, exchanged(trial.candidates, places))
         return position_probe(scores, moved, places)
 
-    @property
-    def trials(self) -> dict[str, Trial]:
-        """By split."""
-        return {c.VALIDATION: self.validation, c.TEST: self.test}
+    def users(self, view: str) -> list[int]:
+        """Of the view's test cases, in their order."""
+        return [user for _, user in self.trials[c.TEST, view].keys]
 
     def teacher_scores(self) -> Scores:
         """Those of the teacher alone."""
         recommender = load_fitted(self.teacher.name, self.project.baselines / self.teacher.name, self.catalogue)
-        return {name: scores_of(recommender, trial.requests, trial.candidates) for name, trial in self.trials.items()}
+        return {of: scores_of(recommender, trial.requests, trial.candidates) for of, trial in self.trials.items()}
 
-    def ranks(self, scores: Floats) -> Any:
+    def ranks(self, scores: Floats, view: str) -> Any:
         """Of the targets of the test cases."""
-        return target_ranks(scores, self.test.target_index, self.test.lots)
+        trial = self.trials[c.TEST, view]
+        return target_ranks(scores, trial.target_index, trial.lots)
 
-    def fused(self, arm: Scores, teacher: Scores) -> Floats:
-        """Scores of teacher and arm together on the test cases, by weights that the validation cases chose."""
+    def fused(self, arm: Scores, teacher: Scores, view: str) -> Floats:
+        """Scores of teacher and arm together on a view's test cases, by weights that its validation cases chose."""
 
-        def parts(name: str) -> Scores:
-            return {"teacher": teacher[name], "arm": arm[name]}
+        def parts(split: str) -> dict[str, Floats]:
+            return {"teacher": teacher[split, view], "arm": arm[split, view]}
 
-        return Fusion.fit(parts(c.VALIDATION), self.validation.judged).scores(parts(c.TEST))
+        return Fusion.fit(parts(c.VALIDATION), self.trials[c.VALIDATION, view].judged).scores(parts(c.TEST))
 
     def _train(self, arm: str, params: Params, folder: Path) -> None:
         project = self.project
@@ -151,47 +161,71 @@ class Bench:
         return own
 
 
-def measure(bench: Bench, arms: list[str], seeds: list[int]) -> dict[str, Any]:
-    """Every figure: means with intervals, LLaRA's paired differences with Holm's p, seconds."""
-    users = [user for _, user in bench.test.keys]
+Values = dict[str, dict[str, list[Floats]]]  # metric → arm → [cases] of each seed
+
+
+def measure(bench: Bench, arms: list[str], seeds: list[int], out: Path | None) -> dict[str, Any]:
+    """Every figure: means with intervals, LLaRA's paired differences with Holm's p, seconds.
+
+    The JSON is written anew after each seed, so that what is there survives a kill.
+    """
     teacher = bench.teacher_scores()
-    values: dict[str, dict[str, list[Floats]]] = {METRIC: {}, ALSO: {}}
+    values: dict[str, Values] = {view: {METRIC: {}, ALSO: {}} for view in bench.views}
     seconds: dict[str, list[dict[str, float]]] = {}
     apart: list[float] = []
     probes: dict[str, list[Probe]] = {}
+    found: dict[str, Any] = {}
 
-    def keep(name: str, scores: Floats) -> None:
-        ranks = bench.ranks(scores)
-        for metric, own in values.items():
+    def keep(name: str, scores: Floats, view: str) -> None:
+        ranks = bench.ranks(scores, view)
+        for metric, own in values[view].items():
             own.setdefault(name, []).append(metric_values(metric, ranks))
 
-    keep("teacher", teacher[c.TEST])
-    for seed in seeds:
+    for view in bench.views:
+        keep("teacher", teacher[c.TEST, view], view)
+    for done, seed in enumerate(seeds, 1):
         read: dict[str, Scores] = {}
         for arm in arms:
             read[arm], took, probe = bench.scores(arm, seed)
             probes.setdefault(arm, []).extend([probe] if probe else [])
             seconds.setdefault(arm, []).append(took)
-            keep(arm, read[arm][c.TEST])
-            keep(f"fused {arm}", bench.fused(read[arm], teacher))
-            print(f"seed {seed}, {arm}: {METRIC} {values[METRIC][arm][-1].mean():.4f}, {took}", flush=True)
+            for view in bench.views:
+                keep(arm, read[arm][c.TEST, view], view)
+                keep(f"fused {arm}", bench.fused(read[arm], teacher, view), view)
+                print(
+                    f"seed {seed}, {view}, {arm}: {METRIC} {values[view][METRIC][arm][-1].mean():.4f}, {took}",
+                    flush=True,
+                )
         if {"zero", "without"} <= read.keys():
-            apart.append(float(np.abs(read["zero"][c.TEST] - read["without"][c.TEST]).max()))
+            apart.append(max(float(np.abs(scores - read["without"][of]).max()) for of, scores in read["zero"].items()))
+        found = {
+            "data": read_json(bench.project.prepared / "summary.json")["data_digest"],
+            "teacher": bench.teacher.name, "seeds": seeds[:done], "machine": machine(), "seconds": seconds,
+            "views": {view: summarised(bench.trials[c.TEST, view], own) for view, own in values.items()},
+            "zero_against_text_prompts": apart,
+            "places": {arm: decided(own, bench.users(c.WARM)) for arm, own in probes.items() if own},
+        }  # fmt: skip
+        if out:
+            write_json(out, found)
+    return found
+
+
+def summarised(trial: Trial, values: Values) -> dict[str, Any]:
+    """Figures and differences of one view."""
+    users = [user for _, user in trial.keys]
     means = {metric: {name: np.mean(runs, axis=0) for name, runs in own.items()} for metric, own in values.items()}
+    intervals = {
+        metric: {name: bootstrap_interval(value, users, RESAMPLES, 0) for name, value in own.items()}
+        for metric, own in means.items()
+    }
     return {
-        "protocol": f"{len(users)} warm test cases of {len(set(users))} users, lists of 20 ({UNIFORM}), by log-prob",
-        "manifest": bench.test.digest,
-        "data": read_json(bench.project.prepared / "summary.json")["data_digest"],
-        "teacher": bench.teacher.name, "seeds": seeds, "machine": machine(), "seconds": seconds,
-        "means": {m: {n: bootstrap_interval(v, users, RESAMPLES, 0).as_dict() for n, v in own.items()}
-                  for m, own in means.items()},
-        "shown": {m: {n: plain(bootstrap_interval(v, users, RESAMPLES, 0)) for n, v in own.items()}
-                  for m, own in means.items()},
-        "differences": {m: differences(own, users) for m, own in means.items()},
-        "by_seed": {n: [round(float(v.mean()), 4) for v in runs] for n, runs in values[METRIC].items()},
-        "zero_against_text_prompts": apart,
-        "places": {arm: decided(own, users) for arm, own in probes.items() if own},
-    }  # fmt: skip
+        "protocol": f"{len(users)} test cases of {len(set(users))} users, lists of 20 ({UNIFORM}), by log-prob",
+        "manifest": trial.digest,
+        "means": {metric: {name: of.as_dict() for name, of in own.items()} for metric, own in intervals.items()},
+        "shown": {metric: {name: plain(of) for name, of in own.items()} for metric, own in intervals.items()},
+        "differences": {metric: differences(own, users) for metric, own in means.items()},
+        "by_seed": {name: [round(float(v.mean()), 4) for v in runs] for name, runs in values[METRIC].items()},
+    }
 
 
 def decided(probes: list[Probe], users: list[int]) -> dict[str, str]:
@@ -226,19 +260,22 @@ def main() -> None:
     parser.add_argument("--teacher", default="ease")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--arms", nargs="+", choices=(*TRAINED, *READ_OTHERWISE), default=["text", "llara", "shuffled"])
-    parser.add_argument("--cases", type=int, help="test cases (default: evaluate.test_cases)")
+    parser.add_argument(
+        "--cases", type=int, nargs=2, metavar=("WARM", "NEW"), default=[],
+        help="test cases of each view (default: evaluate.test_cases)",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    found = measure(Bench(asked.root, asked.teacher, asked.cases), asked.arms, asked.seeds)
-    for metric in (METRIC, ALSO):
-        print(metric)
-        for name, told in {**found["shown"][metric], **found["differences"][metric]}.items():
-            print(f"  {name:24} {told}")
+    found = measure(Bench(asked.root, asked.teacher, asked.cases), asked.arms, asked.seeds, asked.json)
+    for view, own in found["views"].items():
+        print(f"{view}: {own['protocol']}")
+        for metric in (METRIC, ALSO):
+            print(metric)
+            for name, told in {**own["shown"][metric], **own["differences"][metric]}.items():
+                print(f"  {name:24} {told}")
     for arm, told in found["places"].items():
         print(f"places  {arm:16} {told}")
-    if asked.json:
-        write_json(asked.json, found)
 
 
 if __name__ == "__main__":

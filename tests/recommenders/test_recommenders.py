@@ -196,6 +196,17 @@ def test_ease_solves_its_constrained_least_squares() -> None:
     assert np.abs(gradient).max() < 1e-12
 
 
+def test_ease_of_more_items_than_are_mirrored_at_once_is_the_inverse_of_the_paper() -> None:
+    likes = (np.random.default_rng(0).random((60, 1100)) < 0.1).astype(np.float64)
+    together = likes.T @ likes
+    inverse = np.linalg.inv(together + 50.0 * np.eye(1100))
+    expected = -inverse / np.diag(inverse)
+    np.fill_diagonal(expected, 0.0)
+
+    assert np.abs(item_weights(together, 50.0) - expected).max() < 1e-12
+    assert (together == likes.T @ likes).all()  # each ridge that is tried starts from it
+
+
 def test_ease_of_two_items_is_the_ridge_regression_of_one_on_the_other() -> None:
     catalogue = Items((1, 2), {1: "One", 2: "Two"}, {}, {})
     model = EASE.fit(catalogue, events_of({1: [1, 2], 2: [1, 2], 3: [1]}), ease.Settings(ridge=1.0))

@@ -8,11 +8,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_parquet
@@ -49,6 +52,13 @@ class Items:
             available_from={row[c.ITEM]: row[c.AVAILABLE] for row in rows if row.get(c.AVAILABLE)},
             hidden={row[c.ITEM]: row[c.HIDDEN_IN] for row in rows if row.get(c.HIDDEN_IN)},
         )
+
+    @cached_property
+    def ascending(self) -> NDArray[np.int64]:
+        """[items] the ids as an array, built once: it is searched for every list that is ranked."""
+        ids = np.array(self.ids, dtype=np.int64)
+        ids.flags.writeable = False
+        return ids
 
     @property
     def trained(self) -> "Items":

@@ -223,7 +223,7 @@ class Rows:
             ("made_at", pa.timestamp("us")),
         ]
         schema = pa.schema(columns)
-        ids = np.array(catalogue.ids, dtype=np.int64)
+        ids = catalogue.ascending
         return cls(schema, raw_users, ids, _id_array(items, schema.field("item").type), titles, made_at)
 
     def table(self, lists: Sequence[TopItems]) -> pa.Table:

@@ -44,7 +44,7 @@ class EASE:
     def __init__(self, catalogue: Items, weights: NDArray[np.float32], settings: Settings) -> None:
         """weights [items, items]: what the row's item, in a history, adds to the column's; zero diagonal."""
         self.catalogue = catalogue
-        self.weights = weights
+        self.weights = np.ascontiguousarray(weights)  # else scipy copies them for every block of histories
         self.settings = settings
 
     @classmethod
@@ -61,7 +61,8 @@ class EASE:
 
     def _scores(self, histories: list[tuple[int, ...]]) -> NDArray[np.float64]:
         likes = bags(self.catalogue, [tuple(set(history)) for history in histories])
-        return np.asarray(likes @ self.weights, dtype=np.float64)
+        # in the weights' own format, or scipy casts all of them for every block of histories
+        return np.asarray(likes.astype(np.float32) @ self.weights, dtype=np.float64)
 
     def save(self, path: Path) -> None:
         """Write weights and settings into the folder `path`."""
@@ -97,12 +98,27 @@ def fitter(catalogue: Items, events: pa.Table) -> Callable[[Settings], EASE]:
 
 
 def item_weights(together: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
-    """B [items, items] of the module's docstring from XᵀX [items, items]; the ridge is above 0."""
-    factor = linalg.cho_factor(together + ridge * np.eye(len(together)), lower=True, overwrite_a=True)
-    inverse = linalg.cho_solve(factor, np.eye(len(together)), overwrite_b=True)
-    weights: NDArray[np.float64] = -inverse / np.diag(inverse)
+    """B [items, items] of the module's docstring from XᵀX [items, items]; the ridge is above 0.
+
+    In place after one copy, and with a third of the work of solving for I: both count at ten thousand items.
+    """
+    weights = together.copy(order="F")  # as LAPACK holds a matrix
+    weights[np.diag_indices_from(weights)] += ridge
+    factor, _ = linalg.cho_factor(weights, lower=True, overwrite_a=True)
+    weights, _ = linalg.lapack.dpotri(factor, lower=True, overwrite_c=True)  # the lower half of the inverse
+    _mirror(weights)
+    weights /= -np.diag(weights)
     np.fill_diagonal(weights, 0.0)
     return weights
+
+
+def _mirror(matrix: NDArray[np.float64], step: int = 1024) -> None:
+    """Copy the lower half of a square matrix onto the upper one, in place, a strip of `step` columns at a time."""
+    for start in range(0, len(matrix), step):
+        stop = start + step
+        corner = matrix[start:stop, start:stop]
+        corner[:] = np.tril(corner) + np.tril(corner, -1).T
+        matrix[start:stop, stop:] = matrix[stop:, start:stop].T
 
 
 def fit(log: Fitting) -> tuple[EASE, Tuning]:

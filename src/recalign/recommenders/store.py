@@ -34,7 +34,7 @@ def columns_of(catalogue: Items, ids: Sequence[int] | NDArray[np.int64]) -> NDAr
 
     Raises RecalignError naming the first id that the catalogue does not hold.
     """
-    known = np.array(catalogue.ids, dtype=np.int64)
+    known = catalogue.ascending
     wanted = np.asarray(ids, dtype=np.int64)
     places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
     unknown = known[places] != wanted
@@ -186,7 +186,8 @@ class Transplanted:
     """Scores the items of `catalogue` by what a recommender fitted on `own` says of the item with the same title.
 
     Titles that it never saw are left out of histories, and score alike and below its lowest item: nothing speaks for
-    them.
+    them. They are below by the deviation of its scores, 1 at most: a wider step would be all that is left of a list
+    once a fusion brings it to deviation 1.
     """
 
     def __init__(self, recommender: Recommender, own: Items, catalogue: Items) -> None:
@@ -209,7 +210,9 @@ class Transplanted:
             told = self.recommender.scores([self._met(request) for request in requests[block]], None).double().cpu()
             columns = self._columns(len(told), candidates and candidates[block])
             picked = told.gather(1, torch.from_numpy(np.maximum(columns, 0)))
-            below = told.min(dim=1, keepdim=True).values - 1.0
+            deviation = told.std(dim=1, keepdim=True, correction=0)
+            step_down = torch.where(deviation > 0, deviation.clamp(max=1.0), 1.0)
+            below = told.min(dim=1, keepdim=True).values - step_down
             parts.append(torch.where(torch.from_numpy(columns < 0), below, picked))
         return torch.cat(parts)
 

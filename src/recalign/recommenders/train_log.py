@@ -86,7 +86,7 @@ def _numbered(ids: pa.ChunkedArray) -> pa.ChunkedArray | None:
 
 def _check_known(catalogue: Items, items: NDArray[np.int64], written: pa.ChunkedArray) -> None:
     """Raises RecalignError naming the first item, as the file writes it, that the catalogue does not hold."""
-    unknown = np.flatnonzero(~np.isin(items, np.array(catalogue.ids, dtype=np.int64)))
+    unknown = np.flatnonzero(~np.isin(items, catalogue.ascending))
     if len(unknown):
         raise RecalignError(
             f"item {written[int(unknown[0])]} is not among the {len(catalogue.ids)} items of the catalogue; leave it "

@@ -176,7 +176,7 @@ def _lists(
         weights=np.ones(size),
         size=CANDIDATES,
     )
-    return np.array(catalogue.ids)[drawn.candidates].tolist(), drawn.target_index
+    return catalogue.ascending[drawn.candidates].tolist(), drawn.target_index
 
 
 logger = logging.getLogger(__name__)

@@ -99,10 +99,10 @@ class Sequential:
         return states[torch.arange(len(lengths)), lengths - 1]
 
     def _rows(self, histories: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-        read = [
-            np.append(self.start, columns_of(self.catalogue, list(history)))[-self.settings.length :]
-            for history in histories
-        ]
+        columns = columns_of(self.catalogue, [item for history in histories for item in history])
+        ends = np.cumsum([len(history) for history in histories])
+        length = self.settings.length
+        read = [np.append(self.start, own)[-length:] for own in np.split(columns, ends[:-1])] if histories else []
         return filled(read, self.start), torch.tensor([len(row) for row in read], dtype=torch.int64)
 
     def save(self, path: Path) -> None:
