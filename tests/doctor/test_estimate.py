@@ -70,10 +70,10 @@ def test_with_a_base_the_cost_is_measured(place) -> None:
 def test_yes_comes_from_a_measured_table_alone() -> None:
     known, new = Coldness(1000, {1: 0.0, 5: 0.01, 10: 0.02}, 3, {}), Coldness(1000, {1: 0.1, 5: 0.3, 10: 0.4}, 90, {})
     says, mute = Text(0.0, 0.9), Text(0.05, 0.05)
-    yes, no = "Should you use the language model? Yes, on cases like these.", "Should you use the language model? No."
 
-    assert verdict_of(known, says, yes)[0] == "yes"
-    assert [verdict_of(cold, says, no)[0] for cold in (known, new)] == ["no", "only for new items"]
+    assert verdict_of(known, says, "above")[0] == "yes"
+    for measured in ("below", "level with", None):
+        assert [verdict_of(cold, says, measured)[0] for cold in (known, new)] == ["no", "only for new items"]
     assert verdict_of(new, mute, None)[0] == "no"
 
 

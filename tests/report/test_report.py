@@ -37,7 +37,7 @@ from recalign.report.plots import ACCENT, OTHER, THIRD, Curve, drift_plot, read_
 from recalign.report.provenance import next_commands
 from recalign.report.sections import Claimed, ledger_section
 from recalign.report.table import cells, difference, print_scorecard
-from recalign.report.verdict import answer, verdict
+from recalign.report.verdict import answer, outcome, verdict
 from recalign.stages.report import report
 
 DIGESTS = {"uniform": "ab" * 32, "popularity": "cd" * 32, "catalogue": "ef" * 32}
@@ -102,13 +102,17 @@ def test_the_verdict_says_plainly_that_the_llm_loses() -> None:
     assert first.endswith("difference −0.200 [−0.200, −0.200] on 40 cases of 40 users).")
 
 
+BEST = "the best baseline on the validation cases"
+
+
 @pytest.mark.parametrize(
-    ("sdpo", "words"),
-    [([1] * 40, "Yes, on cases like these: it ranks better than item-kNN, the best baseline on the validation cases."),
-     ([4] * 40, "No, not on cases like these: item-kNN, the best baseline on the validation cases, ranks better and"),
-     ([1, 4] * 20, "Not yet: on 40 cases it cannot be told from item-kNN, the best baseline on the validation cases")],
+    ("sdpo", "found", "words"),
+    [([1] * 40, "above", f"Yes, on cases like these: it ranks better than item-kNN, {BEST}."),
+     ([4] * 40, "below", f"No, not on cases like these: item-kNN, {BEST}, ranks better and"),
+     ([1, 4] * 20, "level with", f"Not yet: on 40 cases it cannot be told from item-kNN, {BEST}")],
 )  # fmt: skip
-def test_the_question_that_a_run_is_for_is_answered_in_plain_words(sdpo: list[int], words: str) -> None:
+def test_the_question_that_a_run_is_for_is_answered_in_plain_words(sdpo: list[int], found: str, words: str) -> None:
+    assert outcome(card(sdpo)) == found
     assert answer(card(sdpo)).startswith(f"Should you use the language model? {words}")
 
 
@@ -117,6 +121,7 @@ def test_a_random_model_is_named_in_table_verdict_and_answer(capsys) -> None:
     print_scorecard(made, "simulated")
     assert "over users; random model: the figures mean nothing\n" in capsys.readouterr().out
     assert verdict(made)[0] == "Random model: the figures mean nothing."
+    assert outcome(made) is None
     assert answer(made).startswith("Should you use the language model? This run cannot say (random model: the figures")
 
 

@@ -85,15 +85,15 @@ def estimate(params: Params, prepared: Path, base: Path | None, scorecard: Path 
     """
     catalogue, summary = Items.read(prepared), Prepared(prepared)
     coldness, text = coldness_of(prepared, catalogue, summary), text_of(catalogue)
-    measured = _measured(scorecard, summary.data_digest)
-    verdict, reason = verdict_of(coldness, text, measured)
+    measured, outcome = _measured(scorecard, summary.data_digest)
+    verdict, reason = verdict_of(coldness, text, outcome)
     cost = cost_of(params, prepared, base, catalogue, summary) if base and (base / "base.json").is_file() else None
     return Estimate(coldness, text, cost, measured, verdict, reason)
 
 
-def verdict_of(coldness: Coldness, text: Text, measured: str | None) -> tuple[Verdict, str]:
-    """The rule, in its order. measured: the answer that a run of this log has printed."""
-    if measured and "? Yes" in measured:
+def verdict_of(coldness: Coldness, text: Text, outcome: str | None) -> tuple[Verdict, str]:
+    """The rule, in its order. outcome: what a run of this log has measured (report.verdict.outcome)."""
+    if outcome == "above":
         return "yes", "a run has measured it on this log: above the best ID recommender by its interval"
     if not text.tells:
         return "no", (
@@ -171,9 +171,7 @@ def cost_of(params: Params, prepared: Path, base: Path, catalogue: Items, summar
     )  # fmt: skip
 
 
-def _measured(scorecard: Path | None, data: str) -> str | None:
-    """The answer of a finished run on the same data, None where there is none."""
-    if scorecard is None or not scorecard.is_file():
-        return None
-    about = read_json(scorecard)["about"]
-    return str(about["answer"]) if about.get("data_digest") == data else None
+def _measured(scorecard: Path | None, data: str) -> tuple[str | None, str | None]:
+    """The answer of a finished run on the same data, in words and as its outcome; None where there is none."""
+    about = read_json(scorecard)["about"] if scorecard is not None and scorecard.is_file() else {}
+    return (about["answer"], about.get("outcome")) if about.get("data_digest") == data else (None, None)

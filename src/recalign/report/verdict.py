@@ -57,6 +57,13 @@ def spoken(system: str) -> str:
     return NAMES.get(system, system)
 
 
+def outcome(card: Scorecard) -> str | None:
+    """`above`, `below` or `level with`: the best trained LLM against the best baseline; None where a run cannot say."""
+    if card.random_model or card.llm is None or card.undecided:
+        return None
+    return _against_baseline(card, card.llm).words
+
+
 def answer(card: Scorecard) -> str:
     """The question that a run is for, and its answer in plain words."""
     if card.random_model:

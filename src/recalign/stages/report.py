@@ -54,7 +54,7 @@ from recalign.report.report import TITLES, Evidence, report_page, title_of
 from recalign.report.second_view import SecondView, second_view, second_view_metrics, second_view_sections
 from recalign.report.sections import Claimed, Lifts, injection_note, injection_section
 from recalign.report.table import by_value, print_left_out, print_scorecard
-from recalign.report.verdict import answer, system_costs, verdict
+from recalign.report.verdict import answer, outcome, system_costs, verdict
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +224,12 @@ def _scorecard(
             figures += recorder.generations(second.generated) + recorder.agreements(second.all_agreements)
             figures += recorder.injections(injected)
     told = {"matching_rule": MATCHING, "manifests": about["manifests"], "views": about.get("views", {})}
-    told |= {"answer": answer(cards[0]), "verdict": verdict(cards[0]), "random_model": cards[0].random_model}
+    told |= {
+        "answer": answer(cards[0]),
+        "outcome": outcome(cards[0]),
+        "verdict": verdict(cards[0]),
+        "random_model": cards[0].random_model,
+    }
     return as_document(figures, {**asdict(provenance), **told, "views_left_out": about.get("views_left_out", {})})
 
 
