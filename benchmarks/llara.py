@@ -12,12 +12,12 @@ mean       every item has the mean vector
 zero       llara, read with an adapter whose last layer is zero (nothing is trained for it)
 without    llara, read with prompts of text alone (likewise)
 
-and the teacher alone; fused: teacher and arm, weights fitted on the validation cases of the view. All rank the same
-lists of 20 by log-prob: warm cases and, where prepare.hidden_items is above 0, cases of new items too. A figure is the
-mean over the cases of what the seeds reached on average, its interval a bootstrap over users; differences are paired,
-with Holm's correction over those of LLaRA in one view. Where prompts list candidates (prompt.form: candidates) the
-position probe is beside them: two candidates of each list change places. A trained arm is kept in
-PROJECT/data/cache/llara, so that a run that was stopped goes on.
+and the teacher alone; fused: the arm joins the teacher where validation cases of the view say that it adds more than
+noise, as in the product. All rank the same lists of 20 by log-prob: warm cases and, where prepare.hidden_items is above
+0, cases of new items too. A figure is the mean over the cases of what the seeds reached on average, its interval a
+bootstrap over users; differences are paired, with Holm's correction over those of LLaRA in one view. Where prompts list
+candidates (prompt.form: candidates) the position probe is beside them: two candidates of each list change places. A
+trained arm is kept in PROJECT/data/cache/llara, so that a run that was stopped goes on.
 """
 
 import argparse
@@ -125,12 +125,17 @@ class Bench:
         return target_ranks(scores, trial.target_index, trial.lots)
 
     def fused(self, arm: Scores, teacher: Scores, view: str) -> Floats:
-        """Scores of teacher and arm together on a view's test cases, by weights that its validation cases chose."""
+        """Scores of teacher and arm together on a view's test cases, as the product fuses.
+
+        The arm joins the teacher, by a weight that the view's validation cases chose, where it adds more than noise.
+        """
 
         def parts(split: str) -> dict[str, Floats]:
             return {"teacher": teacher[split, view], "arm": arm[split, view]}
 
-        return Fusion.fit(parts(c.VALIDATION), self.trials[c.VALIDATION, view].judged).scores(parts(c.TEST))
+        judged, known = self.trials[c.VALIDATION, view].judged, parts(c.VALIDATION)
+        alone = Fusion.fit({"teacher": known["teacher"]}, judged)
+        return alone.joined("arm", known, judged).scores(parts(c.TEST))
 
     def _train(self, arm: str, params: Params, folder: Path) -> None:
         project = self.project
