@@ -94,7 +94,7 @@ STAGES = {
         ),
         Stage(
             "llara",
-            "fine-tuning on prompts that show a recommender's item vectors, too (see --teacher)",
+            "fine-tuning on prompts that show a recommender's vectors, too (see --teacher)",
             layout.HYBRID,
             ("training.json", "histories"),
             option="teacher",

@@ -5,14 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 import training_world
+from hybrid_world import NEW_ITEM, make_project
 from safetensors.torch import load_file
-from training_world import ITEMS, make_params, make_world
+from training_world import ITEMS, make_params
 
-from recalign.common.artifacts import folder, read_json, write_json, write_parquet
+from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.hybrid import llara as teachers_module
@@ -39,53 +39,14 @@ from recalign.training.examples import TextExample, read_preference_examples
 from recalign.training.reference import read_store, response_key
 
 LONG = {"sft__epochs": 3, "sft__batch": 4, "hybrid": {"teachers": ["ease"], "curriculum": "linear"}}
-NEW_ITEM = 24  # nobody's training history holds it here
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
     """The world of the training stages as a project, with EASE fitted on it."""
-    root = tmp_path_factory.mktemp("hybrid")
-    world = make_world(root / "made")
-    project = Project(root)
-    for own, place in (("prepared", project.prepared), ("base", project.base)):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(world.root / own, place)
-    write_events(project.prepared)
+    project = make_project(tmp_path_factory.mktemp("hybrid"))
     baselines(make_params(), "ease", project)
     return project
-
-
-def write_events(prepared: Path) -> None:
-    """Train events of every item but the new one, a like each."""
-    rows = training_world.all_examples()
-    events = sorted({(row["user_id"], item) for row in rows if row["split"] == "train" for item in row["history"]})
-    events = [(user, item) for user, item in events if item != NEW_ITEM]
-    counted = {item: sum(own == item for _, own in events) for item in ITEMS}
-    never = pa.nulls(len(events), pa.timestamp("us"))
-    table = pa.table({
-        "user_id": [user for user, _ in events], "item_id": [item for _, item in events],
-        "split": ["train"] * len(events), "timestamp": never, "position": list(range(len(events))),
-    })  # fmt: skip
-    items = [
-        training_world._item(item) | {"popularity": counted[item], "train_events": counted[item]} for item in ITEMS
-    ]
-    schema = training_world._items_schema().append(pa.field("train_events", pa.int64()))
-    kept = {name: (prepared / name).read_bytes() for name in ("examples.parquet", "met.parquet", "summary.json")}
-    manifest = [
-        {"manifest": "uniform", "example_id": row["example_id"], "user_id": row["user_id"],
-         "candidates": [row["target"], *[i for i in ITEMS if i not in {*row["history"], row["target"]}][:9]],
-         "target_index": 0}
-        for row in rows if row["split"] == "validation"
-    ]  # fmt: skip
-    with folder(prepared) as out:
-        for name, data in kept.items():
-            (out / name).write_bytes(data)
-        summary = read_json(out / "summary.json") | {"counts": {"views": {}}}
-        write_json(out / "summary.json", summary)
-        write_parquet(out / "events.parquet", table)
-        write_parquet(out / "items.parquet", pa.Table.from_pylist(items, schema=schema))
-        write_parquet(out / "candidates.parquet", pa.Table.from_pylist(manifest))
 
 
 @pytest.fixture(scope="module")

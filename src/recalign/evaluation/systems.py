@@ -36,7 +36,7 @@ def per_thousand(seconds: float, cases: int) -> float:
 
 def weights_mb(*folders: Path) -> float:
     """Megabytes (10^6 bytes) of the weights in some folders."""
-    return round(sum(file.stat().st_size for folder in folders for file in folder.glob("*.safetensors")) / 1e6, 3)
+    return round(sum(file.stat().st_size for folder in folders for file in folder.rglob("*.safetensors")) / 1e6, 3)
 
 
 def total(costs: Iterable[float | None]) -> float | None:

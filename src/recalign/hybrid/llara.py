@@ -16,10 +16,10 @@ p and q of a list, and d the score of a less that of b, before (a at p, b at q) 
     by the item:  (d before + d after) / 2,    by the place:  (d before − d after) / 2 = what p adds over q.
 
 The teachers are the recommenders whose item vectors a prompt shows: read off their fitted folders, kept beside the
-adapter. As in LLaRA's code the vectors are the static item embeddings, not the states of a history. Sequence models are
-weak where histories are sets, so the factors of EASE are a teacher too, and those of `content`. A teacher that reads
-text has vectors of items without train events, made of what is written of them: `content`, and SASRec and GRU4Rec where
-recommenders.next_item.text says so.
+adapter. As in LLaRA's code the vectors are the static item embeddings; the states after a history (`States`) are an
+option, with sequence models. These are weak where histories are sets, so the factors of EASE are a teacher too, and
+those of `content`. A teacher that reads text has vectors of items without train events, made of what is written of
+them: `content`, and SASRec and GRU4Rec where recommenders.next_item.text says so.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +38,7 @@ from recalign.data.records import Items, hashed_order, hashed_share
 from recalign.evaluation.metrics import Floats
 from recalign.hybrid.modality import Teacher
 from recalign.hybrid.prompts import text_only
+from recalign.hybrid.states import States
 from recalign.recommenders.roster import fitted_on, refusal
 from recalign.training.examples import TextExample
 from recalign.training.loop import Measured
@@ -48,15 +49,21 @@ TEACHERS = (*SEQUENCES, EASE, CONTENT)
 FACTORS = 64  # of EASE's weights that are kept: the width of the sequence models' embeddings
 
 
-def read_teacher(name: str, baselines: Path, catalogue: Items) -> Teacher:
-    """The item vectors of a recommender fitted in `baselines`.
+def read_teacher(name: str, baselines: Path, catalogue: Items, *, states: bool = False) -> Teacher:
+    """The item vectors of a recommender fitted in `baselines`; with `states` the recommender itself, too.
 
     An item without train events has one where the recommender reads text, and says something of the item's.
-    Raises RecalignError for a name that is no teacher, one that was not fitted, or one of another catalogue.
+    Raises RecalignError for a name that is no teacher, one without states where these are asked for, one that was not
+    fitted, or one of another catalogue.
     """
     if name not in TEACHERS:
         allowed = ", ".join(TEACHERS)
         raise RecalignError(f"hybrid.teachers names '{name}'; allowed are {allowed}{did_you_mean(name, TEACHERS)}")
+    if states and name not in SEQUENCES:
+        raise RecalignError(
+            f"hybrid.vectors is 'states', but hybrid.teachers names '{name}', which has no state of a history; allowed "
+            f"are {', '.join(SEQUENCES)}: name one of them, or set hybrid.vectors to 'static'"
+        )
     folder = baselines / name
     why = refusal(folder)
     if why is not None or not folder.is_dir():
@@ -65,11 +72,13 @@ def read_teacher(name: str, baselines: Path, catalogue: Items) -> Teacher:
             f"recommenders.systems and run 'dvc repro baselines@{name}'"
         )
     own = fitted_on(name, folder, catalogue)
-    vectors = _vectors(name, folder, own)
+    table, titles = _vectors(name, folder, own), tuple(own.titles[item] for item in own.ids)
+    if states:  # of all its items, as it was fitted on them
+        return Teacher(name, own.ids, titles, table, folder_digest(folder), States.read(name, folder, own))
     known = set(catalogue.trained.ids)
-    kept = [row for row, item in enumerate(own.ids) if item in known or bool(vectors[row].any())]
+    kept = [row for row, item in enumerate(own.ids) if item in known or bool(table[row].any())]
     ids = tuple(own.ids[row] for row in kept)
-    return Teacher(name, ids, tuple(own.titles[item] for item in ids), vectors[kept], folder_digest(folder))
+    return Teacher(name, ids, tuple(own.titles[item] for item in ids), table[kept], folder_digest(folder))
 
 
 def _vectors(name: str, folder: Path, catalogue: Items) -> Tensor:

@@ -23,9 +23,10 @@ from recalign.common.artifacts import digest_of, file_digest, read_parquet, repl
 from recalign.common.columns import ITEM, TITLE
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items, hashed_order
+from recalign.hybrid.states import States
 from recalign.llm.model.adapters import MODALITY as WEIGHTS
+from recalign.llm.model.adapters import RECOMMENDER, check_finite
 from recalign.llm.model.adapters import TEACHER as FILE
-from recalign.llm.model.adapters import check_finite
 
 PLACEHOLDER = -1  # the id of a place that a vector takes: no tokenizer gives a negative id, so no title can hold it
 ORIGIN = "origin"  # one key of the file's metadata: the order of several is not fixed, and equal adapters equal bytes
@@ -187,7 +188,8 @@ VECTOR = "vector"
 class Teacher:
     """Item vectors [N, d] of a recommender, in the order of `ids`; titles: by which a newer catalogue knows the items.
 
-    fitted: digest of the folder that they were read from, or that of what was made of them.
+    fitted: digest of the folder that they were read from, or that of what was made of them. states: of the recommender
+    itself, where prompts show what it has read up to an item; None: they show the item's vector.
     """
 
     name: str
@@ -195,6 +197,7 @@ class Teacher:
     titles: tuple[str, ...]
     vectors: Tensor
     fitted: str
+    states: States | None = None
 
     def __post_init__(self) -> None:
         if self.vectors.shape[:1] != (len(self.ids),) or len(self.ids) != len(self.titles):
@@ -210,26 +213,34 @@ class Teacher:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the vectors themselves, and of what they were read from."""
-        return digest_of([self.name, self.fitted, self.vectors.float().numpy().tobytes().hex()])
+        """Digest of the vectors themselves, of what they were read from, and of what computes states."""
+        told = [self.states.digest] if self.states else []
+        return digest_of([self.name, self.fitted, self.vectors.float().numpy().tobytes().hex(), *told])
 
     def numbers(self, catalogue: Items) -> dict[int, int]:
-        """Item of a catalogue → number of its vector, by title; items without one are left out."""
-        known = {title: number for number, title in enumerate(self.titles)}
+        """Item of a catalogue → number of its vector, by title; items without one are left out.
+
+        With states these are all items of the recommender, and one of which it can say nothing has a vector of zeros.
+        """
+        said = self.vectors.any(dim=1).tolist() if self.states else [True] * len(self.titles)
+        known = {title: number for number, title in enumerate(self.titles) if said[number]}
         return {item: known[title] for item, title in catalogue.titles.items() if title in known}
 
     def write(self, folder: Path) -> None:
-        """Write FILE into an existing folder, from where it travels with the adapter."""
+        """Write FILE, and the recommender of states, into an existing folder; there they travel with the adapter."""
         table = pa.table({
             ITEM: pa.array(self.ids, pa.int64()), TITLE: pa.array(self.titles, pa.string()),
             VECTOR: pa.array(self.vectors.float().tolist(), pa.list_(pa.float32())),
         })  # fmt: skip
         told = {b"name": self.name.encode(), b"fitted": self.fitted.encode()}
+        if self.states:
+            told |= {b"states": b"yes"}
+            self.states.write(folder / RECOMMENDER)
         write_parquet(folder / FILE, table.replace_schema_metadata(told))
 
     @classmethod
-    def read(cls, folder: Path) -> "Teacher":
-        """What `write` wrote. Raises RecalignError where it is missing or something else."""
+    def read(cls, folder: Path, most: int | None = None) -> "Teacher":
+        """What `write` wrote; most: as of `States`. Raises RecalignError where it is missing or something else."""
         if not (folder / FILE).is_file():
             raise RecalignError(f"{folder} holds no {FILE}, the vectors of its teacher; restore it with 'dvc checkout'")
         table = read_parquet(folder / FILE)
@@ -238,7 +249,10 @@ class Teacher:
             raise RecalignError(f"{folder / FILE} holds no vectors of a teacher; restore it with 'dvc checkout'")
         vectors = torch.tensor(np.stack(table[VECTOR].to_pylist()), dtype=torch.float32)
         ids, titles = (tuple(table[name].to_pylist()) for name in (ITEM, TITLE))
-        return cls(said[b"name"].decode(), ids, titles, vectors, said[b"fitted"].decode())
+        name, own, states = said[b"name"].decode(), Items(ids, dict(zip(ids, titles, strict=True)), {}, {}), None
+        if b"states" in said:
+            states = States.read(name, folder / RECOMMENDER, own, most)
+        return cls(name, ids, titles, vectors, said[b"fitted"].decode(), states)
 
 
 def shuffled(teacher: Teacher, seed: int) -> Teacher:
@@ -255,4 +269,10 @@ def averaged(teacher: Teacher) -> Teacher:
 
 
 def _made(teacher: Teacher, vectors: Tensor, how: str) -> Teacher:
+    """Raises RecalignError where prompts show states: no table of vectors could stand for them."""
+    if teacher.states:
+        raise RecalignError(
+            f"the teacher '{teacher.name}' shows states, and the controls 'shuffled' and 'mean' are of static vectors; "
+            "set hybrid.vectors to 'static' for them"
+        )
     return replace(teacher, vectors=vectors, fitted=digest_of([teacher.fitted, how]))

@@ -10,3 +10,4 @@ TeacherName = Literal["sasrec", "gru4rec", "caser", "ease", "content"]
 class HybridParams(Section):
     teachers: tuple[TeacherName, ...]
     curriculum: Literal["linear", "none"]
+    vectors: Literal["static", "states"] = "static"  # older params.yaml files lack the key

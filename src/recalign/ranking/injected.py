@@ -108,7 +108,8 @@ def reading_twins(
     tokenizer, builder = recommender.language_model.tokenizer, recommender.builder
     if isinstance(builder, HybridPrompts):
         numbers = {**builder.numbers, **{n: builder.numbers[i] for n, i in own.twins.items() if i in builder.numbers}}
-        builder = HybridPrompts(tokenizer, own.catalogue, params, noun, numbers=numbers, clock=clock)
+        states = builder.states
+        builder = HybridPrompts(tokenizer, own.catalogue, params, noun, numbers=numbers, clock=clock, states=states)
     else:
         builder = PromptBuilder(tokenizer, own.catalogue, params, noun, clock=clock)
     return recommender.reading(builder, own.catalogue)

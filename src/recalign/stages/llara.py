@@ -1,4 +1,4 @@
-"""Stage llara: supervised fine-tuning on prompts that show a recommender's item vectors next to the titles."""
+"""Stage llara: supervised fine-tuning on prompts that show a recommender's vectors next to the titles."""
 
 import logging
 from pathlib import Path
@@ -29,7 +29,7 @@ def llara(params: Params, teacher: str, project: Project = Project()) -> None:
     Raises RecalignError where the teacher is none, was not fitted or is of another catalogue, and as stage sft does.
     """
     catalogue = Items.read(project.prepared)
-    read = read_teacher(teacher, project.baselines, catalogue)
+    read = read_teacher(teacher, project.baselines, catalogue, states=params.hybrid.vectors == "states")
     train_llara(params, read, catalogue, project, project.hybrid / llara_name(teacher))
 
 
@@ -64,7 +64,8 @@ def train_llara(params: Params, teacher: Teacher, catalogue: Items, project: Pro
         "base": lm.identity,
         "inputs": inputs,
         "prompt": builder.digest,
-        "teacher": {"name": teacher.name, "digest": teacher.digest, "items": seen, "text_made": made, "width": width},
+        "teacher": {"name": teacher.name, "digest": teacher.digest, "items": seen, "text_made": made, "width": width}
+        | ({"vectors": "states"} if teacher.states else {}),
         "data": learned_from(project.prepared, params.prompt.form),
         "examples": material.examples,
         "params": dict(zip(("sft", "lora", "curriculum"), sections, strict=True)) | {"seed": params.seed},

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 WEIGHTS, CONFIG, IDENTITY = "adapter_model.safetensors", "adapter_config.json", "recalign.json"
 PICKLED = "adapter_model.bin"
 MODALITY, TEACHER = "modality.safetensors", "teacher.parquet"  # beside them where prompts show vectors (room hybrid)
+RECOMMENDER = "teacher"  # a folder beside them where the vectors are states: the recommender that computes them
 PLACES = (".", "adapter", "artifacts/package/adapter")  # in a folder: training's own, a package's, a whole version's
 
 
@@ -26,12 +27,13 @@ def find_adapter(place: Path) -> Path | None:
 
 
 def adapter_digest(folder: Path) -> str:
-    """sha256 over an adapter's weights, configuration and vectors. Raises RecalignError when one of the first two is
-    missing."""
+    """sha256 over an adapter's weights, configuration and vectors, and over what computes these. Raises RecalignError
+    when one of the first two is missing."""
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
             raise RecalignError(f"{folder} holds no {name}, so it is no adapter; give the folder that training wrote")
-    beside = [file_digest(folder / name) for name in (MODALITY, TEACHER) if (folder / name).is_file()]
+    computing = sorted(file for file in (folder / RECOMMENDER).glob("*") if file.is_file())
+    beside = [file_digest(file) for file in (folder / MODALITY, folder / TEACHER, *computing) if file.is_file()]
     return digest_of([file_digest(folder / WEIGHTS), read_json(folder / CONFIG), *beside])
 
 
