@@ -42,7 +42,7 @@ def main() -> None:
     asked = parser.parse_args()
     project, params = Project(asked.root), load_params(asked.root / "params.yaml")
     catalogue, summary = Items.read(project.prepared), read_json(project.prepared / "summary.json")
-    teacher = read_teacher(asked.teacher, project.baselines, catalogue)
+    teacher = read_teacher(asked.teacher, project.baselines, catalogue, states=params.hybrid.vectors == "states")
     lm = load_language_model(project.base, params.base, new_adapter=params.lora, trainable=True, threads=1)
     builder = hybrid_prompts(lm, teacher, catalogue, params.prompt, summary["noun"], clock=summary["clock"])
     learned = read_material(params, project.prepared, project.profiles, builder, catalogue).epoch(0)

@@ -12,6 +12,8 @@ mean       every item has the mean vector
 zero       llara, read with an adapter whose last layer is zero (nothing is trained for it)
 without    llara, read with prompts of text alone (likewise)
 
+With hybrid.vectors: states the arm llara shows the teacher's states, and shuffled and mean, of static vectors, refuse.
+
 and the teacher alone; fused: the arm joins the teacher where validation cases of the view say that it adds more than
 noise, as in the product. All rank the same lists of 20 by log-prob: warm cases and, where prepare.hidden_items is above
 0, cases of new items too. A figure is the mean over the cases of what the seeds reached on average, its interval a
@@ -24,7 +26,7 @@ import argparse
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,8 @@ class Bench:
         self.project = Project(root)
         self.params = load_params(root / "params.yaml")
         self.catalogue = Items.read(self.project.prepared)
-        self.teacher = read_teacher(teacher, self.project.baselines, self.catalogue)
+        states = self.params.hybrid.vectors == "states"
+        self.teacher = read_teacher(teacher, self.project.baselines, self.catalogue, states=states)
         asked, seed, prepared = self.params.evaluate, self.params.seed, self.project.prepared
         views = VIEWS if self.params.prepare.hidden_items else (c.WARM,)
         limits = dict(zip(VIEWS, cases or [asked.test_cases, asked.test_cases], strict=True))
@@ -91,7 +94,8 @@ class Bench:
         """
         params = self.params.model_copy(update={"seed": seed})
         of = "llara" if arm in READ_OTHERWISE else arm
-        folder = self.project.root / "data/cache/llara" / f"{self.teacher.name}-{of}-{seed}"
+        states = "-states" if self.teacher.states and of != "text" else ""
+        folder = self.project.root / "data/cache/llara" / f"{self.teacher.name}{states}-{of}-{seed}"
         begun = time.process_time()
         if not (folder / "manifest.json").is_file():
             self._train(of, params, folder)
@@ -142,10 +146,11 @@ class Bench:
         if arm == "text":
             sft(params, project.moved(sft=folder))
             return
-        variants: dict[str, Teacher] = {
-            "llara": self.teacher, "shuffled": shuffled(self.teacher, params.seed), "mean": averaged(self.teacher),
+        variants: dict[str, Callable[[], Teacher]] = {
+            "llara": lambda: self.teacher, "shuffled": lambda: shuffled(self.teacher, params.seed),
+            "mean": lambda: averaged(self.teacher),
         }  # fmt: skip
-        train_llara(params, variants[arm], self.catalogue, project, folder)
+        train_llara(params, variants[arm](), self.catalogue, project, folder)
 
     def _opened(self, arm: str, params: Params, folder: Path) -> LanguageModelRecommender:
         summary = read_json(self.project.prepared / "summary.json")
