@@ -72,7 +72,7 @@ class GraphVectors(Projected):
 
     def forward(self, numbers: Tensor) -> Tensor:
         """[K, llm_dim] of numbers [K] of graph tokens."""
-        molecules, place = torch.unique(self.table[numbers], return_inverse=True)
+        molecules, place = torch.unique(self.rows(numbers), return_inverse=True)
         encoded = self.molecule_tokens([self.smiles[molecule] for molecule in molecules.tolist()])
         return encoded[place, numbers % self.sizes.tokens]
 

@@ -73,14 +73,18 @@ class Projected(nn.Module):
         self.adapter = adapter
         self.register_buffer("table", table.detach().clone(), persistent=False)
 
-    def forward(self, numbers: Tensor) -> Tensor:
-        """[K, llm_dim] of numbers [K]. Raises RecalignError for one beyond the table."""
+    def rows(self, numbers: Tensor) -> Tensor:
+        """[K, …] rows of the table. Raises RecalignError for a number beyond it."""
         if int(numbers.max()) >= len(self.table):
             raise RecalignError(
                 f"a prompt asks for vector {int(numbers.max())} of a teacher that has {len(self.table)}; build "
                 "prompts with the teacher that the model was opened with"
             )
-        outputs: Tensor = self.adapter(self.table[numbers])
+        return self.table[numbers]
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """[K, llm_dim] of numbers [K]."""
+        outputs: Tensor = self.adapter(self.rows(numbers))
         return outputs
 
 
