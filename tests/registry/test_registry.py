@@ -36,8 +36,8 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
 from recalign import project as layout
-from recalign.commands.arguments import open_adapter
 from recalign.commands.compare import compare
+from recalign.commands.opened import open_adapter
 from recalign.commands.rank import Named
 from recalign.commands.rank import rank as rank_lists
 from recalign.commands.recommend import _print as print_answer

@@ -29,7 +29,7 @@ from rounding import rounding
 from ruamel.yaml import YAML
 
 from recalign import project as layout
-from recalign.commands.arguments import open_adapter
+from recalign.commands.opened import open_adapter
 from recalign.commands.recommend import recommend
 from recalign.commands.register import register
 from recalign.common.artifacts import read_parquet, write_json, write_parquet

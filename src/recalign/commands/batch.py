@@ -215,7 +215,7 @@ def _second_stage(
     params: Params, asked: Rerank, users: frozenset[int], catalogue: Items, raw_items: RawIds
 ) -> SecondStage:
     """The language model, opened; what it will take is printed."""
-    from recalign.commands.arguments import open_adapter
+    from recalign.commands.opened import open_adapter
     from recalign.commands.recommend import default_adapter
     from recalign.ranking.fused import FusedRecommender
     from recalign.recommenders.recommender import Asked

@@ -107,7 +107,7 @@ def _system(params: Params, catalogue: Items, named: Named) -> "tuple[Ranker, st
         assert named.train is not None, "Named.check lets none pass without it"
         return fit_on_log(named.recommender, catalogue, named.train, params), f"fitted on {named.train}"
     assert named.adapter is not None, "Named.check lets none pass"
-    from recalign.commands.arguments import open_adapter
+    from recalign.commands.opened import open_adapter
 
     settings, model = open_adapter(params, named.adapter, catalogue)
     if settings.prompt.profile:
@@ -117,7 +117,7 @@ def _system(params: Params, catalogue: Items, named: Named) -> "tuple[Ranker, st
 
 def _fused(params: Params, catalogue: Items, train: Path | None) -> "tuple[Ranker, str]":
     """The project's fusion with its weights, its ID recommenders fitted anew on `train`."""
-    from recalign.commands.arguments import open_adapter
+    from recalign.commands.opened import open_adapter
     from recalign.ranking.fused import FusedRecommender
     from recalign.ranking.fusion import read_fusion
     from recalign.ranking.language_model import LanguageModelRecommender

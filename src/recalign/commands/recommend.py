@@ -72,7 +72,7 @@ def recommend(
     for sentence in said:
         log.info(sentence)
     with uncollected():
-        from recalign.commands.arguments import open_adapter
+        from recalign.commands.opened import open_adapter
         from recalign.registry.serving import Service
 
     new = None
@@ -114,7 +114,7 @@ def user_history(prepared: Path, user: str, raw: RawIds) -> list[int]:
 
 def _opened(params: Params, chosen: str, catalogue: Items) -> "tuple[Settings, AnyRecommender]":
     """What nobody named, opened. Raises RecalignError that names it and what to ask in its place."""
-    from recalign.commands.arguments import open_adapter
+    from recalign.commands.opened import open_adapter
 
     try:
         return open_adapter(params, chosen, catalogue)
