@@ -101,7 +101,7 @@ class Bench:
             self._train(of, params, folder)
         trained = time.process_time()
         recommender = self._opened(arm, params, folder)
-        scores = {of: recommender.logprobs(trial.requests, trial.candidates) for of, trial in self.trials.items()}
+        scores = {key: recommender.logprobs(trial.requests, trial.candidates) for key, trial in self.trials.items()}
         took = {"training": trained - begun, "ranking": time.process_time() - trained}
         return scores, took, self._probe(recommender, scores[c.TEST, c.WARM])
 
@@ -114,14 +114,10 @@ class Bench:
         moved = recommender.logprobs(trial.requests, exchanged(trial.candidates, places))
         return position_probe(scores, moved, places)
 
-    def users(self, view: str) -> list[int]:
-        """Of the view's test cases, in their order."""
-        return [user for _, user in self.trials[c.TEST, view].keys]
-
     def teacher_scores(self) -> Scores:
         """Those of the teacher alone."""
         recommender = load_fitted(self.teacher.name, self.project.baselines / self.teacher.name, self.catalogue)
-        return {of: scores_of(recommender, trial.requests, trial.candidates) for of, trial in self.trials.items()}
+        return {key: scores_of(recommender, trial.requests, trial.candidates) for key, trial in self.trials.items()}
 
     def ranks(self, scores: Floats, view: str) -> Any:
         """Of the targets of the test cases."""
@@ -213,16 +209,21 @@ def measure(bench: Bench, arms: list[str], seeds: list[int], out: Path | None) -
             "teacher": bench.teacher.name, "seeds": seeds[:done], "machine": machine(), "seconds": seconds,
             "views": {view: summarised(bench.trials[c.TEST, view], own) for view, own in values.items()},
             "zero_against_text_prompts": apart,
-            "places": {arm: decided(own, bench.users(c.WARM)) for arm, own in probes.items() if own},
+            "places": {arm: decided(own, users_of(bench.trials[c.TEST, c.WARM])) for arm, own in probes.items() if own},
         }  # fmt: skip
         if out:
             write_json(out, found)
     return found
 
 
+def users_of(trial: Trial) -> list[int]:
+    """Of the cases, in their order."""
+    return [user for _, user in trial.keys]
+
+
 def summarised(trial: Trial, values: Values) -> dict[str, Any]:
     """Figures and differences of one view."""
-    users = [user for _, user in trial.keys]
+    users = users_of(trial)
     means = {metric: {name: np.mean(runs, axis=0) for name, runs in own.items()} for metric, own in values.items()}
     intervals = {
         metric: {name: bootstrap_interval(value, users, RESAMPLES, 0) for name, value in own.items()}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import training_world
-from hybrid_world import NEW_ITEM, make_project
+from hybrid_world import NEW_ITEM, killed_after_steps, make_project
 from safetensors.torch import load_file
 from training_world import ITEMS, make_params
 
@@ -172,20 +172,10 @@ def test_training_twice_gives_the_same_bytes(project, trained):
 
 def test_a_kill_among_text_only_steps_changes_no_byte(project, trained, monkeypatch):
     """At a checkpoint before the first hybrid batch the modality adapter has no optimiser state yet."""
-    from recalign.training import loop
-
     before = {file.name: file.read_bytes() for file in trained.iterdir() if file.name != "manifest.json"}
     wanted = make_params(**LONG, checkpoint_seconds=0)
     assert not Curriculum(24, wanted.seed).shows_vectors(1)
-    real, left = loop._step, [0]
-
-    def step(*given):
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        return real(*given)
-
-    monkeypatch.setattr(loop, "_step", step)
+    left = killed_after_steps(monkeypatch)
     for steps in (1, 3, 12):
         left[0] = steps
         with pytest.raises(KeyboardInterrupt):

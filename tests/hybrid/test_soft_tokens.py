@@ -3,7 +3,7 @@
 import pytest
 import tiny
 import torch
-from peft import LoraConfig, get_peft_model
+from hybrid_world import lora_model
 
 from recalign.common.errors import RecalignError
 from recalign.hybrid.modality import ModalityAdapter, embedding_std
@@ -22,16 +22,9 @@ def table() -> torch.Tensor:
 
 def hybrid(family: str = "llama") -> torch.nn.Module:
     """A tiny model under a LoRA with non-zero factors that reads nine vectors."""
-    base = tiny.model(family)
-    targets = ["c_attn"] if family == "gpt2" else ["q_proj", "v_proj"]
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    width = base.get_input_embeddings().weight.shape[-1]
-    attach(model, Projected(table(), ModalityAdapter(WIDTH, width, std=embedding_std(base))))
+    model = lora_model(family)
+    width = model.get_input_embeddings().weight.shape[-1]
+    attach(model, Projected(table(), ModalityAdapter(WIDTH, width, std=embedding_std(model))))
     return model
 
 

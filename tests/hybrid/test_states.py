@@ -5,11 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 import training_world
-from hybrid_world import NEW_ITEM, make_project
-from peft import LoraConfig, get_peft_model
+from hybrid_world import NEW_ITEM, killed_after_steps, lora_model, make_project
 from registry_project import write_interactions
 from training_world import ITEMS, make_params
 
@@ -78,16 +76,9 @@ def random_recommender(name: str, ids: tuple[int, ...] = (10, 20, 30, 40, 50)) -
 
 def reading(states: States, family: str = "llama") -> torch.nn.Module:
     """A tiny model under a LoRA with non-zero factors that reads states."""
-    base = tiny.model(family)
-    targets = ["c_attn"] if family == "gpt2" else ["q_proj", "v_proj"]
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    width = base.get_input_embeddings().weight.shape[-1]
-    attach(model, ProjectedStates(states, ModalityAdapter(WIDTH, width, std=embedding_std(base))))
+    model = lora_model(family)
+    width = model.get_input_embeddings().weight.shape[-1]
+    attach(model, ProjectedStates(states, ModalityAdapter(WIDTH, width, std=embedding_std(model))))
     return model
 
 
@@ -280,18 +271,8 @@ def bytes_of(place: Path) -> dict[str, bytes]:
 
 
 def test_a_kill_changes_no_byte(project, trained, monkeypatch):
-    from recalign.training import loop
-
     before = bytes_of(trained)
-    real, left = loop._step, [0]
-
-    def step(*given):
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        return real(*given)
-
-    monkeypatch.setattr(loop, "_step", step)
+    left = killed_after_steps(monkeypatch)
     wanted = make_params(**LONG, checkpoint_seconds=0)
     for steps in (7, 9):
         left[0] = steps

@@ -2,9 +2,13 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import tiny
+import torch
 import training_world
+from peft import LoraConfig, get_peft_model
 from training_world import ITEMS, make_world
 
 from recalign.common.artifacts import folder, read_json, write_json, write_parquet
@@ -53,3 +57,32 @@ def write_events(prepared: Path) -> None:
         write_parquet(out / "events.parquet", table)
         write_parquet(out / "items.parquet", pa.Table.from_pylist(items, schema=schema))
         write_parquet(out / "candidates.parquet", pa.Table.from_pylist(manifest))
+
+
+def lora_model(family: str = "llama") -> torch.nn.Module:
+    """A tiny model under a LoRA with non-zero factors."""
+    base = tiny.model(family)
+    targets = ["c_attn"] if family == "gpt2" else ["q_proj", "v_proj"]
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def killed_after_steps(monkeypatch) -> list[int]:
+    """[0]: how many steps training takes before the next one is killed; each that is taken counts it down."""
+    from recalign.training import loop
+
+    real, left = loop._step, [0]
+
+    def step(*given: Any) -> Any:
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return real(*given)
+
+    monkeypatch.setattr(loop, "_step", step)
+    return left

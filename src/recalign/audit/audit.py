@@ -169,7 +169,7 @@ class ProbeContest:
 
     @property
     def lines(self) -> list[str]:
-        """What stands under the table: the audit's verdict, the probe to beat, and who does not beat it."""
+        """What is said under the table: the audit's verdict, the probe to beat, and who does not beat it."""
         known = f"the best leak probe, '{self.probe}', reaches {LABELS[self.metric]} {self.reached.value:.3f}"
         lines = [f"Audit of the candidate lists: {self.audit.sentence} Without any taste, {known}."]
         if self.unbeaten:

@@ -150,7 +150,7 @@ def known_answers(cases: CaseSet, fit: CaseSet | None, log: Log | None) -> Float
 
 
 def repeated_examples(cases: CaseSet, fit: CaseSet | None) -> Floats:
-    """1 for each case [B] whose history (as a set, of at least LONG items) and target stand in `fit` too, else 0.
+    """1 for each case [B] whose history (as a set, of at least LONG items) and target are in `fit` too, else 0.
 
     Without `fit`: in a case of another user of the same file.
     """

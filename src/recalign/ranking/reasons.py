@@ -64,10 +64,6 @@ class Contributions:
     words: str
 
     @cached_property
-    def _ids(self) -> Ids:
-        return np.array(self.model.catalogue.ids, dtype=np.int64)
-
-    @cached_property
     def _titles(self) -> NDArray[np.object_]:
         """The titles of the model's items, then None."""
         return np.array([*(self.catalogue.titles[item] for item in self.model.catalogue.ids), None], dtype=object)
@@ -95,7 +91,7 @@ class Contributions:
         terms = self._terms(liked, listed, which, np.repeat(np.arange(len(listed)), spans))
         if isinstance(self.model, ItemKNN) and self.model.settings.recency is not None:
             terms *= np.exp(-back / self.model.settings.recency)
-        rows = _places(self._ids, liked)
+        rows = _places(self.model.catalogue.ascending, liked)
         named = []
         for _ in range(NAMED):
             pairs = _largest(terms, spans)
@@ -115,7 +111,8 @@ class Contributions:
         """[pairs] what liked item `which` adds to the score of listed item `whose`, by their places; 0 where one is
         unknown."""
         (rows, row), (columns, column) = (
-            np.unique(_places(self._ids, wanted), return_inverse=True) for wanted in (liked, listed)
+            np.unique(_places(self.model.catalogue.ascending, wanted), return_inverse=True)
+            for wanted in (liked, listed)
         )
         if isinstance(self.model, EASE):
             terms = self.model.weights[rows[row][which], columns[column][whose]].astype(np.float64)
