@@ -16,6 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for stage in STAGES:
         commands.add_parser(stage, help=f"the stage {stage} of dvc.yaml")
+    commands.add_parser("joint", help="learn the pairs of another project too (joint in params.yaml), after 'describe'")
+    curve = commands.add_parser("curve", help="train on more and more pairs; reports/curve.csv")
+    curve.add_argument("pairs", type=int, nargs="+", help="training pairs, e.g. 100 400 1600")
     commands.add_parser("simulate", help="write the bundled simulated pairs again")
     commands.add_parser("register", help="register the trained model in MLflow; serve it with 'mlflow models serve'")
     given = parser.parse_args(arguments)
@@ -48,6 +51,11 @@ def _run(given: argparse.Namespace) -> None:
         from moltc.serving import MODEL, register
 
         print(f"models:/{MODEL}/{register(load_params(Path('params.yaml')))}")
+        return
+    if given.command == "curve":
+        from moltc.curve import write_curve
+
+        write_curve(load_params(Path("params.yaml")), given.pairs)
         return
     getattr(stages, given.command)(load_params(Path("params.yaml")))
 

@@ -27,6 +27,8 @@ class DataParams(Section):
     second: str
     label: str
     split: str | None
+    across: str | None = None  # with a default: packages that were registered before it have none
+    across_label: str | None = None
     best: str | None
     kind: Kind
     symmetric: bool
@@ -108,6 +110,7 @@ class Params(Section):
     lora: LoraParams
     describe: StageParams
     interact: StageParams
+    joint: str | None = None
     prefer: PreferParams
     evaluate: EvaluateParams
 

@@ -9,6 +9,7 @@ DESCRIBED = Path("data/described")  # describe: the graph side after stage 1, cu
 INTERACTING = Path("data/interacting")  # interact: LoRA and graph side after stage 2
 TEXT = Path("data/text")  # text: the twin that reads no graphs
 PREFERRED = Path("data/preferred")  # prefer: LoRA and graph side after preference training
+JOINT = Path("data/joint")  # joint: LoRA and graph side that learned the pairs of two projects
 BASELINES = Path("data/baselines")  # baselines: outputs on validation and the test views
 REPORTS = Path("reports")  # evaluate: metrics.json, report.md
 CACHE = Path("data/cache")  # safe to delete

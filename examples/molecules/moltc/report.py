@@ -21,6 +21,7 @@ from recalign.evaluation.significance import plain, signed
 OUTPUTS = "outputs.safetensors"
 KNOWN, ALL = "best possible", ", all pairs"
 GRAPHS, TEXT, SHUFFLED, PREFERRED = "language model", "text alone", "shuffled graphs", "preference-trained"
+JOINTLY = "trained jointly"
 Systems = dict[str, dict[str, Floats]]  # system → view → [N, C] outputs
 
 
@@ -71,7 +72,7 @@ class Figures:
 
     def best_baseline(self, *, everything: bool) -> str | None:
         """The baseline with the best first metric on validation: of those of the subset, or of those of all pairs."""
-        language_models = (GRAPHS, TEXT, SHUFFLED, PREFERRED, KNOWN)
+        language_models = (GRAPHS, TEXT, SHUFFLED, PREFERRED, JOINTLY, KNOWN)
         names = [n for n in self.systems if n not in language_models and n.endswith(ALL) == everything]
         pairs = self.views[c.VALIDATION]
         metric, value = next(iter(METRICS[pairs.kind].items()))
@@ -83,7 +84,7 @@ class Figures:
         """Which systems are compared on the same pairs."""
         rivals = [TEXT, SHUFFLED, self.best_baseline(everything=False), self.best_baseline(everything=True)]
         found = [(GRAPHS, rival) for rival in rivals if rival is not None]
-        return [pair for pair in [*found, (PREFERRED, GRAPHS)] if set(pair) <= self.systems.keys()]
+        return [pair for pair in [*found, (PREFERRED, GRAPHS), (JOINTLY, GRAPHS)] if set(pair) <= self.systems.keys()]
 
     def metrics(self) -> dict[str, Any]:
         """What metrics.json holds of the test views."""

@@ -1,4 +1,5 @@
-"""Which pairs are for what: one training set, and three test views by how many of a pair's molecules are new."""
+"""Which pairs are for what: one training set, three test views by how many of a pair's molecules are new, and one of
+another file's pairs."""
 
 from hashlib import sha256
 
@@ -8,8 +9,8 @@ from moltc.params import SplitParams
 from moltc.validation import Clean
 from recalign.common import columns as c
 
-RANDOM, ONE_NEW, BOTH_NEW, SPARE = "random", "one-new", "both-new", "spare"
-VIEWS = (RANDOM, ONE_NEW, BOTH_NEW)  # never pooled
+RANDOM, ONE_NEW, BOTH_NEW, ACROSS = "random", "one-new", "both-new", "across"
+VIEWS = (RANDOM, ONE_NEW, BOTH_NEW, ACROSS)  # never pooled
 
 
 def fraction(text: str) -> float:

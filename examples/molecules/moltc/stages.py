@@ -2,31 +2,46 @@
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from moltc import project
 from moltc.params import Params
 from recalign.common.artifacts import folder, replacing, write_json
 from recalign.common.errors import RecalignError
 
+if TYPE_CHECKING:
+    from moltc.prepared import PairSet
+    from moltc.report import Systems
+
 log = logging.getLogger(__name__)
 
 
 def prepare(params: Params, root: Path = Path()) -> None:
-    """Clean pairs, their views, the quarantine and the audit.
+    """Clean pairs, their views, the quarantine and the audit, which looks at the first file alone.
 
     Raises RecalignError where quarantine takes more than data.max_rejected: quarantine.parquet then lies in reports/.
     """
     from moltc.audit import audit_pairs, given_split
     from moltc.prepared import write_prepared
-    from moltc.splits import RANDOM, split_views
-    from moltc.validation import read_pairs, refusal
+    from moltc.splits import ACROSS, RANDOM, split_views
+    from moltc.validation import joined, read_across, read_pairs, refusal
     from recalign.common import columns as c
 
     with folder(root / project.PREPARED) as out:
         clean = read_pairs(params.data, root, root / project.SPILL)
         views = split_views(clean, params.split)
-        summary = write_prepared(out, clean, params.data.kind, views)
+        both, of_both = clean, views
+        if params.data.across:
+            other = read_across(params.data, root, root / project.SPILL, clean)
+            if not len(other.first):
+                raise RecalignError(f"data.across: {params.data.across} has no clean pair that data.pairs lacks")
+            both = joined(clean, other, params.data.across)
+            of_both = np.concatenate([views, np.full(len(other.first), ACROSS, dtype=object)])
+        summary = write_prepared(out, both, params.data.kind, of_both)
         for rule in summary["rules"]:
             if rule["failed"]:
                 print(f"{rule['failed']:>7} rows, {rule['level']}: {rule['name']}")
@@ -145,6 +160,7 @@ def evaluate(params: Params, root: Path = Path()) -> None:
             found = {view: predict(params, model, own, mean) for view, own in views.items()}
             systems[system] = {view: outputs.values for view, outputs in found.items()}
             unparsed[system] = sum(outputs.unparsed for outputs in found.values())
+    elsewhere = _evaluated_jointly(params, root, views, systems, mean)
     systems |= report.best_possible(views)
     figures = report.Figures(params, views, systems)
     about = {
@@ -155,6 +171,43 @@ def evaluate(params: Params, root: Path = Path()) -> None:
     if params.data.kind == "number" and params.prompt.number == "text":
         about["texts without a number"] = str(unparsed)
     metrics = figures.metrics()
-    write_json(root / project.REPORTS / "metrics.json", {"about": about, "views": metrics})
-    write_text(root / project.REPORTS / "report.md", report.page(about, metrics))
-    print(report.page(about, metrics))
+    write_json(root / project.REPORTS / "metrics.json", {"about": about, "views": metrics, "joint": elsewhere})
+    shown = report.page(about, metrics | {f"{params.joint}, {view}": own for view, own in elsewhere.items()})
+    write_text(root / project.REPORTS / "report.md", shown)
+    print(shown)
+
+
+def joint(params: Params, root: Path = Path()) -> None:
+    """One model that learns the pairs of this project and of the one that params.joint names."""
+    from moltc.joint import both_sides, train_jointly
+
+    train_jointly(both_sides(params, root), root / project.JOINT)
+
+
+def _evaluated_jointly(
+    params: Params, root: Path, views: "Mapping[str, PairSet]", systems: "Systems", mean: float
+) -> dict[str, Any]:
+    """Add the jointly trained model to the systems, where there is one; its figures on the other project's pairs, next
+    to those of the model that learned these alone, where that is trained."""
+    from moltc import report
+    from moltc.joint import both_sides, opened_jointly
+    from moltc.predictions import predict
+    from moltc.training import open_model
+    from recalign.common import columns as c
+
+    if params.joint is None or not (root / project.JOINT / "training.json").is_file():
+        return {}
+    own, other = both_sides(params, root)
+    here, there = opened_jointly((own, other), root / project.JOINT)
+    systems[report.JOINTLY] = {view: predict(params, here, pairs, mean).values for view, pairs in views.items()}
+    theirs = report.test_views(other.params, other.pairs)
+    middle = float(other.pairs.of(c.TRAIN, other.params.subset.train, other.params.seed).labels.mean())
+    opened = {report.JOINTLY: there}
+    if (other.root / project.INTERACTING / "training.json").is_file():
+        place = other.root / project.INTERACTING
+        opened[report.GRAPHS] = open_model(other.params, other.pairs, other.root / project.BASE, place)
+    found = {
+        name: {view: predict(other.params, model, pairs, middle).values for view, pairs in theirs.items()}
+        for name, model in opened.items()
+    }
+    return report.Figures(other.params, theirs, found).metrics()

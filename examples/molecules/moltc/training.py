@@ -139,15 +139,15 @@ def open_model(
 def describe(params: Params, pairs: PairSet, root: Path, out: Path) -> None:
     """Stage 1: the graph side learns to describe molecules; the language model is frozen."""
     opened = open_model(params, pairs, root / project.BASE, None, lora=False, trainable=True)
-    training, validation = (_subset(params, pairs, split) for split in (c.TRAIN, c.VALIDATION))
+    training, validation = (subset(params, pairs, split) for split in (c.TRAIN, c.VALIDATION))
     examples = describe_examples(training, opened.prompts, params.subset.describe, params.seed)
     held = describe_examples(validation, opened.prompts, params.subset.validation, params.seed)
     for parameter in opened.vectors.head.parameters():
         parameter.requires_grad_(False)
     task = LanguageModelling(opened.lm.model, held, params.describe.micro_tokens)
     task.name = "describe"
-    result = _train(params, params.describe, opened, task, examples, root)
-    facts = _facts(params, "describe", pairs, opened, len(examples))
+    result = run_training(params, params.describe, opened, task, examples, root)
+    facts = stage_facts(params, "describe", pairs, opened, len(examples))
     with folder(out) as partial:
         write_graphs(opened.vectors, partial)
         write_text(partial / "curve.csv", curve_csv(result.rows))
@@ -162,7 +162,7 @@ def interact(params: Params, pairs: PairSet, root: Path, out: Path, described: P
     """Stage 2: graph side and LoRA learn the answers. described: what stage 1 wrote; None: the twin of text alone."""
     tokens = 0 if described is None else None
     opened = open_model(params, pairs, root / project.BASE, described, tokens=tokens, trainable=True)
-    training, validation = (_subset(params, pairs, split) for split in (c.TRAIN, c.VALIDATION))
+    training, validation = (subset(params, pairs, split) for split in (c.TRAIN, c.VALIDATION))
     name = "interact" if described is not None else "text"
     micro = params.interact.micro_tokens
     result: TrainingResult
@@ -172,15 +172,15 @@ def interact(params: Params, pairs: PairSet, root: Path, out: Path, described: P
         numbers, held = (number_examples(part, opened.prompts) for part in (training, validation))
         regression = NumberTraining(opened.lm.model, opened.vectors, held, micro)
         regression.name = name
-        result = _train(params, params.interact, opened, regression, numbers, root)
+        result = run_training(params, params.interact, opened, regression, numbers, root)
     else:
         opened.vectors.head.requires_grad_(False)
         texts, kept = (answer_examples(part, opened.prompts, params.seed) for part in (training, validation))
         task = LanguageModelling(opened.lm.model, kept, micro)
         task.name = name
-        result = _train(params, params.interact, opened, task, texts, root)
-    facts = _facts(params, name, pairs, opened, len(training))
-    _write(opened, result, facts, root, out)
+        result = run_training(params, params.interact, opened, task, texts, root)
+    facts = stage_facts(params, name, pairs, opened, len(training))
+    finished(opened, result, facts, root, out)
 
 
 def prefer(params: Params, pairs: PairSet, root: Path, trained: Path, out: Path) -> None:
@@ -192,7 +192,7 @@ def prefer(params: Params, pairs: PairSet, root: Path, trained: Path, out: Path)
         return
     opened = open_model(params, pairs, root / project.BASE, trained, trainable=True)
     opened.vectors.head.requires_grad_(False)
-    training, validation = (_subset(params, pairs, split) for split in (c.TRAIN, c.VALIDATION))
+    training, validation = (subset(params, pairs, split) for split in (c.TRAIN, c.VALIDATION))
     examples, held = (
         preference_examples(part, opened.prompts, params.prefer.negatives, training.labels, params.seed)
         for part in (training, validation)
@@ -205,12 +205,13 @@ def prefer(params: Params, pairs: PairSet, root: Path, trained: Path, out: Path)
     task.name = "prefer"
     opened.lm.model.train(params.lora.dropout == 0.0)
     apart = task.check_start(examples[: params.prefer.batch], START_TOLERANCE["fp32"])
-    result = _train(params, params.prefer, opened, task, examples, root)
-    facts = _facts(params, task.name, pairs, opened, len(examples))
-    _write(opened, result, facts | {"step_0_difference": apart}, root, out)
+    result = run_training(params, params.prefer, opened, task, examples, root)
+    facts = stage_facts(params, task.name, pairs, opened, len(examples))
+    finished(opened, result, facts | {"step_0_difference": apart}, root, out)
 
 
-def _subset(params: Params, pairs: PairSet, split: str) -> PairSet:
+def subset(params: Params, pairs: PairSet, split: str) -> PairSet:
+    """The pairs that a stage reads of a split. Raises RecalignError where there is none."""
     most = params.subset.train if split == c.TRAIN else params.subset.validation
     found = pairs.of(split, most, params.seed)
     if not len(found):
@@ -218,9 +219,10 @@ def _subset(params: Params, pairs: PairSet, split: str) -> PairSet:
     return found
 
 
-def _train(
+def run_training(
     params: Params, stage: StageParams, opened: Opened, task: Task[E], examples: Sequence[E], root: Path
 ) -> TrainingResult:
+    """Train a stage with recalign's loop; a killed one goes on."""
     settings = {**stage.model_dump(), "prefer": params.prefer.model_dump(), "graph": opened.vectors.sizes}
     about = [settings, params.lora.model_dump(), params.seed, params.threads, opened.lm.digest, opened.prompts.digest]
     begin = {name: float(weight.detach().double().sum()) for name, weight in trainable_weights(opened.lm.model).items()}
@@ -232,13 +234,15 @@ def _train(
     return result
 
 
-def _facts(params: Params, name: str, pairs: PairSet, opened: Opened, examples: int) -> dict[str, Any]:
+def stage_facts(params: Params, name: str, pairs: PairSet, opened: Opened, examples: int) -> dict[str, Any]:
+    """What every training.json says."""
     return {
         "stage": name, "base": opened.lm.identity, "data_digest": pairs.digest, "prompt": opened.prompts.digest,
         "examples": examples, "seed": params.seed,
     }  # fmt: skip
 
 
-def _write(opened: Opened, result: TrainingResult, facts: Mapping[str, Any], root: Path, out: Path) -> None:
+def finished(opened: Opened, result: TrainingResult, facts: Mapping[str, Any], root: Path, out: Path) -> None:
+    """Write LoRA, graph side, curve and facts into a new folder."""
     notes = root / project.CACHE / "costs"
     write_training(opened.lm, result, facts, out, notes, lambda partial: write_graphs(opened.vectors, partial))

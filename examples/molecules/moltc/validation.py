@@ -1,7 +1,7 @@
 """A file of pairs against its rules, by Great Expectations and DuckDB; bad rows go to quarantine with the reason."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ MEMORY = "1 GB"  # of DuckDB; beyond it rows spill to disk
 TOO_MANY, SELF, UNKNOWN, LABEL = "too many atoms", "same molecule twice", "unknown molecule id", "unknown label"
 SIDES = ("first", "second")
 CONTRADICTION, SALT = "contradictory labels", "salt or mixture"
+KNOWN = "pair of the first file"
 MOLECULE_FAULTS = {  # rule: what every molecule has to be
     UNKNOWN: "every molecule's id stands in the file of molecules",
     MISSING: "every molecule has a SMILES",
@@ -69,6 +70,12 @@ class Clean:
     outcomes: tuple[Outcome, ...]
     files: Mapping[str, str]
 
+    @property
+    def skeletons(self) -> frozenset[tuple[str, ...]]:
+        """The skeletons of each pair, whatever their order."""
+        pairs = zip(self.first.tolist(), self.second.tolist(), strict=True)
+        return frozenset(_unordered(self.molecules[one], self.molecules[other]) for one, other in pairs)
+
     def summary(self) -> dict[str, Any]:
         """What summary.json says of the data."""
         read = len(self.first) + len(self.quarantine)
@@ -83,8 +90,15 @@ class Clean:
         }  # fmt: skip
 
 
-def rules(data: DataParams) -> list[Rule]:
-    """The rules of a row, in the order in which they take one, and at the end the warning of salts."""
+def _unordered(one: Molecule, other: Molecule) -> tuple[str, ...]:
+    return tuple(sorted((one.skeleton, other.skeleton)))
+
+
+def rules(data: DataParams, *, apart: bool = False) -> list[Rule]:
+    """The rules of a row, in the order in which they take one, and at the end the warning of salts.
+
+    apart: of a second file, none of whose pairs may stand in the first one.
+    """
 
     def row(name: str, sentence: str, column: str, shown: str) -> Rule:
         return Rule(name, "pairs", "row", sentence, AMONG, column, shown, TRUE)
@@ -99,6 +113,8 @@ def rules(data: DataParams) -> list[Rule]:
     found.append(Rule(LABEL, "pairs", "row", f"every label {allowed}", PRESENT, "label", "label text"))
     if not data.allow_self:
         found.append(row(SELF, "a pair has two molecules", "two molecules", "second text"))
+    if apart:
+        found.append(row(KNOWN, "no pair of the second file stands in the first one", "new pair", "second text"))
     opposed = "all go" if data.kind != "number" else "the first is kept"
     parts = "every SMILES is one molecule (of a salt or mixture the largest part is read)"
     return [
@@ -109,9 +125,10 @@ def rules(data: DataParams) -> list[Rule]:
     ]
 
 
-def read_pairs(data: DataParams, root: Path, spill: Path) -> Clean:
+def read_pairs(data: DataParams, root: Path, spill: Path, first: Clean | None = None) -> Clean:
     """Read and check the files that `data` names, relative to `root`; spill: DuckDB's folder.
 
+    first: what the first file holds, where this is the second one: a pair of both goes to quarantine.
     Raises RecalignError for a missing or unreadable file and an absent column; bad rows do not raise.
     """
     with database(spill, MEMORY, 1) as connection:
@@ -132,13 +149,43 @@ def read_pairs(data: DataParams, root: Path, spill: Path) -> Clean:
         sides = {side: _read_all([row[name] for row in rows], ids) for side, name in zip(
             SIDES, (data.first, data.second), strict=True)}  # fmt: skip
         labels = [_label(row[data.label], data, answers) for row in rows]
-        checked = _Rows(data, rows, sides, labels, answers)
+        checked = _Rows(data, rows, sides, labels, answers, first.skeletons if first else None)
         shown = checked.shown()
-        outcomes = [Outcome(rule) for rule in rules(data)]
+        outcomes = [Outcome(rule) for rule in rules(data, apart=first is not None)]
         broken = judge(checked.frame(connection), shown, outcomes)
     quarantine = pa.concat_tables([malformed, quarantined(shown, broken, outcomes)])
     named = [name for name in (data.pairs, data.molecules, data.types) if name]
     return checked.kept(broken < 0, quarantine, tuple(outcomes), {name: file_digest(root / name) for name in named})
+
+
+def read_across(data: DataParams, root: Path, spill: Path, first: Clean) -> Clean:
+    """The pairs of data.across, minus those of the first file in either order; errors as those of `read_pairs`."""
+    assert data.across, "only asked for where a second file is named"
+    changed = {"pairs": data.across, "label": data.across_label or data.label, "split": None, "best": None}
+    return read_pairs(data.model_copy(update=changed), root, spill, first)
+
+
+def joined(first: Clean, second: Clean, name: str) -> Clean:
+    """Both files as one, the pairs of the second behind those of the first; name: of the second, before its rules."""
+    every = {m.smiles: m for m in (*first.molecules, *second.molecules)}
+    ordered = sorted(every)
+    number = {smiles: place for place, smiles in enumerate(ordered)}
+    places = [np.array([number[m.smiles] for m in own.molecules], dtype=np.int64) for own in (first, second)]
+    columns = {
+        column: np.concatenate([getattr(first, column), getattr(second, column)])
+        for column in ("labels", "as_written", "best")
+    }
+    ends = {
+        side: np.concatenate([place[getattr(own, side)] for place, own in zip(places, (first, second), strict=True)])
+        for side in SIDES
+    }
+    theirs = tuple(replace(o, rule=replace(o.rule, name=f"{name}: {o.rule.name}")) for o in second.outcomes)
+    return Clean(
+        tuple(every[smiles] for smiles in ordered), first.answers, ends["first"], ends["second"], columns["labels"],
+        columns["as_written"], first.given + second.given, columns["best"],
+        pa.concat_tables([first.quarantine, second.quarantine]), first.outcomes + theirs,
+        {**first.files, **second.files},
+    )  # fmt: skip
 
 
 def _load(connection: "DuckDBPyConnection", table: str, path: Path, needed: dict[str, str]) -> list[dict[str, Any]]:
@@ -187,6 +234,7 @@ class _Rows:
     sides: Mapping[str, list[Molecule | str]]
     labels: list[float | None]
     answers: Answers
+    apart: frozenset[tuple[str, ...]] | None  # skeletons of the pairs of the first file, where this is the second one
 
     def shown(self) -> pa.Table:
         """What the quarantine shows of a row."""
@@ -210,6 +258,9 @@ class _Rows:
         if not self.data.allow_self:
             two = [isinstance(a, str) or isinstance(b, str) or a.smiles != b.smiles for a, b in pairs]
             columns["two molecules"] = two
+        if (apart := self.apart) is not None:
+            new = [isinstance(a, str) or isinstance(b, str) or _unordered(a, b) not in apart for a, b in pairs]
+            columns["new pair"] = new
         frame = pd.DataFrame(columns)
         labels = pd.Series(self.labels, dtype="float64")
         copies, opposed = self._repeated((frame.all(axis=1) & labels.notna()).to_numpy(), connection)
