@@ -12,9 +12,9 @@ TYPES = "type,sentence,symmetric\nsalt,Both form a salt.,1\nmix,Both mix.,1\nove
 
 
 def params(**changes: Any) -> Params:
-    """The project's params with the tiny model; `data__kind="number"` sets data.kind."""
+    """The project's params with the tiny model in fp32; `data__kind="number"` sets data.kind."""
     tree = YAML(typ="safe").load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
-    tree["threads"], tree["base"]["model"] = 1, "tiny-random"
+    tree["threads"], tree["base"]["model"], tree["base"]["compute"] = 1, "tiny-random", "fp32"
     for key, value in changes.items():
         *sections, name = key.split("__")
         part = tree

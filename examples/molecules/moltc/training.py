@@ -204,7 +204,7 @@ def prefer(params: Params, pairs: PairSet, root: Path, trained: Path, out: Path)
     task = PreferenceTraining(opened.lm.model, objective, references, held, params.prefer.micro_tokens)
     task.name = "prefer"
     opened.lm.model.train(params.lora.dropout == 0.0)
-    apart = task.check_start(examples[: params.prefer.batch], START_TOLERANCE["fp32"])
+    apart = task.check_start(examples[: params.prefer.batch], START_TOLERANCE[opened.lm.dtype])
     result = run_training(params, params.prefer, opened, task, examples, root)
     facts = stage_facts(params, task.name, pairs, opened, len(examples))
     finished(opened, result, facts | {"step_0_difference": apart}, root, out)
