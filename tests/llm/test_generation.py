@@ -38,6 +38,50 @@ def test_a_padded_batch_gives_each_prompt_its_own_greedy_text(language_model):
     assert len(set(expected)) == 3
 
 
+BEGUN = [7, 300, 12, *range(40, 60)]
+SHARING = [[*BEGUN, 61, 62, 63, 64], [*BEGUN, 65], [*BEGUN, 61, 70]]
+
+
+def test_what_prompts_begin_with_is_read_once_and_changes_no_text(language_model):
+    """Rows of unequal length behind a common beginning: each its own greedy text, the beginning read once for all."""
+    expected = [
+        language_model.tokenizer.decode(greedy(language_model, p, 12), skip_special_tokens=True).strip()
+        for p in SHARING
+    ]
+    generate_texts(language_model, SHARING, 1)  # a model that is new here is tried first
+    read: list[tuple[int, int]] = []
+    embedding = language_model.model.get_input_embeddings()
+    hook = embedding.register_forward_hook(lambda _, given, __: read.append(tuple(given[0].shape)))
+    assert generate_texts(language_model, SHARING, 12, stop="\x00") == expected
+    hook.remove()
+    assert read[:2] == [(1, len(BEGUN)), (3, 4)]
+    assert set(read[2:]) == {(3, 1)}
+    assert len(set(expected)) == 3
+
+
+def test_equal_prompts_share_all_but_their_last_token(language_model):
+    one = generate_texts(language_model, SHARING[:1], 12, stop="\x00")
+    assert generate_texts(language_model, SHARING[:1] * 4, 12, stop="\x00") == one * 4
+
+
+@pytest.mark.parametrize("prompts", [SHARING[:1], PROMPTS, [[*BEGUN[:10], 1], [*BEGUN[:10], 2]]])
+def test_little_in_common_is_not_read_apart(language_model, prompts):
+    read: list[tuple[int, int]] = []
+    embedding = language_model.model.get_input_embeddings()
+    hook = embedding.register_forward_hook(lambda _, given, __: read.append(tuple(given[0].shape)))
+    generate_texts(language_model, prompts, 2, stop="\x00")
+    hook.remove()
+    assert read[0] == (len(prompts), max(map(len, prompts)))
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_batch_writes_what_each_prompt_alone_does_in_every_family(family):
+    """Windows, biases by distance and states among them, whether or not what is common is read once."""
+    own = LanguageModel(tiny.model(family), tiny.tokenizer(), torch.device("cpu"), "fp32", "none", {}, "")
+    alone = [generate_texts(own, [prompt], 10, stop="\x00")[0] for prompt in SHARING]
+    assert generate_texts(own, SHARING, 10, stop="\x00") == alone
+
+
 def test_a_text_ends_before_the_stop(language_model):
     whole = generate_texts(language_model, PROMPTS[:1], 12, stop="\x00")[0]
     stop = whole[len(whole) // 2]

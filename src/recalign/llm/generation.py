@@ -4,6 +4,8 @@ A sampled text's draws belong to it, so that it is the same whatever batch it is
 argmax(logits / temperature + Gumbel noise), a draw from softmax(logits / temperature) (Gumbel 1954); the noise of each
 row comes from a stream of its own, seeded by the text's own key. With points to answer, their names are written for
 the model, which fills the lines: constrained decoding in one pass.
+
+What all prompts of a batch begin with (an instruction, a worked example) is read once.
 """
 
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import (
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -18,8 +21,13 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.cache_utils import DynamicLayer
 
 from recalign.llm.model.base import LanguageModel
+from recalign.llm.scoring.logprobs import why_not_shared
+from recalign.llm.scoring.ways import base_of
+
+LEAST_SHARED = 16  # tokens: below that a pass of its own for what is common costs more than it saves
 
 
 class _StopText(StoppingCriteria):
@@ -50,15 +58,18 @@ def generate_texts(
     model, tokenizer, device = language_model.model, language_model.tokenizer, language_model.device
     longest = max(map(len, prompts))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    # padded on the left, so that every row's next token follows its prompt directly
-    ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
-    seen = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     training = model.training
     model.eval()
     with torch.inference_mode():
+        common, begun = _begun(language_model, prompts)
+        # padded behind what is common, so that every row's next token follows its prompt directly
+        rows = [(prompt[:common], longest - len(prompt), prompt[common:]) for prompt in prompts]
+        ids = torch.tensor([[*head, *[pad] * gap, *rest] for head, gap, rest in rows], device=device)
+        seen = torch.tensor([[1] * common + [0] * gap + [1] * len(rest) for _, gap, rest in rows], device=device)
         out = model.generate(
             input_ids=ids,
             attention_mask=seen,
+            **({} if begun is None else {"past_key_values": begun}),
             generation_config=GenerationConfig(  # not the model's own, which may sample
                 do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=tokenizer.eos_token_id
             ),
@@ -68,6 +79,26 @@ def generate_texts(
     model.train(training)
     texts = tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
     return [text.split(stop)[0].strip() for text in texts]
+
+
+def _begun(language_model: LanguageModel, prompts: Sequence[list[int]]) -> tuple[int, DynamicCache | None]:
+    """How many tokens all prompts begin with, and a cache that holds them for each; 0 and None where that is too
+    little, or the model's layers keep something else than keys and values of all places."""
+    first, last = min(prompts), max(prompts)  # in their order no other prompt leaves these two earlier
+    common = next((n for n, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    common = min(common, min(map(len, prompts)) - 1)  # each row reads at least one token of its own
+    model = language_model.model
+    if len(prompts) == 1 or common < LEAST_SHARED or why_not_shared(model) is not None:
+        return 0, None
+    cache = DynamicCache(config=base_of(model).config)
+    if any(type(layer) is not DynamicLayer for layer in cache.layers):  # a window would count the padding
+        return 0, None
+    model(
+        input_ids=torch.tensor([first[:common]], device=language_model.device), past_key_values=cache, use_cache=True,
+        logits_to_keep=1,
+    )  # fmt: skip
+    cache.batch_repeat_interleave(len(prompts))
+    return common, cache
 
 
 class GumbelNoise(LogitsProcessor):
