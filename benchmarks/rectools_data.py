@@ -4,7 +4,6 @@ The environment is one of its own, since RecTools needs numpy 1 and pandas 2, an
 
     python -m venv rectools
     rectools/bin/pip install 'rectools[torch]==0.19.0' torch==2.13.0 'pyarrow<23' safetensors ruamel.yaml
-    rectools/bin/pip install --no-deps transformers peft   # named in what is printed, not used
 """
 
 import time

@@ -138,7 +138,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the Markdown there as well")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    where = machine()  # asked first: it names versions, and a long run should not end on one that is missing
     params = load_params().model_copy(update={"threads": 1})
     values: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
     users: dict[str, list[int]] = {view: [] for view in VIEWS}
@@ -184,7 +183,7 @@ def main() -> None:
             apart = signed(bootstrap_interval(gained, users[c.HIDDEN], params.evaluate.resamples, params.seed))
         lines.append(f"| {label} | {' | '.join(columns)} | {apart} | {seconds[label] / len(told):.0f} |")
     cases = {view: len(users[view]) for view in VIEWS}
-    text = "\n".join([*told, f"- cases {cases}; text by {arguments.encoder}; {where}", "", *lines]) + "\n"
+    text = "\n".join([*told, f"- cases {cases}; text by {arguments.encoder}; {machine()}", "", *lines]) + "\n"
     print(text)
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")

@@ -22,9 +22,10 @@ def git_revision(root: Path = Path()) -> str:
 
 
 def machine() -> str:
-    """Processor, device and the versions that move log-probs in their last digits."""
+    """Processor, device and the versions that move log-probs in their last digits, of what is installed."""
     import torch
 
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft"))
+    installed = {found.name: found.version for found in importlib.metadata.distributions()}
+    versions = ", ".join(f"{name} {installed[name]}" for name in ("torch", "transformers", "peft") if name in installed)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     return f"{platform.machine()}, {device}, Python {platform.python_version()}, {versions}"
