@@ -4,7 +4,7 @@
 
 In a project with data/prepared and data/models/base. `statements`: closed statements scored; `generate`: a sentence,
 greedily; `texts`: the structured texts of dpo4rec, sampled and held to their points. Both variants infer the profiles
-of the same users in turn in one process, nothing is kept between turns, and CPU seconds count. Prints the ratio with
+of the same users in turn in one process (others in each turn), nothing is kept between turns, and CPU seconds count. Prints the ratio with
 its 95 % interval over turns, and writes it as JSON with --json.
 """
 
@@ -55,6 +55,8 @@ def measure(root: Path, users: int, tokens: int, turns: int, engines: list[str])
     items, noun = Items.read(project.prepared), read_json(project.prepared / "summary.json")["noun"]
     known = read_known(project.prepared, c.TEST, params.seed)
     model = load_language_model(project.base, params.base, threads=params.threads)
+    if users * (turns + 1) > len(known.present):
+        raise SystemExit(f"{users} users in each of {turns + 1} turns are more than the {len(known.present)} there are")
     found = {}
     every = steps(model, params, items, noun, known)
     for name in engines:
