@@ -4,8 +4,8 @@
 
 In a project with data/prepared and data/models/base. `statements`: closed statements scored; `generate`: a sentence,
 greedily; `texts`: the structured texts of dpo4rec, sampled and held to their points. Both variants infer the profiles
-of the same users in turn in one process (others in each turn), nothing is kept between turns, and CPU seconds count. Prints the ratio with
-its 95 % interval over turns, and writes it as JSON with --json.
+of the same users in turn in one process, other users in each turn; nothing is kept between turns, and CPU seconds
+count. Prints the ratio with its 95 % interval over turns, and writes it as JSON with --json.
 """
 
 import argparse
