@@ -8,12 +8,14 @@ its own project's question. A number's head is the one part that belongs to one 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from moltc import project
+from moltc import project, report
 from moltc.examples import NumberExample, answer_examples, number_examples
 from moltc.params import PARAMS, Params, load_params
+from moltc.predictions import predict
 from moltc.prepared import PairSet
 from moltc.prompts import PairPrompts
 from moltc.training import (
@@ -161,3 +163,29 @@ def train_jointly(sides: tuple[Side, Side], out: Path) -> None:
     result = run_training(own.params, own.params.interact, model, task, read[c.TRAIN], root)
     facts = stage_facts(own.params, JOINT, own.pairs, model, len(read[c.TRAIN]))
     finished(model, result, facts | {"with": sides[1].pairs.digest}, root, out)
+
+
+def evaluated_jointly(
+    params: Params, root: Path, views: Mapping[str, PairSet], systems: report.Systems, mean: float
+) -> dict[str, Any]:
+    """Add the jointly trained model to the systems, where there is one; its figures on the other project's pairs, next
+    to those of the model that learned these alone, where that is trained.
+
+    mean: of this project's training labels, which stands for texts without a number.
+    """
+    if params.joint is None or not (root / project.JOINT / "training.json").is_file():
+        return {}
+    own, other = both_sides(params, root)
+    here, there = opened_jointly((own, other), root / project.JOINT)
+    systems[report.JOINTLY] = {view: predict(params, here, pairs, mean).values for view, pairs in views.items()}
+    theirs = report.test_views(other.params, other.pairs)
+    middle = float(subset(other.params, other.pairs, c.TRAIN).labels.mean())
+    opened = {report.JOINTLY: there}
+    if (other.root / project.INTERACTING / "training.json").is_file():
+        place = other.root / project.INTERACTING
+        opened[report.GRAPHS] = open_model(other.params, other.pairs, other.root / project.BASE, place)
+    found = {
+        name: {view: predict(other.params, model, pairs, middle).values for view, pairs in theirs.items()}
+        for name, model in opened.items()
+    }
+    return report.Figures(other.params, theirs, found).metrics()

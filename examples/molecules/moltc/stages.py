@@ -2,9 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,10 +10,6 @@ from moltc import project
 from moltc.params import Params
 from recalign.common.artifacts import folder, replacing, write_json
 from recalign.common.errors import RecalignError
-
-if TYPE_CHECKING:
-    from moltc.prepared import PairSet
-    from moltc.report import Systems
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +127,7 @@ def baselines(params: Params, root: Path = Path()) -> None:
 def evaluate(params: Params, root: Path = Path()) -> None:
     """Every system on the same pairs: reports/metrics.json and reports/report.md; what is not trained is left out."""
     from moltc import report, training
+    from moltc.joint import evaluated_jointly
     from moltc.predictions import predict, with_shuffled_graphs
     from moltc.prepared import PairSet
     from recalign.common import columns as c
@@ -160,7 +155,7 @@ def evaluate(params: Params, root: Path = Path()) -> None:
             found = {view: predict(params, model, own, mean) for view, own in views.items()}
             systems[system] = {view: outputs.values for view, outputs in found.items()}
             unparsed[system] = sum(outputs.unparsed for outputs in found.values())
-    elsewhere = _evaluated_jointly(params, root, views, systems, mean)
+    elsewhere = evaluated_jointly(params, root, views, systems, mean)
     systems |= report.best_possible(views)
     figures = report.Figures(params, views, systems)
     about = {
@@ -182,32 +177,3 @@ def joint(params: Params, root: Path = Path()) -> None:
     from moltc.joint import both_sides, train_jointly
 
     train_jointly(both_sides(params, root), root / project.JOINT)
-
-
-def _evaluated_jointly(
-    params: Params, root: Path, views: "Mapping[str, PairSet]", systems: "Systems", mean: float
-) -> dict[str, Any]:
-    """Add the jointly trained model to the systems, where there is one; its figures on the other project's pairs, next
-    to those of the model that learned these alone, where that is trained."""
-    from moltc import report
-    from moltc.joint import both_sides, opened_jointly
-    from moltc.predictions import predict
-    from moltc.training import open_model
-    from recalign.common import columns as c
-
-    if params.joint is None or not (root / project.JOINT / "training.json").is_file():
-        return {}
-    own, other = both_sides(params, root)
-    here, there = opened_jointly((own, other), root / project.JOINT)
-    systems[report.JOINTLY] = {view: predict(params, here, pairs, mean).values for view, pairs in views.items()}
-    theirs = report.test_views(other.params, other.pairs)
-    middle = float(other.pairs.of(c.TRAIN, other.params.subset.train, other.params.seed).labels.mean())
-    opened = {report.JOINTLY: there}
-    if (other.root / project.INTERACTING / "training.json").is_file():
-        place = other.root / project.INTERACTING
-        opened[report.GRAPHS] = open_model(other.params, other.pairs, other.root / project.BASE, place)
-    found = {
-        name: {view: predict(other.params, model, pairs, middle).values for view, pairs in theirs.items()}
-        for name, model in opened.items()
-    }
-    return report.Figures(other.params, theirs, found).metrics()
