@@ -4,6 +4,7 @@ What is fresh is DVC's decision (dvc.lock and its cache); Prefect adds retries, 
 watches. Stages run one after another: they write the same dvc.lock and share one machine.
 """
 
+import json
 import re
 import sys
 import time
@@ -23,6 +24,7 @@ from recalign.params.schedule import ScheduleParams
 from subprocesses import run
 
 RETRY_DELAY_SECONDS = 5
+WRITTEN_SECONDS = 1.0  # in which DVC has long written its list of locks
 UNCHANGED, FROM_CACHE, REPRODUCED = "Unchanged", "FromCache", "Reproduced"
 TAIL_LINES = 40  # of a stage's output, kept with the task
 
@@ -41,6 +43,7 @@ def reproduce_stage(name: str, root: Path, timeout_minutes: float, alone: bool =
         logger.info(line)
 
     start = time.monotonic()
+    mend_locks(root)
     command = [sys.executable, "-m", "dvc", "repro", *(["--single-item"] if alone else []), name]
     code, timed_out = run(command, root, timeout_minutes * 60, on_line)
     state = _state(name, list(lines), code, timeout_minutes if timed_out else None)
@@ -50,6 +53,22 @@ def reproduce_stage(name: str, root: Path, timeout_minutes: float, alone: bool =
         description=f"stage {name}: its state and the end of its log",
     )
     return state
+
+
+def mend_locks(root: Path) -> None:
+    """Remove DVC's list of who reads and writes what where a kill left half of it: DVC refuses every run over such a
+    file, for good. It says nothing that outlives its processes, and a whole one stays as it is."""
+    listed = root / ".dvc" / "tmp" / "rwlock"
+    for _ in range(2):
+        try:
+            json.loads(listed.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        except ValueError:
+            time.sleep(WRITTEN_SECONDS)  # another process may be writing it
+        else:
+            return
+    listed.unlink(missing_ok=True)
 
 
 def reproduce(root: Path, schedule: ScheduleParams) -> State:

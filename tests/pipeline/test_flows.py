@@ -200,6 +200,19 @@ def test_a_stage_that_fails_once_is_retried(project, monkeypatch):
     assert walk(project).name == "Reproduced"
 
 
+@pytest.mark.parametrize("half", ["", '{"data/one": {"wri'])
+def test_a_list_of_locks_that_a_kill_cut_in_half_stops_no_later_run(project, half):
+    """DVC itself refuses such a file in every run; one that is whole is left alone."""
+    set_params(project, source="table", schedule={"retries": 0})
+    listed = project / ".dvc" / "tmp" / "rwlock"
+    listed.parent.mkdir(parents=True, exist_ok=True)
+    listed.write_text(half, encoding="utf-8")
+    assert walk(project).is_completed()
+    listed.write_text("{}", encoding="utf-8")
+    reproduce.mend_locks(project)
+    assert listed.read_text(encoding="utf-8") == "{}"
+
+
 def test_a_stage_past_its_time_is_stopped_with_all_it_started(project):
     """Nothing keeps running, DVC's lock is free again, and the message names the key."""
     started = time.monotonic()
