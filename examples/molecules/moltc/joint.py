@@ -1,7 +1,7 @@
 """One model for two projects of pairs, such as interactions and solvation: joint against separate training.
 
-"Dynamic parameter sharing" stands in MolTC's abstract and in no released code, so this is a reconstruction of the plain
-part of it: graph network, queries, adapter and LoRA are shared, every batch mixes the pairs of both, and each pair asks
+MolTC's abstract claims "dynamic parameter sharing", and no released code has it. So this is a reconstruction of its
+plain part: graph network, queries, adapter and LoRA are shared, every batch mixes the pairs of both, and each pair asks
 its own project's question. A number's head is the one part that belongs to one of them.
 """
 
@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from moltc import project, report
 from moltc.examples import NumberExample, answer_examples, number_examples
@@ -143,8 +141,7 @@ def train_jointly(sides: tuple[Side, Side], out: Path) -> None:
     opened[0].vectors.head.requires_grad_(any(side.by_head for side in sides))
     for place, (side, model) in enumerate(zip(sides, opened, strict=True)):
         if side.by_head:
-            labels = subset(side.params, side.pairs, c.TRAIN).labels
-            model.vectors.scale.copy_(torch.tensor([float(labels.mean()), float(labels.std()) or 1.0]))
+            model.vectors.scale_to(subset(side.params, side.pairs, c.TRAIN).labels)
         for split, examples in read.items():
             pairs = subset(side.params, side.pairs, split)
             found: Sequence[PairExample] = number_examples(pairs, model.prompts) if side.by_head else answer_examples(
@@ -171,7 +168,7 @@ def evaluated_jointly(
     """Add the jointly trained model to the systems, where there is one; its figures on the other project's pairs, next
     to those of the model that learned these alone, where that is trained.
 
-    mean: of this project's training labels, which stands for texts without a number.
+    mean: of this project's training labels, used where a text has no number.
     """
     if params.joint is None or not (root / project.JOINT / "training.json").is_file():
         return {}

@@ -167,8 +167,7 @@ def interact(params: Params, pairs: PairSet, root: Path, out: Path, described: P
     micro = params.interact.micro_tokens
     result: TrainingResult
     if pairs.kind == "number" and params.prompt.number == "head":
-        spread = float(training.labels.std()) or 1.0
-        opened.vectors.scale.copy_(torch.tensor([float(training.labels.mean()), spread]))
+        opened.vectors.scale_to(training.labels)
         numbers, held = (number_examples(part, opened.prompts) for part in (training, validation))
         regression = NumberTraining(opened.lm.model, opened.vectors, held, micro)
         regression.name = name

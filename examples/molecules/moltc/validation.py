@@ -97,7 +97,7 @@ def _unordered(one: Molecule, other: Molecule) -> tuple[str, ...]:
 def rules(data: DataParams, *, apart: bool = False) -> list[Rule]:
     """The rules of a row, in the order in which they take one, and at the end the warning of salts.
 
-    apart: of a second file, none of whose pairs may stand in the first one.
+    apart: of a second file, which may repeat no pair of the first one.
     """
 
     def row(name: str, sentence: str, column: str, shown: str) -> Rule:
@@ -114,7 +114,7 @@ def rules(data: DataParams, *, apart: bool = False) -> list[Rule]:
     if not data.allow_self:
         found.append(row(SELF, "a pair has two molecules", "two molecules", "second text"))
     if apart:
-        found.append(row(KNOWN, "no pair of the second file stands in the first one", "new pair", "second text"))
+        found.append(row(KNOWN, "no pair of the second file is in the first one", "new pair", "second text"))
     opposed = "all go" if data.kind != "number" else "the first is kept"
     parts = "every SMILES is one molecule (of a salt or mixture the largest part is read)"
     return [

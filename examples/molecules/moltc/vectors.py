@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -88,6 +89,10 @@ class GraphVectors(Projected):
         """The soft ids of a molecule's tokens, by its place in the list."""
         first = molecule * self.sizes.tokens
         return [soft_id(first + token) for token in range(self.sizes.tokens)]
+
+    def scale_to(self, labels: np.ndarray) -> None:
+        """Let the head count in the spread of training's labels, from their mean."""
+        self.scale.copy_(torch.tensor([float(labels.mean()), float(labels.std()) or 1.0]))
 
     def number(self, hidden: Tensor) -> Tensor:
         """[B] numbers, in the label's unit, of last hidden states [B, llm_dim]."""
