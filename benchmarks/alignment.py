@@ -26,7 +26,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,15 +34,13 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
-from llara import RESAMPLES, compared
+from arms import Reached, show
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, write_json
 from recalign.common.origin import machine
 from recalign.data.records import Items
-from recalign.evaluation.metrics import Floats, metric_values, target_ranks
-from recalign.evaluation.significance import bootstrap_interval as interval_of
-from recalign.evaluation.significance import plain
+from recalign.evaluation.metrics import Floats
 from recalign.llm.model.base import load_language_model
 from recalign.params.load import Params, load_params
 from recalign.project import Project
@@ -56,7 +54,6 @@ from recalign.training.loop import Passes, train
 from recalign.training.results import Checkpoints, write_training
 from recalign.training.sft import LanguageModelling
 
-METRICS = ("ndcg_at_10", "hr_at_1")
 FACTS = ("steps", "best_step", "start_validation_loss", "best_validation_loss")
 START, CONTINUED = "sft", "continued"
 VIEWS = (c.WARM, c.HIDDEN)
@@ -163,9 +160,8 @@ def _chosen(example: PreferenceExample) -> TextExample:
 
 def measure(bench: Bench, arms: list[Arm], seeds: list[int], out: Path | None) -> dict[str, Any]:
     """Every arm and seed; the JSON is written anew after each, so that what is there survives a kill."""
-    values: dict[str, dict[str, dict[str, list[Floats]]]] = {
-        view: {metric: {} for metric in METRICS} for view in bench.test
-    }
+    reached = {view: Reached(trial, trial.judged.clusters) for view, trial in bench.test.items()}
+    validation = Reached(bench.validation[c.WARM])
     chosen: dict[str, list[float]] = {}
     facts: dict[str, list[dict[str, Any]]] = {}
     found: dict[str, Any] = {}
@@ -175,47 +171,25 @@ def measure(bench: Bench, arms: list[Arm], seeds: list[int], out: Path | None) -
             trained = read_json(adapter / "training.json")
             shown = {key: trained[key] for key in FACTS}
             facts.setdefault(arm.name, []).append({"seed": seed, "cpu_seconds": round(spent), **shown})
-            for view, scores in bench.scores(adapter, bench.test).items():
-                trial = bench.test[view]
-                ranks = target_ranks(scores, trial.target_index, trial.lots)
-                for metric in METRICS:
-                    values[view][metric].setdefault(arm.name, []).append(metric_values(metric, ranks))
-            warm = {c.WARM: bench.validation[c.WARM]}
-            trial, scores = warm[c.WARM], bench.scores(adapter, warm)[c.WARM]
-            ranks = target_ranks(scores, trial.target_index, trial.lots)
-            chosen.setdefault(arm.name, []).append(float(metric_values(METRICS[0], ranks).mean()))
-            found = summarise(bench, values) | {"validation": chosen, "training": facts}
-            print(arm.name, seed, facts[arm.name][-1], {v: round(float(own[METRICS[0]][arm.name][-1].mean()), 4)
-                                                        for v, own in values.items()}, flush=True)  # fmt: skip
+            tests = bench.scores(adapter, bench.test)
+            got = {view: round(reached[view].keep(arm.name, scores), 4) for view, scores in tests.items()}
+            scores = bench.scores(adapter, {c.WARM: bench.validation[c.WARM]})[c.WARM]
+            chosen.setdefault(arm.name, []).append(validation.keep(arm.name, scores))
+            found = {
+                "data": bench.summary["data_digest"], "machine": machine(), "validation": chosen, "training": facts,
+                "views": {view: own.told(asked(own.means())) for view, own in reached.items()},
+            }  # fmt: skip
+            print(arm.name, seed, facts[arm.name][-1], got, flush=True)
             if out:
                 write_json(out, found)
     return found
 
 
-def summarise(bench: Bench, values: dict[str, dict[str, dict[str, list[Floats]]]]) -> dict[str, Any]:
-    """Figures, and the differences of each view."""
-    found: dict[str, Any] = {"data": bench.summary["data_digest"], "machine": machine(), "views": {}}
-    for view, metrics in values.items():
-        trial = bench.test[view]
-        clusters = trial.judged.clusters
-        means = {metric: {name: np.mean(runs, axis=0) for name, runs in own.items()} for metric, own in metrics.items()}
-        found["views"][view] = {
-            "protocol": f"{len(trial.cases)} test cases of {len(set(trial.users))} users, manifest {trial.digest[:8]}",
-            "figures": {
-                name: {metric: plain(interval_of(means[metric][name], clusters, RESAMPLES, 0)) for metric in METRICS}
-                | {"runs": [round(float(run.mean()), 4) for run in metrics[METRICS[0]][name]]}
-                for name in means[METRICS[0]]
-            },
-            "differences": differences(means[METRICS[0]], clusters),
-        }
-    return found
-
-
-def differences(means: dict[str, Floats], clusters: Sequence[int]) -> dict[str, str]:
-    """NDCG@10 of each arm minus where it started, and minus SFT that went on; Holm's correction over all of them."""
-    asked = [(name, START) for name in means if name != START]
-    asked += [(name, CONTINUED) for name in means if name not in (START, CONTINUED) and CONTINUED in means]
-    return compared(means, asked, clusters) if asked else {}
+def asked(arms: Iterable[str]) -> list[tuple[str, str]]:
+    """The differences to look at: each arm minus where it started, and minus SFT that went on."""
+    names = list(arms)
+    pairs = [(name, START) for name in names if name != START]
+    return pairs + [(name, CONTINUED) for name in names if name not in (START, CONTINUED) and CONTINUED in names]
 
 
 def main() -> None:
@@ -227,17 +201,13 @@ def main() -> None:
     parser.add_argument("--cases", type=int, nargs=2, default=(300, 240), help="warm and hidden test cases")
     parser.add_argument("--best", type=int, default=0, help="name the best so many objectives on validation")
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
+    given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    found = measure(Bench(asked.root, tuple(asked.cases), asked.epochs), asked.arms, asked.seeds, asked.json)
-    for view, told in found["views"].items():
-        print(f"{view}: {told['protocol']}")
-        for name, figures in told["figures"].items():
-            print(f"  {name:14} {figures['ndcg_at_10']}  HR@1 {figures['hr_at_1']}")
-        for name, difference in told["differences"].items():
-            print(f"  {name:28} {difference}")
+    found = measure(Bench(given.root, tuple(given.cases), given.epochs), given.arms, given.seeds, given.json)
+    for told in found["views"].values():
+        show(told)
     aligned = {name: np.mean(own) for name, own in found["validation"].items() if name not in (START, CONTINUED)}
-    for name in sorted(aligned, key=lambda name: -aligned[name])[: asked.best]:
+    for name in sorted(aligned, key=lambda name: -aligned[name])[: given.best]:
         print(f"best on validation: {name} {aligned[name]:.4f}")
 
 

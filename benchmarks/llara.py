@@ -26,7 +26,7 @@ import argparse
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +34,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
+from arms import METRIC, RESAMPLES, Reached, show
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, write_json
 from recalign.common.origin import machine
 from recalign.data.records import Items
-from recalign.evaluation.metrics import Floats, metric_values, target_ranks
-from recalign.evaluation.significance import (
-    bootstrap_interval,
-    gains_of,
-    holm,
-    plain,
-    signed,
-)
+from recalign.evaluation.metrics import Floats
+from recalign.evaluation.significance import bootstrap_interval, plain
 from recalign.hybrid.llara import Probe, drawn_places, exchanged, position_probe, read_teacher
 from recalign.hybrid.modality import Teacher, averaged, shuffled
 from recalign.hybrid.prompts import text_only
@@ -60,12 +55,9 @@ from recalign.recommenders.roster import load_fitted
 from recalign.stages.llara import train_llara
 from recalign.stages.sft import sft
 
-METRIC = "ndcg_at_10"  # named beforehand; hr_at_1 is shown beside it
-ALSO = "hr_at_1"
 VIEWS = (c.WARM, c.HIDDEN)
 TRAINED = ("text", "llara", "shuffled", "mean")
 READ_OTHERWISE = ("zero", "without")  # of the llara arm
-RESAMPLES = 2000
 Scores = dict[tuple[str, str], Floats]  # of a split and a view
 
 
@@ -119,11 +111,6 @@ class Bench:
         recommender = load_fitted(self.teacher.name, self.project.baselines / self.teacher.name, self.catalogue)
         return {key: scores_of(recommender, trial.requests, trial.candidates) for key, trial in self.trials.items()}
 
-    def ranks(self, scores: Floats, view: str) -> Any:
-        """Of the targets of the test cases."""
-        trial = self.trials[c.TEST, view]
-        return target_ranks(scores, trial.target_index, trial.lots)
-
     def fused(self, arm: Scores, teacher: Scores, view: str) -> Floats:
         """Scores of teacher and arm together on a view's test cases, as the product fuses.
 
@@ -167,102 +154,56 @@ class Bench:
         return own
 
 
-Values = dict[str, dict[str, list[Floats]]]  # metric → arm → [cases] of each seed
-
-
 def measure(bench: Bench, arms: list[str], seeds: list[int], out: Path | None) -> dict[str, Any]:
     """Every figure: means with intervals, LLaRA's paired differences with Holm's p, seconds.
 
     The JSON is written anew after each seed, so that what is there survives a kill.
     """
     teacher = bench.teacher_scores()
-    values: dict[str, Values] = {view: {METRIC: {}, ALSO: {}} for view in bench.views}
+    reached = {view: Reached(bench.trials[c.TEST, view]) for view in bench.views}
     seconds: dict[str, list[dict[str, float]]] = {}
     apart: list[float] = []
     probes: dict[str, list[Probe]] = {}
     found: dict[str, Any] = {}
-
-    def keep(name: str, scores: Floats, view: str) -> None:
-        ranks = bench.ranks(scores, view)
-        for metric, own in values[view].items():
-            own.setdefault(name, []).append(metric_values(metric, ranks))
-
-    for view in bench.views:
-        keep("teacher", teacher[c.TEST, view], view)
+    for view, own in reached.items():
+        own.keep("teacher", teacher[c.TEST, view])
     for done, seed in enumerate(seeds, 1):
         read: dict[str, Scores] = {}
         for arm in arms:
             read[arm], took, probe = bench.scores(arm, seed)
             probes.setdefault(arm, []).extend([probe] if probe else [])
             seconds.setdefault(arm, []).append(took)
-            for view in bench.views:
-                keep(arm, read[arm][c.TEST, view], view)
-                keep(f"fused {arm}", bench.fused(read[arm], teacher, view), view)
-                print(
-                    f"seed {seed}, {view}, {arm}: {METRIC} {values[view][METRIC][arm][-1].mean():.4f}, {took}",
-                    flush=True,
-                )
+            for view, own in reached.items():
+                got = own.keep(arm, read[arm][c.TEST, view])
+                own.keep(f"fused {arm}", bench.fused(read[arm], teacher, view))
+                print(f"seed {seed}, {view}, {arm}: {METRIC} {got:.4f}, {took}", flush=True)
         if {"zero", "without"} <= read.keys():
             apart.append(max(float(np.abs(scores - read["without"][of]).max()) for of, scores in read["zero"].items()))
         found = {
             "data": read_json(bench.project.prepared / "summary.json")["data_digest"],
             "teacher": bench.teacher.name, "seeds": seeds[:done], "machine": machine(), "seconds": seconds,
-            "views": {view: summarised(bench.trials[c.TEST, view], own) for view, own in values.items()},
+            "views": {view: own.told(asked(own.means())) for view, own in reached.items()},
             "zero_against_text_prompts": apart,
-            "places": {arm: decided(own, users_of(bench.trials[c.TEST, c.WARM])) for arm, own in probes.items() if own},
+            "places": {arm: decided(own, reached[c.WARM].users) for arm, own in probes.items() if own},
         }  # fmt: skip
         if out:
             write_json(out, found)
     return found
 
 
-def users_of(trial: Trial) -> list[int]:
-    """Of the cases, in their order."""
-    return [user for _, user in trial.keys]
-
-
-def summarised(trial: Trial, values: Values) -> dict[str, Any]:
-    """Figures and differences of one view."""
-    users = users_of(trial)
-    means = {metric: {name: np.mean(runs, axis=0) for name, runs in own.items()} for metric, own in values.items()}
-    intervals = {
-        metric: {name: bootstrap_interval(value, users, RESAMPLES, 0) for name, value in own.items()}
-        for metric, own in means.items()
-    }
-    return {
-        "protocol": f"{len(users)} test cases of {len(set(users))} users, lists of 20 ({UNIFORM}), by log-prob",
-        "manifest": trial.digest,
-        "means": {metric: {name: of.as_dict() for name, of in own.items()} for metric, own in intervals.items()},
-        "shown": {metric: {name: plain(of) for name, of in own.items()} for metric, own in intervals.items()},
-        "differences": {metric: differences(own, users) for metric, own in means.items()},
-        "by_seed": {name: [round(float(v.mean()), 4) for v in runs] for name, runs in values[METRIC].items()},
-    }
+def asked(arms: Iterable[str]) -> list[tuple[str, str]]:
+    """The differences to look at: LLaRA minus each other arm, alone and fused with the teacher."""
+    names = list(arms)
+    if "llara" not in names:
+        return []
+    pairs = [("llara", other) for other in names if not other.startswith("fused") and other != "llara"]
+    return pairs + [("fused llara", name) for name in ("fused text", "teacher") if name in names]
 
 
 def decided(probes: list[Probe], users: list[int]) -> dict[str, str]:
     """Share of cases in which the score follows the item, and nats by item and by place: means over the seeds."""
     means = {name: np.mean([getattr(probe, name) for probe in probes], axis=0) for name in ("follows", "item", "place")}
     return {name: plain(bootstrap_interval(values, users, RESAMPLES, 0)) for name, values in means.items()}
-
-
-def differences(means: dict[str, Floats], users: list[int]) -> dict[str, str]:
-    """LLaRA minus each other arm, paired by case; Holm's correction over them."""
-    if "llara" not in means:
-        return {}
-    pairs = [("llara", other) for other in means if not other.startswith("fused") and other != "llara"]
-    pairs += [("fused llara", name) for name in ("fused text", "teacher") if name in means]
-    return compared(means, pairs, users)
-
-
-def compared(means: dict[str, Floats], pairs: Sequence[tuple[str, str]], clusters: Sequence[int]) -> dict[str, str]:
-    """The values of each pair's first arm minus those of its second, in words; Holm's correction over all pairs."""
-    apart = np.stack([means[own] - means[other] for own, other in pairs], axis=1)
-    gains = gains_of(apart, clusters, RESAMPLES, 0)
-    corrected = holm([gain.p for gain in gains])
-    return {
-        f"{own} − {other}": f"{signed(gain.interval)}, p {p:.3f}"
-        for (own, other), gain, p in zip(pairs, gains, corrected, strict=True)
-    }
 
 
 def main() -> None:
@@ -276,15 +217,11 @@ def main() -> None:
         help="test cases of each view (default: evaluate.test_cases)",
     )  # fmt: skip
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
+    given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    found = measure(Bench(asked.root, asked.teacher, asked.cases), asked.arms, asked.seeds, asked.json)
-    for view, own in found["views"].items():
-        print(f"{view}: {own['protocol']}")
-        for metric in (METRIC, ALSO):
-            print(metric)
-            for name, told in {**own["shown"][metric], **own["differences"][metric]}.items():
-                print(f"  {name:24} {told}")
+    found = measure(Bench(given.root, given.teacher, given.cases), given.arms, given.seeds, given.json)
+    for own in found["views"].values():
+        show(own)
     for arm, told in found["places"].items():
         print(f"places  {arm:16} {told}")
 

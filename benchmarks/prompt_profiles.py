@@ -24,14 +24,13 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
-from llara import ALSO, METRIC, RESAMPLES, compared
+from arms import METRIC, Reached, show
 
 from recalign.common import columns as c
 from recalign.common.artifacts import read_json, write_json
 from recalign.common.origin import machine
 from recalign.data.records import Items, hashed_order
-from recalign.evaluation.metrics import Floats, metric_values, target_ranks
-from recalign.evaluation.significance import bootstrap_interval, plain
+from recalign.evaluation.metrics import Floats
 from recalign.params.load import Params, load_params
 from recalign.preferences.profiles.profiles import profile_texts
 from recalign.project import Project
@@ -87,31 +86,23 @@ class Bench:
 
 def measure(bench: Bench, arms: list[str], seeds: list[int], out: Path | None) -> dict[str, Any]:
     """Every arm and seed; the JSON is written anew after each seed."""
-    values: dict[str, dict[str, list[Floats]]] = {METRIC: {}, ALSO: {}}
+    trials = {split: bench.trial(split) for split in SPLITS}
+    reached = {split: Reached(trial) for split, trial in trials.items()}
     chosen: dict[str, list[float]] = {}
     seconds: dict[str, list[int]] = {}
-    trials = {split: bench.trial(split) for split in SPLITS}
-    users = [user for _, user in trials[c.TEST].keys]
+    asked = [(arm, NONE) for arm in arms if arm != NONE] if NONE in arms else []
+    asked += [(arm, arm + OTHERS) for arm in arms if arm + OTHERS in arms]
     found: dict[str, Any] = {}
     for done, seed in enumerate(seeds, 1):
         for arm in arms:
             scores, spent = bench.scores(arm, seed)
             seconds.setdefault(arm, []).append(round(spent))
-            ranks = {s: target_ranks(scores[s], trials[s].target_index, trials[s].lots) for s in SPLITS}
-            for metric, own in values.items():
-                own.setdefault(arm, []).append(metric_values(metric, ranks[c.TEST]))
-            chosen.setdefault(arm, []).append(float(metric_values(METRIC, ranks[c.VALIDATION]).mean()))
-            print(f"seed {seed}, {arm}: {METRIC} {values[METRIC][arm][-1].mean():.4f}, {spent:.0f} s", flush=True)
-        means = {metric: {arm: np.mean(runs, axis=0) for arm, runs in own.items()} for metric, own in values.items()}
-        asked = [(arm, NONE) for arm in arms if arm != NONE] if NONE in arms else []
-        asked += [(arm, arm + OTHERS) for arm in arms if arm + OTHERS in arms]
+            got = {split: reached[split].keep(arm, own) for split, own in scores.items()}
+            chosen.setdefault(arm, []).append(got[c.VALIDATION])
+            print(f"seed {seed}, {arm}: {METRIC} {got[c.TEST]:.4f}, {spent:.0f} s", flush=True)
         found = {
-            "data": bench.summary["data_digest"], "manifest": trials[c.TEST].digest, "seeds": seeds[:done],
-            "protocol": f"{len(users)} warm test cases of {len(set(users))} users, 20 candidates ({UNIFORM}), log-prob",
-            "machine": machine(), "seconds": seconds, "validation": {arm: np.mean(v) for arm, v in chosen.items()},
-            "test": {metric: {arm: plain(bootstrap_interval(v, users, RESAMPLES, 0)) for arm, v in own.items()}
-                     for metric, own in means.items()},
-            "differences": compared(means[METRIC], asked, users) if asked else {},
+            "data": bench.summary["data_digest"], "seeds": seeds[:done], "machine": machine(), "seconds": seconds,
+            "validation": {arm: np.mean(v) for arm, v in chosen.items()}, **reached[c.TEST].told(asked),
         }  # fmt: skip
         if out:
             write_json(out, found)
@@ -128,12 +119,8 @@ def main() -> None:
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     found = measure(Bench(asked.root, asked.cases), asked.arms, asked.seeds, asked.json)
-    print(found["protocol"])
-    for arm, validation in found["validation"].items():
-        ndcg, hits = (found["test"][metric][arm] for metric in (METRIC, ALSO))
-        print(f"  {arm:14} validation {validation:.4f}, test {ndcg}, HR@1 {hits}")
-    for name, told in found["differences"].items():
-        print(f"  {name:30} {told}")
+    show(found)
+    print("validation:", ", ".join(f"{arm} {value:.4f}" for arm, value in found["validation"].items()))
     known = {arm: value for arm, value in found["validation"].items() if not arm.endswith(OTHERS)}
     print(f"best on validation: {max(known, key=lambda arm: known[arm])}")
 
