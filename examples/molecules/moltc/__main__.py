@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import warnings
 from pathlib import Path
 
 from recalign.common.errors import RecalignError
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("simulate", help="write the bundled simulated pairs again")
     commands.add_parser("register", help="register the trained model in MLflow; serve it with 'mlflow models serve'")
     given = parser.parse_args(arguments)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # the libraries talk to their developers
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for own in ("recalign", "moltc"):
         logging.getLogger(own).setLevel(logging.INFO)

@@ -69,7 +69,7 @@ def generate_texts(
         out = model.generate(
             input_ids=ids,
             attention_mask=seen,
-            **({} if begun is None else {"past_key_values": begun}),
+            **({} if begun is None else {"cache": begun}),
             generation_config=GenerationConfig(  # not the model's own, which may sample
                 do_sample=False, max_new_tokens=max_new_tokens, pad_token_id=pad, eos_token_id=tokenizer.eos_token_id
             ),
@@ -94,7 +94,7 @@ def _begun(language_model: LanguageModel, prompts: Sequence[list[int]]) -> tuple
     if any(type(layer) is not DynamicLayer for layer in cache.layers):  # a window would count the padding
         return 0, None
     model(
-        input_ids=torch.tensor([first[:common]], device=language_model.device), past_key_values=cache, use_cache=True,
+        input_ids=torch.tensor([first[:common]], device=language_model.device), cache=cache, use_cache=True,
         logits_to_keep=1,
     )  # fmt: skip
     cache.batch_repeat_interleave(len(prompts))

@@ -90,7 +90,7 @@ class Branches:
                 input_ids=torch.tensor([list(tokens)], device=self._device),
                 position_ids=torch.tensor([self._positions[start:]], device=self._device),
                 attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self._device),  # as in `ways`
-                past_key_values=self._cache,
+                cache=self._cache,
                 layout=grown.to(self._device),
                 logits_to_keep=0 if keep is None else torch.tensor(keep, device=self._device),
                 use_cache=True,
