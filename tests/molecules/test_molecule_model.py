@@ -15,7 +15,7 @@ from rdkit import Chem
 
 from moltc import baselines, project, stages, training
 from moltc.answers import Answers
-from moltc.baselines import BASELINES, Fitting
+from moltc.baselines import BASELINES, Fitting, fitted
 from moltc.chemistry import read_molecule
 from moltc.examples import answer_examples, number_examples, preference_examples
 from moltc.gin import Gin
@@ -35,13 +35,13 @@ from recalign.llm.model.base import fetch_base
 from recalign.llm.scoring.logprobs import response_logprobs
 
 SMILES = ("CC(=O)O", "CCN", "CCO", "O", "c1ccccc1", "CCCCCC")
-TYPES = Answers(("a", "b"), ("{drug_1} melts {drug_2}.", "Both mix."), (False, True))
+TYPES = Answers(("a", "a", "b"), ("{drug_1} melts {drug_2}.", "{drug_2} melts {drug_1}.", "Both mix."), (1, 0, 2))
 SMALL = {"graph__width": 16, "graph__layers": 2, "graph__query_layers": 1, "graph__heads": 2}
 
 
 def pair_set(kind: str = "types", molecules: tuple[str, ...] = SMILES) -> PairSet:
     first, second = np.array([0, 1, 2, 4]), np.array([1, 2, 3, 4])
-    labels = np.array([0.0, 1, 0, 1]) if kind != "number" else np.array([-1.0, -3.27, 2.0, 0.5])
+    labels = np.array([0.0, 2, 1, 2]) if kind != "number" else np.array([-1.0, -3.27, 2.0, 0.5])
     answers = TYPES if kind != "number" else Answers((), (), ())
     views = np.array(["train", "train", "validation", "random"], dtype=object)
     return PairSet(kind, molecules, answers, first, second, labels, np.full(4, np.nan), views, "digest")
@@ -178,8 +178,9 @@ def test_scores_do_not_depend_on_the_order_of_asking(opened):
     pairs = pair_set()
     turned = replace(pairs, first=pairs.second, second=pairs.first)
     scores, other = answer_scores(opened, pairs), answer_scores(opened, turned)
-    np.testing.assert_allclose(scores[:, 1], other[:, 1], rtol=1e-5)  # symmetric
-    assert abs(scores[0, 0] - other[0, 0]) > 1e-4  # directed: "2 melts 1" is another statement
+    np.testing.assert_allclose(scores, other[:, list(TYPES.turned)], rtol=1e-5)
+    np.testing.assert_allclose(TYPES.by_type(scores), TYPES.by_type(other), rtol=1e-5)
+    assert abs(scores[0, 0] - scores[0, 1]) > 1e-4  # directed: "2 melts 1" is another statement
     prompts = opened.prompts
     asked = [prompts.prompt(0, 1), prompts.prompt(0, 1, swapped=True)]
     said = [prompts.responses(swapped=swapped)[:1] for swapped in (False, True)]
@@ -258,9 +259,8 @@ def test_the_stages_train_and_are_repeatable(root, compute):
     one = root / f"{compute}-one"
     facts = read_json(one / "preferred" / "training.json")
     bound = {"fp32": 1e-4, "bf16": 5e-2}[compute]  # of the number format
-    assert facts["start_validation_loss"] == pytest.approx(
-        np.log(2), abs=bound
-    )  # one wrong sentence, policy = reference
+    start = facts["start_validation_loss"]
+    assert start == pytest.approx(np.log(3), abs=bound)  # two wrong sentences, policy = reference
     assert facts["step_0_difference"] < bound
     again = open_model(own, pairs, root / project.BASE, one / "trained")
     assert np.isfinite(answer_scores(again, pairs)).all()
@@ -278,20 +278,20 @@ def test_a_stage_refuses_weights_of_another_size_or_damaged(root, tmp_path):
 def test_wrong_sentences_are_wrong_and_occur_in_training(opened):
     pairs = pair_set()
     found = preference_examples(pairs, opened.prompts, 3, pairs.labels, seed=0)
-    assert [len(example.responses) for example in found] == [2] * 4
+    assert [len(example.responses) for example in found] == [3] * 4  # the other direction is wrong too
     for example, place in zip(found, range(4), strict=True):
-        said = opened.prompts.responses() + opened.prompts.responses(swapped=True)
+        said = [opened.prompts.responses(swapped=turn) for turn in (False, True)]
         right = int(pairs.labels[place])
-        assert example.responses[0] in (said[right], said[2 + right])
-        assert example.responses[1] not in (said[right], said[2 + right])
-    with pytest.raises(RecalignError, match="only 1 answer"):
+        shown = next(own for own in said if example.responses[0] == own[right])
+        assert sorted(example.responses[1:]) == sorted(each for place, each in enumerate(shown) if place != right)
+    with pytest.raises(RecalignError, match="only 1 type"):
         preference_examples(pairs, opened.prompts, 3, np.array([1.0]), seed=0)
 
 
 def test_the_head_learns_numbers(root, tmp_path):
     """On two pairs the loss falls far below that of the mean (1 in units of the spread)."""
     names = {"prompt__first_name": "Solute", "prompt__second_name": "Solvent", "prompt__number": "head"}
-    own = params(**SMALL, **names, data__kind="number", data__symmetric=False, interact__epochs=60)
+    own = params(**SMALL, **names, data__kind="number", interact__epochs=60)
     pairs = pair_set("number")
     training.describe(own, pairs, root, tmp_path / "described")
     training.interact(own, replace(pairs, views=np.array(["train", "train", "validation", "validation"])), root,
@@ -318,7 +318,7 @@ def test_the_last_state_does_not_depend_on_padding(root):
 
 def test_numbers_as_text_are_counted_where_they_cannot_be_read(root):
     """An untrained model says no number; the training mean stands for it."""
-    own = params(**SMALL, prompt__number="text", data__kind="number", data__symmetric=False)
+    own = params(**SMALL, prompt__number="text", data__kind="number")
     opened = open_model(own, pair_set("number"), root / project.BASE, None)
     found = predict(own, opened, pair_set("number"), mean=-2.5)
     assert found.unparsed == 4
@@ -341,12 +341,24 @@ def test_baselines_answer_every_pair(name, kind, monkeypatch):
     monkeypatch.setattr(baselines, "GIN_EPOCHS", 150)  # four pairs make one step an epoch
     pairs = pair_set(kind)
     many = pairs.take([0, 1, 2, 3] * 6)
-    predict_pairs = BASELINES[name](Fitting(many, pairs, 8, 2, seed=0))
+    predict_pairs = fitted(name, Fitting(many, pairs, 8, 2, seed=0))
     out = predict_pairs(pairs)
     assert out.shape == (4, 1 if kind == "number" else 2)
     assert np.isfinite(out).all()
     if name not in ("most frequent", "ids only") and kind == "types":
         assert out.argmax(axis=1).tolist() == [0, 1, 0, 1]  # they have seen these very pairs
+    if kind == "types":
+        np.testing.assert_allclose(predict_pairs(pairs.turned()), out, rtol=1e-6)  # the order of a file says nothing
+
+
+def test_baselines_of_one_class_say_it():
+    """Nothing can be told apart; no traceback of a library."""
+    pairs = pair_set().take([1, 1, 3, 3])
+    for name in BASELINES:
+        out = fitted(name, Fitting(pairs, pairs, 8, 2, seed=0))(pair_set())
+        assert np.isfinite(out).all()
+        if name not in ("GIN alone", "Tanimoto kNN"):  # nothing is similar to water: a tie
+            assert out.argmax(axis=1).tolist() == [1, 1, 1, 1]
 
 
 def test_the_whole_chain_on_the_bundled_pairs(tmp_path, capsys, monkeypatch):

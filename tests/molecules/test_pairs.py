@@ -11,7 +11,7 @@ pytest.importorskip("rdkit", reason="the molecules project needs RDKit: pip inst
 
 from molecule_world import PROJECT, own_files, params
 
-from moltc import stages
+from moltc import project, stages
 from moltc.answers import Answers, number_read, number_said
 from moltc.audit import audit_pairs, given_split
 from moltc.chemistry import BadMoleculeError, descriptors, morgan_counts, read_molecule, tanimoto
@@ -45,6 +45,21 @@ def test_of_a_salt_the_largest_part_is_read():
     acetate = read_molecule("[Na+].CC(=O)[O-]")
     assert (acetate.smiles, acetate.fragments, acetate.atoms) == ("CC(=O)[O-]", 2, 4)
     assert read_molecule("O.CCO.C").smiles == "CCO"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("CC(=O)[O-].[Na+]", "CC(=O)O"),
+        ("C[NH3+].[Cl-]", "CN"),
+        ("[2H]C([2H])([2H])O", "CO"),
+        ("[H]/N=C(/C)N", "CC(=N)N"),
+    ],
+)
+def test_an_acid_and_its_salt_share_a_skeleton(one, other):
+    """So do isotopes, and hydrogens that are written out."""
+    assert read_molecule(one).skeleton == read_molecule(other).skeleton
+    assert read_molecule("C[N+](C)(C)C").skeleton == "C[N+](C)(C)C"  # no proton would make it neutral
 
 
 def test_mirror_images_share_a_skeleton():
@@ -85,15 +100,16 @@ def test_descriptors_and_fingerprints_of_ethanol():
 def test_bad_rows_go_to_quarantine_with_their_reasons(tmp_path):
     rows = [
         "CCO,CCN,salt", "C1CC,CCO,mix", "CCO,,mix", "CCO,OCC,mix", "CCO,CCC,explode", f"{'C' * 1000},CCO,mix",
-        "NCC,CCO,salt", "CCC,CCCC,mix", "CCCC,CCC,over", "CO,CS,over", "CS,CO,over",
+        "NCC,CCO,salt", "CCC,CCCC,mix", "CCCC,CCC,over", "CO,CS,over", "CS,CO,over", "CO,CN,over",
     ]  # fmt: skip
     clean = read(tmp_path, "\n".join(rows) + "\n")
     assert reasons(clean) == {
         3: "unparsable SMILES (first)", 4: "no SMILES (second)", 5: "same molecule twice", 6: "unknown label",
         7: "too many atoms (first)", 8: "exact copy", 9: "contradictory labels", 10: "contradictory labels",
+        11: "contradictory labels", 12: "contradictory labels",  # a directed type cannot hold both ways
     }  # fmt: skip
-    assert len(clean.first) == 3  # a directed type may hold both ways
-    assert clean.summary()["pairs"] == {"read": 11, "kept": 3, "quarantined": 8}
+    assert len(clean.first) == 2
+    assert clean.summary()["pairs"] == {"read": 12, "kept": 2, "quarantined": 10}
 
 
 def test_a_line_with_too_many_columns_is_kept_as_text(tmp_path):
@@ -111,7 +127,7 @@ def test_mixtures_are_counted(tmp_path):
 
 def test_numbers_go_by_the_order_and_the_first_is_kept(tmp_path):
     header, rows = "smiles_1,smiles_2,type", "CCO,O,-5.0\nO,CCO,-4.0\nCCO,O,-5.2\nO,O,-6.3\nCCO,CCN,inf\nC,CC,much\n"
-    changes = {"data__kind": "number", "data__symmetric": False, "data__allow_self": True}
+    changes = {"data__kind": "number", "data__allow_self": True}
     own = own_files(tmp_path, rows, header, **changes)
     clean = read_pairs(own.data, tmp_path, tmp_path / "spill")
     assert clean.labels.tolist() == [-5.0, -4.0, -6.3]
@@ -125,16 +141,20 @@ def test_ids_are_looked_up_in_the_file_of_molecules(tmp_path):
     assert [molecule.smiles for molecule in clean.molecules] == ["CCN", "CCO"]
 
 
-def test_the_order_of_a_symmetric_pair_says_nothing(tmp_path):
-    """Either spelling of it is stored alike; a directed one keeps its roles."""
+def test_the_order_of_a_pair_says_nothing(tmp_path):
+    """Either spelling is stored alike; a directed type's roles are in its answer, of which there are two."""
     one, other = tmp_path / "one", tmp_path / "other"
     for folder in (one, other):
         folder.mkdir()
-    for rows, kept in (("CCO,CCN,salt\n", True), ("CCO,CCN,over\n", False)):
-        a, b = ",".join(rows.split(",")[:2]), rows.split(",")[2]
-        turned = ",".join(a.split(",")[::-1]) + "," + b
-        same = read(one, rows).first.tolist() == read(other, turned).first.tolist()
-        assert same is kept
+    for code in ("salt", "over"):
+        here, there = read(one, f"CCO,CCN,{code}\n"), read(other, f"CCN,CCO,{code}\n")
+        assert here.first.tolist() == there.first.tolist()
+        said = [own.answers.said(swapped=False)[int(own.labels[0])] for own in (here, there)]
+        assert (said[0] == said[1]) is (code == "salt")
+        assert here.truth.tolist() == there.truth.tolist() == [here.answers.types.index(code)]
+    ends = {f"Molecule {n}": here.molecules[side[0]].smiles for n, side in ((1, here.first), (2, here.second))}
+    assert [ends[name] for name in said[0].split(" lies above ")[:1]] == ["CCO"]
+    assert said[0].endswith(f"{next(name for name, smiles in ends.items() if smiles == 'CCN')}.")
 
 
 def test_missing_files_and_columns_are_named(tmp_path):
@@ -160,9 +180,16 @@ def test_too_many_bad_rows_stop_the_stage_and_are_shown(tmp_path, capsys):
 
 
 def test_a_type_sentence_follows_the_order_of_the_prompt():
-    answers = Answers(("over",), ("{drug_1} lies above {drug_2}.",), (False,))
-    assert answers.said(swapped=False) == ["Molecule 1 lies above Molecule 2."]
-    assert answers.said(swapped=True) == ["Molecule 2 lies above Molecule 1."]
+    rows = [{"type": "over", "sentence": "{drug_1} lies above {drug_2}.", "symmetric": "0"},
+            {"type": "mix", "sentence": "Both mix.", "symmetric": "1"}]  # fmt: skip
+    answers = Answers.of_rows(rows, "types.csv")
+    said = ["Molecule 1 lies above Molecule 2.", "Molecule 2 lies above Molecule 1.", "Both mix."]
+    assert answers.said(swapped=False) == said
+    assert answers.said(swapped=True) == [said[place] for place in answers.turned] == [said[1], said[0], said[2]]
+    assert answers.types == ("over", "mix")
+    assert answers.type_of.tolist() == [0, 0, 1]
+    shares = answers.by_type(np.log(np.array([[0.25, 0.25, 0.5], [0.1, 0.8, 0.1]])))
+    np.testing.assert_allclose(np.exp(shares), [[0.5, 0.5], [0.9, 0.1]])
 
 
 @pytest.mark.parametrize(
@@ -255,6 +282,14 @@ def test_the_audit_finds_molecules_that_give_the_label_away(tmp_path):
     assert met.verdict == "warning"
 
 
+def test_a_file_of_one_class_is_prepared(tmp_path):
+    rows = "".join(f"{'C' * a}O,{'C' * b}N,1\n" for a in range(1, 11) for b in range(1, 11))
+    own = own_files(tmp_path, rows, data__kind="yes-no", data__types=None)
+    stages.prepare(own, tmp_path)
+    audit = read_json(tmp_path / project.PREPARED / "audit.json")
+    assert [finding["verdict"] for finding in audit[:2]] == ["not applicable"] * 2
+
+
 def test_the_audit_finds_an_order_that_tells_the_label(tmp_path):
     chains = alkanes(24)
     rows = []
@@ -308,6 +343,18 @@ def test_metrics_by_hand():
     assert mae(np.array([1.0, 1, 3, 3]), numbers, ones) == 1.0
     assert rmse(np.array([1.0, 1, 3, 3]), numbers, ones) == pytest.approx(np.sqrt(10 / 4))
     assert accuracy(truth, outputs, np.array([1.0, 1, 0, 0])) == 1.0  # a weight of zero leaves a pair out
+
+
+def test_a_metric_that_pairs_do_not_have_is_left_out():
+    """AUC where all are of one class; the others stay, and all right is no certainty."""
+    cases = Cases("yes-no", np.arange(8), np.arange(8, 16), np.ones(8, dtype=int))
+    outputs = np.tile([0.0, 1.0], (8, 1))
+    figures = cases.figures(outputs, 100, 0)
+    assert list(figures) == ["accuracy"]
+    assert figures["accuracy"].value == figures["accuracy"].high == 1.0
+    assert 0.6 < figures["accuracy"].low < 0.7  # Wilson's, of eight pairs that share no molecule
+    assert cases.badness(outputs) == float("inf")
+    assert cases.gains(outputs, outputs, 100, 0)["accuracy"].value == 0.0
 
 
 def test_weights_follow_both_molecules():

@@ -34,7 +34,7 @@ ENERGIES = "solute,solvent,energy\n" + "".join(
 OF_NUMBERS = {
     "data__pairs": "data/simulated/energies.csv", "data__types": None, "data__first": "solute",
     "data__second": "solvent",
-    "data__label": "energy", "data__best": None, "data__kind": "number", "data__symmetric": False,
+    "data__label": "energy", "data__best": None, "data__kind": "number",
     "data__allow_self": True, "prompt__first_name": "Solute", "prompt__second_name": "Solvent",
 }  # fmt: skip
 
@@ -46,10 +46,14 @@ def test_a_second_file_is_a_view_of_its_own_without_the_pairs_of_the_first(tmp_p
     """A pair that the first file has in the other order is left out, and bad rows go to quarantine as ever."""
     own = own_files(
         tmp_path, "".join(f"{a},{b},mix\n" for a in ALCOHOLS for b in ALCOHOLS if a < b),
-        data__across="other.csv", data__across_label="kind", data__max_rejected=0.0,
+        data__across="other.csv", data__across_label="kind", data__max_rejected=0.5,
     )  # fmt: skip
     rows = ["CCO,CO,mix", "CCN,CCO,salt", "C1CC,CCO,mix", "CCCN,CO,unheard", "CCN,CCCC,mix"]
     (tmp_path / "other.csv").write_text("smiles_1,smiles_2,kind\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    strict = own.model_copy(update={"data": own.data.model_copy(update={"max_rejected": 0.02})})
+    with pytest.raises(RecalignError, match=r"data\.across, other\.csv: 2 of 4 rows .* 'unparsable SMILES \(first\)'"):
+        stages.prepare(strict, tmp_path)
+    assert len(read_parquet(tmp_path / "reports" / "quarantine.parquet")) == 3
     stages.prepare(own, tmp_path)
     pairs = PairSet.read(tmp_path / project.PREPARED)
     across = pairs.of("across")
@@ -68,7 +72,7 @@ def test_a_second_file_is_a_view_of_its_own_without_the_pairs_of_the_first(tmp_p
 
 def test_a_second_file_without_a_new_pair_is_refused(tmp_path):
     own = own_files(tmp_path, "CO,CCO,mix\nCO,CCCO,mix\nCCCO,CCO,mix\n", data__across="pairs.csv")
-    with pytest.raises(RecalignError, match=r"data\.across: pairs\.csv has no clean pair that data\.pairs lacks"):
+    with pytest.raises(RecalignError, match=r"data\.across, pairs\.csv: no pair .* 'pair of the first file'"):
         stages.prepare(own, tmp_path)
 
 
@@ -151,6 +155,12 @@ def test_joint_training_is_evaluated_on_both_projects(place, capsys):
     assert set(metrics["joint"]["random"]["systems"]) == {GRAPHS, JOINTLY}
     assert f"{JOINTLY} − {GRAPHS}" in metrics["joint"]["random"]["gains"]
     assert "## ../numbers, random:" in capsys.readouterr().out
+    facts = root / project.JOINT / "training.json"
+    facts.write_text(facts.read_text().replace('"with": "', '"with": "0'), encoding="utf-8")  # of other pairs
+    stages.evaluate(own, root)
+    metrics = read_json(root / "reports" / "metrics.json")
+    assert JOINTLY not in metrics["views"]["random"]["systems"]
+    assert metrics["joint"] == {}
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from recalign.common.artifacts import read_parquet, write_parquet
 from recalign.common.errors import RecalignError
+from recalign.evaluation.metrics import Floats
 
 FIRST, SECOND = "{drug_1}", "{drug_2}"  # in a type's sentence: the two molecules, by their roles
 YES_NO = (("0", "They do not interact."), ("1", "They interact."))
@@ -19,20 +21,39 @@ _NUMBER = re.compile(r"between (-?\d+\.\d) and (-?\d+\.\d), so it is (-?\d+\.\d\
 
 @dataclass(frozen=True)
 class Answers:
-    """The closed answers of a data set: codes as the file's label column writes them, sentences with FIRST and SECOND,
-    and whether each holds in both orders. Empty where the answer is a number."""
+    """The closed answers of a data set; empty where the answer is a number.
+
+    codes: as the file's label column writes them; sentences: with FIRST and SECOND. A directed type is two answers of
+    one code: as the file says it, and the other way round. turned: the answer that says the same of a pair whose
+    molecules change places, itself where the order says nothing.
+    """
 
     codes: tuple[str, ...]
     sentences: tuple[str, ...]
-    symmetric: tuple[bool, ...]
+    turned: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.codes)
 
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The different codes: what a figure is about, whichever molecule has which role."""
+        return tuple(dict.fromkeys(self.codes))
+
+    @property
+    def type_of(self) -> np.ndarray:
+        """[C] the place of each answer's code among `types`."""
+        places = {code: place for place, code in enumerate(self.types)}
+        return np.array([places[code] for code in self.codes], dtype=np.int64)
+
+    def by_type(self, scores: Floats) -> Floats:
+        """[N, C] log-probs of the answers → [N, T] of the types: both directions of a type count together."""
+        return np.stack([np.logaddexp.reduce(scores[:, self.type_of == t], axis=1) for t in range(len(self.types))], 1)
+
     @classmethod
-    def yes_no(cls, symmetric: bool) -> "Answers":
-        """Of a label 0 or 1."""
-        return cls(tuple(code for code, _ in YES_NO), tuple(said for _, said in YES_NO), (symmetric, symmetric))
+    def yes_no(cls) -> "Answers":
+        """Of a label 0 or 1, which a pair has in either order."""
+        return cls(tuple(code for code, _ in YES_NO), tuple(said for _, said in YES_NO), (0, 1))
 
     @classmethod
     def of_rows(cls, rows: Sequence[dict[str, str | None]], origin: str) -> "Answers":
@@ -40,7 +61,9 @@ class Answers:
 
         Raises RecalignError for a type without a code or sentence, one that stands twice, or another `symmetric`.
         """
-        codes, sentences, symmetric = [], [], []
+        codes: list[str] = []
+        sentences: list[str] = []
+        turned: list[int] = []
         for number, row in enumerate(rows, start=1):
             code, sentence, both = ((row[name] or "").strip() for name in ("type", "sentence", "symmetric"))
             if not code or not sentence or "\n" in sentence:
@@ -53,12 +76,13 @@ class Answers:
             if both == "0" and not (FIRST in sentence and SECOND in sentence):
                 raise RecalignError(f"{origin}, row {number}: symmetric is 0, but the sentence does not name both "
                                     f"{FIRST} and {SECOND}, so it cannot say which is which")  # fmt: skip
-            codes.append(code)
-            sentences.append(sentence)
-            symmetric.append(both == "1")
-        if len(codes) < 2:
-            raise RecalignError(f"{origin} holds {len(codes)} types; a choice needs at least two")
-        return cls(tuple(codes), tuple(sentences), tuple(symmetric))
+            place = len(codes)
+            codes += [code] if both == "1" else [code, code]
+            sentences += [sentence] if both == "1" else [sentence, _other_way(sentence)]
+            turned += [place] if both == "1" else [place + 1, place]
+        if len(set(codes)) < 2:
+            raise RecalignError(f"{origin} holds {len(set(codes))} types; a choice needs at least two")
+        return cls(tuple(codes), tuple(sentences), tuple(turned))
 
     def said(self, *, swapped: bool) -> list[str]:
         """Each answer with the molecules' names; swapped: the pair's first molecule is the prompt's second one."""
@@ -69,14 +93,19 @@ class Answers:
         """As Parquet."""
         write_parquet(path, pa.table({
             "code": pa.array(self.codes, pa.string()), "sentence": pa.array(self.sentences, pa.string()),
-            "symmetric": pa.array(self.symmetric, pa.bool_()),
+            "turned": pa.array(self.turned, pa.int64()),
         }))  # fmt: skip
 
     @classmethod
     def read(cls, path: Path) -> "Answers":
         """What `write` wrote."""
         table = read_parquet(path)
-        return cls(*(tuple(table[name].to_pylist()) for name in ("code", "sentence", "symmetric")))
+        return cls(*(tuple(table[name].to_pylist()) for name in ("code", "sentence", "turned")))
+
+
+def _other_way(sentence: str) -> str:
+    """The sentence with both roles exchanged."""
+    return SECOND.join(part.replace(SECOND, FIRST) for part in sentence.split(FIRST))
 
 
 def number_said(value: float) -> str:

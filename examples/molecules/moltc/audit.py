@@ -60,14 +60,18 @@ def share_outputs(cases: Cases, train: np.ndarray, answers: int) -> Floats:
 
 def _alone(clean: Clean, kind: str, train: np.ndarray, test: np.ndarray) -> Finding:
     """How far the molecules' other pairs go; the figure is AUC, accuracy, or the mean's MAE minus that of the probe."""
-    cases = Cases(kind, clean.first, clean.second, clean.labels)
-    outputs = share_outputs(cases, train, len(clean.answers))[test]
-    held = Cases(kind, clean.first[test], clean.second[test], clean.labels[test])
+    cases = Cases(kind, clean.first, clean.second, clean.truth)
+    outputs = share_outputs(cases, train, len(clean.answers.types))[test]
+    held = Cases(kind, clean.first[test], clean.second[test], clean.truth[test])
     name = next(iter(METRICS[kind]))
     if kind == "yes-no":
-        figure, chance = held.figures(outputs, FEWER, SEED)[name], 0.5
+        found = held.figures(outputs, FEWER, SEED).get(name)
+        if found is None:
+            note = "the test pairs are of one class"
+            return Finding("molecules alone", LEAK, "what a molecule's other pairs say", SKIPPED, note=note)
+        figure, chance = found, 0.5
     else:
-        naive = _naive(clean.labels[train], kind, outputs)
+        naive = _naive(clean.truth[train], kind, outputs)
         figure = held.gains(outputs, naive, FEWER, SEED)[name]
         figure, chance = (_negative(figure) if kind == "number" else figure), 0.0
     measures = {
@@ -102,7 +106,9 @@ def _order(clean: Clean, kind: str) -> Finding:
     if kind != "yes-no":
         return Finding("order of ids", LEAK, measures, SKIPPED, note="only pairs of yes and no are probed")
     outputs = np.stack([np.zeros(len(clean.labels)), clean.as_written.astype(np.float64)], axis=1)
-    figure = Cases(kind, clean.first, clean.second, clean.labels).figures(outputs, FEWER, SEED)["auroc"]
+    figure = Cases(kind, clean.first, clean.second, clean.truth).figures(outputs, FEWER, SEED).get("auroc")
+    if figure is None:
+        return Finding("order of ids", LEAK, measures, SKIPPED, note="all pairs are of one class")
     told = figure.low > ORDER_TELLS or figure.high < 1 - ORDER_TELLS
     note = "positives and negatives come from two programs; turn pairs by a hash, as recalign does" if told else ""
     return Finding("order of ids", LEAK, measures, LEAK if told else CLEAN, figure, 0.5, note=note)

@@ -6,7 +6,7 @@ ridge regression for numbers).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from moltc.chemistry import descriptors, morgan_counts, tanimoto
-from moltc.evaluation import LOWER_IS_BETTER, METRICS
 from moltc.gin import Gin
 from moltc.graphs import graph_of, joined
 from moltc.prepared import PairSet
 from recalign.data.records import hashed_order
 from recalign.evaluation.metrics import Floats
 
-Predict = Callable[[PairSet], Floats]  # pairs → [N, C] log-probs or scores, [N, 1] numbers
+Predict = Callable[[PairSet], Floats]  # pairs → [N, T] log-probs or scores of the types, [N, 1] numbers
 C_LOGISTIC, RIDGE = 0.1, 1.0
 POWERS = (1, 2, 4, 8)  # of the Tanimoto similarity in kNN, chosen on validation
 TREES = 150
@@ -44,10 +43,10 @@ class Fitting:
 
 def most_frequent(fit: Fitting) -> Predict:
     """The most frequent answer, or the mean: what reads nothing at all."""
-    labels = fit.train.labels
+    truth = fit.train.truth
     if fit.train.kind == "number":
-        return lambda pairs: np.full((len(pairs), 1), labels.mean())
-    counts = np.bincount(labels.astype(np.int64), minlength=len(fit.train.answers)) + 0.5
+        return lambda pairs: np.full((len(pairs), 1), truth.mean())
+    counts = np.bincount(truth, minlength=len(fit.train.answers.types)) + 0.5
     return lambda pairs: np.tile(np.log(counts / counts.sum()), (len(pairs), 1))
 
 
@@ -84,7 +83,7 @@ def descriptor_trees(fit: Fitting) -> Predict:
     options = {"max_iter": TREES, "learning_rate": 0.05, "min_samples_leaf": 5, "random_state": fit.seed,
                "early_stopping": False}  # fmt: skip
     if fit.train.kind == "number":
-        model = HistGradientBoostingRegressor(**options).fit(features(fit.train), fit.train.labels)
+        model = HistGradientBoostingRegressor(**options).fit(features(fit.train), fit.train.truth)
         return lambda pairs: model.predict(features(pairs))[:, None]
     return _classes(fit, HistGradientBoostingClassifier(**options), features)
 
@@ -92,21 +91,20 @@ def descriptor_trees(fit: Fitting) -> Predict:
 def neighbours(fit: Fitting) -> Predict:
     """k nearest neighbours over pairs: S·Y·S with S the Tanimoto similarity to a power, Y the training labels.
 
-    Of closed answers the one with the largest sum; of numbers the weighted mean. Answers that hold in both orders look
-    at both. The power is chosen on validation.
+    Of closed answers the type with the largest sum; of numbers the weighted mean. The power is chosen on validation.
     """
     similarity = tanimoto(fit.train.molecules)
     predictors = [_neighbours(fit.train, similarity**power) for power in POWERS]
-    return min(predictors, key=lambda predict: _badness(fit.validation, predict))
+    return min(predictors, key=lambda predict: fit.validation.cases.badness(predict(fit.validation)))
 
 
 def _neighbours(train: PairSet, similarity: Floats) -> Predict:
     shape = similarity.shape
     if train.kind == "number":
         ones = sparse.csr_matrix((np.ones(len(train)), (train.first, train.second)), shape=shape)
-        labels = sparse.csr_matrix((train.labels, (train.first, train.second)), shape=shape)
+        labels = sparse.csr_matrix((train.truth, (train.first, train.second)), shape=shape)
         total, weight = (similarity @ (part @ similarity.T) for part in (labels, ones))
-        middle = train.labels.mean()
+        middle = train.truth.mean()
 
         def number(pairs: PairSet) -> Floats:
             heavy = weight[pairs.first, pairs.second]
@@ -114,35 +112,30 @@ def _neighbours(train: PairSet, similarity: Floats) -> Predict:
 
         return number
     tables = []
-    for answer, symmetric in enumerate(train.answers.symmetric):
-        here = train.labels == answer
+    for place in range(len(train.answers.types)):
+        here = train.truth == place
         own = sparse.csr_matrix((np.ones(here.sum()), (train.first[here], train.second[here])), shape=shape)
-        tables.append(similarity @ ((own + own.T if symmetric else own) @ similarity.T))
+        tables.append(similarity @ (own @ similarity.T))
     return lambda pairs: np.log(np.stack([each[pairs.first, pairs.second] for each in tables], axis=1) + 1e-12)
-
-
-def _badness(validation: PairSet, predict: Predict) -> float:
-    """The first metric of the kind on validation, the lower the better."""
-    name, metric = next(iter(METRICS[validation.kind].items()))
-    value = metric(validation.labels, predict(validation), np.ones(len(validation)))
-    return value if name in LOWER_IS_BETTER else -value
 
 
 def _linear(fit: Fitting, features: Callable[[PairSet], Any]) -> Predict:
     from sklearn.linear_model import LogisticRegression, Ridge
 
     if fit.train.kind == "number":
-        model = Ridge(alpha=RIDGE).fit(features(fit.train), fit.train.labels)
+        model = Ridge(alpha=RIDGE).fit(features(fit.train), fit.train.truth)
         return lambda pairs: np.asarray(model.predict(features(pairs)), dtype=np.float64)[:, None]
     return _classes(fit, LogisticRegression(C=C_LOGISTIC, max_iter=400), features)
 
 
 def _classes(fit: Fitting, model: Any, features: Callable[[PairSet], Any]) -> Predict:
-    """Log-probs of all answers from a classifier that knows those of training; the others get almost nothing."""
-    model.fit(features(fit.train), fit.train.labels.astype(np.int64))
+    """Log-probs of all types from a classifier that knows those of training; the others get almost nothing."""
+    if len(np.unique(fit.train.truth)) == 1:  # nothing to tell apart
+        return most_frequent(fit)
+    model.fit(features(fit.train), fit.train.truth)
 
     def predict(pairs: PairSet) -> Floats:
-        found = np.full((len(pairs), len(fit.train.answers)), np.log(1e-12))
+        found = np.full((len(pairs), len(fit.train.answers.types)), np.log(1e-12))
         found[:, model.classes_] = np.log(np.maximum(model.predict_proba(features(pairs)), 1e-12))
         return found
 
@@ -170,10 +163,10 @@ class _PairNetwork(nn.Module):
 def gin_alone(fit: Fitting) -> Predict:
     """The graph network without a language model, trained from scratch; the epoch is chosen on validation."""
     train, number = fit.train, fit.train.kind == "number"
-    middle, spread = (train.labels.mean(), train.labels.std() or 1.0) if number else (0.0, 1.0)
+    middle, spread = (train.truth.mean(), train.truth.std() or 1.0) if number else (0.0, 1.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fit.seed)
-        network = _PairNetwork(fit.width, fit.layers, 1 if number else len(train.answers))
+        network = _PairNetwork(fit.width, fit.layers, 1 if number else len(train.answers.types))
     optimiser = torch.optim.AdamW(network.parameters(), lr=GIN_RATE, weight_decay=0.01)
 
     def predict(pairs: PairSet) -> Floats:
@@ -181,21 +174,33 @@ def gin_alone(fit: Fitting) -> Predict:
             parts = [network(pairs.take(range(s, min(s + 512, len(pairs))))) for s in range(0, len(pairs), 512)]
         return torch.cat(parts).double().numpy() * spread + middle
 
-    best, kept = _badness(fit.validation, predict), {k: v.clone() for k, v in network.state_dict().items()}
+    def badness() -> float:
+        return fit.validation.cases.badness(predict(fit.validation))
+
+    best, kept = badness(), {k: v.clone() for k, v in network.state_dict().items()}
     for epoch in range(max(2, min(GIN_EPOCHS, GIN_PASSES // len(train)))):
         order = sorted(range(len(train)), key=lambda place: hashed_order(fit.seed, epoch, train.pair_id(place)))
         for start in range(0, len(order), GIN_BATCH):
             batch = train.take(order[start : start + GIN_BATCH])
-            out, truth = network(batch), torch.from_numpy(batch.labels)
+            out, truth = network(batch), torch.from_numpy(batch.truth)
             loss = ((out[:, 0] - (truth - middle) / spread) ** 2).mean() if number else cross_entropy(out, truth.long())
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
-        if (badness := _badness(fit.validation, predict)) < best:
-            best, kept = badness, {k: v.clone() for k, v in network.state_dict().items()}
+        if (now := badness()) < best or now == float("inf"):  # ∞: validation cannot say, so the last one stays
+            best, kept = now, {k: v.clone() for k, v in network.state_dict().items()}
     network.load_state_dict(kept)
     return predict
+
+
+def fitted(name: str, fit: Fitting) -> Predict:
+    """A baseline by its name, which of closed answers learns every pair in both orders and answers with the mean of
+    both, so that the order of a file says nothing."""
+    predict = BASELINES[name](replace(fit, train=fit.train.both_orders()))
+    if fit.train.kind == "number":
+        return predict
+    return lambda pairs: 0.5 * (predict(pairs) + predict(pairs.turned()))
 
 
 BASELINES: dict[str, Callable[[Fitting], Predict]] = {

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 from rdkit import Chem, DataStructs, rdBase
 from rdkit.Chem import rdFingerprintGenerator, rdMolDescriptors
+from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from recalign.evaluation.metrics import Floats
 
@@ -30,9 +31,9 @@ class BadMoleculeError(ValueError):
 
 @dataclass(frozen=True)
 class Molecule:
-    """smiles: canonical, stereo kept, of the largest fragment; skeleton: the same without stereo, by which splits go
-    (mirror images are one molecule there); atoms: without hydrogens; fragments: in the text, 2 or more for a salt or a
-    mixture."""
+    """smiles: canonical, stereo kept, of the largest fragment; skeleton: the same without stereo, isotopes and charges
+    that a proton more or less takes away, by which splits go (mirror images, and an acid and its salt, are one molecule
+    there); atoms: without hydrogens; fragments: in the text, 2 or more for a salt or a mixture."""
 
     smiles: str
     skeleton: str
@@ -59,8 +60,17 @@ def read_molecule(text: str | None) -> Molecule:
         fragments = Chem.GetMolFrags(whole, asMols=True)
         largest = min(fragments, key=lambda part: (-part.GetNumHeavyAtoms(), Chem.MolToSmiles(part)))
         smiles = Chem.MolToSmiles(largest)
-        skeleton = Chem.MolToSmiles(largest, isomericSmiles=False)
+        skeleton = _skeleton(largest)
     return Molecule(smiles, skeleton, largest.GetNumAtoms(), len(fragments))
+
+
+def _skeleton(molecule: Chem.Mol) -> str:
+    plain = Chem.Mol(molecule)
+    for atom in plain.GetAtoms():
+        atom.SetIsotope(0)
+    neutral = rdMolStandardize.Uncharger().uncharge(Chem.RemoveAllHs(plain))
+    text: str = Chem.MolToSmiles(neutral, isomericSmiles=False)
+    return text
 
 
 @cache

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moltc import project, report, training
-from moltc.baselines import BASELINES, Fitting
+from moltc.baselines import BASELINES, Fitting, fitted
 from moltc.params import Params
 from moltc.predictions import predict
 from moltc.prepared import PairSet
@@ -64,7 +64,7 @@ def _systems(params: Params, pairs: PairSet, views: Mapping[str, PairSet], root:
     mean = float(train.labels.mean())
     systems = {report.GRAPHS: {view: predict(params, opened, own, mean).values for view, own in views.items()}}
     fit = Fitting(train, views[c.VALIDATION], params.graph.width, params.graph.layers, params.seed)
-    for name, baseline in BASELINES.items():
-        guess = baseline(fit)
+    for name in BASELINES:
+        guess = fitted(name, fit)
         systems[name] = {view: guess(own) for view, own in views.items()}
     return systems

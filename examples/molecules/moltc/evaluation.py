@@ -13,13 +13,13 @@ import numpy as np
 
 from recalign.common.errors import RecalignError
 from recalign.evaluation.metrics import Floats
-from recalign.evaluation.significance import Interval, percentile_interval
+from recalign.evaluation.significance import Interval, percentile_interval, wilson_interval
 
 Metric = Callable[[np.ndarray, Floats, Floats], float]
 
 
 def accuracy(truth: np.ndarray, outputs: Floats, weights: Floats) -> float:
-    """Share of the pairs whose highest output [N, C] is the true answer; of equal outputs the first counts."""
+    """Share of the pairs whose highest output [N, T] is the true answer; of equal outputs the first counts."""
     return float(weights @ (outputs.argmax(axis=1) == truth) / weights.sum())
 
 
@@ -67,7 +67,7 @@ PIGEONHOLE = "pigeonhole bootstrap over molecules"
 
 @dataclass(frozen=True)
 class Cases:
-    """The pairs of one view: first, second [N]: their molecules; truth [N]: places of answers, or numbers."""
+    """The pairs of one view: first, second [N]: their molecules; truth [N]: places of types, or numbers."""
 
     kind: str
     first: np.ndarray
@@ -75,16 +75,28 @@ class Cases:
     truth: np.ndarray
 
     def figures(self, outputs: Floats, resamples: int, seed: int) -> dict[str, Interval]:
-        """Every metric of the kind for outputs [N, C] ([N, 1] of numbers), with its 95 % interval.
+        """Every metric of the kind for outputs [N, T] ([N, 1] of numbers), with its 95 % interval; without those that
+        these pairs do not have, as AUC where all are of one class. Wilson's interval where all or none are right.
 
         Raises RecalignError for no pair, another number of outputs, or one that is NaN.
         """
-        return {name: self._interval(metric, outputs, None, resamples, seed) for name, metric in self._metrics(outputs)}
+        return self._each(outputs, None, resamples, seed)
 
     def gains(self, outputs: Floats, over: Floats, resamples: int, seed: int) -> dict[str, Interval]:
         """The metrics of `outputs` minus those of `over` on the same pairs and draws; errors as those of `figures`."""
         self._metrics(over)
-        return {name: self._interval(metric, outputs, over, resamples, seed) for name, metric in self._metrics(outputs)}
+        return self._each(outputs, over, resamples, seed)
+
+    def badness(self, outputs: Floats) -> float:
+        """The first metric of the kind, the lower the better; ∞ where these pairs do not have it."""
+        name, metric = self._metrics(outputs)[0]
+        value = metric(self.truth, outputs, np.ones(len(self.truth)))
+        return float("inf") if np.isnan(value) else value if name in LOWER_IS_BETTER else -value
+
+    def _each(self, outputs: Floats, over: Floats | None, resamples: int, seed: int) -> dict[str, Interval]:
+        named = self._metrics(outputs)
+        found = {name: self._interval(metric, outputs, over, resamples, seed) for name, metric in named}
+        return {name: interval for name, interval in found.items() if interval is not None}
 
     def _metrics(self, outputs: Floats) -> list[tuple[str, Metric]]:
         if not len(self.truth) or len(outputs) != len(self.truth):
@@ -93,13 +105,20 @@ class Cases:
             raise RecalignError(f"the output of pair {int(np.isnan(outputs).any(axis=1).argmax())} is NaN")
         return list(METRICS[self.kind].items())
 
-    def _interval(self, metric: Metric, outputs: Floats, over: Floats | None, resamples: int, seed: int) -> Interval:
+    def _interval(
+        self, metric: Metric, outputs: Floats, over: Floats | None, resamples: int, seed: int
+    ) -> Interval | None:
         def value(weights: Floats) -> float:
             own = metric(self.truth, outputs, weights)
             return own if over is None else own - metric(self.truth, over, weights)
 
         whole = value(np.ones(len(self.truth)))
         molecules = len(np.union1d(self.first, self.second))
+        if not np.isfinite(whole):
+            return None
+        if metric is accuracy and over is None and whole in (0.0, 1.0):  # no resample differs
+            apart = max(1, min(len(self.truth), molecules // 2))  # so many pairs at most share no molecule
+            return wilson_interval(round(whole * apart), apart)
         drawn = np.array([value(weights) for weights in self.weights(resamples, seed)])
         return replace(percentile_interval(whole, drawn[np.isfinite(drawn)], molecules), method=PIGEONHOLE)
 

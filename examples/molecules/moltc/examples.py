@@ -69,14 +69,16 @@ def number_examples(pairs: PairSet, prompts: PairPrompts) -> list[NumberExample]
 def preference_examples(
     pairs: PairSet, prompts: PairPrompts, negatives: int, among: np.ndarray, seed: int
 ) -> list[PreferenceExample]:
-    """Each pair's right sentence against `negatives` wrong ones, drawn by a hash from the answers that occur in
-    `among`, the labels of training.
+    """Each pair's right sentence against `negatives` wrong ones, drawn by a hash from those of the types that occur in
+    `among`, the labels of training; a directed type the other way round is wrong, too.
 
-    Raises RecalignError where so few answers occur that none is wrong.
+    Raises RecalignError where only one type occurs.
     """
-    occurring = sorted({int(label) for label in among})
-    if len(occurring) < 2:
-        raise RecalignError(f"only {len(occurring)} answer occurs in training, so none is wrong; give more pairs")
+    types = pairs.answers.type_of
+    there = {int(types[int(label)]) for label in among}
+    if len(there) < 2:
+        raise RecalignError(f"only {len(there)} type occurs in training, so none is wrong; give more pairs")
+    occurring = [answer for answer, own in enumerate(types) if own in there]
     found = []
     for place in range(len(pairs)):
         turn, name = swapped(pairs, place, seed), pairs.pair_id(place)

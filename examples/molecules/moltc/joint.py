@@ -5,6 +5,7 @@ plain part: graph network, queries, adapter and LoRA are shared, every batch mix
 its own project's question. A number's head is the one part that belongs to one of them.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,11 +27,13 @@ from moltc.training import (
     subset,
 )
 from recalign.common import columns as c
+from recalign.common.artifacts import read_json
 from recalign.common.errors import RecalignError
 from recalign.training.examples import TextExample
 from recalign.training.loop import Measured, Task
 from recalign.training.sft import LanguageModelling
 
+log = logging.getLogger(__name__)
 PairExample = NumberExample | TextExample
 JOINT = "joint"
 
@@ -170,9 +173,14 @@ def evaluated_jointly(
 
     mean: of this project's training labels, used where a text has no number.
     """
-    if params.joint is None or not (root / project.JOINT / "training.json").is_file():
+    trained = root / project.JOINT / "training.json"
+    if params.joint is None or not trained.is_file():
         return {}
     own, other = both_sides(params, root)
+    facts = read_json(trained)
+    if (facts["data_digest"], facts["with"]) != (own.pairs.digest, other.pairs.digest):
+        log.warning("%s learned other pairs, so it is left out; 'python -m moltc joint' trains it anew", trained.parent)
+        return {}
     here, there = opened_jointly((own, other), root / project.JOINT)
     systems[report.JOINTLY] = {view: predict(params, here, pairs, mean).values for view, pairs in views.items()}
     theirs = report.test_views(other.params, other.pairs)

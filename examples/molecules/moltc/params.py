@@ -31,7 +31,6 @@ class DataParams(Section):
     across_label: str | None = None
     best: str | None
     kind: Kind
-    symmetric: bool
     allow_self: bool
     max_atoms: int = Field(ge=1)
     max_rejected: float = Field(ge=0.0, le=1.0)
@@ -57,7 +56,7 @@ class SubsetParams(Section):
 class GraphParams(Section):
     """`graph`: the graph network, the queries that read it, and whether the prompt shows graph tokens at all."""
 
-    tokens: int = Field(ge=0)
+    tokens: int = Field(ge=1)
     layers: int = Field(ge=1)
     width: int = Field(ge=4)
     query_layers: int = Field(ge=1)
@@ -138,8 +137,6 @@ def parse_params(tree: object, origin: str = "params") -> Params:
         raise RecalignError(f"{origin}: {key} is {first['input']!r}; {said[:1].lower()}{said[1:]}") from None
     if params.data.kind == "types" and params.data.types is None:
         raise RecalignError(f"{origin}: data.types is null but data.kind is types; name the file of type sentences")
-    if params.data.kind == "number" and params.data.symmetric:
-        raise RecalignError(f"{origin}: data.symmetric is true but data.kind is number; numbers go by the order: false")
     if params.graph.width % params.graph.heads:
         raise RecalignError(f"{origin}: graph.width {params.graph.width} is no multiple of graph.heads")
     return params

@@ -23,8 +23,8 @@ TOKENS = 4096  # in one forward pass
 
 @dataclass(frozen=True)
 class Outputs:
-    """values [N, C] log-probs of the closed answers, or [N, 1] numbers; unparsed: generated texts without a number,
-    for which the mean of the training labels stands."""
+    """values [N, T] log-probs of the types, or [N, 1] numbers; unparsed: generated texts without a number, where
+    the mean of the training labels stands."""
 
     values: Floats
     unparsed: int = 0
@@ -34,7 +34,7 @@ def predict(params: Params, opened: Opened, pairs: PairSet, mean: float) -> Outp
     """The model's outputs, in the order of `pairs`; mean: of the training labels, for texts without a number."""
     opened.lm.model.eval()
     if pairs.kind != "number":
-        return Outputs(answer_scores(opened, pairs))
+        return Outputs(pairs.answers.by_type(answer_scores(opened, pairs)))
     if params.prompt.number == "head":
         return Outputs(_by_head(opened, pairs))
     return _by_text(opened, pairs, params.evaluate.new_tokens, mean)

@@ -24,7 +24,8 @@ MOLECULES, PAIRS, ANSWERS, QUARANTINED, SUMMARY = (
 @dataclass(frozen=True)
 class PairSet:
     """kind: types, yes-no or number; molecules: SMILES, canonical; first, second [N]: places among them; labels [N]:
-    places of answers, or numbers; best [N]: the known best answers (NaN: none); views [N]; digest: of all of it."""
+    places of answers, or numbers; best [N]: known best labels, of types in the file's direction (NaN: none); views
+    [N]; digest: of all of it."""
 
     kind: str
     molecules: tuple[str, ...]
@@ -56,9 +57,28 @@ class PairSet:
         return f"{self.molecules[self.first[place]]}|{self.molecules[self.second[place]]}"
 
     @property
+    def truth(self) -> np.ndarray:
+        """[N] the places of the types (Answers.types), whichever molecule has which role, or the numbers."""
+        return self.labels if self.kind == "number" else self.answers.type_of[self.labels.astype(np.int64)]
+
+    @property
     def cases(self) -> Cases:
         """What outputs are compared with."""
-        return Cases(self.kind, self.first, self.second, self.labels)
+        return Cases(self.kind, self.first, self.second, self.truth)
+
+    def turned(self) -> "PairSet":
+        """The same pairs and what they mean, their molecules named the other way round; not for numbers."""
+        labels = np.array(self.answers.turned)[self.labels.astype(np.int64)].astype(np.float64)
+        return replace(self, first=self.second, second=self.first, labels=labels)
+
+    def both_orders(self) -> "PairSet":
+        """Every pair in both orders, since closed answers do not go by it; numbers do, and stay as they are."""
+        if self.kind == "number":
+            return self
+        other = self.turned()
+        names = ("first", "second", "labels", "best", "views")
+        both: dict[str, Any] = {n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in names}
+        return replace(self, **both)
 
     @classmethod
     def read(cls, folder: Path) -> "PairSet":

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from moltc.evaluation import LOWER_IS_BETTER, METRICS
 from moltc.params import Params
 from moltc.prepared import PairSet
 from moltc.splits import VIEWS
@@ -57,8 +56,11 @@ def best_possible(views: Mapping[str, PairSet]) -> Systems:
     for view, pairs in views.items():
         if np.isnan(pairs.best).any():
             return {}
-        number = pairs.kind == "number"
-        found[view] = pairs.best[:, None] if number else np.eye(len(pairs.answers))[pairs.best.astype(np.int64)]
+        if pairs.kind == "number":
+            found[view] = pairs.best[:, None]
+        else:
+            types = pairs.answers.type_of[pairs.best.astype(np.int64)]
+            found[view] = np.log(np.eye(len(pairs.answers.types))[types] + 1e-12)
     return {KNOWN: found}
 
 
@@ -74,11 +76,8 @@ class Figures:
         """The baseline with the best first metric on validation: of those of the subset, or of those of all pairs."""
         language_models = (GRAPHS, TEXT, SHUFFLED, PREFERRED, JOINTLY, KNOWN)
         names = [n for n in self.systems if n not in language_models and n.endswith(ALL) == everything]
-        pairs = self.views[c.VALIDATION]
-        metric, value = next(iter(METRICS[pairs.kind].items()))
-        sign = -1 if metric in LOWER_IS_BETTER else 1
-        ones = np.ones(len(pairs))
-        return max(names, key=lambda n: sign * value(pairs.labels, self.systems[n][c.VALIDATION], ones), default=None)
+        cases = self.views[c.VALIDATION].cases
+        return min(names, key=lambda name: cases.badness(self.systems[name][c.VALIDATION]), default=None)
 
     def compared(self) -> list[tuple[str, str]]:
         """Which systems are compared on the same pairs."""
@@ -113,14 +112,16 @@ def page(about: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
 
     lines = ["# Figures of the pairs", "", *(f"- {key}: {value}" for key, value in about.items())]
     for view, own in metrics.items():
-        names = list(next(iter(own["systems"].values())))
+        names = list(dict.fromkeys(name for row in own["systems"].values() for name in row))
         lines += ["", f"## {view}: {own['pairs']} pairs of {own['molecules']} molecules", ""]
         lines += [f"| system | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
         for system, row in own["systems"].items():
-            lines.append(f"| {system} | {' | '.join(plain(Interval(**row[name])) for name in names)} |")
+            cells = [plain(Interval(**row[name])) if name in row else "—" for name in names]
+            lines.append(f"| {system} | {' | '.join(cells)} |")
         if not own["gains"]:
             continue
         lines += ["", f"| difference | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
         for pair, row in own["gains"].items():
-            lines.append(f"| {pair} | {' | '.join(signed(Interval(**row[name])) for name in names)} |")
+            cells = [signed(Interval(**row[name])) if name in row else "—" for name in names]
+            lines.append(f"| {pair} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

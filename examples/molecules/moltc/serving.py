@@ -14,7 +14,7 @@ from moltc import project
 from moltc.answers import Answers
 from moltc.chemistry import BadMoleculeError, Molecule, read_molecule
 from moltc.params import Params, parse_params
-from moltc.predictions import predict
+from moltc.predictions import answer_scores, predict
 from moltc.prepared import ANSWERS, PairSet
 from moltc.training import Opened, open_model
 from moltc.vectors import WEIGHTS
@@ -34,14 +34,15 @@ def write_package(params: Params, root: Path, out: Path) -> None:
     trained = root / project.PREFERRED
     if not (trained / WEIGHTS).is_file():  # numbers have no preference training
         trained = root / project.INTERACTING
+    if not (trained / WEIGHTS).is_file():
+        raise RecalignError(f"{trained} holds no model; run 'dvc repro', or 'python -m moltc interact', first")
     pairs = PairSet.read(root / project.PREPARED)
-    train = pairs.of("train", params.subset.train, params.seed)
     with folder(out) as partial:
         for name in MODEL_FILES:
             shutil.copyfile(trained / name, partial / name)
         shutil.copyfile(root / project.PREPARED / ANSWERS, partial / ANSWERS)
         base = read_json(root / project.BASE / IDENTITY)
-        settings = {"params": params.model_dump(mode="json"), "base": base, "mean": float(train.labels.mean())}
+        settings = {"params": params.model_dump(mode="json"), "base": base}
         write_json(partial / SETTINGS, settings | {"data_digest": pairs.digest})
 
 
@@ -64,14 +65,14 @@ class PairService:
                 f"{BASE_VARIABLE}"
             )
         self._params = parse_params(settings["params"], str(package / SETTINGS))
-        self._mean = settings["mean"]
         self._answers = Answers.read(package / ANSWERS)
         some = self._pairs([("C", "C")])
         self._opened: Opened = open_model(self._params, some, place, package)
 
     def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """For each row (smiles_1, smiles_2) the answer and its score: of closed answers the best one's sentence with
-        its probability among all answers, of numbers the number, whose score is null.
+        """For each row (smiles_1, smiles_2) the answer and its score: of closed answers the likeliest type, in the
+        likelier of its directions, with the type's probability among all; of numbers the number, whose score is null.
+        A text without a number is answered by null.
 
         Raises RecalignError naming the row and the field that is no molecule, or is larger than training allowed.
         """
@@ -82,17 +83,24 @@ class PairService:
         pairs = self._pairs([(first.smiles, second.smiles) for first, second in ends])
         self._opened.vectors.show(pairs.molecules)
         opened = replace(self._opened, prompts=replace(self._opened.prompts, molecules=pairs.molecules))
-        values = predict(self._params, opened, pairs, self._mean).values
-        return [self._said(own, *pair) for own, pair in zip(values, ends, strict=True)]
+        number = not len(self._answers)
+        values = predict(self._params, opened, pairs, np.nan).values if number else answer_scores(opened, pairs)
+        told = self._number if number else self._said
+        return [told(own) | dict(zip(FIELDS, (a.smiles, b.smiles), strict=True)) for own, (a, b) in zip(
+            values, ends, strict=True)]  # fmt: skip
 
-    def _said(self, values: np.ndarray, one: Molecule, other: Molecule) -> dict[str, Any]:
-        read = {"smiles_1": one.smiles, "smiles_2": other.smiles}
-        if not len(self._answers):
-            return {"answer": f"{values[0]:.2f}", "value": float(values[0]), "score": None, **read}
-        share = np.exp(values - values.max())
-        best = int(values.argmax())
-        said = self._answers.said(swapped=False)[best]
-        return {"answer": said, "value": None, "score": float(share[best] / share.sum()), **read}
+    def _number(self, values: np.ndarray) -> dict[str, Any]:
+        value = float(values[0])
+        none = np.isnan(value)  # a generated text that states none
+        return {"answer": None if none else f"{value:.2f}", "value": None if none else value, "score": None}
+
+    def _said(self, scores: np.ndarray) -> dict[str, Any]:
+        types = self._answers.by_type(scores[None])[0]
+        best = int(types.argmax())
+        place = int(np.where(self._answers.type_of == best, scores, -np.inf).argmax())
+        share = np.exp(types - types.max())
+        said = self._answers.said(swapped=False)[place]
+        return {"answer": said, "value": None, "score": float(share[best] / share.sum())}
 
     def _read(self, row: Mapping[str, Any], number: int, field: str) -> Molecule:
         text = row.get(field)

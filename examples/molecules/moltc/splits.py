@@ -23,7 +23,8 @@ def split_views(clean: Clean, params: SplitParams) -> np.ndarray:
 
     A molecule is held out where the hash of its skeleton says so: mirror images and salts of one molecule are never on
     both sides. Test views: `one-new`, `both-new`: so many of its molecules are held out; `random`: none, and the pair's
-    own hash takes it out of training, as it takes the pairs of validation.
+    own hash takes it out of training, as it takes the pairs of validation. A molecule of few pairs may still be in no
+    training pair: the audit's `molecules met` says how often.
     """
     skeletons = [molecule.skeleton for molecule in clean.molecules]
     held = np.array([fraction(f"hold|{skeleton}") < params.molecules for skeleton in skeletons], dtype=np.int64)

@@ -28,11 +28,11 @@ def prepare(params: Params, root: Path = Path()) -> None:
     with folder(root / project.PREPARED) as out:
         clean = read_pairs(params.data, root, root / project.SPILL)
         views = split_views(clean, params.split)
-        both, of_both = clean, views
+        both, of_both, refused = clean, views, refusal(clean, params.data.max_rejected)
         if params.data.across:
             other = read_across(params.data, root, root / project.SPILL, clean)
-            if not len(other.first):
-                raise RecalignError(f"data.across: {params.data.across} has no clean pair that data.pairs lacks")
+            if refusal_there := refusal(other, params.data.max_rejected):
+                refused = refused or f"data.across, {params.data.across}: {refusal_there}"
             both = joined(clean, other, params.data.across)
             of_both = np.concatenate([views, np.full(len(other.first), ACROSS, dtype=object)])
         summary = write_prepared(out, both, params.data.kind, of_both)
@@ -40,7 +40,7 @@ def prepare(params: Params, root: Path = Path()) -> None:
             if rule["failed"]:
                 print(f"{rule['failed']:>7} rows, {rule['level']}: {rule['name']}")
         copy = root / project.REPORTS / "quarantine.parquet"
-        if refused := refusal(clean, params.data.max_rejected):
+        if refused:
             with replacing(copy) as partial:
                 shutil.copyfile(out / "quarantine.parquet", partial)
             raise RecalignError(f"{refused}; {copy} holds them with their reasons")
@@ -101,22 +101,23 @@ def baselines(params: Params, root: Path = Path()) -> None:
     """Every baseline, fitted on the language model's subset and on all training pairs."""
     import torch
 
-    from moltc.baselines import BASELINES, Fitting
+    from moltc.baselines import BASELINES, Fitting, fitted
     from moltc.prepared import PairSet
     from moltc.report import ALL, OUTPUTS, Systems, test_views, write_outputs
+    from moltc.training import subset
     from recalign.common import columns as c
     from recalign.common.progress import track
 
     torch.set_num_threads(params.threads)
     pairs = PairSet.read(root / project.PREPARED)
     views = test_views(params, pairs)
-    parts = {"": pairs.of(c.TRAIN, params.subset.train, params.seed), ALL: pairs.of(c.TRAIN)}
-    held = {"": views[c.VALIDATION], ALL: pairs.of(c.VALIDATION)}
+    parts = {"": subset(params, pairs, c.TRAIN), ALL: pairs.of(c.TRAIN)}
+    held = {"": subset(params, pairs, c.VALIDATION), ALL: pairs.of(c.VALIDATION)}
     wanted = [(name, part) for part in parts for name in BASELINES]
     systems: Systems = {}
     for name, part in track(wanted, len(wanted), "baselines", "fits"):
         fit = Fitting(parts[part], held[part], params.graph.width, params.graph.layers, params.seed)
-        predict = BASELINES[name](fit)
+        predict = fitted(name, fit)
         systems[name + part] = {view: predict(own) for view, own in views.items()}
     with folder(root / project.BASELINES) as out:
         write_outputs(out / OUTPUTS, systems)
@@ -137,7 +138,10 @@ def evaluate(params: Params, root: Path = Path()) -> None:
     pairs = PairSet.read(root / project.PREPARED)
     views = report.test_views(params, pairs)
     mean = float(pairs.of(c.TRAIN, params.subset.train, params.seed).labels.mean())
-    systems, unparsed = report.read_outputs(root / project.BASELINES / report.OUTPUTS), {}
+    outputs = root / project.BASELINES / report.OUTPUTS
+    systems, unparsed = report.read_outputs(outputs) if outputs.is_file() else {}, {}
+    if not systems:
+        log.warning("no baseline is fitted, so all are left out; 'python -m moltc baselines' fits them")
     trained = {report.GRAPHS: project.INTERACTING, report.TEXT: project.TEXT, report.PREFERRED: project.PREFERRED}
     for name, place in trained.items():
         if not (facts := root / place / "training.json").is_file():
@@ -153,8 +157,8 @@ def evaluate(params: Params, root: Path = Path()) -> None:
             asked[report.SHUFFLED] = with_shuffled_graphs(opened, pairs, params.seed)
         for system, model in asked.items():
             found = {view: predict(params, model, own, mean) for view, own in views.items()}
-            systems[system] = {view: outputs.values for view, outputs in found.items()}
-            unparsed[system] = sum(outputs.unparsed for outputs in found.values())
+            systems[system] = {view: own.values for view, own in found.items()}
+            unparsed[system] = sum(own.unparsed for own in found.values())
     elsewhere = evaluated_jointly(params, root, views, systems, mean)
     systems |= report.best_possible(views)
     figures = report.Figures(params, views, systems)

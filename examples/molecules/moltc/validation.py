@@ -1,5 +1,6 @@
 """A file of pairs against its rules, by Great Expectations and DuckDB; bad rows go to quarantine with the reason."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,7 +56,7 @@ class Clean:
     numbers; as_written [N]: whether the file names the lower id (as text) first; given [N]: the file's own split; best
     [N]: the known best answer as a label, NaN where there is none.
 
-    A pair whose label is symmetric is turned by a hash, so that its order says nothing.
+    A pair with a closed answer is turned by a hash, its answer with it, so that the order says nothing.
     """
 
     molecules: tuple[Molecule, ...]
@@ -69,6 +70,11 @@ class Clean:
     quarantine: pa.Table
     outcomes: tuple[Outcome, ...]
     files: Mapping[str, str]
+
+    @property
+    def truth(self) -> np.ndarray:
+        """[N] places of the types, whichever molecule has which role, or numbers."""
+        return self.answers.type_of[self.labels.astype(np.int64)] if len(self.answers) else self.labels
 
     @property
     def skeletons(self) -> frozenset[tuple[str, ...]]:
@@ -141,7 +147,11 @@ def read_pairs(data: DataParams, root: Path, spill: Path, first: Clean | None = 
             columns = {data.molecule_id: "data.molecule_id", data.molecule_smiles: "data.molecule_smiles"}
             listed = _load(connection, "molecules", root / data.molecules, columns)
             ids = {row[data.molecule_id]: row[data.molecule_smiles] for row in listed}
-        answers = Answers((), (), ()) if data.kind == "number" else Answers.yes_no(data.symmetric)
+            if len(ids) < len(listed):
+                counts = Counter(row[data.molecule_id] for row in listed)
+                twice = next(name for name, count in counts.items() if count > 1)
+                raise RecalignError(f"{data.molecules}: id {twice!r} stands there twice; keep one row of each molecule")
+        answers = Answers((), (), ()) if data.kind == "number" else Answers.yes_no()
         if data.kind == "types" and data.types:
             columns = dict.fromkeys(("type", "sentence", "symmetric"), "data.types")
             answers = Answers.of_rows(_load(connection, "types", root / data.types, columns), data.types)
@@ -154,7 +164,7 @@ def read_pairs(data: DataParams, root: Path, spill: Path, first: Clean | None = 
         outcomes = [Outcome(rule) for rule in rules(data, apart=first is not None)]
         broken = judge(checked.frame(connection), shown, outcomes)
     quarantine = pa.concat_tables([malformed, quarantined(shown, broken, outcomes)])
-    named = [name for name in (data.pairs, data.molecules, data.types) if name]
+    named = [name for name in (data.pairs, data.molecules, data.types if data.kind == "types" else None) if name]
     return checked.kept(broken < 0, quarantine, tuple(outcomes), {name: file_digest(root / name) for name in named})
 
 
@@ -270,24 +280,23 @@ class _Rows:
     def _repeated(self, good: np.ndarray, connection: "DuckDBPyConnection") -> tuple[np.ndarray, np.ndarray]:
         """[N] good rows that are copies of an earlier one, and good rows whose pair has another label elsewhere.
 
-        A pair is unordered where its label is symmetric. Two labels of one unordered pair contradict each other;
-        numbers go by the order, and of several the first is kept.
+        A pair is unordered, and two answers contradict each other, a type's two directions too; numbers go by the
+        order, and of several the first is kept.
         """
         copies, opposed = np.zeros(len(good), dtype=bool), np.zeros(len(good), dtype=bool)
         if not good.any():
             return copies, opposed
         ends = {row: self._smiles(row) for row in np.flatnonzero(good).tolist()}
         fixed = self.data.kind == "number"
-        keys = {row: ends[row] if fixed else tuple(sorted(ends[row])) for row in ends}
-        same = {row: keys[row] if self._symmetric(row) else ends[row] for row in ends}
+        labels = {row: self._said(row, turned=not fixed and pair[0] > pair[1]) for row, pair in ends.items()}
+        keys = [pair if fixed else tuple(sorted(pair)) for pair in ends.values()]
         table = {
-            "row": list(ends), "label": [self.labels[row] for row in ends],
-            "low": [key[0] for key in keys.values()], "high": [key[1] for key in keys.values()],
-            "one": [key[0] for key in same.values()], "other": [key[1] for key in same.values()],
+            "row": list(ends), "label": [labels[row] for row in ends],
+            "low": [key[0] for key in keys], "high": [key[1] for key in keys],
         }  # fmt: skip
         connection.register("good_pairs", pa.table(table))
         found = connection.execute(
-            """select row, row_number() over (partition by one, other, label order by row) > 1 as copy,
+            """select row, row_number() over (partition by low, high, label order by row) > 1 as copy,
                       min(label) over whole <> max(label) over whole as opposed,
                       label <> first_value(label) over (partition by low, high order by row) as later
                from good_pairs window whole as (partition by low, high)"""
@@ -302,52 +311,61 @@ class _Rows:
         assert isinstance(other, Molecule)
         return one.smiles, other.smiles
 
-    def _symmetric(self, row: int) -> bool:
+    def _said(self, row: int, *, turned: bool) -> float:
+        """A good row's label, as it is of the pair in the other order where that is asked for."""
         label = self.labels[row]
         assert label is not None, "a good row has a label"
-        return self.data.kind != "number" and self.answers.symmetric[int(label)]
+        return float(self.answers.turned[int(label)]) if turned else label
 
     def kept(
         self, good: np.ndarray, quarantine: pa.Table, outcomes: tuple[Outcome, ...], files: Mapping[str, str]
     ) -> Clean:
-        """The good rows, molecules numbered by their SMILES, symmetric pairs turned by a hash."""
+        """The good rows, molecules numbered by their SMILES, pairs with a closed answer turned by a hash."""
         places = np.flatnonzero(good).tolist()
-        ends = [self._turned(place) for place in places]
+        turned = [self._is_turned(place) for place in places]
+        ends = [self._smiles(place)[::-1] if turn else self._smiles(place) for place, turn in zip(
+            places, turned, strict=True)]  # fmt: skip
         every = {m.smiles: m for read in self.sides.values() for m in read if isinstance(m, Molecule)}
         ordered = sorted({smiles for pair in ends for smiles in pair})
         number = {smiles: place for place, smiles in enumerate(ordered)}
         pairs = np.array([[number[one], number[other]] for one, other in ends], dtype=np.int64).reshape(-1, 2)
         data, rows = self.data, self.rows
         best = [_label(rows[place][data.best], data, self.answers) if data.best else None for place in places]
+        labels = [self._said(place, turned=turn) for place, turn in zip(places, turned, strict=True)]
         return Clean(
             tuple(every[smiles] for smiles in ordered), self.answers, pairs[:, 0], pairs[:, 1],
-            np.array([self.labels[place] for place in places], dtype=np.float64),
+            np.array(labels, dtype=np.float64),
             np.array([str(rows[place][data.first]) < str(rows[place][data.second]) for place in places], dtype=bool),
             tuple(rows[place][data.split] if data.split else None for place in places),
             np.array([np.nan if each is None else each for each in best], dtype=np.float64),
             quarantine, outcomes, files,
         )  # fmt: skip
 
-    def _turned(self, row: int) -> tuple[str, str]:
+    def _is_turned(self, row: int) -> bool:
+        """Whether a row's molecules change places: by a hash of the unordered pair, whichever the file names first."""
         ends = self._smiles(row)
-        if not self._symmetric(row):
-            return ends
         low, high = sorted(ends)
-        return (high, low) if hashed_order("turn", low, high) < "8" else (low, high)  # of md5's first hex digit half
+        wanted = (high, low) if hashed_order("turn", low, high) < "8" else (low, high)  # half of md5's first digits
+        return self.data.kind != "number" and ends != wanted
 
 
 def refusal(clean: Clean, max_rejected: float) -> str | None:
-    """Why a file cannot be used, in words: nothing is left, or quarantine took too much; None where it can."""
-    copies = sum(outcome.failed for outcome in clean.outcomes if outcome.rule.name == EXACT_COPY)
-    rejected, kept = len(clean.quarantine) - copies, len(clean.first)
+    """Why a file cannot be used, in words: nothing is left, or quarantine took too much; None where it can.
+
+    Copies, and pairs that the first file has too, are no faults of a file and do not count.
+    """
+    no_fault = (EXACT_COPY, KNOWN)
+    spared = sum(outcome.failed for outcome in clean.outcomes if outcome.rule.name in no_fault)
+    rejected, kept = len(clean.quarantine) - spared, len(clean.first)
+    row_rules = [outcome for outcome in clean.outcomes if outcome.rule.level == "row"]
+    worst = max(row_rules, key=lambda o: o.failed if o.rule.name not in no_fault or not kept else -1).rule.name
     if not kept:
-        return f"no pair of the file is clean: all of {len(clean.quarantine)} rows are in quarantine"
+        rows = len(clean.quarantine)
+        return f"no pair of the file is clean: all of {rows} rows are in quarantine, most for '{worst}'"
     share = rejected / (rejected + kept)
     if share <= max_rejected:
         return None
-    row_rules = [outcome for outcome in clean.outcomes if outcome.rule.level == "row"]
-    worst = max(row_rules, key=lambda outcome: outcome.failed if outcome.rule.name != EXACT_COPY else -1)
     return (
-        f"{rejected} of {rejected + kept} rows ({share:.1%}) are in quarantine, most for '{worst.rule.name}'; allowed "
+        f"{rejected} of {rejected + kept} rows ({share:.1%}) are in quarantine, most for '{worst}'; allowed "
         f"is data.max_rejected {max_rejected:.1%}: correct the file, or do without them with a higher data.max_rejected"
     )
