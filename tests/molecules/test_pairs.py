@@ -60,6 +60,7 @@ def test_an_acid_and_its_salt_share_a_skeleton(one, other):
     """So do isotopes, and hydrogens that are written out."""
     assert read_molecule(one).skeleton == read_molecule(other).skeleton
     assert read_molecule("C[N+](C)(C)C").skeleton == "C[N+](C)(C)C"  # no proton would make it neutral
+    assert read_molecule("[2H][2H]").skeleton == "[H][H]"
 
 
 def test_mirror_images_share_a_skeleton():

@@ -68,7 +68,8 @@ def _skeleton(molecule: Chem.Mol) -> str:
     plain = Chem.Mol(molecule)
     for atom in plain.GetAtoms():
         atom.SetIsotope(0)
-    neutral = rdMolStandardize.Uncharger().uncharge(Chem.RemoveAllHs(plain))
+    heavy = Chem.RemoveAllHs(plain) if plain.GetNumHeavyAtoms() else plain  # hydrogen itself stays
+    neutral = rdMolStandardize.Uncharger().uncharge(heavy)
     text: str = Chem.MolToSmiles(neutral, isomericSmiles=False)
     return text
 
