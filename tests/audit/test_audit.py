@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from candidate_faults import clean_cases, draw_cases, draw_logs, sorted_logs, with_histories
+from numpy.typing import NDArray
 
 from recalign.audit import finding
 from recalign.audit.audit import Audit, audit_cases
@@ -69,6 +70,25 @@ def test_a_users_own_repetition_is_no_agreement() -> None:
     cases = case_set("cases", [1, 1], [[8], [9]], [[1, 5, 6], [1, 5, 6]], [1, 1])
     assert len(EqualTargets.of(cases)) == 0
     assert verdict(audit_cases(cases), "equal sets") == "not applicable"
+
+
+def test_files_that_draw_from_items_of_their_own_are_no_leak() -> None:
+    """Hidden items: half of them are for validation, half for test, and lists are drawn within a half."""
+    generator = np.random.default_rng(0)
+
+    def drawn(name: str, pool: NDArray[np.int64], users: int) -> CaseSet:
+        targets = generator.choice(pool[:10], 120)
+        lists = [[t, *generator.permutation(pool[pool != t])[:9]] for t in targets.tolist()]
+        return case_set(name, list(range(users, users + 120)), [[999]] * 120, lists, targets.tolist())
+
+    test, validation = drawn("test", np.arange(40), 0), drawn("validation", np.arange(40, 80), 1000)
+    audit = audit_cases(test, validation)
+    assert verdict(audit, "overlap") == "clean"
+    assert verdict(audit, "equal sets") == "clean"
+    seeded = case_set("seeded", test.users.tolist(), test.histories, [
+        [t, *sorted(set(range(40)) - {t}, key=lambda item: hash((t, item)))[:9]] for t in test.targets.tolist()
+    ], test.targets.tolist())  # fmt: skip
+    assert verdict(audit_cases(seeded, validation), "overlap") == "leak"
 
 
 def test_a_permutation_test_stops_early_where_there_is_nothing_and_is_small_where_there_is() -> None:

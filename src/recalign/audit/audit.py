@@ -19,7 +19,7 @@ from recalign.audit.blind import (
     place_scores,
     seen_scores,
 )
-from recalign.audit.cases import CaseSet, Log, joined
+from recalign.audit.cases import CaseSet, Log
 from recalign.audit.finding import (
     CLEAN,
     LEAK,
@@ -118,7 +118,7 @@ def audit_cases(
     findings = (
         lookup_finding(cases, lookup),
         place_finding(cases, scores["place"]),
-        *equal_target_findings(joined(cases, fit)),
+        *equal_target_findings(cases, fit),
         order_finding(cases, follow_shares(cases, orders), scores["order"], learned_from),
         seen_finding(cases, scores["seen"]),
         *shared_findings(cases, fit, log, by_user=split == "user"),

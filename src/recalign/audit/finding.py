@@ -6,9 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recalign.audit.blind import Lookup, first_place_share, nearness_scores, training_counts
-from recalign.audit.cases import LONG, CaseSet, Ids, Log, known_answers, near_copies, repeated_examples, shared_users
+from recalign.audit.cases import (
+    LONG,
+    CaseSet,
+    Ids,
+    Log,
+    joined,
+    known_answers,
+    near_copies,
+    repeated_examples,
+    shared_users,
+)
 from recalign.evaluation.metrics import Floats
 from recalign.evaluation.significance import Interval, bootstrap_interval
 
@@ -99,9 +110,13 @@ def _uniform_squares(count: int, width: int) -> Ids:
     return squares
 
 
-def equal_target_findings(cases: CaseSet) -> list[Finding]:
-    """Cases with equal targets: equal sets, equal places, common negatives; against lists exchanged among the cases."""
-    equal = EqualTargets.of(cases)
+def equal_target_findings(cases: CaseSet, fit: CaseSet | None = None) -> list[Finding]:
+    """Cases with equal targets, of both files: equal sets, equal places, common negatives.
+
+    Against lists exchanged among the cases of one file: each file may draw from items of its own, as the hidden ones
+    of validation and test are.
+    """
+    equal = EqualTargets.of(joined(cases, fit), np.arange(len(cases) + (len(fit) if fit else 0)) >= len(cases))
     rows = (
         ("equal sets", "cases with equal targets: same candidate set", equal.same_set, 1.0),
         ("equal places", "cases with equal targets: target at the same place", equal.same_place, 1.0),
@@ -112,7 +127,7 @@ def equal_target_findings(cases: CaseSet) -> list[Finding]:
         return [Finding(probe, LEAK, measures, SKIPPED, note=note) for probe, measures, _, _ in rows]
     found = []
     for probe, measures, agreement, times in rows:
-        test = permutation_test(agreement, len(equal), SEED, times=times)
+        test = permutation_test(agreement, len(equal), SEED, times=times, within=equal.files)
         p = corrected(test.p)
         leaks = p <= ALPHA
         note = "lists are drawn from a stream that the target seeds" if leaks else ""
@@ -229,11 +244,13 @@ class Permuted:
 
 
 def permutation_test(
-    values: Callable[[Ids | None], Floats], count: int, seed: int, *, times: float = 1.0, plus: float = 0.0
-) -> Permuted:
+    values: Callable[[Ids | None], Floats], count: int, seed: int, *, times: float = 1.0, plus: float = 0.0,
+    within: Ids | None = None,
+) -> Permuted:  # fmt: skip
     """Compare the mean of values(None) with that of values(a permutation of `count` rows), times `times` plus `plus`.
 
-    The last two say how far above chance a figure must lie to matter; p is that of lying further.
+    The last two say how far above chance a figure must lie to matter; p is that of lying further. within [count]: rows
+    change places with rows of the same number alone.
 
     A sequential Monte Carlo p-value (Besag and Clifford, Biometrika 1991): exact at any level, and quick where there is
     nothing to find.
@@ -242,8 +259,13 @@ def permutation_test(
     figure = float(values(None).mean())
     drawn: list[float] = []
     reached = 0
+    blocks = np.zeros(count) if within is None else within
+    places = np.argsort(blocks, kind="stable")
     while len(drawn) < DRAWS and reached < EXCEEDANCES:
-        drawn.append(float(values(generator.permutation(count)).mean()))
+        order = generator.permutation(count)
+        swap = np.empty_like(order)
+        swap[places] = order[np.argsort(blocks[order], kind="stable")]
+        drawn.append(float(values(swap).mean()))
         reached += drawn[-1] * times + plus >= figure
     p = reached / len(drawn) if reached >= EXCEEDANCES else (reached + 1) / (len(drawn) + 1)
     return Permuted(figure, float(np.mean(drawn)), p)
@@ -253,25 +275,28 @@ def permutation_test(
 class EqualTargets:
     """Cases whose target another user's case has as well: their group [G], place, list and negatives [G, C − 1].
 
-    lists [G] names the candidate set as a whole: equal numbers, equal sets.
+    lists [G] names the candidate set as a whole: equal numbers, equal sets; files [G] the file that a case is of.
     """
 
     groups: Ids
     places: Ids
     lists: Ids
     negatives: Ids
+    files: Ids
 
     @classmethod
-    def of(cls, cases: CaseSet) -> "EqualTargets":
-        """One case a user and target: what a user shares with himself says nothing."""
+    def of(cls, cases: CaseSet, files: NDArray[np.bool_] | None = None) -> "EqualTargets":
+        """One case a user and target: what a user shares with himself says nothing. files [N]: of each case."""
         _, first = np.unique(np.stack([cases.users, cases.targets]), axis=1, return_index=True)
-        kept = cases.take(np.sort(first))
-        _, group, size = np.unique(kept.targets, return_inverse=True, return_counts=True)
-        kept, group = kept.take(np.flatnonzero(size[group] > 1)), group[size[group] > 1]
+        rows = np.sort(first)
+        _, group, size = np.unique(cases.targets[rows], return_inverse=True, return_counts=True)
+        rows, group = rows[size[group] > 1], group[size[group] > 1]
+        kept = cases.take(rows)
         wrong = np.arange(kept.width)[None, :] != kept.places[:, None]
         negatives = kept.candidates[wrong].reshape(len(kept), kept.width - 1)
         _, sets = np.unique(np.sort(kept.candidates, axis=1), axis=0, return_inverse=True)
-        return cls(group, kept.places, sets.ravel(), negatives)
+        of = np.zeros(len(rows), dtype=np.int64) if files is None else files[rows].astype(np.int64)
+        return cls(group, kept.places, sets.ravel(), negatives, of)
 
     def __len__(self) -> int:
         return len(self.groups)
