@@ -23,6 +23,7 @@ from validated_log import random_log, small_params, write_log
 from recalign.common import columns as c
 from recalign.common.artifacts import file_digest, folder, read_json, verify
 from recalign.common.errors import RecalignError
+from recalign.data.case_file import read_catalogue
 from recalign.data.records import Items
 from recalign.data.simulator import days_since_start, load_catalogue, next_item_log_probs, simulate
 from recalign.evaluation.metrics import draw_lots, metric_values, target_places, target_ranks
@@ -527,6 +528,21 @@ def test_a_train_file_is_ordered_by_its_clock_and_counts_a_repetition_once(tmp_p
     assert fit_on_log("popularity", CATALOGUE, path, PARAMS).scores([Request(1, ())], [[9, 4]]).tolist() == [[1.0, 0.0]]
 
 
+@pytest.mark.parametrize("name", ["ease", "item_knn"])
+def test_items_that_a_train_file_lacks_stand_below_all_others(tmp_path: Path, name: RecommenderName) -> None:
+    """And are no part of a history; 4 and 9 are lacked, and 9 has the title of 2, which stays what 2 is."""
+    path = tmp_path / "train.csv"
+    path.write_text("user_id,item_id\n" + "".join(f"{u},{i}\n" for u in range(6) for i in (1, 2, 3) if i != 1 + u % 3))
+    catalogue = Items(CATALOGUE.ids, CATALOGUE.titles | {9: "Item 2"}, {}, {})
+    model = fit_on_log(name, catalogue, path, PARAMS)
+    (scores,) = model.scores([Request(None, (1, 4))], None).tolist()
+
+    assert max(scores[3:]) < min(scores[:3])
+    assert scores[3] == scores[4]
+    assert model.scores([Request(None, (1,))], None).tolist() == [scores]
+    assert model.scores([Request(None, (1, 9))], None).tolist() == [scores]
+
+
 @pytest.mark.parametrize("clock", [True, False])
 def test_settings_are_chosen_among_items_that_the_user_never_met(clock: bool) -> None:
     """Each of sixty users likes eight of forty items and met eight others; the wrong candidates are of the other 24."""
@@ -555,8 +571,7 @@ def test_settings_are_chosen_among_items_that_the_user_never_met(clock: bool) ->
 
 def test_item_knn_tuned_on_lastfms_train_users_hits_half_of_the_cases(shared_data: Path) -> None:
     folder = shared_data / "lastfm"
-    lines = (folder / "items.csv").read_text(encoding="utf-8").splitlines()[1:]
-    catalogue = Items(tuple(sorted(int(line.split(",", 1)[0]) for line in lines)), {}, {}, {})
+    catalogue = read_catalogue(folder / "items.csv")
     cases = [json.loads(line) for line in (folder / "cases.jsonl").read_text().splitlines()]
     model = fit_on_log("item_knn", catalogue, folder / "train_interactions.csv", PARAMS)
 

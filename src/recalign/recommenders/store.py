@@ -194,8 +194,7 @@ class Transplanted:
         self.name = recommender.name
         self.recommender = recommender
         self.catalogue = catalogue
-        ids = {own.titles[item]: item for item in own.ids}
-        self._own_id = {item: ids[title] for item, title in catalogue.titles.items() if title in ids}
+        self._own_id = _met_by_title(own, catalogue)
         self._own_items = len(own.ids)
         places = {item: place for place, item in enumerate(own.ids)}
         self._places = np.array([places.get(self._own_id.get(item, -1), -1) for item in catalogue.ids], dtype=np.int64)
@@ -228,6 +227,18 @@ class Transplanted:
         if candidates is None:
             return np.tile(self._places, (rows, 1))
         return self._places[np.array([[self._column[item] for item in items] for items in candidates], dtype=np.int64)]
+
+
+def _met_by_title(own: Items, catalogue: Items) -> dict[int, int]:
+    """The item of `own` that each is, by title; of two with one title the one with its id, where that is there."""
+    titles = {item: own.titles[item] for item in own.ids}
+    ids = {title: item for item, title in titles.items()}
+    met: dict[int, int] = {}
+    for item, title in catalogue.titles.items():
+        other = item if titles.get(item) == title else ids.get(title)
+        if other is not None and (other == item or catalogue.titles.get(other) != title):
+            met[item] = other
+    return met
 
 
 @runtime_checkable

@@ -31,7 +31,8 @@ def fit_on_log(name: RecommenderName, catalogue: Items, path: Path, params: Para
     events, clock = read_train_log(path, catalogue)
     log.info("%s: %d events, %s", path, len(events), "ordered by timestamp" if clock else "no timestamp: sets")
     counts = Counter(events[c.ITEM].to_pylist())
-    return fit(name, replace(catalogue, popularity=counts), events, clock, params)[0]
+    counted = replace(catalogue, popularity={item: counts[item] for item in catalogue.ids})
+    return fit(name, counted, events, clock, params)[0]
 
 
 def read_train_log(path: Path, catalogue: Items) -> tuple[pa.Table, bool]:
