@@ -72,6 +72,19 @@ def test_what_is_trained_with_attributes_is_what_is_scored(responses):
     assert prompt + continuation == build.prompt([1, 2]) + build.response(4)
 
 
+def test_of_the_lines_before_the_target_only_what_a_response_has_is_learned():
+    """The title after which " |" follows in histories is followed by the newline where it is scored."""
+    build, both = described(history=5), described(history=5, response_attributes=True)
+    _, continuation = build.sequence([3, 4, 5, 2, 3], 1)
+    _, learned = build.learned([3, 4, 5, 2, 3], 1)
+    left_out = build.unlearned(learned)
+    assert text(continuation) == "Heat (1995) | Crime\nBig (1988)\nAlien (1979)\n"
+    assert text([continuation[place] for place in left_out]) == " | Crime\n"
+    kept = [token for place, token in enumerate(continuation) if place not in left_out]
+    assert text(kept) == "Heat (1995)Big (1988)\nAlien (1979)\n"
+    assert build.unlearned([1]) == both.unlearned(learned) == builder().unlearned(learned) == ()
+
+
 def test_without_attributes_nothing_changes():
     """Neither ids nor the digest, which names what an adapter was trained on."""
     plain = builder()

@@ -1,6 +1,7 @@
 """Reweighting of SFT: golden weights, how they are counted, and a loss that no micro-batch changes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -165,6 +166,33 @@ def test_the_weighted_loss_is_equal_for_any_micro_batch_and_to_a_loop_over_targe
             slow -= weight * response_logprobs(model, [prompt], [[own]]).sums.item() / tokens
             place, count = place + tokens, count + 1
     assert together[0] == pytest.approx(slow / count, rel=1e-5)
+
+
+@pytest.mark.parametrize("reweighted", [False, True])
+def test_attributes_that_no_response_has_are_read_and_not_learned(items, reweighted) -> None:
+    """The loss is that of the titles, each scored on its own after all that is before it; a vector moves no place."""
+    params = PromptParams(form="history", history=4, training_history=6, profile=False, max_title_tokens=24)
+    described = PromptBuilder(tiny.tokenizer(), items, params.model_copy(update={"attributes": ("kind",)}), "films")
+    told = {item: 0.5 * item for item in items.ids}
+    weigh = (lambda own: [told[item] for item in own]) if reweighted else None
+    examples = text_examples(EXAMPLES[:2], described, whole_history=True, weigh=weigh)
+    model, slow, tokens = tiny.model(), 0.0, 0
+    for example, learned in zip(examples, ([4, 5, 6], [1]), strict=True):
+        place = 0
+        for item in learned:
+            line, title = described.item_line(item), described.title_ids(items.titles[item])
+            own = described.response(item) if item == learned[-1] else title
+            prompt = example.prompt + example.continuation[:place]
+            found = response_logprobs(model, [prompt], [[own]]).sums.item()
+            slow -= told[item] * found / len(own) if reweighted else found
+            place, tokens = place + len(line), tokens + len(own)
+        assert sum(example.mask) == example.learned
+    total, _ = loss_and_gradient(model, examples, 10_000)
+    assert total == pytest.approx(slow / (4 if reweighted else tokens), rel=1e-5)
+
+    shown = replace(examples[0], continuation=[-1, *examples[0].continuation])
+    assert shown.mask == [0.0, *examples[0].mask]
+    assert shown.learned == examples[0].learned
 
 
 def test_token_logprobs_add_up_to_the_sums_in_every_way_of_scoring(builder) -> None:

@@ -110,6 +110,7 @@ class PromptBuilder:
 
         In the form `history` the first titles are the prompt and all further ones, the target last, the continuation,
         so that one pass learns from every title; in the form `candidates` the continuation is the target alone.
+        `unlearned` says what of it is read and not learned.
         """
         if self._params.form == "candidates":
             return self.prompt(history, profile=profile, candidates=candidates), self.response(target)
@@ -122,6 +123,21 @@ class PromptBuilder:
             return list(history[-self._params.history :]), [target]
         recent = list(history[-self._params.training_history :])
         return recent[:FIRST_TITLES], [*recent[FIRST_TITLES:], target]
+
+    def unlearned(self, items: Sequence[int]) -> tuple[int, ...]:
+        """Places in the continuation of `sequence`, whose items are `learned`, of what no response has.
+
+        They are the attributes of all items but the last, and the newline after them, where responses are titles alone.
+        Places of vectors are not counted.
+        """
+        left_out: list[int] = []
+        start = 0
+        for item in items[:-1]:
+            line, same = self.item_line(item), self.response(item)
+            if line != same:
+                left_out += range(start + len(same) - len(self._newline), start + len(line))
+            start += len(line)
+        return tuple(left_out)
 
     def title_ids(self, text: str) -> list[int]:
         """Ids of any title, cleaned and cut, without the newline.

@@ -89,7 +89,7 @@ class Material:
     def read(self) -> list[list[Any]]:
         """All that is read, for digests."""
         examples = [*chain(*self.learned), *self.held_out]
-        return [[e.example_id, e.prompt, e.continuation, *e.weights] for e in examples]
+        return [[e.example_id, e.prompt, e.continuation, *e.weights, *filter(None, [e.unlearned])] for e in examples]
 
 
 def read_material(

@@ -6,6 +6,7 @@ The candidates that a training prompt lists, where prompts list candidates (prom
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,13 +71,15 @@ def read_listing(
 class TextExample:
     """A prompt and one continuation to be learned token by token.
 
-    weights: of each target in the continuation, with its tokens; empty where all tokens weigh alike.
+    weights: of each target in the continuation, with its tokens; empty where all tokens weigh alike. unlearned: places
+    in the continuation, vectors not counted, of tokens that are read alone.
     """
 
     example_id: str
     prompt: list[int]
     continuation: list[int]
     weights: tuple[tuple[float, int], ...] = ()
+    unlearned: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -85,8 +88,17 @@ class TextExample:
 
     @property
     def learned(self) -> int:
-        """Tokens that are learned: of the continuation those that are no vector's."""
-        return sum(token >= 0 for token in self.continuation)
+        """Tokens that are learned: of the continuation those that are no vector's, and not read alone."""
+        return sum(token >= 0 for token in self.continuation) - len(self.unlearned)
+
+    @property
+    def mask(self) -> list[float]:
+        """1 for each token of the continuation that is learned, else 0."""
+        text = accumulate(token >= 0 for token in self.continuation)
+        left_out = frozenset(self.unlearned)
+        return [
+            float(token >= 0 and read - 1 not in left_out) for token, read in zip(self.continuation, text, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -134,11 +146,12 @@ def text_examples(
             prompt = builder.prompt(example.history, profile=profile, candidates=shown)
             continuation = builder.response(example.target)
         weights: list[tuple[float, int]] = []
+        _, learned = builder.learned(example.history, example.target, whole=whole_history)
         if weigh:
-            _, learned = builder.learned(example.history, example.target, whole=whole_history)
             sizes = [*(len(builder.item_line(item)) for item in learned[:-1]), len(builder.response(learned[-1]))]
             weights = list(zip(weigh(learned), sizes, strict=True))
-        built.append(TextExample(example.example_id, prompt, continuation, tuple(weights)))
+        unlearned = builder.unlearned(learned)
+        built.append(TextExample(example.example_id, prompt, continuation, tuple(weights), unlearned))
     return built
 
 

@@ -14,7 +14,7 @@ with ℓᵢ the mean over that target's own tokens, whatever the micro-batches a
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ from recalign.training.loop import Measured, micro_batches
 
 
 class LanguageModelling:
-    """Mean negative log-likelihood (nats per token) of the continuations; a batch's mean is over its tokens.
+    """Mean negative log-likelihood (nats per token) of the continuations; a batch's mean is over its learned tokens.
 
     Where targets have weights it is Σ wᵢ ℓᵢ / N over the N targets of a batch, ℓᵢ the mean over a target's own tokens.
     Validation is the mean over tokens on the targets of held-out examples. micro_tokens: tokens
@@ -86,19 +86,31 @@ class LanguageModelling:
             return self._negative(examples).item()
 
     def _negative(self, examples: Sequence[TextExample]) -> torch.Tensor:
-        return -response_logprobs(self._model, *_ids(examples), exact_logits=False).sums.sum()
+        told = response_logprobs(self._model, *_ids(examples), exact_logits=False)
+        if not any(example.unlearned for example in examples):
+            return -told.sums.sum()
+        return -_shared_out(told.tokens[:, 0], [example.mask for example in examples])
 
     def _weighted(self, examples: Sequence[TextExample]) -> torch.Tensor:
         """Σ wᵢ ℓᵢ over the targets of a part."""
         told = response_logprobs(self._model, *_ids(examples), exact_logits=False).tokens[:, 0]
-        shares = [torch.tensor(token_shares(example.weights)) for example in examples]
-        padded = torch.nn.utils.rnn.pad_sequence(shares, batch_first=True).to(told)
-        return -(told * padded).sum()
+        return -_shared_out(told, [token_shares(example.weights, frozenset(example.unlearned)) for example in examples])
 
 
-def token_shares(weights: Sequence[tuple[float, int]]) -> list[float]:
-    """What each token of a continuation counts for: its target's weight over the target's number of tokens."""
-    return [weight / tokens for weight, tokens in weights for _ in range(tokens)]
+def _shared_out(tokens: torch.Tensor, shares: Sequence[list[float]]) -> torch.Tensor:
+    """Σ share · log-prob of tokens [B, R], with a list of shares an example."""
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(own) for own in shares], batch_first=True).to(tokens)
+    return (tokens * padded).sum()
+
+
+def token_shares(weights: Sequence[tuple[float, int]], unlearned: Collection[int] = ()) -> list[float]:
+    """What each token of a continuation counts for: its target's weight over the target's number of learned tokens."""
+    shares: list[float] = []
+    for weight, tokens in weights:
+        places = range(len(shares), len(shares) + tokens)
+        count = sum(place not in unlearned for place in places)
+        shares += [0.0 if place in unlearned else weight / count for place in places]
+    return shares
 
 
 def _ids(examples: Sequence[TextExample]) -> tuple[list[list[int]], list[list[list[int]]]]:
