@@ -3,16 +3,25 @@
 import csv
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from table_world import smoke_folder, write_log
 
 from recalign.cli import main
+from recalign.commands import curve
+from recalign.common import columns as c
+from recalign.common.artifacts import folder, write_parquet
 from recalign.doctor.own_table import examine
 from recalign.llm.model.base import fetch_base
 from recalign.params.base import BaseParams
-from recalign.params.load import load_params
+from recalign.params.load import Params, load_params
+from recalign.preferences.profiles.profiles import COUNTING, Engine, make_profile, profiles_table
+from recalign.project import Project
+from recalign.ranking.trial import Trial, read_trial
+from recalign.stages.prepare import prepare
 
 
 @pytest.fixture
@@ -75,6 +84,63 @@ def test_each_number_of_epochs_is_a_run_and_a_trend_of_its_own(
     said = capsys.readouterr().out
     assert "\nEpochs 1: 8 histories" in said
     assert "\nEpochs 2: 8 histories" in said
+
+
+class Stopped(Exception):
+    """In place of a training run; it says where that would write."""
+
+
+def asked_of(params: Params, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Mapping[int, str] | None]:
+    """Where a curve would train its first adapter, and the profiles that its cases show."""
+    shown: list[Mapping[int, str] | None] = []
+
+    def stop(params: Params, project: Project) -> None:
+        raise Stopped(project.sft)
+
+    def read(*args: Any) -> Trial:
+        trial = read_trial(*args)
+        shown.append({r.user_id: r.profile for r in trial.requests if r.user_id is not None and r.profile} or None)
+        return trial
+
+    monkeypatch.setattr(curve, "sft", stop)
+    monkeypatch.setattr(curve, "read_trial", read)
+    with pytest.raises(Stopped) as stopped:
+        curve.learning_curve(params, Project(), [8, 16])
+    return stopped.value.args[0], shown[0]
+
+
+def write_profiles(text: str) -> None:
+    """The same one for all users."""
+    every = [
+        make_profile(Engine(COUNTING), split, user, (), [], text)
+        for split in (c.TRAIN, c.VALIDATION)
+        for user in range(200)
+    ]
+    with folder(Project().profiles) as partial:
+        write_parquet(partial / "profiles.parquet", profiles_table(every))
+
+
+def test_an_adapter_of_other_prepared_data_or_other_profiles_is_none_of_the_curve(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other settings of `prepare` make other data of the same raw files; where prompts show profiles, cases do too."""
+    params = load_params()
+    first, plain = asked_of(params, monkeypatch)
+    again, _ = asked_of(params, monkeypatch)
+    told = params.model_copy(update={"prompt": params.prompt.model_copy(update={"profile": True})})
+    counting = told.model_copy(update={"profiles": told.profiles.model_copy(update={"engine": COUNTING})})
+    write_profiles("Likes rivers.")
+    whose, shown = asked_of(counting, monkeypatch)
+    write_profiles("Likes roads.")
+    others, _ = asked_of(counting, monkeypatch)
+    prepare(params.model_copy(update={"prepare": params.prepare.model_copy(update={"cases_per_user": 1})}))
+    later, _ = asked_of(params, monkeypatch)
+
+    assert first == again
+    assert len({first, whose, others, later}) == 4
+    assert plain is None
+    assert shown
+    assert set(shown.values()) == {"Likes rivers."}
 
 
 @pytest.mark.parametrize(

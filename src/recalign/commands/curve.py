@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from recalign.common import columns as c
-from recalign.common.artifacts import digest_of, read_json
+from recalign.common.artifacts import digest_of, folder_digest, read_json
 from recalign.common.errors import RecalignError
 from recalign.data.prepared import Prepared
 from recalign.data.records import Items, longest_histories, read_outlines
@@ -28,6 +28,7 @@ from recalign.evaluation.significance import Interval, bootstrap_interval
 from recalign.llm.model.files import IDENTITY
 from recalign.params.load import Params
 from recalign.params.recommenders import RecommenderName
+from recalign.preferences.profiles.profiles import profile_texts
 from recalign.project import Project
 from recalign.ranking.language_model import Setting, open_recommender
 from recalign.ranking.recommenders import open_recommender as open_fitted
@@ -99,13 +100,14 @@ def learning_curve(
         raise RecalignError(f"--epochs is {' '.join(map(str, epochs or []))}; give whole numbers from 1 on")
     catalogue, summary = Items.read(project.prepared), Prepared(project.prepared)
     limit = params.evaluate.validation_cases
-    trial = read_trial(project.prepared, c.VALIDATION, UNIFORM, limit, params.seed)
+    shown = profile_texts(project.profiles, params.profiles.engine, c.VALIDATION) if params.prompt.profile else None
+    trial = read_trial(project.prepared, c.VALIDATION, UNIFORM, limit, params.seed, shown)
     points, values = [], []
     for number, count in itertools.product(passes, asked):
         begun = time.monotonic()
         changed = params.sft.model_copy(update={"examples": count, "epochs": number})
         own = params.model_copy(update={"sft": changed})
-        adapter = _trained(own, project, summary.data_digest)
+        adapter = _trained(own, project)
         setting = Setting(params.base, params.prompt, summary.noun, summary.clock, params.seed, params.threads)
         model = open_recommender(
             SYSTEM, project.base, adapter, setting, catalogue, batch=params.evaluate.batch, store=project.logprobs
@@ -115,7 +117,7 @@ def learning_curve(
         step = int(read_json(adapter / "training.json")["best_step"])
         points.append(Point(count, number, found, step, round(time.monotonic() - begun, 1)))
         log.info("%d histories, epochs %d: NDCG@10 %.3f", count, number, found.value)
-    homes = {name: _fitted(params, project, name, summary.data_digest) for name in BESIDE}
+    homes = {name: _fitted(params, project, name) for name in BESIDE}
     opened = {name: open_fitted(name, home, catalogue) for name, home in homes.items()}
     beside = {
         name: float(trial.judged.values(scores_of(own, trial.requests, trial.candidates)).mean())
@@ -155,22 +157,24 @@ def _line(values: Floats, histories: Sequence[int], every: int) -> tuple[Floats,
     return slope, values.mean(axis=1) + slope * (math.log2(every) - x.mean())
 
 
-def _trained(params: Params, project: Project, data: str) -> Path:
-    """The adapter, trained where it is missing; data: digest of the prepared data."""
+def _trained(params: Params, project: Project) -> Path:
+    """The adapter, trained where it is missing."""
     read = [params.sft.told(), params.lora.model_dump(), params.prompt.model_dump(), params.base.model_dump()]
-    identity = read_json(project.base / IDENTITY)
-    key = digest_of([*read, params.seed, params.evaluate.validation_cases, identity, data])
+    data = [read_json(project.base / IDENTITY), folder_digest(project.prepared)]
+    if params.prompt.profile:
+        data += [params.profiles.engine, folder_digest(project.profiles)]
+    key = digest_of([*read, params.seed, params.evaluate.validation_cases, *data])
     out = project.cache / "curve" / f"{params.sft.examples}-{key[:16]}"
     if not (out / "manifest.json").is_file():
         sft(params, project.moved(sft=out))
     return out
 
 
-def _fitted(params: Params, project: Project, name: RecommenderName, data: str) -> Project:
+def _fitted(params: Params, project: Project, name: RecommenderName) -> Project:
     """Where a fitted ID recommender lies: in the project, else in a folder of the curve's own, where it is fitted."""
     if (project.baselines / name).is_dir():
         return project
-    own = Project(project.cache / "curve" / f"fitted-{data[:16]}")
+    own = Project(project.cache / "curve" / f"fitted-{folder_digest(project.prepared)[:16]}")
     if not (own.baselines / name).is_dir():
         baselines(params, name, project.moved(baselines=own.baselines))
     return own
