@@ -76,6 +76,21 @@ def write_fusion(project: Project, knn: float = 0.75) -> None:
     ).write(project.ranks)  # fmt: skip
 
 
+def write_weights(project: Project, known: dict[str, float], new: dict[str, float]) -> None:
+    """fusion.json of item-kNN, EASE and a language model with weights of their own for new items."""
+    parts = {
+        name: Part(
+            weight=known.get(name, 0.0), new_weight=new.get(name, 0.0),
+            digest="0" if name == "llm-sdpo" else folder_digest(project.baselines / name),
+        )
+        for name in ("item_knn", "ease", "llm-sdpo")
+    }  # fmt: skip
+    FittedFusion(
+        parts=parts, language_model="llm-sdpo", manifest="uniform", manifest_digest="", cases=1, recommender_cases=1,
+        cold_events=1,
+    ).write(project.ranks)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose log went through ingest, validate, prepare, baselines and rank."""
@@ -246,6 +261,36 @@ def test_any_number_of_shards_gives_the_same_reranked_rows(reranker: Project, tm
     assert rows[1] == rows[2] == rows[7]
     assert scores[2] == pytest.approx(scores[1], abs=1e-4)
     assert scores[7] == pytest.approx(scores[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("known", "new", "said"),
+    [
+        ({"item_knn": 3.0, "llm-sdpo": 1.0}, {"ease": 0.5}, "1.00 item_knn; new items: 1.00 ease"),
+        ({"item_knn": 3.0, "ease": 1.0}, {"llm-sdpo": 1.0}, "0.75 item_knn + 0.25 ease; new items: read by none of it"),
+    ],
+)
+def test_what_ranks_new_items_is_told_beside_what_ranks_known_ones(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str], known, new, said
+) -> None:
+    copy_of = shutil.copytree(project.root, tmp_path / "copy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(copy_of)
+        write_weights(Project(), known, new)
+        batch(tmp_path, "--system", "fusion", "--users", file(tmp_path, "u01"))
+    assert capsys.readouterr().out.startswith(f"Ranked by the fusion's ID part ({said}): 1 user")
+
+
+@pytest.mark.parametrize("known", [{"llm-sdpo": 1.0}, {}])
+def test_a_fusion_that_weighs_no_id_recommender_among_known_items_is_refused(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str], known
+) -> None:
+    """Known items would stand in the order of their ids."""
+    copy_of = shutil.copytree(project.root, tmp_path / "copy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(copy_of)
+        write_weights(Project(), known, {"ease": 1.0})
+        assert "whose ID recommenders have no weight among known items" in refused(capsys, "--system", "fusion")
 
 
 def test_a_shard_has_a_file_of_its_own(project: Project, capsys: pytest.CaptureFixture[str]) -> None:

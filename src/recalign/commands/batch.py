@@ -19,6 +19,7 @@ from recalign.evaluation.ranking_rule import CHOSEN_BY
 from recalign.evaluation.systems import FUSION, ID, SYSTEMS, best_by_validation, read_systems
 from recalign.llm.model.adapters import adapter_digest
 from recalign.params.load import Params
+from recalign.params.recommenders import RecommenderName
 from recalign.project import REGISTRY_SCHEME, Project
 from recalign.ranking.batch import (
     FirstStage,
@@ -31,7 +32,7 @@ from recalign.ranking.batch import (
     write_lists,
 )
 from recalign.ranking.fused import fused_recommender
-from recalign.ranking.fusion import FITTED
+from recalign.ranking.fusion import FITTED, Fusion
 from recalign.ranking.item_filters import ItemFilters, read_ids
 from recalign.ranking.measured import check_made_by, recommender_artifacts
 from recalign.ranking.package import evaluated_fusion
@@ -201,14 +202,22 @@ def _recommender(name: str, project: Project, catalogue: Items) -> tuple[Ranker,
 def _fusion(project: Project, catalogue: Items) -> tuple[Ranker, str, str]:
     """The ID part of the fitted fusion, its recommenders still those that it was fitted on."""
     fitted = evaluated_fusion(project.root)
-    if not fitted.recommenders:
+    said = _shares(fitted.fusion, fitted.recommenders)
+    if not said:
         raise RecalignError(
-            f"--system is {FUSION}, whose ID recommenders have no weight ({fitted.fusion.sentence}); name one of them"
+            f"--system is {FUSION}, whose ID recommenders have no weight among known items ({fitted.fusion.sentence}); "
+            "name one of them"
         )
+    if fitted.fusion.new:
+        said += f"; new items: {_shares(fitted.fusion.new, fitted.recommenders) or 'read by none of it'}"
     version = f"{FUSION}@{file_digest(project.ranks / FITTED)[:DIGITS]}"
-    shares = {name: fitted.fusion.used[name] for name in fitted.recommenders}
-    said = " + ".join(f"{weight / sum(shares.values()):.2f} {name}" for name, weight in shares.items())
     return fused_recommender(fitted, project.baselines, catalogue), version, f"the fusion's ID part ({said})"
+
+
+def _shares(fusion: Fusion, names: Sequence[RecommenderName]) -> str:
+    """'0.75 item_knn + 0.25 ease', of some parts those that weigh anything; empty where none does."""
+    weights = {name: weight for name, weight in fusion.used.items() if name in names and weight > 0}
+    return " + ".join(f"{weight / sum(weights.values()):.2f} {name}" for name, weight in weights.items())
 
 
 def _second_stage(
