@@ -3,6 +3,7 @@
 import math
 import random
 import shutil
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from pyarrow import csv
 from registry_project import small_params, write_adapter, write_base
 
 from recalign.cli import main
-from recalign.common.artifacts import folder_digest
+from recalign.commands.batch import _first_stage
+from recalign.common.artifacts import folder, folder_digest
 from recalign.data.ids import RawIds
 from recalign.data.records import Items
 from recalign.evaluation.systems import System, read_system, read_systems, write_systems
@@ -27,7 +29,7 @@ from recalign.ranking.fusion import FittedFusion, Part
 from recalign.ranking.measured import language_model_artifacts
 from recalign.ranking.reasons import REASONS, RERANKED, explainer
 from recalign.recommenders.recommender import Request, top
-from recalign.recommenders.roster import ROSTER, load_fitted
+from recalign.recommenders.roster import ROSTER, fit, load_fitted
 from recalign.stages.baselines import baselines
 from recalign.stages.ingest import ingest
 from recalign.stages.prepare import prepare
@@ -357,6 +359,28 @@ def test_a_reason_names_the_likes_that_add_most_to_the_score(project: Project, t
                 terms = {like: terms[like] * math.exp(-back / recency) for back, like in enumerate(reversed(history))}
             first, second = sorted(history, key=lambda like: -terms[like])[:2]
             assert reason == f"because of {catalogue.titles[first]} and {catalogue.titles[second]}"
+
+
+@pytest.mark.parametrize("text", ["none", "delta"])
+def test_whose_likes_are_of_new_items_is_known_to_what_reads_their_text(
+    project: Project, tmp_path: Path, text: str
+) -> None:
+    """SASRec that reads text was fitted on the whole catalogue, and ranks by a like that train does not know."""
+    whole, events = Items.read(project.prepared), pq.read_table(project.prepared / "events.parquet")
+    new = whole.ids[0]
+    catalogue = replace(whole, popularity=whole.popularity | {new: 0})
+    params = load_params()
+    quick = params.recommenders.next_item.model_copy(
+        update={"text": text, "text_encoder": "attributes", "dimension": 8, "epochs": 1}
+    )
+    params = params.model_copy(update={"recommenders": params.recommenders.model_copy(update={"next_item": quick})})
+    train = events.filter(pc.and_(pc.equal(events["split"], "train"), pc.not_equal(events["item_id"], new)))
+    elsewhere = Project(tmp_path)
+    with folder(elsewhere.baselines / "sasrec") as partial:
+        fit("sasrec", catalogue, train, True, params)[0].save(partial)
+    stage, _ = _first_stage("sasrec", elsewhere, catalogue)
+    assert (new in stage.knows) == (text == "delta")
+    assert stage.knows >= set(whole.ids[1:])
 
 
 def test_where_no_like_speaks_for_an_item_the_reason_says_so(project: Project, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ from recalign.ranking.measured import check_made_by, recommender_artifacts
 from recalign.ranking.package import evaluated_fusion
 from recalign.ranking.reasons import RERANKED, explainer
 from recalign.ranking.trial import Ranker
-from recalign.recommenders.roster import ROSTER, load_fitted, refusal
+from recalign.recommenders.roster import ROSTER, fitted_on, load_fitted, refusal
 
 OUT = Path("data/batch")  # not reports/, a stage's output: every run of that stage clears it
 SHARD = re.compile(r"([0-9]+)/([0-9]+)")
@@ -158,8 +159,7 @@ def _first_stage(name: str | None, project: Project, catalogue: Items) -> tuple[
         chosen, why = (name, f"{name}, as --system asks") if name else _best(project)
         ranker, version = _recommender(chosen, project, catalogue)
     parts = list(getattr(ranker, "ids", {ranker.name: ranker}))
-    reads_new = any(ROSTER[part].reads_new for part in parts)
-    knows = frozenset(catalogue.ids if reads_new else catalogue.trained.ids)
+    knows = frozenset(chain.from_iterable(fitted_on(part, project.baselines / part, catalogue).ids for part in parts))
     popularity = np.array([catalogue.popularity.get(item, 0) for item in catalogue.ids], dtype=np.float64)
     return FirstStage(ranker, version, knows, explainer(ranker, catalogue), popularity), why
 
