@@ -15,6 +15,7 @@ from validated_log import small_params, write_log
 from recalign.common import columns as c
 from recalign.common.artifacts import write_json
 from recalign.common.errors import RecalignError
+from recalign.data.records import Items
 from recalign.evaluation.metrics import Floats, metric_values, target_ranks
 from recalign.evaluation.systems import UNTRAINED
 from recalign.llm.model.base import fetch_base
@@ -132,6 +133,22 @@ def test_the_best_of_a_catalogue_with_new_items_are_those_of_every_score(
             assert kinds == sorted(kinds)  # known ones first
     assert recommender.read_by(200) == ("llm-tiny + popularity" if new > 0.5 else "popularity")
     assert recommender.read_by(3) is None
+
+
+class Reader(Popularity):
+    """Reads the items of any catalogue."""
+
+    def on(self, catalogue: Items) -> "Reader":
+        """Itself."""
+        return self
+
+
+def test_what_weighs_among_new_items_says_whether_their_text_is_read() -> None:
+    parts = {"popularity": Popularity(ITEMS, np.arange(200)), "content": Reader(ITEMS, np.arange(200))}
+    alone, read = {"popularity": 1.0, "content": 0.0}, {"popularity": 0.0, "content": 1.0}
+    for known, new, told in ((alone, None, False), (read, None, True), (read, alone, False), (alone, read, True)):
+        fusion = Fusion(known, Fusion(new) if new else None)
+        assert FusedRecommender(fusion, parts, ITEMS, None, NEW).reads_text is told  # type: ignore[arg-type]
 
 
 def test_a_list_is_ranked_as_in_the_evaluation_and_the_language_model_reads_only_where_it_weighs(

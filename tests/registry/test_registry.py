@@ -991,6 +991,19 @@ def test_new_films_of_a_table_are_ranked_for_a_history_in_the_catalogues_place(p
         recommend(params, [title], items=new)
 
 
+@pytest.mark.parametrize("new_weight", [0.0, None])
+def test_new_films_that_nothing_reads_are_not_ranked_in_the_order_of_their_file(params, project, tmp_path, new_weight):
+    """Popularity alone weighs in this champion; the language model of the project is named by --adapter."""
+    write_ranks(project, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})
+    write_fusion(params, project, weight=0.0, new_weight=new_weight)
+    register(params, "fusion")
+    new = tmp_path / "new.csv"
+    new.write_text("item_id,title\n101,Ran\n102,Up\n", encoding="utf-8")
+    with pytest.raises(RecalignError, match=r"reads text \(1\.00 popularity.*add content to .* with --adapter"):
+        recommend(params, ["The House of Night"], items=new)
+    recommend(params, ["The House of Night"], items=new, adapter=str(layout.ALIGN / "sdpo"))
+
+
 def test_a_served_fusion_says_what_read_a_film_that_came_after_it_was_fitted(params, project, capsys):
     """On a newer catalogue: the log counts events of it by now, but the recommenders of the package know none."""
     write_ranks(project, {"popularity": [3], "llm-sdpo": [2], "fusion": [1]})

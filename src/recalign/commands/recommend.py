@@ -50,7 +50,7 @@ def recommend(
     are ranked in the catalogue's place (`with_new_items`). as_json: one JSON document. What the user said of
     claims is heard (`recalign profile USER --edit`): nothing is shown that it forbids, and each edit's effect is told.
     All of these are checked before a model or MLflow is loaded. Raises RecalignError for an unknown user, titles of
-    which none is found, no history, k below 1, or no adapter to ask.
+    which none is found, no history, k below 1, no adapter to ask, or new items that nothing reads.
     """
     if k < 1:
         raise RecalignError(f"-k is {k}; 1 or more is allowed")
@@ -82,6 +82,8 @@ def recommend(
         catalogue, raw, new = with_new_items(items, catalogue, raw)
     chosen = adapter or default_adapter(params)
     settings, recommender = open_adapter(params, chosen, catalogue) if adapter else _opened(params, chosen, catalogue)
+    if new is not None:
+        _check_reads_text(chosen, recommender)
     edits = read_edits(project.root / LEDGER).get(whom, ()) if isinstance(whom, str) else ()
     answer = Service.of(settings, recommender, raw).answer_known(history, k, new, edits)
     warned = f"; {MEANINGLESS}" if settings.random_model else ""
@@ -123,6 +125,18 @@ def _opened(params: Params, chosen: str, catalogue: Items) -> "tuple[Settings, A
             f"{chosen}, which answers where --adapter names nothing, cannot: {error}; 'recalign rollback' or 'recalign "
             "promote' chooses another champion, and --adapter asks another one"
         ) from None
+
+
+def _check_reads_text(chosen: str, recommender: "AnyRecommender") -> None:
+    """Refuse new items for a fusion whose parts know train events alone: all would tie, in the order of the file."""
+    from recalign.ranking.fused import FusedRecommender
+
+    if isinstance(recommender, FusedRecommender) and not recommender.reads_text:
+        raise RecalignError(
+            f"--items holds new items, and nothing of {chosen} that weighs among them reads text "
+            f"({recommender.fusion.sentence}); add content to recommenders.systems, run 'dvc repro' and register the "
+            "fusion again, or name a language model with --adapter"
+        )
 
 
 def _check_something_made(params: Params) -> None:

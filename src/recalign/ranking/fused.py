@@ -29,6 +29,7 @@ from recalign.params.recommenders import RecommenderName
 from recalign.ranking.fusion import Bools, FittedFusion, Fusion, gap, moments, or_all, standardised
 from recalign.ranking.trial import Ranker, Trial, full_ranks, scores_of, searched_ranks
 from recalign.recommenders.recommender import Asked, Recommender, Request, Scored, cases_at_once
+from recalign.recommenders.store import ReadsItems
 
 if TYPE_CHECKING:
     from recalign.ranking.language_model import LanguageModelRecommender
@@ -62,6 +63,13 @@ class FusedRecommender:
     def read_by(self, item: int) -> str | None:
         """What reads a new item, as 'content + llm-sdpo'; None for one that train events tell of."""
         return self.fusion.read_by if item in self.new_items else None
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a part that weighs anything among new items ranks them by what is written of them."""
+        own = self.fusion.new or self.fusion
+        parts = [part for name, part in self.ids.items() if own.used.get(name, 0.0) > 0]
+        return _weight(own, self.language_model) > 0 or any(isinstance(part, ReadsItems) for part in parts)
 
     @property
     def over_catalogue(self) -> RankingRule:
