@@ -13,6 +13,7 @@ from conftest import ROOT
 from recalign.commands.arguments import read_titles
 from recalign.common.artifacts import write_parquet
 from recalign.common.errors import RecalignError
+from recalign.data.case_file import with_new_items
 from recalign.data.ids import RawIds
 from recalign.data.records import Items
 from recalign.project import INTERACTIONS, PREPARED
@@ -88,3 +89,26 @@ def test_a_text_that_is_one_items_id_and_anothers_title_is_refused(project, tmp_
     write_interactions(tmp_path, {1: TITLES[3], 4: "A4"})
     with pytest.raises(RecalignError, match=r"is the id of 'The House of Night' and the title of item 'A4'"):
         read_titles([TITLES[3]], catalogue, RawIds.of_items(tmp_path / INTERACTIONS))
+
+
+def test_new_items_are_read_by_the_rules_of_the_items_file(project, tmp_path):
+    """Ids, titles and attributes as ingest and validate would write them."""
+    catalogue, raw = Items.read(project / PREPARED), RawIds.of_items(project / INTERACTIONS)
+    path = tmp_path / "new.csv"
+    title = f"{'A' * 199} B"
+    path.write_text(f'item_id,title,genre\n101.0,"{title}",NaN\n\ufeff102,None,\u3000drama| |war\n', encoding="utf-8")
+    more, ids, new = with_new_items(path, catalogue, raw)
+    assert [str(ids.shown(item)) for item in new] == ["101", "102"]
+    assert [more.titles[item] for item in new] == ["A" * 199, "None"]
+    assert [more.attributes[item] for item in new] == [{}, {"genre": ["drama", "war"]}]
+    for row, why in (
+        ("3.0,Ran", "item_id 3 is that of"),
+        ("\u200b3,Ran", "item_id 3 is that of"),
+        ("NULL,Ran", "item_id is empty"),
+        ("1.5e+20,Ran", r"item_id 1\.5e\+20 is a number whose last digits are lost"),
+        ("101,NaN", "title is empty"),
+        ("101,\ufeff#N/A", "title is empty"),
+    ):
+        path.write_text(f"item_id,title\n{row}\n", encoding="utf-8")
+        with pytest.raises(RecalignError, match=rf"new\.csv:2: {why}"):
+            with_new_items(path, catalogue, raw)

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ import pytest
 from recalign.common.errors import RecalignError
 from recalign.data import ids
 from recalign.data.database import database
+from recalign.data.sources import reading
 from recalign.data.sources.files import drawn_in
 from recalign.doctor.own_table import by_name, describe
 from recalign.params.load import parse_params
@@ -95,6 +97,37 @@ def test_ids_whose_last_digits_a_float_lost_are_set_aside(read, form):
     tables = read(written(form, {"user_id": ["1", "1.2345e+17", "76000000000000008.0"], "item_id": ["1", "2", "3"]}))
     assert [row["user_id"] for row in tables["interactions"]] == [1]
     assert {row["rule"] for row in tables["malformed"]} == {"user_id is a number whose last digits are lost"}
+
+
+CELLS = (
+    "17", "17.0", "17.", "-3.00", "-0.0", "007", "007.0", "1.50", " 12\u200b", "\ufeff9", "\u00a0", "", "NULL", " NaN ",
+    "None", "A+1", "1.2e+17", "1e+5", "1e5", "9007199254740992.0", "9007199254740993.0", "9" * 60 + ".0", "x.0", "-",
+    "#N/A", "nil", "a|b", " a | |\u3000b\u2003|", "a|NaN", "\ta |b\t", "|", "a\u200b|b",
+)  # fmt: skip
+
+
+def sql(expression: str) -> list[Any]:
+    """What an expression makes of each of CELLS."""
+    connection = duckdb.connect()
+    connection.register("cells", pa.table({"n": range(len(CELLS)), "cell": list(CELLS)}))
+    return [value for (value,) in connection.table("cells").order("n").project(expression).fetchall()]
+
+
+def test_python_reads_a_cell_as_ingest_does_in_sql():
+    """Of the id, the title and the attributes of an item."""
+    text = sql(ids.unmarked(reading.filled("cell")))
+    lost = [own is not None and value is None for own, value in zip(text, sql_ids(), strict=True)]
+    found = [ids.read_id(cell) for cell in CELLS]
+    assert [own is None for own in found] == lost
+    assert [own or None for own in found] == sql_ids()
+    assert [ids.read_text(cell, ids.TITLE_MARKERS) or None for cell in CELLS] == sql(reading.title_text("cell"))
+    told = sql(reading.attributes({"a": reading.title_text("cell")}))
+    assert [{"a": own} if (own := ids.read_values(cell)) else {} for cell in CELLS] == told
+
+
+def sql_ids() -> list[Any]:
+    parsed = reading.any_id("cell")
+    return sql(parsed.value.replace("{text}", f"({ids.unmarked(parsed.text, parsed.missing)})"))
 
 
 @pytest.mark.parametrize(

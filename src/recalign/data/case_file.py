@@ -14,15 +14,24 @@ from numpy.typing import NDArray
 
 from recalign.common import columns as c
 from recalign.common.errors import RecalignError
-from recalign.data.ids import INTEGER, INTEGER_DIGITS, RawIds, number_in_file
+from recalign.data.ids import (
+    INTEGER,
+    INTEGER_DIGITS,
+    TITLE_MARKERS,
+    RawIds,
+    number_in_file,
+    read_id,
+    read_text,
+    read_values,
+)
 from recalign.data.records import Items
 from recalign.data.titles import safe_title
+from recalign.data.validation.rules import LONGEST_TITLE
 
 log = logging.getLogger(__name__)
 CASE = "case"
 FIELDS = "case, user_id, history, candidates, target"
 SMALLEST, LARGEST_ID = -(2**63), 2**63 - 1  # what a column of 64-bit whole numbers holds
-LONGEST_TITLE = 200  # characters, as stage validate cuts them
 ID, NAME, IDS = "a whole number or a text", "a whole number or text", "a list of item ids"
 LONGEST = 100_000  # characters of a field: a longer one is a quote left open, or no table
 
@@ -74,8 +83,8 @@ def with_new_items(path: Path, catalogue: Items, raw: RawIds) -> tuple[Items, Ra
     """The catalogue and its ids with the items of a CSV (item_id, title, attributes) beside them, and their numbers.
 
     Attributes are the columns of the catalogue's own names, their values divided by "|"; other columns are named in the
-    log. Titles are cleaned as stage `validate` does. Raises RecalignError naming file and line as `read_catalogue`
-    does, and for an id or a title that the catalogue has already: such an item is not new.
+    log. Cells are read as stages `ingest` and `validate` read an items file. Raises RecalignError naming file and line
+    as `read_catalogue` does, and for an id or a title that the catalogue has already: such an item is not new.
     """
     known = {name for own in catalogue.attributes.values() for name in own}
     texts = {item: str(raw.shown(item)) for item in catalogue.ids} | dict(raw.texts)
@@ -83,7 +92,9 @@ def with_new_items(path: Path, catalogue: Items, raw: RawIds) -> tuple[Items, Ra
     titled = {catalogue.titles[item].casefold(): texts[item] for item in catalogue.ids}
     first, titles, attributes = max(texts) + 1, dict[int, str](), dict[int, dict[str, list[str]]]()
     for line, row in _rows(path, "--items", (c.ITEM, c.TITLE)):
-        text, title, number = row[c.ITEM].strip(), safe_title(row[c.TITLE])[:LONGEST_TITLE], first + len(titles)
+        text, title, number = read_id(row[c.ITEM]), _validated(row[c.TITLE]), first + len(titles)
+        if text is None:
+            _refuse(path, line, f"{c.ITEM} {row[c.ITEM]} is a number whose last digits are lost; write them all")
         if not text or not title:
             _refuse(path, line, f"{c.TITLE if text else c.ITEM} is empty; give each item an id and a visible title")
         if text in taken:
@@ -92,10 +103,8 @@ def with_new_items(path: Path, catalogue: Items, raw: RawIds) -> tuple[Items, Ra
             other = titled[title.casefold()]
             _refuse(path, line, f"{c.TITLE} {title!r} is that of item {other}; tell them apart, as by the year")
         taken[text], titled[title.casefold()], texts[number], titles[number] = title, text, text, title
-        told = {name: [part.strip() for part in row[name].split("|")] for name in sorted(known & row.keys())}
-        attributes[number] = {
-            name: own for name, values in told.items() if (own := [value for value in values if value])
-        }
+        told = {name: read_values(row[name]) for name in sorted(known & row.keys())}
+        attributes[number] = {name: values for name, values in told.items() if values}
     if not titles:
         raise RecalignError(f"{path} holds no item; --items needs a row an item")
     if unread := sorted(row.keys() - known - {c.ITEM, c.TITLE}):
@@ -107,6 +116,11 @@ def with_new_items(path: Path, catalogue: Items, raw: RawIds) -> tuple[Items, Ra
         train_events=catalogue.train_events | none,
     )  # fmt: skip
     return more, RawIds(texts), list(titles)
+
+
+def _validated(title: str) -> str:
+    """A title as stage validate leaves it; empty where there is none."""
+    return safe_title(read_text(title, TITLE_MARKERS))[:LONGEST_TITLE].rstrip()
 
 
 def read_file_cases(

@@ -33,7 +33,11 @@ MARKERS = (
 )  # fmt: skip
 TITLE_MARKERS = ("\\N", "NULL", "#N/A", "<NA>", "NaN", "nan", "(null)", "<null>")  # those that are no title either
 SPACES = " \t\r\n\v\f\u00a0\u200b\ufeff"
+BLANKS = (
+    " \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"  # SQL's trim
+)
 SMALL = "0|-?[1-9][0-9]{0,15}"
+WHOLE, POWER = r"(-?(?:0|[1-9][0-9]*))\.0*", r"-?[0-9](\.[0-9]+)?[eE]\+[0-9]+"
 
 
 def number_of(raw_id: str) -> int:
@@ -68,6 +72,27 @@ def canonical(text: str) -> str:
         f"case when contains({text}, '.') and {whole} <> '' then case when {exact} then {whole} end "
         f"when contains({text}, '+') and {power} then null else {text} end"
     )
+
+
+def read_text(text: str, markers: tuple[str, ...] = MARKERS) -> str:
+    """A cell as ingest reads it: without spaces around it, empty where it is a marker of a missing value."""
+    plain = text.strip(SPACES)
+    return "" if plain in markers else plain
+
+
+def read_id(text: str) -> str | None:
+    """An id as ingest reads it, in Python what `canonical` is in SQL; empty where there is none."""
+    plain = read_text(text)
+    if found := re.fullmatch(WHOLE, plain):
+        whole = found[1]
+        return whole if len(whole) <= INTEGER_DIGITS and abs(int(whole)) <= EXACT else None
+    return None if re.fullmatch(POWER, plain) else plain
+
+
+def read_values(text: str) -> list[str]:
+    """The values of an attribute that "|" separates in a cell, as ingest reads them."""
+    parts = [part.strip(BLANKS) for part in read_text(text, TITLE_MARKERS).split("|")]
+    return [part for part in parts if part]
 
 
 def number_ids(connection: "DuckDBPyConnection", kind: str, raw_ids: str) -> bool:
