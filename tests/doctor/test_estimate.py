@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from project import set_params
 from table_world import smoke_folder, write_log
 
 from recalign.cli import main
@@ -65,6 +66,15 @@ def test_with_a_base_the_cost_is_measured(place) -> None:
     assert cost["case_tokens"] > 20
     few, many = cost["sft"].values()
     assert 0 < few < many
+
+
+def test_another_log_need_not_have_the_attributes_of_the_projects_prompts(place) -> None:
+    """Its titles are then read alone."""
+    fetch_base(
+        BaseParams(model="tiny-random", revision=None, quantisation="none", compute="auto"), Path("data/models/base")
+    )
+    set_params(place, prompt__attributes=["genre"])
+    assert estimated(place, fresh=40)["cost"]["case_tokens"] > 20
 
 
 def test_yes_comes_from_a_measured_table_alone() -> None:

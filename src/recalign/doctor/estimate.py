@@ -153,7 +153,9 @@ def cost_of(params: Params, prepared: Path, base: Path, catalogue: Items, summar
         base, params.base, new_adapter=params.lora, trainable=True, seed=params.seed, threads=params.threads
     )
     scoring, training = rates(lm)
-    plain = params.prompt.model_copy(update={"form": "history", "profile": False})
+    told = {name for own in catalogue.attributes.values() for name, values in own.items() if values}
+    shown = tuple(name for name in params.prompt.attributes if name in told)  # another log need not have them
+    plain = params.prompt.model_copy(update={"form": "history", "profile": False, "attributes": shown})
     builder = PromptBuilder(lm.tokenizer, catalogue, plain, summary.noun, clock=summary.clock)
     cases = read_cases(prepared, c.TEST, "uniform", SAMPLE, seed=params.seed)
     tokens = [
