@@ -297,7 +297,7 @@ def _add_rank(commands: Commands) -> None:
     system.add_argument("--fusion", action="store_true", help="the project's fusion, its weights as they were fitted")
     rank.add_argument("--train", type=Path, help="interactions CSV (user_id,item_id[,timestamp]) that ID ones learn")
     rank.add_argument("--cases", type=Path, help="JSONL: case, user_id, history, candidates, target")
-    rank.add_argument("--items", type=Path, help="CSV: item_id,title")
+    rank.add_argument("--items", type=Path, help="CSV: item_id,title and, in further columns, attributes")
     rank.add_argument("--out", type=Path, help="JSONL to write: case, rank, ranked")
     _add_json(rank)
     rank.set_defaults(run=lambda a: _run_stage(a) if a.system else _rank_lists(rank, a))

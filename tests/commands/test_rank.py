@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
 from recalign.commands.rank import Named, rank
 from recalign.common.errors import RecalignError
 from recalign.data.case_file import read_catalogue, read_file_cases, read_file_log
+from recalign.llm.prompts import PromptBuilder
 from recalign.params.load import Params, parse_params
+from recalign.params.prompt import PromptParams
 
 TITLES = {1: "Alien", 2: "Heat", 3: "Fargo, or a \u2028 snow", 4: "Up", 5: "Jaws"}
 CASE = {"case": 0, "user_id": 7, "history": [1, 2], "candidates": [3, 4, 5], "target": 4}
@@ -223,6 +226,20 @@ def test_a_bad_catalogue_is_refused_in_one_line(tmp_path: Path, text: bytes, sai
     with pytest.raises(RecalignError, match=said) as caught:
         read_catalogue(path)
     assert "\n" not in str(caught.value)
+
+
+def test_further_columns_of_a_catalogue_are_attributes(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text(
+        'item_id,title,genre,year\n1,Alien,Horror| Sci-Fi,1979\n2,Heat,NaN,\n3,"Up",,2009\n', encoding="utf-8"
+    )
+    told = read_catalogue(path).attributes
+    assert told == {1: {"genre": ["Horror", "Sci-Fi"], "year": ["1979"]}, 2: {}, 3: {"year": ["2009"]}}
+    prompts = PromptParams(
+        form="history", history=3, training_history=5, profile=False, max_title_tokens=24, attributes=("genre",)
+    )
+    builder = PromptBuilder(tiny.tokenizer(), read_catalogue(path), prompts, "films")
+    assert tiny.tokenizer().decode(builder.prompt([1])).endswith("Alien | Horror, Sci-Fi\n")
 
 
 def test_a_recommender_without_train_names_the_option(params: Params, items: Path, tmp_path: Path) -> None:

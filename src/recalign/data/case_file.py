@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -58,14 +58,15 @@ def read_catalogue(path: Path) -> Items:
 
 
 def read_own_catalogue(path: Path) -> tuple[Items, RawIds]:
-    """Read a CSV with the columns item_id and title, and what its ids are; no attributes, no popularity.
+    """Read a CSV with the columns item_id and title, and what its ids are; no popularity.
 
-    An id is a whole number or a text, which `number_in_file` numbers; titles stay as they are. Raises RecalignError
-    naming file and line: a missing file or column, an id that is empty or listed twice, an empty title, text that is
-    not UTF-8, no row.
+    All other columns are attributes, their values divided by "|". An id is a whole number or a text, which
+    `number_in_file` numbers; titles stay as they are. Raises RecalignError naming file and line: a missing file or
+    column, an id that is empty or listed twice, an empty title, text that is not UTF-8, no row.
     """
     titles: dict[int, str] = {}
     texts: dict[int, str] = {}
+    attributes: dict[int, dict[str, list[str]]] = {}
     for number, row in _rows(path, "--items", (c.ITEM, c.TITLE)):
         item, text = _id(path, number, c.ITEM, row[c.ITEM]), row[c.ITEM].strip()
         if item in titles:
@@ -73,10 +74,11 @@ def read_own_catalogue(path: Path) -> tuple[Items, RawIds]:
         if not (row[c.TITLE] or "").strip():
             _refuse(path, number, f"{c.TITLE} of item {text} is empty; give it one")
         titles[item], texts[item] = row[c.TITLE], text
+        attributes[item] = _attributes(row, row.keys() - {c.ITEM, c.TITLE, ""})
     if not titles:
         raise RecalignError(f"{path} holds no item; --items needs a row an item")
     ids = tuple(sorted(titles))
-    return Items(ids, titles, {item: {} for item in ids}, dict.fromkeys(ids, 0)), RawIds(texts)
+    return Items(ids, titles, attributes, dict.fromkeys(ids, 0)), RawIds(texts)
 
 
 def with_new_items(path: Path, catalogue: Items, raw: RawIds) -> tuple[Items, RawIds, list[int]]:
@@ -103,8 +105,7 @@ def with_new_items(path: Path, catalogue: Items, raw: RawIds) -> tuple[Items, Ra
             other = titled[title.casefold()]
             _refuse(path, line, f"{c.TITLE} {title!r} is that of item {other}; tell them apart, as by the year")
         taken[text], titled[title.casefold()], texts[number], titles[number] = title, text, text, title
-        told = {name: read_values(row[name]) for name in sorted(known & row.keys())}
-        attributes[number] = {name: values for name, values in told.items() if values}
+        attributes[number] = _attributes(row, known & row.keys())
     if not titles:
         raise RecalignError(f"{path} holds no item; --items needs a row an item")
     if unread := sorted(row.keys() - known - {c.ITEM, c.TITLE}):
@@ -116,6 +117,12 @@ def with_new_items(path: Path, catalogue: Items, raw: RawIds) -> tuple[Items, Ra
         train_events=catalogue.train_events | none,
     )  # fmt: skip
     return more, RawIds(texts), list(titles)
+
+
+def _attributes(row: Mapping[str, str], names: Collection[str]) -> dict[str, list[str]]:
+    """What some columns of a row tell, without those that tell nothing."""
+    told = {name: read_values(row[name]) for name in sorted(names)}
+    return {name: values for name, values in told.items() if values}
 
 
 def _validated(title: str) -> str:
