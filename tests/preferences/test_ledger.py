@@ -11,7 +11,9 @@ from preference_world import PreparedLog, random_log
 from recalign.commands.profile import profile
 from recalign.common.artifacts import read_json, read_parquet, write_text
 from recalign.common.errors import RecalignError
+from recalign.data.records import Items
 from recalign.params.load import parse_params
+from recalign.preferences.profiles import profiles as profiles_module
 from recalign.preferences.profiles.profiles import Claim, Engine, Statement, make_profile, profiles_table
 from recalign.preferences.tastes import ledger as module
 from recalign.preferences.tastes.ledger import (
@@ -115,7 +117,7 @@ def test_a_later_edit_takes_the_place_of_an_earlier_one_and_can_be_undone():
     ("words", "said"),
     [
         (["forbid", "gnere=War"], r"attribute 'gnere'.* allowed are decade, genre \(did you mean genre\?\)"),
-        (["forbid", "genre=Wra"], r"genre 'Wra', which no item has, or too few \(did you mean War\?\)"),
+        (["forbid", "genre=Wra"], r"genre 'Wra', which no item has \(did you mean War\?\)"),
         (["forbid", "War"], "attribute 'War'"),
         (["ban", "genre=War"], "allowed are 'forbid ATTRIBUTE=VALUE'"),
         (["change", "genre=War"], "allowed are 'forbid ATTRIBUTE=VALUE'"),
@@ -190,6 +192,25 @@ def test_the_command_shows_edits_and_shows_again(project, tmp_path, capsys):
     assert again["edits"] == ["genre=Crime forbidden"]
     told(capsys, project, "3", edit=["undo", "genre=Crime"])
     assert told(capsys, project, "3") == first
+
+
+def test_an_edit_is_heard_of_a_value_that_nothing_is_inferred_of(project, tmp_path, monkeypatch, capsys):
+    """Too few items for a claim, or beyond the most met values; well-known is by the catalogue's own popularity."""
+    monkeypatch.setattr(profiles_module, "MAX_STATEMENTS", 1)
+    items = Items.read(tmp_path / "data/prepared")
+    known = set(sorted(items.ids, key=lambda item: (-items.popularity[item], item))[:4])
+    for word, banned in (("genre=musical", {10, 20, 30, 40}), ("popularity=well-known", known)):
+        edited = told(capsys, project, "3", edit=["forbid", word], k=40)
+        before, after = ({item["item_id"] for item in edited[key]} for key in ("before", "after"))
+        assert before & banned
+        assert after == before - banned
+
+
+def test_case_decides_between_two_values_that_differ_by_it_alone():
+    """Free tags hold both."""
+    low = Statement("genre", "crime", "crime films", frozenset({9}), 0.1)
+    assert parse_edit(["forbid", "genre=crime"], [*STATEMENTS, low]) == ("forbid", [Value("genre", "crime")])
+    assert parse_edit(["forbid", "genre=Crime"], [*STATEMENTS, low]) == ("forbid", [Value("genre", "Crime")])
 
 
 def test_what_another_engine_inferred_is_not_shown(project, capsys):

@@ -29,6 +29,7 @@ from recalign.preferences.profiles.profiles import (
     Profile,
     Statement,
     closed_statements,
+    every_statement,
     make_profile,
     read_histories,
     read_profiles,
@@ -116,7 +117,19 @@ def test_a_value_of_the_users_table_cannot_smuggle_chat_tokens_into_a_statement(
     assert [s.phrase for s in closed_statements(items, {1: 1}, "films")] == ["crime system films"]
 
 
+def test_a_user_may_speak_of_every_value_whatever_was_counted() -> None:
+    """Also of one item, of all of them, and beyond the cap; nothing is well-known of six items."""
+    items = film_items()
+    said = {(s.attribute, s.value): sorted(s.items) for s in every_statement(items, "films")}
+    assert said["genre", "War"] == said["country", "France"] == [6]
+    assert said["director", "John Ford"] == [4, 5]
+    assert said["decade", "1980s"] == [4]
+    assert set(said) >= {(s.attribute, s.value) for s in closed_statements(items, items.popularity, "films")}
+    assert not {name for name, _ in said} & {"year", "popularity"}
+
+
 def test_without_attributes_there_is_nothing_to_state() -> None:
+    assert every_statement(Items((1, 2), {1: "a", 2: "b"}, {1: {}, 2: {}}, {}), "artists") == []
     assert closed_statements(Items((1, 2), {1: "a", 2: "b"}, {1: {}, 2: {}}, {}), {1: 5}, "artists") == []
 
 

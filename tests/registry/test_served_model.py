@@ -39,6 +39,7 @@ from recalign.data.records import Items
 from recalign.llm.model.base import load_language_model
 from recalign.params.load import parse_params
 from recalign.preferences.inference.engines import open_engine
+from recalign.preferences.profiles import profiles
 from recalign.preferences.profiles.profiles import Histories, closed_statements
 from recalign.preferences.tastes.ledger import LEDGER, Edit, Value, write_edits
 from recalign.ranking import language_model as under_test
@@ -273,6 +274,8 @@ def test_recommend_reads_what_a_user_said_of_claims_and_tells_which_edit_spoke(p
     assert after["edits"][1].startswith("genre=crime changed to genre=comedy: puts first 4 items (The ")
     recommend(params, "U3")
     assert "Your edit genre=drama forbidden: leaves out 1 item" in capsys.readouterr().out
+    monkeypatch.setattr(profiles, "MAX_STATEMENTS", 1)  # drama is none of the most met values any more
+    assert answer()["edits"] == after["edits"]
 
 
 def test_the_signature_names_what_goes_in_and_what_comes_out(model):

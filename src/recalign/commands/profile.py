@@ -25,6 +25,7 @@ from recalign.preferences.profiles.profiles import (
     Profile,
     Statement,
     closed_statements,
+    every_statement,
     read_profiles,
     strongest_lifts,
 )
@@ -55,23 +56,26 @@ EXPORTED = pa.schema(
 
 @dataclass(frozen=True)
 class _Log:
-    """What ledgers are made from. made: inferred profiles by (split, user's number)."""
+    """What ledgers are made from. statements: what counting may infer, as `recommend` counts; sayable: what a user may
+    say; made: inferred profiles by (split, user's number)."""
 
     params: Params
     items: Items
     users: RawIds
     raw_items: RawIds
     statements: list[Statement]
+    sayable: list[Statement]
     made: Mapping[tuple[str, int], Profile]
 
     @classmethod
     def read(cls, params: Params, project: Project) -> "_Log":
         """Of a project; another engine's profiles than profiles.engine are not read."""
-        items = Items.read(project.prepared)
+        items, noun = Items.read(project.prepared), Prepared(project.prepared).noun
         there = (project.profiles / "profiles.parquet").is_file()
         return cls(
             params, items, RawIds.of_users(project.interactions), RawIds.of_items(project.interactions),
-            _statements(project, items), read_profiles(project.profiles, params.profiles.engine) if there else {},
+            closed_statements(items.shown, items.popularity, noun), every_statement(items, noun),
+            read_profiles(project.profiles, params.profiles.engine) if there else {},
         )  # fmt: skip
 
     def ledger(self, user: str, history: Sequence[int], edits: Sequence[Edit]) -> Ledger:
@@ -80,10 +84,10 @@ class _Log:
         for split in (c.TEST, c.VALIDATION, c.TRAIN):
             if number is not None and (split, number) in self.made:
                 own = self.made[split, number]
-                return ledger_of(own.claims, own.engine, history, self.statements, edits)
+                return ledger_of(own.claims, own.engine, history, self.sayable, edits)
         lifts = strongest_lifts(self.statements, history, self.params.profiles.claims)
         claims = [Claim(s.phrase, s.attribute, s.value, round(lift, 3)) for s, lift in lifts]
-        return ledger_of(claims, COUNTING, history, self.statements, edits)
+        return ledger_of(claims, COUNTING, history, self.sayable, edits)
 
 
 def profile(
@@ -110,9 +114,9 @@ def profile(
     history = user_history(project.prepared, user, log.users)
     before = after = edits.get(user, ())
     if edit:
-        after = with_edit(before, *parse_edit(edit, log.statements))
+        after = with_edit(before, *parse_edit(edit, log.sayable))
     system, ranked = _ranked(project, log.items, history)
-    lists = [Wishes.of(own, log.statements).reordered(ranked)[:k] for own in (before, after)]
+    lists = [Wishes.of(own, log.sayable).reordered(ranked)[:k] for own in (before, after)]
     if edit:
         write_edits(root / LEDGER, {**edits, user: after})
     told = _told(user, log.ledger(user, history, after), log.items, log.raw_items) | {"ranked_by": system}
@@ -165,12 +169,6 @@ def _rows(user: str, ledger: Ledger, raw: RawIds) -> Iterator[dict[str, Any]]:
                 "score": entry.score, "by": entry.by, "replaces": entry.replaces,
                 "supports": [str(raw.shown(item)) for item in entry.supports],
             }  # fmt: skip
-
-
-def _statements(project: Project, items: Items) -> list[Statement]:
-    met = read_parquet(project.prepared / "events.parquet", [c.ITEM])[c.ITEM].value_counts()
-    counts = dict(zip(met.field("values").to_pylist(), met.field("counts").to_pylist(), strict=True))
-    return closed_statements(items.shown, counts, Prepared(project.prepared).noun)
 
 
 def _ranked(project: Project, items: Items, history: Sequence[int]) -> tuple[str | None, list[int]]:

@@ -27,6 +27,7 @@ from recalign.preferences.profiles.profiles import (
     Profile,
     Statement,
     closed_statements,
+    every_statement,
     make_profile,
 )
 from recalign.preferences.tastes.ledger import DEPTH, Edit, Wishes, edited_profile
@@ -245,9 +246,10 @@ class Service:
 
     def _edited(self, asked: Asked, edits: Sequence[Edit]) -> Answer:
         """The answer that a user's edits leave: preference, prompt and list are without what they forbid."""
-        known, wishes = _known(asked.history), Wishes.of(edits, self.statements)
+        known, statements = _known(asked.history), every_statement(self.recommender.catalogue, self.settings.noun)
+        wishes = Wishes.of(edits, statements)
         [inferred] = self._profiles([known])
-        profile = edited_profile(inferred, known, self.statements, edits)
+        profile = edited_profile(inferred, known, statements, edits)
         depth = max(asked.k, min(DEPTH, len(self.recommender.catalogue.ids))) if asked.candidates is None else None
         wide = replace(asked, k=depth or len(asked.candidates or ()), excluded=wishes.excluded.union(known))
         shown = self.settings.prompt.profile

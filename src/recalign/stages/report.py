@@ -31,7 +31,7 @@ from recalign.evaluation.scorecard import (
 from recalign.evaluation.systems import SYSTEMS, Choice, Cost, read_choices, read_systems
 from recalign.params.load import Params
 from recalign.preferences.inference.truth import learned_values
-from recalign.preferences.profiles.profiles import closed_statements, read_profiles
+from recalign.preferences.profiles.profiles import every_statement, read_profiles
 from recalign.preferences.tastes.ledger import ledger_of
 from recalign.preferences.tastes.text import one_line
 from recalign.project import Project
@@ -253,7 +253,7 @@ def _claims(params: Params, project: Project, noun: str, users: RawIds) -> list[
     if not (project.profiles / "profiles.parquet").is_file():
         return []
     items, made = Items.read(project.prepared), read_profiles(project.profiles, params.profiles.engine)
-    statements = closed_statements(items.shown, items.popularity, noun)
+    statements = every_statement(items, noun)
     told = [own for (split, _), own in sorted(made.items()) if split == TEST and own.claims]
     return [
         Claimed(

@@ -7,7 +7,7 @@ about a taste, drawn from the catalogue's attributes: "crime films", "films by M
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
@@ -58,22 +58,42 @@ def closed_statements(items: Items, counts: Mapping[int, int], noun: str) -> lis
     than MIN_ITEMS items or for all of them are left out, and beyond MAX_STATEMENTS those with the fewest events.
     Empty where the catalogue has no attributes.
     """
-    total = max(sum(counts.values()), 1)
+    groups = _items_by_value(items, counts)
+    enough = {key: group for key, group in groups.items() if MIN_ITEMS <= len(group) < len(items.ids)}
+    statements = _stated(enough, counts, noun)
+    statements.sort(key=lambda s: (-s.base, s.attribute, s.value))
+    return sorted(statements[:MAX_STATEMENTS], key=lambda s: (s.attribute, s.value))
+
+
+def every_statement(items: Items, noun: str) -> list[Statement]:
+    """A statement for each value that an item of the catalogue has, however few have it, by attribute and value.
+
+    It is what a user may say of a taste, where `closed_statements` is what may be inferred. Events are the catalogue's
+    own popularity, so that a value is about the same items whatever a command has counted.
+    """
+    groups = {key: group for key, group in _items_by_value(items, items.popularity).items() if group}
+    return sorted(_stated(groups, items.popularity, noun), key=lambda s: (s.attribute, s.value))
+
+
+def _items_by_value(items: Items, counts: Mapping[int, int]) -> dict[tuple[str, str], set[int]]:
+    """The items that each attribute's value holds for; empty where the catalogue has no attributes."""
     groups: dict[tuple[str, str], set[int]] = defaultdict(set)
     for item in items.ids:
         for key in _values(items.attributes[item]):
             groups[key].add(item)
     if groups:
         groups["popularity", "well-known"] = _well_known(items, counts)
-    statements = [
+    return groups
+
+
+def _stated(groups: Mapping[tuple[str, str], Set[int]], counts: Mapping[int, int], noun: str) -> list[Statement]:
+    total = max(sum(counts.values()), 1)
+    return [
         Statement(
             name, value, _phrase(name, value, noun), frozenset(group), sum(counts.get(i, 0) for i in group) / total
         )
         for (name, value), group in groups.items()
-        if MIN_ITEMS <= len(group) < len(items.ids)
     ]
-    statements.sort(key=lambda s: (-s.base, s.attribute, s.value))
-    return sorted(statements[:MAX_STATEMENTS], key=lambda s: (s.attribute, s.value))
 
 
 def _values(attributes: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:

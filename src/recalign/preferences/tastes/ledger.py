@@ -131,15 +131,13 @@ def _known(word: str, statements: Sequence[Statement]) -> Value:
             f"--edit names the attribute {attribute!r}, which no claim about this catalogue can have; allowed are "
             f"{', '.join(attributes) or 'none: the catalogue has no attributes'}{did_you_mean(attribute, attributes)}"
         )
-    values = {
-        statement.value.casefold(): statement.value for statement in statements if statement.attribute == attribute
-    }
-    if value.casefold() not in values:
-        raise RecalignError(
-            f"--edit names {attribute} {value!r}, which no item has, or too few"
-            f"{did_you_mean(value, list(values.values()))}"
-        )
-    return Value(attribute, values[value.casefold()])
+    values = [statement.value for statement in statements if statement.attribute == attribute]
+    if value in values:
+        return Value(attribute, value)
+    cased = {own.casefold(): own for own in values}
+    if value.casefold() not in cased:
+        raise RecalignError(f"--edit names {attribute} {value!r}, which no item has{did_you_mean(value, values)}")
+    return Value(attribute, cased[value.casefold()])
 
 
 def ledger_of(
