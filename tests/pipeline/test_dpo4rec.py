@@ -1,5 +1,7 @@
 """The whole loop of DPO4Rec with a random tiny model on a small log: what it leaves, and when it stops."""
 
+from dataclasses import replace
+
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -14,7 +16,7 @@ from recalign.params.load import parse_params
 from recalign.pipeline import PACKAGE, Source, read_stages
 from recalign.project import DPO4REC
 from recalign.ranking import rerank as loop_of
-from recalign.ranking.rerank import read_world
+from recalign.ranking.rerank import Loop, read_world
 from recalign.recommenders.knowledge import KnowledgeReranker, fit_reranker
 from recalign.stages import dpo4rec as stage
 from recalign.stages.dpo4rec import dpo4rec
@@ -74,6 +76,19 @@ def test_users_are_divided_and_texts_are_written_before_what_they_foretell(param
     cut = read_world(params, place / "prepared", cut=2)
     assert {len(window.history) for window in cut.windows["T"]} == {2}
     assert cut.windows["T"][0].met == frozenset(world.windows["T"][0].history)
+
+
+def test_lists_of_all_groups_are_as_long_as_the_shortest_one(params, place, caplog):
+    """Of forty items each user has met ten: no list holds one of them."""
+    world = read_world(params, place / "prepared")
+    [window] = world.windows["T"][:1]
+    world.windows["T"][0] = replace(window, met=window.met | set(sorted(set(world.items.ids) - window.targets)[:20]))
+    loop = Loop.open(changed(params, listed=35), world, None)
+    cases = [case for group in loop.cases.values() for case in group]
+    assert not [case for case in cases if case.met & set(case.listed)]
+    assert {len(case.listed) for case in cases} == {loop.start.listed}
+    assert loop.start.listed < 30
+    assert f"lists hold {loop.start.listed} items" in caplog.text
 
 
 def test_texts_that_are_not_read_stop_the_loop_as_a_finding(params, place, tmp_path):

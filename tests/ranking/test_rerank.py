@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from taste_world import catalogue, events, world
 
+from recalign.common.errors import RecalignError
 from recalign.preferences.reward import swapped
 from recalign.ranking.rerank import Window, arms_table, listed_cases, reranked, unreranked
 from recalign.recommenders.popularity import Popularity
@@ -23,6 +24,19 @@ def test_an_empty_history_has_a_list_too():
     items = catalogue()
     (case,) = listed_cases(Popularity.fit(items, events(items)), items, [Window(1, (), frozenset({2}), frozenset())], 3)
     assert case.listed == (1, 2, 3)
+
+
+def test_nobodys_list_holds_an_item_that_was_met():
+    """All lists are as long as that of the user with the fewest items left, who needs two at least."""
+    items = catalogue()
+    first = Popularity.fit(items, events(items))
+    many = Window(1, (1,), frozenset({39}), frozenset(range(1, 38)))
+    few = Window(2, (1,), frozenset({2}), frozenset({1}))
+    assert [case.listed for case in listed_cases(first, items, [many, few], 20)] == [(38, 39, 40), (2, 3, 4)]
+    assert len(listed_cases(first, items, [few], 50)[0].listed) == 39
+    most = Window(3, (38, 39), frozenset({40}), frozenset(range(1, 38)))
+    with pytest.raises(RecalignError, match=r"has met all but 1 of the 40 items .* raise dpo4rec\.window"):
+        listed_cases(first, items, [few, most], 20)
 
 
 def test_a_target_outside_of_the_list_is_a_miss_for_every_arm():

@@ -4,8 +4,9 @@ A target outside of the n best is a miss for every arm, so arms differ by the re
 hash, so a window may lie before another user's history in time: figures compare arms with one another.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +39,8 @@ from recalign.recommenders.knowledge import (
 from recalign.recommenders.listed import LIST_METRICS, ListedCase, best_columns, list_values
 from recalign.recommenders.recommender import Recommender, Request, cases_at_once
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Window:
@@ -48,17 +51,41 @@ class Window:
     targets: frozenset[int]
     met: frozenset[int]
 
+    @property
+    def taken(self) -> frozenset[int]:
+        """What no list of this user holds."""
+        return self.met | frozenset(self.history)
+
+
+FEWEST_LISTED = 2  # one item has no order
+
+
+def listed_length(catalogue: Items, windows: Iterable[Window], n: int) -> int:
+    """How long a list of everybody can be: n, or what the user with the fewest unmet items has left.
+
+    Raises RecalignError where that is fewer than FEWEST_LISTED.
+    """
+    known = frozenset(catalogue.ids)
+    left = min((len(known - window.taken) for window in windows), default=n)
+    if left < FEWEST_LISTED:
+        raise RecalignError(
+            f"dpo4rec: a user has met all but {left} of the {len(known)} items of the catalogue, and a list needs "
+            f"{FEWEST_LISTED}: raise dpo4rec.window, or bring a log with more items"
+        )
+    return min(n, left)
+
 
 def listed_cases(first: Recommender, catalogue: Items, windows: Sequence[Window], n: int) -> list[ListedCase]:
     """Each window with the first stage's n best items that the user had not met, best first, equals by ascending id.
 
-    Lists are equally long: n, or what the user with the fewest unmet items has left.
+    Lists are equally long: `listed_length`.
     """
+    n = listed_length(catalogue, windows, n)
     best: list[list[int]] = []
     step = cases_at_once(len(catalogue.ids))
     for start in range(0, len(windows), step):
         block = windows[start : start + step]
-        asked = [Request(w.user_id, w.history, excluded=w.met | frozenset(w.history)) for w in block]
+        asked = [Request(w.user_id, w.history, excluded=w.taken) for w in block]
         order = best_columns(first.scores(asked, None).double(), catalogue, asked, n)
         best += [[catalogue.ids[column] for column in row] for row in order.tolist()]
     return [
@@ -197,8 +224,15 @@ class Loop:
         read = TextReader(content.model, content.revision, params.threads)
         encoding = TextEncoding.open(own.encoder, world.items, read)
         histories = [window.history for window in world.windows["R"]]
-        start = new_reranker(world.items, first, encoding, histories, own.listed)
-        cases = {group: listed_cases(first, world.items, world.windows[group], own.listed) for group in GROUPS}
+        everybody = [window for group in GROUPS for window in world.windows[group]]
+        listed = listed_length(world.items, everybody, own.listed)
+        if listed < own.listed:
+            log.warning(
+                "dpo4rec: lists hold %d items, not dpo4rec.listed: of some user no more are left that he has not met",
+                listed,
+            )
+        start = new_reranker(world.items, first, encoding, histories, listed)
+        cases = {group: listed_cases(first, world.items, world.windows[group], listed) for group in GROUPS}
         return cls(params, world, cases, start, store)
 
     def write(self, writer: Writes, groups: Mapping[Group, int]) -> dict[Group, Written]:

@@ -228,7 +228,7 @@ def _protocol(params: Params, loop: Loop, prepared: Path) -> dict[str, Any]:
         "source": params.source,
         "data_digest": Prepared(prepared).data_digest,
         "users": {group: len(cases) for group, cases in loop.cases.items()},
-        "first_stage": own.first_stage, "listed": own.listed, "window": own.window, "encoder": own.encoder,
+        "first_stage": own.first_stage, "listed": loop.start.listed, "window": own.window, "encoder": own.encoder,
         "texts": own.texts, "targets_listed": round(float(np.mean(inside)), 4), "seed": params.seed,
         "resamples": params.evaluate.resamples,
     }  # fmt: skip
