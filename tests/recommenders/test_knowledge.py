@@ -163,6 +163,15 @@ def test_lists_without_any_target_teach_nothing():
         fit_reranker(here.start, empty, ["x"], (empty, ["x"]), Learning(), seed=1)
 
 
+def test_no_pass_is_chosen_by_lists_without_any_target():
+    """Each would lose nothing there, and the start would be kept as if texts were not read."""
+    here = world()
+    cases, texts = [here.cases[user] for user in range(9)], [here.texts[user] for user in range(9)]
+    empty = [ListedCase(1, (1,), here.cases[0].listed, frozenset({999}))]
+    with pytest.raises(RecalignError, match=r"none of V's 1 lists .* dpo4rec\.users or dpo4rec\.shares\.validation"):
+        fit_reranker(here.start, cases, texts, (empty, ["x"]), Learning(), seed=1)
+
+
 def test_a_list_longer_than_the_catalogue_is_refused():
     """By its key."""
     items = catalogue()

@@ -319,14 +319,19 @@ def fit_reranker(
 
     cases, texts: of users whose own first stage is fitted without the targets, one text each; validation: other users'
     cases and texts, by whose loss the best pass is kept (the start among them). Equal inputs give equal weights on one
-    machine. Raises RecalignError where no list holds a target.
+    machine. Raises RecalignError where no list holds a target, of those that are learned from or of the others.
     """
-    found = torch.from_numpy(np.stack([case.found for case in cases])).float() if cases else torch.zeros((0, 1))
+    found, right = _found(cases), _found(validation[0])
     taught = int((found.sum(dim=1) > 0).sum())
     if not taught:
         raise RecalignError(
             f"none of the {len(cases)} lists that the reranker would learn from holds a target: raise dpo4rec.listed, "
             "or choose another dpo4rec.first_stage"
+        )
+    if not right.any():
+        raise RecalignError(
+            f"none of V's {len(right)} lists holds a target, so no pass can be chosen: raise dpo4rec.listed, "
+            "dpo4rec.users or dpo4rec.shares.validation"
         )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -334,9 +339,13 @@ def fit_reranker(
         reranker = start.with_model(model)
         lists = reranker.lists(requests_of(cases, texts), [case.listed for case in cases])
         looked = reranker.lists(requests_of(validation[0], validation[1]), [case.listed for case in validation[0]])
-        right = torch.from_numpy(np.stack([case.found for case in validation[0]])).float()
         told = _train(model, lists, found, (looked, right), learning)
     return reranker, {"lists": len(cases), "lists_with_target": taught} | told
+
+
+def _found(cases: Sequence[ListedCase]) -> Tensor:
+    """[B, n] 1 where a listed item is a target, else 0."""
+    return torch.from_numpy(np.stack([case.found for case in cases])).float() if cases else torch.zeros((0, 1))
 
 
 def _train(
