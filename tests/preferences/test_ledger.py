@@ -213,6 +213,19 @@ def test_case_decides_between_two_values_that_differ_by_it_alone():
     assert parse_edit(["forbid", "genre=Crime"], [*STATEMENTS, low]) == ("forbid", [Value("genre", "Crime")])
 
 
+def test_an_edit_can_be_undone_when_the_catalogue_has_its_value_no_more(project, capsys):
+    """Case aside, where no other edit is spelt so; an undo of something else is still refused."""
+    horror, low = Value("genre", "Horror"), Value("genre", "horror")
+    write_edits(LEDGER, {"3": (Edit(horror), Edit(low), Edit(Value("mood", "Dark")))})
+    assert told(capsys, project, "3", edit=["undo", "genre=horror"])["edits"] == [
+        "genre=Horror forbidden", "mood=Dark forbidden",
+    ]  # fmt: skip
+    told(capsys, project, "3", edit=["undo", "mood=dark"])
+    assert read_edits(LEDGER) == {"3": (Edit(horror),)}
+    with pytest.raises(RecalignError, match="attribute 'mood'"):
+        profile(project, "3", edit=["undo", "mood=Dark"])
+
+
 def test_what_another_engine_inferred_is_not_shown(project, capsys):
     """User 4's profile is by generate, profiles.engine is statements: counting tells instead."""
     assert {claim["by"] for claim in told(capsys, project, "4")["claims"]} <= {"counting"}

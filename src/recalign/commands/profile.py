@@ -114,7 +114,7 @@ def profile(
     history = user_history(project.prepared, user, log.users)
     before = after = edits.get(user, ())
     if edit:
-        after = with_edit(before, *parse_edit(edit, log.sayable))
+        after = with_edit(before, *parse_edit(edit, log.sayable, before))
     system, ranked = _ranked(project, log.items, history)
     lists = [Wishes.of(own, log.sayable).reordered(ranked)[:k] for own in (before, after)]
     if edit:

@@ -107,9 +107,12 @@ def write_edits(folder: Path, edits: Mapping[str, Sequence[Edit]]) -> None:
     write_json(folder / FILE, {"version": VERSION, "users": users})
 
 
-def parse_edit(words: Sequence[str], statements: Sequence[Statement]) -> tuple[Action, list[Value]]:
+def parse_edit(
+    words: Sequence[str], statements: Sequence[Statement], edits: Sequence[Edit] = ()
+) -> tuple[Action, list[Value]]:
     """What `--edit` says: forbid A=V, change A=V A=W, or undo A=V.
 
+    edits: the user's own; one of them can be undone whatever the catalogue has by now.
     Raises RecalignError naming what is wrong: the action, the number of claims, an attribute or a value that no
     statement about this catalogue has.
     """
@@ -120,7 +123,16 @@ def parse_edit(words: Sequence[str], statements: Sequence[Statement]) -> tuple[A
             f"--edit is {' '.join(words)!r}; allowed are 'forbid ATTRIBUTE=VALUE', 'change ATTRIBUTE=VALUE "
             "ATTRIBUTE=VALUE' and 'undo ATTRIBUTE=VALUE'"
         )
+    if action == "undo" and (own := _edited_value(words[1], edits)):
+        return action, [own]
     return action, [_known(word, statements) for word in words[1:]]
+
+
+def _edited_value(word: str, edits: Sequence[Edit]) -> Value | None:
+    """The value that an edit is of; in this very spelling first, else case aside."""
+    values = [edit.of for edit in edits]
+    exact = [value for value in values if str(value) == word]
+    return next(iter(exact + [value for value in values if str(value).casefold() == word.casefold()]), None)
 
 
 def _known(word: str, statements: Sequence[Statement]) -> Value:
