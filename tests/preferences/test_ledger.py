@@ -1,6 +1,7 @@
 """The ledger: claims with what supports them, edits kept apart, and what an edit does to a list."""
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from preference_world import PreparedLog, random_log
 
+from recalign.commands import profile as command
 from recalign.commands.profile import profile
 from recalign.common.artifacts import read_json, read_parquet, write_text
 from recalign.common.errors import RecalignError
+from recalign.common.locks import try_lock
 from recalign.data.records import Items
 from recalign.params.load import parse_params
 from recalign.preferences.profiles import profiles as profiles_module
@@ -224,6 +227,32 @@ def test_an_edit_can_be_undone_when_the_catalogue_has_its_value_no_more(project,
     assert read_edits(LEDGER) == {"3": (Edit(horror),)}
     with pytest.raises(RecalignError, match="attribute 'mood'"):
         profile(project, "3", edit=["undo", "mood=Dark"])
+
+
+def test_what_is_written_while_a_list_is_ranked_is_kept(project, monkeypatch, capsys):
+    """Another user's edit, and one by the same user from another window."""
+    other, first = Edit(Value("genre", "War")), Edit(Value("genre", "Drama"))
+
+    def slowly(*asked):
+        write_edits(LEDGER, {"3": (first,), "4": (other,)})
+        return ranked(*asked)
+
+    ranked = command._ranked
+    monkeypatch.setattr(command, "_ranked", slowly)
+    edited = told(capsys, project, "3", edit=["forbid", "genre=Crime"])
+    assert edited["edits"] == ["genre=Drama forbidden", "genre=Crime forbidden"]
+    assert read_edits(LEDGER) == {"3": (first, Edit(Value("genre", "Crime"))), "4": (other,)}
+
+
+def test_two_edits_are_written_one_after_the_other(project, tmp_path, monkeypatch):
+    """Who holds the lock is named; nothing is written without it."""
+    monkeypatch.setattr(command, "LOCK_SECONDS", 0.0)
+    (tmp_path / "data/cache").mkdir(exist_ok=True)
+    lock = try_lock(tmp_path / "data/cache/ledger.lock", "another window")
+    with pytest.raises(RecalignError, match=r"recalign profile --edit waited .* for another window"):
+        profile(project, "3", edit=["forbid", "genre=Crime"])
+    os.close(lock)
+    assert not (tmp_path / LEDGER).exists()
 
 
 def test_what_another_engine_inferred_is_not_shown(project, capsys):

@@ -3,6 +3,7 @@
 With --export the claims of all users go to a file.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from recalign.common import columns as c
 from recalign.common.artifacts import read_parquet, write_json, write_parquet
 from recalign.common.console import print_json
 from recalign.common.errors import RecalignError
+from recalign.common.locks import held
 from recalign.data.ids import RawIds
 from recalign.data.prepared import Prepared
 from recalign.data.records import Items
@@ -31,9 +33,11 @@ from recalign.preferences.profiles.profiles import (
 )
 from recalign.preferences.tastes.ledger import (
     LEDGER,
+    Action,
     Edit,
     Entry,
     Ledger,
+    Value,
     Wishes,
     ledger_of,
     parse_edit,
@@ -45,6 +49,7 @@ from recalign.preferences.tastes.text import one_line
 from recalign.project import Project
 
 SHOWN = 6  # titles printed a claim
+LOCK_SECONDS = 60.0  # an edit is written in milliseconds
 RANKERS = ("ease", "item_knn", "popularity")  # the first of them that the project has fitted shows what an edit changes
 EXPORTS = (".parquet", ".json")
 EXPORTED = pa.schema(
@@ -113,18 +118,34 @@ def profile(
     assert user is not None
     history = user_history(project.prepared, user, log.users)
     before = after = edits.get(user, ())
-    if edit:
-        after = with_edit(before, *parse_edit(edit, log.sayable, before))
+    asked = parse_edit(edit, log.sayable, before) if edit else None
+    if asked:
+        with_edit(before, *asked)  # refused before anything is ranked
     system, ranked = _ranked(project, log.items, history)
+    if asked:
+        before, after = _edited(project, user, *asked)
     lists = [Wishes.of(own, log.sayable).reordered(ranked)[:k] for own in (before, after)]
-    if edit:
-        write_edits(root / LEDGER, {**edits, user: after})
     told = _told(user, log.ledger(user, history, after), log.items, log.raw_items) | {"ranked_by": system}
     named = [
         [{"item_id": log.raw_items.shown(i), "title": one_line(log.items.titles[i])} for i in row] for row in lists
     ]
     told |= {"before": named[0], "after": named[1]} if edit else {"items": named[0]}
     print_json(told) if as_json else _print(told)
+
+
+def _edited(
+    project: Project, user: str, action: Action, values: Sequence[Value]
+) -> tuple[tuple[Edit, ...], tuple[Edit, ...]]:
+    """The user's edits before and after one more, which is written beside all that was written meanwhile."""
+    ledger, lock = project.root / LEDGER, project.cache / "ledger.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    wait = logging.getLogger(__name__).info
+    with held(lock, "recalign profile --edit", LOCK_SECONDS, "run it again when that one has ended", on_wait=wait):
+        edits = read_edits(ledger)
+        before = edits.get(user, ())
+        after = with_edit(before, action, values)
+        write_edits(ledger, {**edits, user: after})
+    return before, after
 
 
 def _check_asked(user: str | None, edit: Sequence[str] | None, export: Path | None) -> None:
