@@ -152,6 +152,9 @@ def test_edits_are_kept_as_they_were_and_a_file_that_is_none_is_named(tmp_path):
     write_text(tmp_path / "edits.json", '{"version": 9, "users": {}}')
     with pytest.raises(RecalignError, match=r"edits\.json is no ledger of version 1"):
         read_edits(tmp_path)
+    write_text(tmp_path / "edits.json", '{"version": 1, "us')
+    with pytest.raises(RecalignError, match=r"edits\.json is not JSON; restore it from a backup, or move it away"):
+        read_edits(tmp_path)
 
 
 @pytest.fixture

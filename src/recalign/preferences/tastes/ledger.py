@@ -17,6 +17,7 @@ from recalign.preferences.profiles.profiles import Claim, Profile, Statement, su
 LEDGER = Path("data/ledger")  # no stage writes it
 FILE = "edits.json"
 VERSION = 1
+REPAIR = "restore it from a backup, or move it away to begin a new one"
 Action = Literal["forbid", "change", "undo"]
 ACTIONS: tuple[Action, ...] = ("forbid", "change", "undo")
 DEPTH = 50  # best items among which those of an edited claim come first
@@ -81,10 +82,11 @@ def read_edits(folder: Path) -> dict[str, tuple[Edit, ...]]:
             user: tuple(Edit(Value(**own["of"]), Value(**own["to"]) if own["to"] else None) for own in edits)
             for user, edits in told["users"].items()
         }
+    except RecalignError:  # its advice is 'dvc checkout', which knows no file that no stage writes
+        raise RecalignError(f"{file} is not JSON; {REPAIR}") from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RecalignError(
-            f"{file} is no ledger of version {VERSION} ({type(error).__name__}: {error}); restore it from a backup, or "
-            "move it away to begin a new one"
+            f"{file} is no ledger of version {VERSION} ({type(error).__name__}: {error}); {REPAIR}"
         ) from None
 
 
