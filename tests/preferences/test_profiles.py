@@ -21,7 +21,7 @@ from recalign.llm.model.base import fetch_base
 from recalign.params.load import Params, parse_params
 from recalign.preferences.inference import answers
 from recalign.preferences.inference.answers import answer_all
-from recalign.preferences.inference.engines import MAX_CHARACTERS, SHORTLIST, clean, shortlist
+from recalign.preferences.inference.engines import MAX_CHARACTERS, SHORTLIST, TextWriter, clean, shortlist
 from recalign.preferences.inference.truth import score_profiles, truth_lines
 from recalign.preferences.profiles.profiles import (
     Claim,
@@ -302,6 +302,27 @@ def test_the_local_model_writes_texts_that_are_safe_to_put_into_a_prompt(
     assert len(written) == 9
     assert all(clean(row[c.TEXT]) == row[c.TEXT] for row in written)
     assert any(row[c.TEXT] for row in written)
+
+
+def test_an_answer_that_says_nothing_is_asked_for_again_by_the_next_run(tmp_path: Path) -> None:
+    """An endpoint that refuses; also where an earlier version kept it."""
+    asked: list[str] = []
+
+    def texts(reply: str) -> dict[int, str]:
+        def ask(prompts: list[str]) -> list[str]:
+            asked.extend(prompts)
+            return ["Likes crime films." if "Film 1" in prompt else reply for prompt in prompts]
+
+        writer = TextWriter(Engine("endpoint", "m", "p"), ask, film_items(), "films", clock=True)
+        return writer.texts({1: [1], 2: [2]}, store=tmp_path, batch=1)
+
+    assert texts(' "" ') == {1: "Likes crime films.", 2: ""}
+    assert texts("Likes war films.") == {1: "Likes crime films.", 2: "Likes war films."}
+    assert len(asked) == 3
+    for part in tmp_path.glob("part-*.parquet"):
+        write_parquet(part, read_parquet(part).set_column(1, c.VALUE, [[json.dumps("")]]))
+    assert texts("Likes war films.") == {1: "Likes crime films.", 2: "Likes war films."}
+    assert len(asked) == 5
 
 
 def test_an_untrusted_answer_becomes_one_short_safe_line() -> None:

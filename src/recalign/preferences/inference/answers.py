@@ -59,7 +59,7 @@ def answer_all(
     if store is None:
         answers = (ask([*questions[start : start + batch]]) for start in range(0, len(questions), batch))
         return [answer for part in answers for answer in part]
-    known = _read(store)
+    known = _read(store, keep)
     missing = {key: question for key, question in zip(keys, questions, strict=True) if key not in known}
     log.info("%s: %d read, %d inferred", what, len(set(keys)) - len(missing), len(missing))
     pending = list(missing.items())
@@ -72,11 +72,12 @@ def answer_all(
     return [known[key] for key in keys]
 
 
-def _read(store: Path) -> dict[str, str]:
+def _read(store: Path, keep: Callable[[str], bool]) -> dict[str, str]:
     known: dict[str, str] = {}
     for part in sorted(store.glob("part-*.parquet")):
         table = read_parquet(part)
-        known |= dict(zip(table[c.KEY].to_pylist(), table[c.VALUE].to_pylist(), strict=True))
+        answers = zip(table[c.KEY].to_pylist(), table[c.VALUE].to_pylist(), strict=True)
+        known |= {key: answer for key, answer in answers if keep(answer)}
     return known
 
 

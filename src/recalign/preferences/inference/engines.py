@@ -182,10 +182,13 @@ class TextWriter:
         self._instruction = INSTRUCTION.format(noun=noun)
 
     def texts(self, histories: Mapping[int, Sequence[int]], *, store: Path | None, batch: int) -> dict[int, str]:
-        """Each user's sentence, cleaned. store: answers kept from earlier runs, None to keep none."""
+        """Each user's sentence, cleaned. store: answers kept from earlier runs, None to keep none.
+
+        An answer that says nothing (an endpoint that refuses gives such ones) is asked for again by the next run.
+        """
         prompts = {user: self._prompt(history) for user, history in histories.items()}
         keys = [digest_of([self.engine.model_digest, self.engine.prompt_digest, text]) for text in prompts.values()]
-        answers = answer_all(store, list(prompts.values()), keys, self._answers, batch, "profiles")
+        answers = answer_all(store, list(prompts.values()), keys, self._answers, batch, "profiles", keep=_says)
         return {user: clean(json.loads(answer)) for user, answer in zip(prompts, answers, strict=True)}
 
     def _prompt(self, history: Sequence[int]) -> str:
@@ -194,6 +197,10 @@ class TextWriter:
 
     def _answers(self, prompts: list[str]) -> list[str]:
         return [json.dumps(text) for text in self._ask(prompts)]
+
+
+def _says(answer: str) -> bool:
+    return bool(clean(json.loads(answer)))
 
 
 def local_writer(
