@@ -226,8 +226,8 @@ def test_an_empty_history_gets_no_text_and_is_not_asked_for(params, items):
 
 
 class Server:
-    """An OpenAI-compatible endpoint whose answers go wrong in turn: "ok", "refuses", "malformed", "drops", "slow", or
-    an HTTP status; the last of `ways` is repeated."""
+    """An OpenAI-compatible endpoint whose answers go wrong in turn: "ok", "refuses", "malformed", "garbled", "drops",
+    "slow", or an HTTP status; the last of `ways` is repeated."""
 
     def __init__(self, *ways):
         self.requests = []
@@ -245,6 +245,8 @@ class Server:
                     time.sleep(0.5)
                 self.send_response(way if isinstance(way, int) else 200)
                 self.send_header("Content-Length", str(len(body)))
+                if way == "garbled":
+                    self.send_header("Content-Encoding", "gzip")
                 self.end_headers()
                 self.wfile.write(body[: len(body) // 2] if way == "drops" else body)
 
@@ -287,7 +289,7 @@ def test_an_endpoint_writes_texts_each_with_a_seed_of_its_own_and_its_count_of_t
     assert "histories are sent to" in caplog.text
 
 
-@pytest.mark.parametrize("way", ["malformed", "drops", "slow", 503])
+@pytest.mark.parametrize("way", ["malformed", "garbled", "drops", "slow", 503])
 def test_an_endpoint_that_fails_once_is_asked_again(tree, items, way):
     """After a wait; the text comes and nothing is counted as failed."""
     with Server(way, "ok") as server:
@@ -301,6 +303,7 @@ def test_an_endpoint_that_fails_once_is_asked_again(tree, items, way):
     ("way", "reason", "asked"),
     [
         ("malformed", "the answer is no chat completion", 5),
+        ("garbled", "the answer is not compressed as it says", 5),
         ("drops", "the connection failed or ended half way", 5),
         ("slow", "timed out", 5),
         ("refuses", "the model refused", 2),
@@ -325,6 +328,14 @@ def test_an_endpoint_that_goes_on_failing_is_counted_and_asked_again_by_the_next
             len(own) for own in again.write({7: (1,), 8: (2, 1)}, 1, 1, store=tmp_path, batch=1).texts.values()
         ] == [1, 1]
         assert len(server.requests) == 1
+
+
+def test_a_chat_is_asked_again_where_its_answer_cannot_be_decompressed():
+    """As where the connection failed."""
+    with Server("garbled", "ok") as server:
+        assert answers.chat(server.url, "big", ["hello"], 5, 1) == [GOOD]
+    with Server("garbled") as server, pytest.raises(RecalignError, match="no answer after 4 attempts"):
+        answers.chat(server.url, "big", ["hello"], 5, 1)
 
 
 def test_an_endpoint_that_answers_nothing_at_all_is_one_clear_line(tree, items):

@@ -129,9 +129,9 @@ def sample(
 ) -> list[Answer]:
     """An answer to each (prompt, seed), sampled; what fails after ATTEMPTS is an answer too, with its reason.
 
-    Tried again, after waits that double: time-outs, connections that end half way, answers that are no chat, and the
-    codes of a busy server. Raises RecalignError where the address, the key or the model's name is wrong, which every
-    further request would meet again.
+    Tried again, after waits that double: time-outs, connections that end half way, answers that are no chat or cannot
+    be decompressed, and the codes of a busy server. Raises RecalignError where the address, the key or the model's name
+    is wrong, which every further request would meet again.
     """
     key = os.environ.get(KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -164,6 +164,8 @@ def _tried(client: httpx.Client, url: str, request: ChatRequest) -> Answer:
         return Answer(None, "timed out", again=True)
     except httpx.TransportError:
         return Answer(None, "the connection failed or ended half way", again=True)
+    except httpx.DecodingError:
+        return Answer(None, "the answer is not compressed as it says", again=True)
     if response.status_code in (401, 403, 404):
         _raise_refused(url, request, response)
     if response.is_error:
@@ -213,7 +215,7 @@ def _post(client: httpx.Client, url: str, request: ChatRequest) -> httpx.Respons
             response = client.post(f"{url.rstrip('/')}/chat/completions", json=request)
         except httpx.UnsupportedProtocol:
             raise
-        except httpx.TransportError as error:
+        except (httpx.TransportError, httpx.DecodingError) as error:
             if attempt == ATTEMPTS:
                 raise RecalignError(
                     f"profiles.url {url}: no answer after {ATTEMPTS} attempts ({error}); start the endpoint, or set "
