@@ -11,9 +11,11 @@ from project import ROOT
 from recalign.common.artifacts import read_json, write_json
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
+from recalign.evaluation.significance import Interval
 from recalign.llm.model.base import fetch_base, load_language_model
 from recalign.params.load import parse_params
 from recalign.pipeline import PACKAGE, Source, read_stages
+from recalign.preferences.reward import SwapControl
 from recalign.project import DPO4REC
 from recalign.ranking import rerank as loop_of
 from recalign.ranking.rerank import Loop, read_world
@@ -152,8 +154,20 @@ def test_equal_rewards_and_a_single_text_give_no_pairs_and_say_so(params, place,
 
 def test_an_endpoint_cannot_be_aligned_from_here(params):
     """Its texts are measured all the same."""
-    assert "cannot be trained" in stage._why_not(changed(params, engine="endpoint"), True)
-    assert stage._why_not(params, True) is None
+    read = SwapControl(Interval(0.4, 0.2, 0.6), 20)
+    assert "cannot be trained" in stage._why_not(changed(params, engine="endpoint"), read)
+    assert stage._why_not(params, read) is None
+
+
+def test_too_few_users_with_texts_are_no_finding_about_the_reader(params):
+    """The verdict says so, and what to raise."""
+    drop = Interval(0.4, 0.2, 0.6)
+    assert "raise dpo4rec.users" in stage._why_not(params, SwapControl(drop, 3))
+    assert stage._why_not(changed(params, force=True), SwapControl(drop, 3)) is None
+    told = {"reads_texts": False, "swap_control": {"users": 3, "drop": drop.as_dict()}, "forced": False, "rounds": []}
+    said = stage.verdict(told)
+    assert said.startswith("reads_texts: not shown. Texts of 3 users cannot show that the reward reads them, 6 are")
+    assert said.endswith("nothing was aligned.")
 
 
 def test_too_few_users_are_named(params, place):

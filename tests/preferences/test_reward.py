@@ -4,8 +4,8 @@ import pytest
 from taste_world import KINDS, world
 
 from recalign.common.errors import RecalignError
-from recalign.evaluation.significance import bootstrap_interval
-from recalign.preferences.reward import best_worst, group_of, paired, reward, swapped
+from recalign.evaluation.significance import Interval, bootstrap_interval
+from recalign.preferences.reward import SwapControl, best_worst, group_of, paired, reward, swapped
 from recalign.recommenders.listed import ListedCase
 
 SHARES = {"R": 0.4, "P": 0.2, "V": 0.1, "T": 0.3}
@@ -85,6 +85,13 @@ def test_nobody_keeps_his_own_texts_and_one_user_has_nobody_to_swap_with():
     assert sorted(given.values()) == sorted(texts.values())
     with pytest.raises(RecalignError, match="1 users cannot be swapped"):
         swapped({1: ["x"]}, 3)
+
+
+def test_a_few_users_do_not_show_that_texts_are_read():
+    """Five whose rewards all fall may do so by chance; six are taken at their interval."""
+    above = Interval(0.4, 0.2, 0.6)
+    assert [SwapControl(above, users).reads_texts for users in (2, 5, 6, 70)] == [False, False, True, True]
+    assert not SwapControl(Interval(0.4, 0.0, 0.6), 70).reads_texts
 
 
 def test_pairs_name_the_best_and_the_worst_text_and_count_who_gave_none(caplog):

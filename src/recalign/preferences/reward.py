@@ -21,6 +21,7 @@ from recalign.recommenders.recommender import Recommender
 
 log = logging.getLogger(__name__)
 REWARD_AT = 5  # k of NDCG, the paper's
+FEWEST_USERS = 6  # of a control: of fewer, differences of one sign come by chance more often than 0.025 (2^-5 > 0.025)
 SAME = 1e-9  # rewards closer than this are equal
 Group = Literal["R", "P", "V", "T"]  # the recommender, the pairs, the choices, the figures
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -136,15 +137,21 @@ def mean_rewards(
 @dataclass(frozen=True)
 class SwapControl:
     """Mean reward of the users' own texts minus that of texts of other users, with its 95 % interval, and of how many
-    users; `reads_texts` where the interval is above 0: only then is a reward about what the texts say."""
+    users; `reads_texts` where the interval is above 0: only then is a reward about what the texts say. Fewer than
+    FEWEST_USERS users show nothing: an interval resampled from so few leaves 0 out by chance."""
 
     drop: Interval
     users: int
 
     @property
+    def few(self) -> bool:
+        """Whether the users are too few to show anything."""
+        return self.users < FEWEST_USERS
+
+    @property
     def reads_texts(self) -> bool:
-        """Whether swapping lowers the reward by its interval."""
-        return self.drop.low > 0.0
+        """Whether swapping lowers the reward by its interval, of enough users."""
+        return self.drop.low > 0.0 and not self.few
 
 
 def swap_control(

@@ -24,7 +24,7 @@ from recalign.data.prepared import Prepared
 from recalign.evaluation.significance import Interval, bootstrap_interval, plain, signed
 from recalign.llm.model.base import load_language_model
 from recalign.params.load import Params
-from recalign.preferences.reward import Group, Paired, mean_rewards, swap_control
+from recalign.preferences.reward import FEWEST_USERS, Group, Paired, SwapControl, mean_rewards, swap_control
 from recalign.preferences.tastes.text import LIKES
 from recalign.preferences.tastes.writer import (
     TasteWriter,
@@ -50,8 +50,9 @@ def dpo4rec(
 ) -> None:
     """Run the loop and write `out`: report.md, report.json, texts.parquet, pairs.parquet, reranker/, adapters/.
 
-    Where texts that are swapped between users do not lower the reward by its interval, `reads_texts` is false, nothing
-    is aligned (unless dpo4rec.force) and the report says so first; that is a finding, not an error.
+    Where texts that are swapped between users do not lower the reward by its interval, or too few users have texts to
+    show it, `reads_texts` is false, nothing is aligned (unless dpo4rec.force) and the report says so first; that is a
+    finding, not an error.
     """
     loop = Loop.open(params, read_world(params, prepared), cache / "dpo4rec" / "texts")
     writers = _Writers(params, loop.world, base)
@@ -70,7 +71,7 @@ def dpo4rec(
         "counted text": reranked(reranker, cases, loop.counted()),
         UNALIGNED: reranked(reranker, cases, own_texts),
     }
-    stopped = _why_not(params, control.reads_texts)
+    stopped = _why_not(params, control)
     if stopped is None:
         stopped = _rounds(loop, writers, result, Places(prepared, base, cache))
     users = [case.user_id for case in cases]
@@ -153,12 +154,18 @@ def _counts(params: Params) -> dict[Group, int]:
     return {"R": 1, "P": n, "V": n, "T": n}
 
 
-def _why_not(params: Params, reads: bool) -> str | None:
+def _why_not(params: Params, control: SwapControl) -> str | None:
     if params.dpo4rec.engine == "endpoint":
         return "the writer is an endpoint, which cannot be trained from here; set dpo4rec.engine to local"
-    if not reads and not params.dpo4rec.force:
+    if control.few and not params.dpo4rec.force:
+        return f"{_too_few(control.users)}; raise dpo4rec.users, or dpo4rec.force goes on all the same"
+    if not control.reads_texts and not params.dpo4rec.force:
         return "the reward does not read the texts; dpo4rec.force goes on all the same"
     return None
+
+
+def _too_few(users: int) -> str:
+    return f"texts of {users} users cannot show that the reward reads them, {FEWEST_USERS} are needed"
 
 
 def _rounds(loop: Loop, writers: _Writers, result: Result, places: Places) -> str | None:
@@ -294,6 +301,8 @@ def verdict(told: Mapping[str, Any]) -> str:
     measured = f"texts swapped between {users} users change NDCG@5 by {signed(_turned(drop))}"
     if not told["reads_texts"]:
         done = "aligned all the same (dpo4rec.force)" if told["forced"] and told["rounds"] else "nothing was aligned"
+        if users < FEWEST_USERS:
+            return f"reads_texts: not shown. {_too_few(users).capitalize()}: {measured}; {done}."
         return f"reads_texts: false. The recommender does not read the texts: {measured}; {done}."
     if not told["rounds"]:
         return f"reads_texts: true ({measured}), and nothing was aligned: {told['stopped']}."
