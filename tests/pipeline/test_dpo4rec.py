@@ -1,5 +1,6 @@
 """The whole loop of DPO4Rec with a random tiny model on a small log: what it leaves, and when it stops."""
 
+import re
 from dataclasses import replace
 
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from recalign.data.records import Items
 from recalign.evaluation.significance import Interval
 from recalign.llm.model.base import fetch_base, load_language_model
 from recalign.params.load import parse_params
+from recalign.params.profiles import ProfilesParams
 from recalign.pipeline import PACKAGE, Source, read_stages
 from recalign.preferences.reward import SwapControl
 from recalign.project import DPO4REC
@@ -207,4 +209,9 @@ def test_the_stage_apart_depends_on_all_that_it_imports_and_the_default_run_has_
     assert sorted(lacking) == []
     assert [dep for dep in listed.deps if dep.startswith("src/") and not (ROOT / dep).exists()] == []
     assert listed.outs == (str(DPO4REC),)
+    own = [ROOT / PACKAGE / name for name in ("stages/dpo4rec.py", "ranking/rerank.py", "preferences/tastes/writer.py")]
+    text = "".join(path.read_text(encoding="utf-8") for path in own)
+    read = {f"profiles.{name}" for name in ProfilesParams.model_fields if re.search(rf"\bprofiles\.{name}\b", text)}
+    assert "profiles.batch" in read
+    assert read <= set(listed.params)
     assert "dpo4rec" not in read_stages((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
