@@ -26,6 +26,7 @@ from recalign.data.records import Example, Items
 from recalign.llm.prompts import PromptBuilder
 from recalign.llm.scoring.logprobs import response_logprobs
 from recalign.llm.scoring.packing import pack
+from recalign.objectives.losses import PreferenceBatch
 from recalign.objectives.objective import PRESETS, build_objective
 from recalign.params.sft import SftParams
 from recalign.training.examples import PreferenceExample, TextExample
@@ -650,6 +651,17 @@ def test_a_policy_that_is_not_the_reference_is_refused():
     task = PreferenceTraining(tiny.model(), sdpo, {"1-2": [-1.0, -2.0]}, [example], 4096)
     with pytest.raises(RecalignError, match=r"align@sdpo: at step 0 policy and reference .* more than 1e-04"):
         task.check_start([example], 1e-4)
+
+
+def test_a_sure_answer_of_few_tokens_is_allowed_its_rounding(monkeypatch):
+    """Its sum is near 0, the rounding of its four logits is not: 0.08 nats are 0.02 a token."""
+    task = PreferenceTraining(tiny.model(), build_objective("sdpo", beta=1.0), {}, [], 4096)
+    policy, reference = torch.tensor([[-0.10, -9.0]]), torch.tensor([[-0.02, -9.0]])
+    batch = PreferenceBatch(policy, reference, torch.tensor([[4, 4]]), torch.ones(1, 2, dtype=torch.bool))
+    monkeypatch.setattr(task, "_batch", lambda examples: batch)
+    assert task.check_start([], 5e-2) == pytest.approx(0.02)
+    with pytest.raises(RecalignError, match="at step 0"):
+        task.check_start([], 1e-2)
 
 
 def test_prompts_that_list_candidates_train_too(world):

@@ -18,9 +18,10 @@ from recalign.training.loop import Measured, micro_batches
 
 log = logging.getLogger(__name__)
 Part = Sequence[PreferenceExample]
-# Largest |log π − log π_ref| / |log π_ref| allowed at step 0, by compute type. Both compute the same function, but
-# the rounding of a sum depends on which examples share a forward pass. Measured on SmolLM2-135M, alone against eight at
-# once: fp32 2.5e-6, bf16 2.3e-2 (0.34 nats). 4- and 8-bit weights keep the tolerance of their compute type.
+# Largest |log π − log π_ref| allowed at step 0, in shares of |log π_ref| or nats a token, by compute type. Both compute
+# the same function, but the rounding of a sum depends on which examples share a forward pass. Measured on SmolLM2-135M,
+# alone against eight at once: fp32 2.5e-6, bf16 2.3e-2 (0.34 nats). A sure answer of few tokens has a sum near 0, and
+# the rounding of its logits all the same. 4- and 8-bit weights keep the tolerance of their compute type.
 START_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
 
 
@@ -107,14 +108,15 @@ class PreferenceTraining:
         self._objective.load_state_dict(state)
 
     def check_start(self, examples: Sequence[PreferenceExample], tolerance: float) -> float:
-        """Largest |log π − log π_ref| / max(1, |log π_ref|) over `examples`, before training: both are the same model.
+        """Largest |log π − log π_ref| / max(tokens, |log π_ref|) over `examples`, before training: both are one model.
 
         Raises RecalignError above `tolerance`: the reference is then not the model that training starts from.
         """
         with torch.no_grad():
             batch = self._batch(examples)
         assert batch.reference is not None
-        apart = (batch.policy - batch.reference).abs() / batch.reference.abs().clamp(min=1.0)
+        scale = batch.reference.abs().maximum(batch.lengths.to(batch.reference)).clamp(min=1.0)
+        apart = (batch.policy - batch.reference).abs() / scale
         largest = float(apart.masked_fill(~batch.mask, 0.0).max())
         log.info("%s: at step 0 policy and reference differ by at most %.1e (relative)", self.name, largest)
         if not largest <= tolerance:
