@@ -85,6 +85,8 @@ def test_yes_comes_from_a_measured_table_alone() -> None:
     for measured in ("below", "level with", None):
         assert [verdict_of(cold, says, measured)[0] for cold in (known, new)] == ["no", "only for new items"]
     assert verdict_of(new, mute, None)[0] == "no"
+    assert "with minilm among its encoders" in verdict_of(new, says, None)[1]  # names alone
+    assert "minilm" not in verdict_of(new, Text(0.9, 0.9), None)[1]
 
 
 def test_what_is_missing_is_named(place, capsys) -> None:
