@@ -18,8 +18,7 @@ class Reached:
 
     def __init__(self, trial: Trial, clusters: Sequence[int] | None = None) -> None:
         self.trial = trial
-        self.users = [user for _, user in trial.keys]
-        self.clusters = self.users if clusters is None else clusters
+        self.clusters = trial.users if clusters is None else clusters
         self._runs: dict[str, dict[str, list[Floats]]] = {METRIC: {}, ALSO: {}}
 
     def keep(self, arm: str, scores: Floats) -> float:
@@ -38,8 +37,9 @@ class Reached:
             | {"runs": [round(float(run.mean()), 4) for run in runs]}
             for arm, runs in self._runs[METRIC].items()
         }  # fmt: skip
+        users = self.trial.users
         return {
-            "protocol": f"{len(self.users)} {self.trial.view} test cases of {len(set(self.users))} users, "
+            "protocol": f"{len(users)} {self.trial.view} test cases of {len(set(users))} users, "
                         f"20 candidates ({UNIFORM}), log-prob",
             "manifest": self.trial.digest,
             "figures": shown,

@@ -96,7 +96,7 @@ def measure(
         f"{summary['source']}, data {summary['data_digest'][:8]}, manifest {trial.manifest} {trial.digest[:8]}: "
         f"{len(trial.cases)} cases"
     )
-    return Draw([user for _, user in trial.keys], [case.example.target for case in trial.cases], told), rows
+    return Draw(trial.users, [case.example.target for case in trial.cases], told), rows
 
 
 def together(draws: Sequence[Mapping[str, Row]]) -> dict[str, Row]:

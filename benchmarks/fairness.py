@@ -142,7 +142,7 @@ def main() -> None:
     met = read_met(project.prepared, {case.example.user_id for case in trials.weighing.cases})
     validation, test = whole_catalogue(trials.weighing, trials.catalogue, None, met), trials.full[0]
     summary = read_json(project.prepared / "summary.json")
-    users = [len({user for _, user in trial.keys}) for trial in (validation, test)]
+    users = [len(set(trial.users)) for trial in (validation, test)]
     said = (
         f"{summary['source']}, split {params.prepare.split}, data {summary['data_digest'][:8]}, cases "
         f"{test.digest[:8]}: {len(validation.cases):,} validation cases of {users[0]} users, {len(test.cases):,} test "

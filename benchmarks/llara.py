@@ -184,7 +184,7 @@ def measure(bench: Bench, arms: list[str], seeds: list[int], out: Path | None) -
             "teacher": bench.teacher.name, "seeds": seeds[:done], "machine": machine(), "seconds": seconds,
             "views": {view: own.told(asked(own.means())) for view, own in reached.items()},
             "zero_against_text_prompts": apart,
-            "places": {arm: decided(own, reached[c.WARM].users) for arm, own in probes.items() if own},
+            "places": {arm: decided(own, reached[c.WARM].trial.users) for arm, own in probes.items() if own},
         }  # fmt: skip
         if out:
             write_json(out, found)

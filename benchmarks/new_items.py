@@ -76,7 +76,7 @@ def values_of(systems: dict[str, Measured], trials: Trials) -> tuple[Values, Use
         for name, own in systems.items():
             ranks = target_ranks(own.scores[kind_of(trial)], np.array(trial.target_index), trial.lots)
             values[name, trial.view] = metric_values(METRIC, ranks)
-    return values, {trial.view: [user for _, user in trial.keys] for trial in trials.uniform}
+    return values, {trial.view: trial.users for trial in trials.uniform}
 
 
 def fused(systems: dict[str, Measured], trials: Trials) -> Measured:

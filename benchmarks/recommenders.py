@@ -162,7 +162,7 @@ def _table(lines: Sequence[Sequence[str]]) -> str:
 def caption(prepared: Path, catalogue: Items, trial: Trial) -> str:
     """What the figures are about, in one sentence."""
     summary = read_json(prepared / "summary.json")
-    users = len({user for _, user in trial.keys})
+    users = len(set(trial.users))
     return (
         f"{summary['source']}, data {summary['data_digest'][:8]}, manifest {trial.manifest} {trial.digest[:8]}: "
         f"{summary['counts']['events']['train']:,} train events, {len(catalogue.ids):,} items, "

@@ -287,7 +287,7 @@ def test_what_ranks_new_items_is_told_beside_what_ranks_known_ones(
 def test_a_fusion_that_weighs_no_id_recommender_among_known_items_is_refused(
     project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str], known
 ) -> None:
-    """Known items would stand in the order of their ids."""
+    """Otherwise all known items would tie, and be listed by id."""
     copy_of = shutil.copytree(project.root, tmp_path / "copy")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(copy_of)

@@ -46,6 +46,10 @@ class Answers:
         places = {code: place for place, code in enumerate(self.types)}
         return np.array([places[code] for code in self.codes], dtype=np.int64)
 
+    def truth(self, labels: np.ndarray) -> np.ndarray:
+        """[N] the places of the labels' types, whichever molecule has which role; numbers as they are."""
+        return self.type_of[labels.astype(np.int64)] if len(self) else labels
+
     def by_type(self, scores: Floats) -> Floats:
         """[N, C] log-probs of the answers → [N, T] of the types: both directions of a type count together."""
         return np.stack([np.logaddexp.reduce(scores[:, self.type_of == t], axis=1) for t in range(len(self.types))], 1)

@@ -58,8 +58,8 @@ class PairSet:
 
     @property
     def truth(self) -> np.ndarray:
-        """[N] the places of the types (Answers.types), whichever molecule has which role, or the numbers."""
-        return self.labels if self.kind == "number" else self.answers.type_of[self.labels.astype(np.int64)]
+        """[N] what outputs are compared with: types or numbers (`Answers.truth`)."""
+        return self.answers.truth(self.labels)
 
     @property
     def cases(self) -> Cases:

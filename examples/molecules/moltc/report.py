@@ -59,8 +59,7 @@ def best_possible(views: Mapping[str, PairSet]) -> Systems:
         if pairs.kind == "number":
             found[view] = pairs.best[:, None]
         else:
-            types = pairs.answers.type_of[pairs.best.astype(np.int64)]
-            found[view] = np.log(np.eye(len(pairs.answers.types))[types] + 1e-12)
+            found[view] = np.log(np.eye(len(pairs.answers.types))[pairs.answers.truth(pairs.best)] + 1e-12)
     return {KNOWN: found}
 
 

@@ -73,8 +73,8 @@ class Clean:
 
     @property
     def truth(self) -> np.ndarray:
-        """[N] places of the types, whichever molecule has which role, or numbers."""
-        return self.answers.type_of[self.labels.astype(np.int64)] if len(self.answers) else self.labels
+        """[N] what outputs are compared with: types or numbers (`Answers.truth`)."""
+        return self.answers.truth(self.labels)
 
     @property
     def skeletons(self) -> frozenset[tuple[str, ...]]:
