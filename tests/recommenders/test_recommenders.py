@@ -41,7 +41,7 @@ from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recommender import Fitting, Recommender, Request, Tuning, top
 from recalign.recommenders.roster import ROSTER, fit, load_fitted
 from recalign.recommenders.store import save_state
-from recalign.recommenders.train_log import fit_on_log, read_train_log
+from recalign.recommenders.train_log import TrainLog
 from recalign.recommenders.tuning import HeldOut, held_out, whole_users
 from recalign.stages.baselines import baselines
 from recalign.stages.prepare import prepare
@@ -509,23 +509,24 @@ def test_a_bad_train_file_is_one_line(tmp_path: Path, text: bytes | None, messag
     if text is not None:
         path.write_bytes(text)
     with pytest.raises(RecalignError, match=message) as caught:
-        read_train_log(path, CATALOGUE)
+        TrainLog.read(path, CATALOGUE)
     assert "\n" not in str(caught.value)
 
 
 def test_a_train_file_is_ordered_by_its_clock_and_counts_a_repetition_once(tmp_path: Path) -> None:
     path = tmp_path / "train.csv"
     path.write_text("user_id,item_id,timestamp\n1,9,300\n1,2,100\n2,1,50\n1,9,200\n1,3,400\n")
-    events, clock = read_train_log(path, CATALOGUE)
+    log = TrainLog.read(path, CATALOGUE)
 
-    assert clock
-    assert events.select([c.USER, c.ITEM, c.POSITION]).to_pylist() == [
+    assert log.clock
+    assert log.catalogue.popularity == {item: int(item in (1, 2, 3, 9)) for item in CATALOGUE.ids}
+    assert log.events.select([c.USER, c.ITEM, c.POSITION]).to_pylist() == [
         {"user_id": 1, "item_id": 2, "position": 0},
         {"user_id": 1, "item_id": 9, "position": 1},
         {"user_id": 1, "item_id": 3, "position": 2},
         {"user_id": 2, "item_id": 1, "position": 0},
     ]
-    assert fit_on_log("popularity", CATALOGUE, path, PARAMS).scores([Request(1, ())], [[9, 4]]).tolist() == [[1.0, 0.0]]
+    assert log.fit("popularity", PARAMS).scores([Request(1, ())], [[9, 4]]).tolist() == [[1.0, 0.0]]
 
 
 @pytest.mark.parametrize("name", ["ease", "item_knn"])
@@ -534,7 +535,7 @@ def test_items_that_a_train_file_lacks_stand_below_all_others(tmp_path: Path, na
     path = tmp_path / "train.csv"
     path.write_text("user_id,item_id\n" + "".join(f"{u},{i}\n" for u in range(6) for i in (1, 2, 3) if i != 1 + u % 3))
     catalogue = Items(CATALOGUE.ids, CATALOGUE.titles | {9: "Item 2"}, {}, {})
-    model = fit_on_log(name, catalogue, path, PARAMS)
+    model = TrainLog.read(path, catalogue).fit(name, PARAMS)
     (scores,) = model.scores([Request(None, (1, 4))], None).tolist()
 
     assert max(scores[3:]) < min(scores[:3])
@@ -573,7 +574,7 @@ def test_item_knn_tuned_on_lastfms_train_users_hits_half_of_the_cases(shared_dat
     folder = shared_data / "lastfm"
     catalogue = read_catalogue(folder / "items.csv")
     cases = [json.loads(line) for line in (folder / "cases.jsonl").read_text().splitlines()]
-    model = fit_on_log("item_knn", catalogue, folder / "train_interactions.csv", PARAMS)
+    model = TrainLog.read(folder / "train_interactions.csv", catalogue).fit("item_knn", PARAMS)
 
     lists = [case["candidates"] for case in cases]
     scores = model.scores([Request(case["user_id"], tuple(case["history"])) for case in cases], lists)

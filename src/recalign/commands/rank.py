@@ -2,9 +2,8 @@
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,10 +101,10 @@ def _system(params: Params, catalogue: Items, named: Named) -> "tuple[Ranker, st
     if named.fusion:
         return _fused(params, catalogue, named.train)
     if named.recommender is not None:
-        from recalign.recommenders.train_log import fit_on_log
+        from recalign.recommenders.train_log import TrainLog
 
         assert named.train is not None, "Named.check lets none pass without it"
-        return fit_on_log(named.recommender, catalogue, named.train, params), f"fitted on {named.train}"
+        return TrainLog.read(named.train, catalogue).fit(named.recommender, params), f"fitted on {named.train}"
     assert named.adapter is not None, "Named.check lets none pass"
     from recalign.commands.opened import open_adapter
 
@@ -122,13 +121,13 @@ def _fused(params: Params, catalogue: Items, train: Path | None) -> "tuple[Ranke
     from recalign.ranking.fusion import read_fusion
     from recalign.ranking.language_model import LanguageModelRecommender
     from recalign.ranking.package import adapter_folder
-    from recalign.recommenders.train_log import fit_on_log, read_train_log
+    from recalign.recommenders.train_log import TrainLog
 
     assert train is not None, "Named.check lets none pass without it"
     fitted = read_fusion(RANKS)
-    ids = {name: fit_on_log(name, catalogue, train, params) for name in fitted.recommenders}
-    counted = Counter(read_train_log(train, catalogue)[0][c.ITEM].to_pylist())
-    new = fitted.new_items(replace(catalogue, train_events={item: counted[item] for item in catalogue.ids}))
+    learned = TrainLog.read(train, catalogue)
+    ids = {name: learned.fit(name, params) for name in fitted.recommenders}
+    new = fitted.new_items(learned.catalogue)
     if fitted.active_language_model is None:
         return FusedRecommender(fitted.fusion, ids, catalogue, None, new), fitted.fusion.sentence
     _, model = open_adapter(params, str(adapter_folder(fitted.language_model, Path())), catalogue)

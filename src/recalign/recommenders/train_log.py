@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,21 +26,36 @@ IDS_AS_WRITTEN = csv.ConvertOptions(column_types={c.USER: pa.string(), c.ITEM: p
 WHOLE_FLOAT = re.compile(r"(?<=[0-9])\.0+$")  # as tables write whole numbers where a value was once missing
 
 
-def fit_on_log(name: RecommenderName, catalogue: Items, path: Path, params: Params) -> Recommender:
-    """Fit a recommender on an interactions CSV as `read_train_log` reads it; settings are chosen on a tenth of it."""
-    events, clock = read_train_log(path, catalogue)
-    log.info("%s: %d events, %s", path, len(events), "ordered by timestamp" if clock else "no timestamp: sets")
-    counts = Counter(events[c.ITEM].to_pylist())
-    counted = replace(catalogue, popularity={item: counts[item] for item in catalogue.ids})
-    return fit(name, counted, events, clock, params)[0]
+@dataclass(frozen=True)
+class TrainLog:
+    """An interactions file, read once for all that learn from it.
 
-
-def read_train_log(path: Path, catalogue: Items) -> tuple[pa.Table, bool]:
-    """Events (user_id, item_id, timestamp, position) of a CSV with columns user_id, item_id and maybe timestamp.
-
-    The second value says whether there is a clock. Timestamps are seconds since 1970 or ISO 8601; a repeated
-    (user, item) counts once. Raises RecalignError for a missing file, column or item, or values that cannot be read.
+    events (user_id, item_id, timestamp, position) hold a (user, item) once; clock says whether they have times; the
+    catalogue counts them, and them alone.
     """
+
+    catalogue: Items
+    events: pa.Table
+    clock: bool
+
+    @classmethod
+    def read(cls, path: Path, catalogue: Items) -> "TrainLog":
+        """A CSV with columns user_id, item_id and maybe timestamp: seconds since 1970 or ISO 8601.
+
+        Raises RecalignError for a missing file, column or item, or values that cannot be read.
+        """
+        events, clock = _read(path, catalogue)
+        log.info("%s: %d events, %s", path, len(events), "ordered by timestamp" if clock else "no timestamp: sets")
+        found = Counter(events[c.ITEM].to_pylist())
+        counts = {item: found[item] for item in catalogue.ids}
+        return cls(replace(catalogue, popularity=counts, train_events=counts), events, clock)
+
+    def fit(self, name: RecommenderName, params: Params) -> Recommender:
+        """A recommender fitted on the file; settings are chosen on a tenth of it."""
+        return fit(name, self.catalogue, self.events, self.clock, params)[0]
+
+
+def _read(path: Path, catalogue: Items) -> tuple[pa.Table, bool]:
     try:
         written = csv.read_csv(path, convert_options=IDS_AS_WRITTEN)
         table, present = written, written.column_names
