@@ -116,6 +116,31 @@ def test_a_later_edit_takes_the_place_of_an_earlier_one_and_can_be_undone():
         with_edit((), "undo", [war])
 
 
+def test_a_claim_that_an_edit_put_in_can_be_changed_again():
+    """Crime is changed to war, then war to noir: noir alone is told and put first. Undone, war is there again."""
+    crime, war, noir = Value("genre", "Crime"), Value("genre", "War"), Value("decade", "1940s")
+    first = with_edit((), "change", [crime, war])
+    edits = with_edit(first, "change", [war, noir])
+    for claims in ([], CLAIMS):
+        assert [entry.about for entry in ledger_of(claims, "statements", (), STATEMENTS, edits).entries] == [noir]
+    assert Wishes.of(edits, STATEMENTS).reordered([1, 3, 4, 5]) == [5, 1, 3, 4]
+    undone = with_edit(edits, "undo", [war])
+    assert [entry.about for entry in ledger_of([], "statements", (), STATEMENTS, undone).entries] == [war]
+    back = with_edit(first, "change", [war, crime])
+    assert [entry.about for entry in ledger_of(CLAIMS, "statements", (), STATEMENTS, back).entries] == [crime]
+
+
+def test_a_change_to_the_same_claim_or_to_a_forbidden_one_is_refused():
+    """It would be kept, and nobody would see anything of it."""
+    crime, war = Value("genre", "Crime"), Value("genre", "War")
+    with pytest.raises(RecalignError, match="changes genre=War to itself"):
+        with_edit((), "change", [war, war])
+    with pytest.raises(
+        RecalignError, match="to genre=War, which this user has forbidden; '--edit undo genre=War' first"
+    ):
+        with_edit((Edit(war),), "change", [crime, war])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

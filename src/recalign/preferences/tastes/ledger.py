@@ -61,8 +61,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Entries that are made of a user, those that are forbidden, and the edits that are of no inferred claim any more
-    (they are kept, and hold again when it is inferred again)."""
+    """Entries that are made of a user, those that are forbidden, and all edits of the user, oldest first."""
 
     entries: tuple[Entry, ...]
     forbidden: tuple[Entry, ...]
@@ -93,14 +92,25 @@ def read_edits(folder: Path) -> dict[str, tuple[Edit, ...]]:
 def with_edit(edits: Sequence[Edit], action: Action, values: Sequence[Value]) -> tuple[Edit, ...]:
     """The edits with one more; a later edit of the same claim takes the place of the earlier one.
 
-    Raises RecalignError where `undo` finds nothing to undo.
+    Raises RecalignError where `undo` finds nothing, and where a claim is changed to itself or to a forbidden one.
     """
     kept = tuple(edit for edit in edits if edit.of != values[0])
     if action == "undo":
         if len(kept) == len(edits):
             raise RecalignError(f"--edit undo {values[0]}: this user has no edit of it; 'recalign profile' shows them")
         return kept
+    if action == "change" and values[0] == values[1]:
+        raise RecalignError(f"--edit changes {values[0]} to itself; give another claim, or 'undo' an edit of it")
+    if action == "change" and Edit(values[1]) in kept:
+        raise RecalignError(
+            f"--edit changes {values[0]} to {values[1]}, which this user has forbidden; '--edit undo {values[1]}' first"
+        )
     return (*kept, Edit(values[0], values[1] if action == "change" else None))
+
+
+def _standing(edits: Sequence[Edit]) -> list[Edit]:
+    """The edits without those that put in a claim which a later edit is of: what was put in can be edited again."""
+    return [edit for place, edit in enumerate(edits) if all(later.of != edit.to for later in edits[place + 1 :])]
 
 
 def write_edits(folder: Path, edits: Mapping[str, Sequence[Edit]]) -> None:
@@ -162,9 +172,10 @@ def ledger_of(
     edits: Sequence[Edit],
 ) -> Ledger:
     """Inferred claims with what supports each, and the edits applied; a change also holds where its claim is no longer
-    inferred, and a claim that is told twice is told once."""
+    inferred, and a claim that is told twice is told once. Where a claim that was put in is changed again, the last one
+    holds."""
     known = {Value(statement.attribute, statement.value): statement for statement in statements}
-    said = {edit.of: edit for edit in edits}
+    said, standing = {edit.of: edit for edit in edits}, _standing(edits)
     entries: dict[Value, Entry] = {}
     forbidden = []
     for claim in claims:
@@ -176,12 +187,12 @@ def ledger_of(
             entries.setdefault(about, entry)
         elif edit.to is None:
             forbidden.append(entry)
-        else:
+        elif edit in standing:
             entries[edit.to] = _edited(edit, known, history)
     for edit in said.values():
         if edit.to is None:
             forbidden.append(replace(_edited(Edit(edit.of, edit.of), known, history), replaces=None))
-        else:
+        elif edit in standing:
             entries[edit.to] = _edited(edit, known, history)
     banned = {entry.about for entry in forbidden}
     return Ledger(tuple(e for about, e in entries.items() if about not in banned), tuple(forbidden), tuple(edits))
@@ -226,7 +237,7 @@ class Wishes:
         own = list(edits)
         forbidden = {edit.of for edit in own if edit.to is None}
         banned = {edit: holds.get(edit.of, frozenset()) for edit in own if edit.to is None}
-        asked = [edit for edit in own if edit.to is not None and edit.to not in forbidden]
+        asked = [edit for edit in _standing(own) if edit.to is not None and edit.to not in forbidden]
         return cls(banned, {edit: holds.get(edit.to, frozenset()) for edit in asked if edit.to})
 
     @property
