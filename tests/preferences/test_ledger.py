@@ -285,7 +285,16 @@ def test_two_edits_are_written_one_after_the_other(project, tmp_path, monkeypatc
 
 def test_what_another_engine_inferred_is_not_shown(project, capsys):
     """User 4's profile is by generate, profiles.engine is statements: counting tells instead."""
-    assert {claim["by"] for claim in told(capsys, project, "4")["claims"]} <= {"counting"}
+    assert {claim["by"] for claim in told(capsys, project, "4")["claims"]} == {"counting"}
+
+
+def test_profiles_that_are_all_by_another_engine_are_said_to_be_passed_over(project, tree, capsys, caplog):
+    """And claims are by counting; where there are some by profiles.engine nothing is said."""
+    told(capsys, project, "3")
+    assert "holds no profile" not in caplog.text
+    tree["profiles"]["engine"] = "endpoint"
+    assert {claim["by"] for claim in told(capsys, parse_params(tree), "3")["claims"]} == {"counting"}
+    assert "data/profiles holds no profile by profiles.engine 'endpoint', so claims are by counting" in caplog.text
 
 
 def test_a_refused_edit_writes_nothing_and_an_unknown_user_is_named(project, tmp_path, capsys):
@@ -304,6 +313,7 @@ def test_the_page_for_people_has_a_line_a_claim(project, capsys):
     profile(project, "3", edit=["change", "genre=Crime", "genre=War"])
     said = capsys.readouterr().out
     assert "war films (genre=War; by edit, in place of genre=Crime)" in said
+    assert "Edits, which 'undo' takes back: genre=Crime changed to genre=War" in said
     assert "Before the edit, by item_knn: " in said
     assert read_json(LEDGER / "edits.json")["users"]["3"][0]["to"] == {"attribute": "genre", "value": "War"}
 

@@ -48,6 +48,7 @@ from recalign.preferences.tastes.ledger import (
 from recalign.preferences.tastes.text import one_line
 from recalign.project import Project
 
+logger = logging.getLogger(__name__)  # `log` is the log of interactions here
 SHOWN = 6  # titles printed a claim
 LOCK_SECONDS = 60.0  # an edit is written in milliseconds
 RANKERS = ("ease", "item_knn", "popularity")  # the first of them that the project has fitted shows what an edit changes
@@ -74,13 +75,19 @@ class _Log:
 
     @classmethod
     def read(cls, params: Params, project: Project) -> "_Log":
-        """Of a project; another engine's profiles than profiles.engine are not read."""
+        """Of a project; another engine's profiles than profiles.engine are not read, and a warning says so."""
         items, noun = Items.read(project.prepared), Prepared(project.prepared).noun
-        there = (project.profiles / "profiles.parquet").is_file()
+        there, engine = (project.profiles / "profiles.parquet").is_file(), params.profiles.engine
+        made = read_profiles(project.profiles, engine) if there else {}
+        if there and not made and engine != COUNTING:
+            logger.warning(
+                "%s holds no profile by profiles.engine %r, so claims are by counting; 'dvc repro profiles' makes some",
+                project.profiles, engine,
+            )  # fmt: skip
         return cls(
             params, items, RawIds.of_users(project.interactions), RawIds.of_items(project.interactions),
             closed_statements(items.shown, items.popularity, noun), every_statement(items, noun),
-            read_profiles(project.profiles, params.profiles.engine) if there else {},
+            made,
         )  # fmt: skip
 
     def ledger(self, user: str, history: Sequence[int], edits: Sequence[Edit]) -> Ledger:
@@ -139,8 +146,9 @@ def _edited(
     """The user's edits before and after one more, which is written beside all that was written meanwhile."""
     ledger, lock = project.root / LEDGER, project.cache / "ledger.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    wait = logging.getLogger(__name__).info
-    with held(lock, "recalign profile --edit", LOCK_SECONDS, "run it again when that one has ended", on_wait=wait):
+    with held(
+        lock, "recalign profile --edit", LOCK_SECONDS, "run it again when that one has ended", on_wait=logger.info
+    ):
         edits = read_edits(ledger)
         before = edits.get(user, ())
         after = with_edit(before, action, values)
@@ -239,6 +247,8 @@ def _print(told: dict[str, Any]) -> None:
         print("  nothing")
     for claim in told["forbidden"]:
         print(f"  forbidden: {claim['claim']} ({claim['attribute']}={claim['value']})")
+    if told["edits"]:
+        print(f"Edits, which 'undo' takes back: {'; '.join(told['edits'])}")
     if told["ranked_by"] is None:
         print("No recommender is fitted yet, so no list is shown; 'dvc repro baselines@item_knn' fits one.")
         return
