@@ -339,12 +339,30 @@ def test_a_chat_is_asked_again_where_its_answer_cannot_be_decompressed():
 
 
 def test_an_endpoint_that_answers_nothing_at_all_is_one_clear_line(tree, items):
-    """Not hours of attempts."""
+    """Its reasons are counted, and the keys that help are named."""
     with (
         Server("refuses") as server,
         pytest.raises(RecalignError, match=r"answered none of 2 requests .*profiles\.url"),
     ):
         remote(tree, items, server.url).write({7: (1,), 8: (2,)}, 1, 1, store=None, batch=1)
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"), [("slow", "timed out"), ("drops", "the connection failed"), (503, "HTTP 503")]
+)
+def test_an_endpoint_that_is_down_stops_the_run_after_one_batch(tree, items, tmp_path, way, reason):
+    """Not after hours of attempts; the batch before it is kept, so that the next run goes on there."""
+    histories = dict.fromkeys(range(6), (1,))
+    with Server("ok", "ok", way) as server:
+        writer = remote(tree, items, server.url)
+        with pytest.raises(RecalignError, match=rf"none of 2 requests was answered, 4 attempts each \({reason}"):
+            writer.write(histories, 1, 1, store=tmp_path, batch=2)
+        assert len(server.requests) == 2 + 2 * 4
+    with Server("ok") as server:
+        again = remote(tree, items, server.url)
+        again.engine = writer.engine
+        assert all(again.write(histories, 1, 1, store=tmp_path, batch=2).texts.values())
+        assert len(server.requests) == 4
 
 
 @pytest.mark.parametrize(("status", "said"), [(401, "refused the key"), (404, "answered HTTP 404 for profiles")])

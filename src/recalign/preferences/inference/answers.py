@@ -131,16 +131,23 @@ def sample(
 
     Tried again, after waits that double: time-outs, connections that end half way, answers that are no chat or cannot
     be decompressed, and the codes of a busy server. Raises RecalignError where the address, the key or the model's name
-    is wrong, which every further request would meet again.
+    is wrong, or all of several requests failed so to the end: every further one would meet it again.
     """
     key = os.environ.get(KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     bodies = [_request(model, prompt, max_tokens, temperature, seed) for prompt, seed in asked]
     try:
         with httpx.Client(headers=headers, timeout=TIMEOUT) as client, ThreadPoolExecutor(at_once) as threads:
-            return list(threads.map(lambda body: _sampled(client, url, body), bodies))
+            answers = list(threads.map(lambda body: _sampled(client, url, body), bodies))
     except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
         raise RecalignError(f"profiles.url is {url!r}: {error}; give an address like http://host:8000/v1") from None
+    if len(answers) > 1 and all(answer.again for answer in answers):
+        reasons = ", ".join(dict.fromkeys(answer.failure for answer in answers))
+        raise RecalignError(
+            f"profiles.url {url}: none of {len(answers)} requests was answered, {ATTEMPTS} attempts each ({reasons}); "
+            "start the endpoint and run this again: what was answered before is kept"
+        )
+    return answers
 
 
 def _sampled(client: httpx.Client, url: str, request: ChatRequest) -> Answer:
