@@ -107,6 +107,11 @@ def test_texts_that_are_not_read_stop_the_loop_as_a_finding(params, place, tmp_p
     assert not (tmp_path / "out" / "adapters").exists()
     texts = pq.read_table(tmp_path / "out" / "texts.parquet")
     assert texts.num_rows == told["writer"]["texts"] > 0
+    wrote = told["writer"]
+    users = sum(told["protocol"]["users"].values())
+    assert wrote["users_without"] == users - len(set(texts["user_id"].to_pylist()))
+    assert wrote["read_tokens"] > wrote["tokens"] > 0
+    assert f"{wrote['tokens']:,} tokens written and {wrote['read_tokens']:,} read, by the engine local" in page
     loaded = KnowledgeReranker.load(tmp_path / "out" / "reranker", read_world(params, place / "prepared").items)
     assert loaded.listed == 30
     assert isinstance(Items.read(place / "prepared"), Items)

@@ -189,6 +189,24 @@ def test_nothing_is_written_twice_and_another_model_writes_anew(params, items, t
     assert written.tokens == 120
 
 
+def test_tokens_and_seconds_of_writing_are_told_also_of_texts_that_were_written_before(
+    params, items, tmp_path, language_model, caplog
+):
+    """Of prompts and of texts, refused ones too; texts of an older store say only what was written."""
+    caplog.set_level("INFO")
+    own = local_taste_writer(language_model, params.dpo4rec, items, "films", constrained=True)
+    histories = {1: (1, 2), 2: (3,)}
+    written = own.write(histories, 1, 1, store=tmp_path, batch=2)
+    prompts = [taste_prompt(history, params.dpo4rec, items, "films") for history in histories.values()]
+    asked = sum(len(language_model.tokenizer.encode(prompt)) for prompt in prompts)
+    assert written.read_tokens >= asked
+    assert written.seconds > 0
+    assert f"{written.read_tokens:,} tokens read and {written.tokens:,} written in " in caplog.text
+    assert own.write(histories, 1, 1, store=tmp_path, batch=2) == written
+    older = writer_of(params, items, Counted({"text": GOOD, "tokens": 30}))
+    assert older.write({7: (1,)}, 1, 1, store=None, batch=1).read_tokens == 0
+
+
 def test_a_kill_loses_one_batch(params, items, tmp_path):
     """What was written before is read."""
     first = Counted({"text": GOOD, "tokens": 1})
@@ -238,7 +256,8 @@ class Server:
                 server.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 way = ways[min(len(server.requests), len(ways)) - 1]
                 message = {"content": None, "refusal": "I cannot help"} if way == "refuses" else {"content": GOOD}
-                body = json.dumps({"choices": [{"message": message}], "usage": {"completion_tokens": 42}}).encode()
+                usage = {"completion_tokens": 42, "prompt_tokens": 100}
+                body = json.dumps({"choices": [{"message": message}], "usage": usage}).encode()
                 if way == "malformed":
                     body = b'{"choices": [{"mess'
                 if way == "slow":
@@ -285,7 +304,7 @@ def test_an_endpoint_writes_texts_each_with_a_seed_of_its_own_and_its_count_of_t
     assert len({request["seed"] for request in server.requests}) == 4
     assert {request["temperature"] for request in server.requests} == {0.8}
     assert "- Heat" in server.requests[0]["messages"][0]["content"]
-    assert written.tokens == 4 * 42
+    assert (written.tokens, written.read_tokens) == (4 * 42, 4 * 100)
     assert "histories are sent to" in caplog.text
 
 

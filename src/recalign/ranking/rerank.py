@@ -237,12 +237,14 @@ class Loop:
 
     def write(self, writer: Writes, groups: Mapping[Group, int]) -> dict[Group, Written]:
         """Texts of these groups, so many a user."""
-        return {
-            group: writer.write(
-                self.world.histories(group), count, self.params.seed, store=self.store, batch=self.params.profiles.batch
+        written = {}
+        for group, count in groups.items():
+            histories = self.world.histories(group)
+            log.info("texts of group %s: %d of each of %d users", group, count, len(histories))
+            written[group] = writer.write(
+                histories, count, self.params.seed, store=self.store, batch=self.params.profiles.batch
             )
-            for group, count in groups.items()
-        }
+        return written
 
     def reranker(self, written: Mapping[Group, Written]) -> tuple[KnowledgeReranker, dict[str, float]]:
         """A reranker trained on R's users with one text each, its pass chosen on V's."""

@@ -101,7 +101,10 @@ def dpo4rec(
         result.reranker.save(partial / "reranker")
         for number, adapter in enumerate(result.adapters, 1):
             shutil.copytree(adapter, partial / "adapters" / f"round-{number}")
-    log.info("dpo4rec: %s", page(told).splitlines()[0])
+    log.info(
+        "dpo4rec: %.0f s of writing texts; %s (%s)",
+        sum(own.seconds for _, _, own in result.texts), verdict(told), out / "report.md",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,9 @@ def _about_texts(params: Params, written: Iterable[Written]) -> dict[str, Any]:
     return {
         "engine": params.dpo4rec.engine,
         "texts": sum(len(own) for part in parts for own in part.texts.values()),
+        "users_without": sum(not own for part in parts for own in part.texts.values()),
         "tokens": sum(own.tokens for own in parts),
+        "read_tokens": sum(own.read_tokens for own in parts),
         "refused": dict(sorted(refused.items())),
         "failed": dict(sorted(failed.items())),
     }
@@ -340,8 +345,9 @@ def page(told: Mapping[str, Any]) -> str:
     failed = ", ".join(f"{reason} {count}" for reason, count in writer["failed"].items()) or "none"
     lines += [
         "", "## Texts before alignment", "",
-        f"{writer['texts']} texts, {writer['tokens']} tokens, by {writer['engine']}; refused: {refused}; requests that "
-        f"failed: {failed}.",
+        f"{writer['texts']:,} texts, {writer['tokens']:,} tokens written and {writer['read_tokens']:,} read, by the "
+        f"engine {writer['engine']}; refused: {refused}; requests that failed: {failed}; users without any text, whose "
+        f"lists are read without: {writer['users_without']}.",
         "", "## Protocol", "",
         f"Source {protocol['source']}, data digest {str(protocol['data_digest'])[:12]}; users {users}, divided by "
         f"hash; {protocol['texts']} texts a user; the first stage {protocol['first_stage']}, fitted on R alone, lists "

@@ -116,11 +116,12 @@ def chat(url: str, model: str, prompts: Sequence[str], max_tokens: int, at_once:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one request: a text and the tokens that the endpoint counted, or why there is none."""
+    """What came of one request: a text, or why there is none; tokens written, and read, as the endpoint counted."""
 
     text: str | None
     failure: str = ""
     tokens: int = 0
+    read: int = 0
     again: bool = False  # whether another attempt may end otherwise
 
 
@@ -180,13 +181,14 @@ def _tried(client: httpx.Client, url: str, request: ChatRequest) -> Answer:
     try:
         told = response.json()
         choice = told["choices"][0]
-        text, tokens = choice["message"]["content"], int((told.get("usage") or {}).get("completion_tokens") or 0)
+        text, used = choice["message"]["content"], told.get("usage") or {}
+        tokens, read = (int(used.get(name) or 0) for name in ("completion_tokens", "prompt_tokens"))
         refused = choice.get("finish_reason") == "content_filter" or choice["message"].get("refusal")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return Answer(None, "the answer is no chat completion", again=True)
     if refused or not isinstance(text, str) or not text.strip():
-        return Answer(None, "the model refused", tokens=tokens)
-    return Answer(text, tokens=tokens)
+        return Answer(None, "the model refused", tokens=tokens, read=read)
+    return Answer(text, tokens=tokens, read=read)
 
 
 def _raise_refused(url: str, request: ChatRequest, response: httpx.Response) -> NoReturn:

@@ -7,6 +7,7 @@ another seed, and counted; so is a request that failed.
 
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -48,7 +49,8 @@ class Written:
     """Texts by user, in the order of their places; a user without any is there with an empty list.
 
     asked: first requests; formed: those of them that came back in the structure; refused, failed: texts and requests by
-    reason, further attempts included; tokens: written in all.
+    reason, further attempts included. tokens, read_tokens: written, and read in prompts; seconds: of writing, also of
+    what an earlier run wrote.
     """
 
     texts: dict[int, list[TasteText]] = field(default_factory=dict)
@@ -57,6 +59,8 @@ class Written:
     refused: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
+    read_tokens: int = 0
+    seconds: float = 0.0
 
     @property
     def well_formed(self) -> float:
@@ -87,7 +91,7 @@ def _listing(titles: Sequence[str], noun: str) -> str:
 
 
 class TasteWriter:
-    """Writes texts about users. ask: from questions to answers as JSON, {"text", "tokens"} or {"failed"}."""
+    """Writes texts about users. ask: from questions to answers as JSON, {"text", "tokens", "read"} or {"failed"}."""
 
     def __init__(
         self,
@@ -130,9 +134,11 @@ class TasteWriter:
             if (user, place) in found:
                 written.texts[user].append(found[user, place])
         log.info(
-            "texts: %d of %d came in the structure at once (%.0f %%), %d after all attempts; refused: %s; failed: %s",
+            "texts: %d of %d came in the structure at once (%.0f %%), %d after all attempts; refused: %s; failed: %s; "
+            "%s tokens read and %s written in %.0f s",
             written.formed, written.asked, 100 * written.well_formed, len(found),
             _counted(written.refused), _counted(written.failed),
+            f"{written.read_tokens:,}", f"{written.tokens:,}", written.seconds,
         )  # fmt: skip
         return written
 
@@ -151,12 +157,19 @@ class TasteWriter:
         ]
         engine = self.engine
         keys = [digest_of([engine.model_digest, engine.prompt_digest, ask.prompt, ask.seed]) for ask in asks]
-        return answer_all(
-            store, asks, keys, self._ask, batch, "texts", keep=lambda answer: "text" in json.loads(answer)
-        )
+        return answer_all(store, asks, keys, self._timed, batch, "texts", keep=_came)
+
+    def _timed(self, asks: list[Ask]) -> list[str]:
+        """The answers, each with its share of the seconds that all of them took."""
+        started = time.monotonic()
+        answers = [json.loads(answer) for answer in self._ask(asks)]
+        share = round((time.monotonic() - started) / len(asks), 4)
+        return [json.dumps(answer | {"seconds": share}) for answer in answers]
 
     def _parsed(self, answer: str, history: Sequence[int], written: Written) -> TasteText | Refused:
         told = json.loads(answer)
+        written.seconds += told.get("seconds", 0.0)  # older answers say neither seconds nor tokens read
+        written.read_tokens += told.get("read", 0)
         if "text" not in told:
             written.failed[told["failed"]] += 1
             return Refused(told["failed"])
@@ -205,7 +218,10 @@ def local_taste_writer(
         held = HeldToPoints(noise, points, [each.titles for each in asks], tokenizer) if constrained else None
         tokens = held.most if held else params.max_new_tokens
         told = generate_texts(language_model, ids, tokens, "\n\n", held or noise)
-        return [json.dumps({"text": f"{LIKES}: {text}", "tokens": len(tokenizer.encode(text))}) for text in told]
+        return [
+            json.dumps({"text": f"{LIKES}: {text}", "tokens": len(tokenizer.encode(text)), "read": len(prompt)})
+            for prompt, text in zip(ids, told, strict=True)
+        ]
 
     engine = Engine("local", language_model.digest, _form(params, constrained))
     return TasteWriter(engine, ask, params, items, noun)
@@ -227,7 +243,9 @@ def remote_taste_writer(params: Dpo4recParams, profiles: ProfilesParams, items: 
         asked = [(f"{each.prompt.removesuffix(f'{LIKES}:')}{said}", each.seed % 2**31) for each in asks]
         answers = sample(profiles.url, model, asked, params.max_new_tokens, profiles.batch, params.temperature)
         return [
-            json.dumps({"failed": a.failure} if a.text is None else {"text": a.text, "tokens": a.tokens})
+            json.dumps(
+                {"failed": a.failure} if a.text is None else {"text": a.text, "tokens": a.tokens, "read": a.read}
+            )
             for a in answers
         ]
 
