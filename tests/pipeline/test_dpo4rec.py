@@ -11,7 +11,6 @@ from project import ROOT
 
 from recalign.common.artifacts import read_json, write_json
 from recalign.common.errors import RecalignError
-from recalign.data.records import Items
 from recalign.evaluation.significance import Interval
 from recalign.llm.model.base import fetch_base, load_language_model
 from recalign.params.load import parse_params
@@ -114,7 +113,6 @@ def test_texts_that_are_not_read_stop_the_loop_as_a_finding(params, place, tmp_p
     assert f"{wrote['tokens']:,} tokens written and {wrote['read_tokens']:,} read, by the engine local" in page
     loaded = KnowledgeReranker.load(tmp_path / "out" / "reranker", read_world(params, place / "prepared").items)
     assert loaded.listed == 30
-    assert isinstance(Items.read(place / "prepared"), Items)
 
 
 def read_loudly(start, cases, texts, validation, learning, seed):
@@ -136,6 +134,9 @@ def test_forced_the_loop_pairs_aligns_writes_again_and_refits(params, place, tmp
         assert 0 <= row["skipped"]["P"] < 1
         assert row["best_validation_loss"] <= row["start_validation_loss"] == pytest.approx(0.693147, abs=1e-5)
         assert 0 <= row["well_formed"]["after"] <= 1
+    page = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert page.splitlines()[0].count("aligned all the same (dpo4rec.force), and aligned texts are ") == 1
+    assert "| MRR | NDCG@10 minus that of unaligned text |" in page
     names = [arm["name"] for arm in told["arms"]]
     assert names[4:] == [f"aligned text, round {n}{e}" for n in (1, 2) for e in ("", ", reranker refitted")]
     pairs = pq.read_table(tmp_path / "out" / "pairs.parquet").to_pylist()
@@ -157,6 +158,9 @@ def test_equal_rewards_and_a_single_text_give_no_pairs_and_say_so(params, place,
     deaf = run(changed(params, force=True), place, tmp_path / "deaf")
     assert deaf["rounds"] == []
     assert "all texts of a user are worth the same" in deaf["stopped"]
+    assert "least_gap" not in deaf["stopped"]
+    strict = run(changed(params, force=True, least_gap=1.0), place, tmp_path / "strict")
+    assert strict["stopped"].endswith("dpo4rec.temperature, or lower dpo4rec.least_gap, which is 1")
 
 
 def test_an_endpoint_cannot_be_aligned_from_here(params):
@@ -171,10 +175,36 @@ def test_too_few_users_with_texts_are_no_finding_about_the_reader(params):
     drop = Interval(0.4, 0.2, 0.6)
     assert "raise dpo4rec.users" in stage._why_not(params, SwapControl(drop, 3))
     assert stage._why_not(changed(params, force=True), SwapControl(drop, 3)) is None
-    told = {"reads_texts": False, "swap_control": {"users": 3, "drop": drop.as_dict()}, "forced": False, "rounds": []}
-    said = stage.verdict(told)
+    said = stage.verdict({"reads_texts": False, "swap_control": {"users": 3, "drop": drop.as_dict()}, "rounds": []})
     assert said.startswith("reads_texts: not shown. Texts of 3 users cannot show that the reward reads them, 6 are")
     assert said.endswith("nothing was aligned.")
+
+
+@pytest.mark.parametrize(
+    ("reads", "gain", "said"),
+    [
+        (True, (0.02, 0.01, 0.03), "aligned texts are better: NDCG@5 +0.020 [+0.010, +0.030] against unaligned ones."),
+        (True, (-0.02, -0.03, -0.01), "; aligned texts are worse: NDCG@5 −0.020 "),
+        (True, (0.02, -0.01, 0.05), "; aligned texts are no better by the interval: "),
+        (True, None, "; nothing was aligned: no pairs."),
+        (False, None, "; nothing was aligned."),
+        (
+            False,
+            (0.02, 0.01, 0.03),
+            "; aligned all the same (dpo4rec.force), and aligned texts are better: NDCG@5 +0.020 ",
+        ),
+    ],
+)
+def test_the_first_line_says_whether_texts_are_read_and_whether_aligned_ones_are_better(reads, gain, said):
+    """Also of a forced run, whose gain is else far below."""
+    drop = Interval(0.04, 0.02, 0.06) if reads else Interval(0.0, -0.02, 0.02)
+    rounds = [{"reward_gain": Interval(*gain).as_dict()}] if gain else []
+    line = stage.verdict({
+        "reads_texts": reads, "swap_control": {"users": 20, "drop": drop.as_dict()}, "rounds": rounds,
+        "stopped": None if gain else "no pairs",
+    })  # fmt: skip
+    assert line.startswith(f"reads_texts: {'true' if reads else 'false'}. The recommender ")
+    assert said in line
 
 
 def test_too_few_users_are_named(params, place):

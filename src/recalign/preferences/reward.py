@@ -109,8 +109,8 @@ def paired(
         pairs.append(TextPair(case.user_id, own[best], own[worst], float(found[best]), float(found[worst])))
     told = Paired(tuple(pairs), rewards, few, tied)
     log.info(
-        "pairs of texts: %d of %d users give one; %d had fewer than two texts, %d had texts of equal reward (%.0f %% "
-        "skipped)",
+        "pairs of texts: %d of %d users give one; %d had fewer than two texts, %d had texts of equal reward or within "
+        "dpo4rec.least_gap (%.0f %% skipped)",
         len(pairs), len(rewards), few, tied, 100 * told.skipped,
     )  # fmt: skip
     return told

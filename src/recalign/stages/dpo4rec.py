@@ -23,6 +23,7 @@ from recalign.common.artifacts import folder, read_json, write_json, write_parqu
 from recalign.data.prepared import Prepared
 from recalign.evaluation.significance import Interval, bootstrap_interval, plain, signed
 from recalign.llm.model.base import load_language_model
+from recalign.params.dpo4rec import Dpo4recParams
 from recalign.params.load import Params
 from recalign.preferences.reward import FEWEST_USERS, Group, Paired, SwapControl, mean_rewards, swap_control
 from recalign.preferences.tastes.text import LIKES
@@ -142,13 +143,20 @@ class _Writers:
         """What a text is written after, the same for every round."""
         return taste_prompt(history, self._params.dpo4rec, self._world.items, self._world.noun)
 
-    def open(self, adapter: Path | None, *, constrained: bool | None = None) -> TasteWriter:
+    def open(self, adapter: Path | None) -> TasteWriter:
+        """As dpo4rec.engine and dpo4rec.constrained say."""
         params, own = self._params, self._params.dpo4rec
         if own.engine == "endpoint":
             return remote_taste_writer(own, params.profiles, self._world.items, self._world.noun)
-        lm = load_language_model(self._base, params.base, adapter=adapter, threads=params.threads)
-        held = own.constrained if constrained is None else constrained
-        return local_taste_writer(lm, own, self._world.items, self._world.noun, constrained=held)
+        return self._local(adapter, own)
+
+    def open_free(self, adapter: Path | None) -> TasteWriter:
+        """A local model that nothing holds to the structure, asked once for each text: only the first answer counts."""
+        return self._local(adapter, self._params.dpo4rec.model_copy(update={"constrained": False, "attempts": 1}))
+
+    def _local(self, adapter: Path | None, own: Dpo4recParams) -> TasteWriter:
+        lm = load_language_model(self._base, self._params.base, adapter=adapter, threads=self._params.threads)
+        return local_taste_writer(lm, own, self._world.items, self._world.noun, constrained=own.constrained)
 
 
 def _counts(params: Params) -> dict[Group, int]:
@@ -183,7 +191,7 @@ def _rounds(loop: Loop, writers: _Writers, result: Result, places: Places) -> st
         if lacking := [group for group, own in pairs.items() if not own.pairs]:
             return (
                 f"round {number}: no pair of texts in group {' and '.join(lacking)}: all texts of a user are worth the "
-                "same, or there is one; raise dpo4rec.texts, dpo4rec.users or dpo4rec.temperature"
+                f"same, or there is one; {_more_pairs(params.dpo4rec.least_gap)}"
             )
         learned = {g: _written_pairs(own, written[g], loop.world.histories(g), writers) for g, own in pairs.items()}
         work = TextAlignment(number, learned["P"], learned["V"])
@@ -213,9 +221,14 @@ def _rounds(loop: Loop, writers: _Writers, result: Result, places: Places) -> st
     return None
 
 
+def _more_pairs(least_gap: float) -> str:
+    lower = f", or lower dpo4rec.least_gap, which is {least_gap:g}" if least_gap > 0 else ""
+    return f"raise dpo4rec.texts, dpo4rec.users or dpo4rec.temperature{lower}"
+
+
 def _form_share(loop: Loop, writers: _Writers, adapter: Path | None) -> float:
     """Share of V's texts, one a user, that have the structure where nothing holds the model to it."""
-    return loop.write(writers.open(adapter, constrained=False), {"V": 1})["V"].well_formed
+    return loop.write(writers.open_free(adapter), {"V": 1})["V"].well_formed
 
 
 def _written_pairs(
@@ -304,16 +317,20 @@ def verdict(told: Mapping[str, Any]) -> str:
     drop = _interval(told["swap_control"]["drop"])
     users = told["swap_control"]["users"]
     measured = f"texts swapped between {users} users change NDCG@5 by {signed(_turned(drop))}"
-    if not told["reads_texts"]:
-        done = "aligned all the same (dpo4rec.force)" if told["forced"] and told["rounds"] else "nothing was aligned"
-        if users < FEWEST_USERS:
-            return f"reads_texts: not shown. {_too_few(users).capitalize()}: {measured}; {done}."
-        return f"reads_texts: false. The recommender does not read the texts: {measured}; {done}."
-    if not told["rounds"]:
-        return f"reads_texts: true ({measured}), and nothing was aligned: {told['stopped']}."
-    gain = _interval(told["rounds"][-1]["reward_gain"])
-    says = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no better by the interval"
-    return f"reads_texts: true ({measured}). Aligned texts are {says}: NDCG@5 {signed(gain)} against unaligned ones."
+    done = "nothing was aligned"
+    if told["rounds"]:
+        gain = _interval(told["rounds"][-1]["reward_gain"])
+        says = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no better by the interval"
+        done = f"aligned texts are {says}: NDCG@5 {signed(gain)} against unaligned ones"
+        if not told["reads_texts"]:
+            done = f"aligned all the same (dpo4rec.force), and {done}"
+    elif told["reads_texts"]:
+        done += f": {told['stopped']}"
+    if told["reads_texts"]:
+        return f"reads_texts: true. The recommender reads the texts: {measured}; {done}."
+    if users < FEWEST_USERS:
+        return f"reads_texts: not shown. {_too_few(users).capitalize()}: {measured}; {done}."
+    return f"reads_texts: false. The recommender does not read the texts: {measured}; {done}."
 
 
 def page(told: Mapping[str, Any]) -> str:
@@ -323,12 +340,11 @@ def page(told: Mapping[str, Any]) -> str:
     lines = [verdict(told), ""]
     if told["stopped"] and told["rounds"]:
         lines += [f"It stopped early: {told['stopped']}.", ""]
-    header = [LABELS[m] for m in LABELS] + ["NDCG@10 less that of unaligned text"]
+    header = [*LABELS.values(), f"NDCG@10 minus that of {UNALIGNED}"]
     lines += ["## Reranking on T", "", f"| arm | {' | '.join(header)} |", f"|---|{'---|' * len(header)}"]
     for arm in told["arms"]:
         cells = [plain(_interval(arm["metrics"][m])) for m in LABELS]
-        own = arm["name"] == "unaligned text"
-        cells.append("—" if own else signed(_interval(arm["gains"]["ndcg_at_10"])))
+        cells.append("—" if arm["name"] == UNALIGNED else signed(_interval(arm["gains"]["ndcg_at_10"])))
         lines.append(f"| {arm['name']} | {' | '.join(cells)} |")
     lines += ["", "## Rounds", ""]
     if not told["rounds"]:
