@@ -17,7 +17,7 @@ from recalign.llm.model.base import LanguageModel
 from recalign.params.load import parse_params
 from recalign.preferences.inference import answers
 from recalign.preferences.profiles.profiles import Engine
-from recalign.preferences.tastes.text import Refused, TasteText, labels, one_line, parse, well_formed
+from recalign.preferences.tastes.text import Refused, TasteText, labels, one_line, parse
 from recalign.preferences.tastes.writer import (
     Ask,
     TasteWriter,
@@ -86,13 +86,6 @@ def test_a_text_of_the_structure_is_read_and_written_alike():
 def test_what_is_not_of_the_structure_is_refused_by_its_reason(raw, reason):
     """A look-alike of a title, with a Cyrillic letter, is no evidence."""
     assert parse(raw, FACTORS, TITLES) == Refused(reason)
-
-
-def test_the_share_of_well_formed_texts_and_the_reasons_of_the_others():
-    """Three of four."""
-    answers = [parse(raw, FACTORS, TITLES) for raw in (GOOD, GOOD, GOOD, "nothing")]
-    assert well_formed(answers) == (0.75, {"another line where a point is due": 1})
-    assert well_formed([]) == (0.0, {})
 
 
 ATTACKS = {

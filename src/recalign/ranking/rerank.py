@@ -164,10 +164,10 @@ class Writes(Protocol):
         ...
 
 
-def read_world(params: Params, prepared: Path, *, cut: int | None = None) -> World:
+def read_world(params: Params, prepared: Path) -> World:
     """The first dpo4rec.users users by hash, each with the last dpo4rec.window items as what is to be foretold.
 
-    cut: most recent items that histories are cut to, None for all. Raises RecalignError where a group is empty.
+    Raises RecalignError where a group has fewer than two users.
     """
     own, items, summary = params.dpo4rec, Items.read(prepared).shown, Prepared(prepared)
     items = replace(items, popularity=dict.fromkeys(items.ids, 1))  # R alone teaches, so nothing is known of k-cores
@@ -185,15 +185,14 @@ def read_world(params: Params, prepared: Path, *, cut: int | None = None) -> Wor
     taught = []
     for user in chosen:
         before, after = by_user[user][: -own.window], by_user[user][-own.window :]
-        met = [row[c.ITEM] for row in before]
-        group = group_of(user, shares, params.seed)
-        kept = before[-cut:] if cut else before
-        targets = frozenset(row[c.ITEM] for row in after) - set(met)
+        history = tuple(row[c.ITEM] for row in before)
+        targets = frozenset(row[c.ITEM] for row in after) - set(history)
         if not targets:
             continue
-        windows[group].append(Window(user, tuple(row[c.ITEM] for row in kept), targets, frozenset(met)))
+        group = group_of(user, shares, params.seed)
+        windows[group].append(Window(user, history, targets, frozenset(history)))
         if group == "R":
-            taught += kept
+            taught += before
     for group, there in windows.items():
         if len(there) < 2:
             raise RecalignError(

@@ -6,7 +6,6 @@ is, and what has another structure is refused with its reason.
 """
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -106,14 +105,6 @@ def _named(told: str, titles: Collection[str]) -> tuple[str, ...]:
 
 def _stands_in(title: str, said: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(title)}(?!\w)", said) is not None
-
-
-def well_formed(parsed: Iterable[TasteText | Refused]) -> tuple[float, dict[str, int]]:
-    """The share of answers that have the structure, and how many were refused for each reason."""
-    answers = list(parsed)
-    reasons = Counter(answer.reason for answer in answers if isinstance(answer, Refused))
-    share = 1.0 - sum(reasons.values()) / len(answers) if answers else 0.0
-    return share, dict(sorted(reasons.items()))
 
 
 def truthful_text(
