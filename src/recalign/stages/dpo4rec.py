@@ -188,11 +188,8 @@ def _rounds(loop: Loop, writers: _Writers, result: Result, places: Places) -> st
         pairs: dict[Group, Paired] = {"P": loop.paired(result.reranker, written["P"], "P"),
                                       "V": loop.paired(result.reranker, written["V"], "V")}  # fmt: skip
         result.pairs += [(number, group, own) for group, own in pairs.items()]
-        if lacking := [group for group, own in pairs.items() if not own.pairs]:
-            return (
-                f"round {number}: no pair of texts in group {' and '.join(lacking)}: all texts of a user are worth the "
-                f"same, or there is one; {_more_pairs(params.dpo4rec.least_gap)}"
-            )
+        if stopped := _no_pairs(number, pairs, params.dpo4rec.least_gap):
+            return stopped
         learned = {g: _written_pairs(own, written[g], loop.world.histories(g), writers) for g, own in pairs.items()}
         work = TextAlignment(number, learned["P"], learned["V"])
         adapter = align_texts(params, work, adapter, base=places.base, prepared=places.prepared, cache=places.cache)
@@ -208,8 +205,6 @@ def _rounds(loop: Loop, writers: _Writers, result: Result, places: Places) -> st
         result.arms[f"aligned text, round {number}, reranker refitted"] = reranked(result.reranker, cases, texts)
         gain = mean_rewards(judge, texts, cases) - unaligned
         users = [case.user_id for case in cases]
-        kept = ("steps", "best_step", "start_validation_loss", "best_validation_loss")
-        training = read_json(adapter / "training.json")
         result.rounds.append({
             "round": number,
             "pairs": {group: len(own.pairs) for group, own in pairs.items()},
@@ -217,13 +212,26 @@ def _rounds(loop: Loop, writers: _Writers, result: Result, places: Places) -> st
             "reward_gain": bootstrap_interval(gain, users, params.evaluate.resamples, params.seed).as_dict(),
             "well_formed": {"before": formed, "after": _form_share(loop, writers, adapter)},
             "reranker": about,
-        } | {key: training[key] for key in kept})  # fmt: skip
+        } | _training(adapter))  # fmt: skip
     return None
 
 
-def _more_pairs(least_gap: float) -> str:
+def _no_pairs(number: int, pairs: Mapping[Group, Paired], least_gap: float) -> str | None:
+    """Which groups gave no pair, and what may help; None where each gave one."""
+    lacking = [group for group, own in pairs.items() if not own.pairs]
+    if not lacking:
+        return None
     lower = f", or lower dpo4rec.least_gap, which is {least_gap:g}" if least_gap > 0 else ""
-    return f"raise dpo4rec.texts, dpo4rec.users or dpo4rec.temperature{lower}"
+    return (
+        f"round {number}: no pair of texts in group {' and '.join(lacking)}: all texts of a user are worth the same, "
+        f"or there is one; raise dpo4rec.texts, dpo4rec.users or dpo4rec.temperature{lower}"
+    )
+
+
+def _training(adapter: Path) -> dict[str, Any]:
+    """The steps of an adapter's training, and its losses."""
+    told = read_json(adapter / "training.json")
+    return {key: told[key] for key in ("steps", "best_step", "start_validation_loss", "best_validation_loss")}
 
 
 def _form_share(loop: Loop, writers: _Writers, adapter: Path | None) -> float:
