@@ -8,7 +8,8 @@ from project import set_params
 from table_world import smoke_folder, write_log
 
 from recalign.cli import main
-from recalign.doctor.estimate import Coldness, Text, verdict_of
+from recalign.data.records import Items
+from recalign.doctor.estimate import Coldness, Text, text_of, verdict_of
 from recalign.llm.model.base import fetch_base
 from recalign.params.base import BaseParams
 
@@ -54,6 +55,32 @@ def test_titles_that_are_numbers_tell_nothing(place) -> None:
     told = estimated(place, fresh=40, worded=False)
     assert (told["verdict"], told["text"]) == ("no", {"attributes": 0.0, "titles": 0.0})
     assert "neither titles nor attributes say what items have in common" in told["reason"]
+
+
+def test_what_all_items_have_tells_none_from_another() -> None:
+    """Titles that are all the same, a word that all have, an attribute of one value."""
+    ids = tuple(range(8))
+
+    def said(title, attributes) -> Text:
+        told = {item: attributes(item) for item in ids}
+        return text_of(Items(ids, {item: title(item) for item in ids}, told, dict.fromkeys(ids, 0)))
+
+    same = said(lambda item: f"Thing ({item})", lambda item: {"kind": ["film"], "year": []})
+    assert same == Text(attributes=0.0, titles=0.0)
+    assert verdict_of(Coldness(1000, {1: 0.1, 5: 0.3, 10: 0.4}, 90, {}), same, None)[0] == "no"
+    two = said(lambda item: f"Film of {'fire' if item < 4 else 'stone'}", lambda item: {"kind": ["film"] * (item < 2)})
+    assert two == Text(attributes=0.25, titles=1.0)
+
+
+def test_a_log_whose_items_have_no_title_is_refused_with_the_cause(place, capsys) -> None:
+    """What took the interactions are the items: they are named, and where to read more."""
+    log, items = write_log(place / "raw", fresh=0)
+    items.write_text("item_id,title\n" + "".join(f"{item},\n" for item in range(60)), encoding="utf-8")
+    assert main(["estimate", str(log), "--items", str(items)]) == 2
+    said = capsys.readouterr().err
+    assert "every one of 960 interactions is in quarantine" in said
+    assert "60 items are in quarantine themselves, most under 'empty title'" in said
+    assert f"'recalign doctor {log} --items {items}' says more" in said
 
 
 def test_with_a_base_the_cost_is_measured(place) -> None:

@@ -102,7 +102,8 @@ def lines(found: Estimate) -> list[str]:
     told = [
         f"Coldness: of {cold.asked:,} likes in validation and test time, by train events of their item: {shares}.",
         f"Test cases by view: {views}.",
-        f"Text: {text.attributes:.0%} of the items have attributes, {text.titles:.0%} a title that shares a word.",
+        f"Text: {text.attributes:.0%} of the items have attributes that differ, {text.titles:.0%} a title with a word "
+        "that another title has and most lack.",
     ]
     if cost is None:
         told.append("Cost: not measured, no base model lies here; 'dvc repro base' fetches it (SmolLM2: 270 MB).")
@@ -145,6 +146,9 @@ def _prepared(file: Path | None, items: Path | None, params: Params) -> Iterator
         examined = examine(file, items, params, place)
         if examined.trial is None or examined.trial.prepared is None:
             failed = next(finding for finding in examined.findings if finding.state == "fail")
-            fix = failed.fix or f"recalign doctor {file} says more"
-            raise RecalignError(f"{file} cannot be prepared: {failed.found}; {fix}")
+            fix = f"{failed.fix}; " if failed.fix else ""
+            beside = f" --items {items}" if items else ""
+            raise RecalignError(
+                f"{file} cannot be prepared: {failed.found}; {fix}'recalign doctor {file}{beside}' says more"
+            )
         yield place / "prepared"

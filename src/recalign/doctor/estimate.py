@@ -42,7 +42,8 @@ class Coldness:
 
 @dataclass(frozen=True)
 class Text:
-    """Shares of the items: with an attribute; whose title has a word that another title has."""
+    """Shares of the items: with an attribute that is not the same of all; whose title has a word that another title has
+    and most titles lack."""
 
     attributes: float
     titles: float
@@ -98,7 +99,8 @@ def verdict_of(coldness: Coldness, text: Text, outcome: str | None) -> tuple[Ver
     if not text.tells:
         return "no", (
             f"neither titles nor attributes say what items have in common ({text.titles:.0%} of the titles share a "
-            f"word, {text.attributes:.0%} of the items have an attribute), and that is all that it can read"
+            f"word that most lack, {text.attributes:.0%} of the items have attributes that differ), and that is all "
+            "that it can read"
         )
     share = coldness.under[RARE]
     if share < COLD_SHARE:
@@ -135,12 +137,15 @@ def coldness_of(prepared: Path, catalogue: Items, summary: Prepared) -> Coldness
 
 
 def text_of(catalogue: Items) -> Text:
-    """What titles and attributes say of more than one item."""
+    """What titles and attributes say of more than one item; a word or value that all have tells none from another."""
     words = {item: set(re.findall(r"[^\W\d_]{3,}", catalogue.titles[item].lower())) for item in catalogue.ids}
     counts = Counter(word for own in words.values() for word in own)
     count = max(1, len(words))
-    shared = sum(any(counts[word] > 1 for word in own) for own in words.values())
-    described = sum(any(catalogue.attributes.get(item, {}).values()) for item in catalogue.ids)
+    shared = sum(any(1 < counts[word] <= count / 2 for word in own) for own in words.values())
+    attributes = [catalogue.attributes.get(item, {}) for item in catalogue.ids]
+    names = {name for own in attributes for name in own}
+    telling = [name for name in names if any(own.get(name) != attributes[0].get(name) for own in attributes)]
+    described = sum(any(own.get(name) for name in telling) for own in attributes)
     return Text(described / count, shared / count)
 
 

@@ -51,6 +51,9 @@ def refusal(validation: Validation, outcome: Outcome) -> str:
     taking = [o for o in validation.outcomes if o.rule.level == "row" and o.rule.name != EXACT_COPY]
     took = max(taking, key=lambda o: o.failed)
     most = f" (most under '{took.rule.name}': {took.failed} rows, where {took.rule.sentence})" if took.failed else ""
+    lost = max((o for o in taking if o.rule.table == "items"), key=lambda o: o.failed)
+    if lost.failed and lost is not took:  # an item takes its interactions with it, so it is what to fix first
+        most += f"; {lost.failed} items are in quarantine themselves, most under '{lost.rule.name}'"
     if validation.rows["interactions"]["read"] and not validation.rows["interactions"]["kept"]:
         read = validation.rows["interactions"]["read"]
         return f"every one of {read} interactions is in quarantine{most}; fix the rows: no setting admits an empty log"
