@@ -148,7 +148,7 @@ def prepare_examples(params: Params, folder: Path) -> None:
         log, items = validated / "interactions.parquet", validated / "items.parquet"
         room.select_likes(connection, log, items, options, None, params.seed)
         cutoffs = room.split_events(connection, options, clock=True)
-        room.select_training(connection, options.core)
+        room.select_training(connection, options.core, options.hidden_items)
         room.read_catalogue(connection, items, options)
         room.choose_targets(connection, options, cutoffs)
         room.write_events(connection, out / "events.parquet")

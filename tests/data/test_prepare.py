@@ -312,6 +312,12 @@ def test_twins_get_their_year_or_their_id_and_others_keep_their_title() -> None:
     ("prepare_params", "log", "message"),
     [
         ({"core": 99}, {}, r"prepare.core is 99 and leaves none of 383 train likes \(the longest history has 12"),
+        ({"hidden_items": 0.99}, {}, "prepare.hidden_items is 0.99 and hides every liked item; lower it"),
+        (
+            {"hidden_items": 0.9, "core": 9},
+            {},
+            r"core is 9 .*, or lower prepare.hidden_items \(0.9\), which leaves training so few",
+        ),
         ({"min_rating": 6.0}, {}, "holds no rating of at least 6.*prepare.min_rating"),
         ({"candidates": 30}, {}, "candidates is 30, which needs at least 31 items with 1 or more train events"),
         ({"min_history": 12}, {}, "no train example is left: none of 40 users .*has 12 likes.*min_history = 12"),

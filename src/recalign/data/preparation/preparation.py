@@ -209,7 +209,7 @@ def write_prepared(params: Params, validated: Path, prepared: Path, spill: Path)
         items = validated / "items.parquet"
         select_likes(connection, validated / "interactions.parquet", items, options, min_rating, params.seed)
         cutoffs = split_events(connection, options, source["clock"])
-        select_training(connection, options.core)
+        select_training(connection, options.core, options.hidden_items)
         catalogue = read_catalogue(connection, items, options)
         choose_targets(connection, options, cutoffs)
         artifacts.write_parquet(out / "items.parquet", catalogue)

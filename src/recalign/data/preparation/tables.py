@@ -52,7 +52,10 @@ def select_likes(
     run(connection, "log", interactions=str(interactions), min_rating=min_rating)
     run(connection, "hidden", items=str(items), share=params.hidden_items, seed=seed)
     run(connection, "likes")
-    if not one(connection.execute("select count(*) from likes where hidden is null")):
+    likes, hidden = connection.execute("select count(*), count(hidden) from likes").fetchall()[0]
+    if likes and likes == hidden:
+        raise RecalignError(f"prepare.hidden_items is {params.hidden_items:g} and hides every liked item; lower it")
+    if not likes:
         why = "holds no row" if min_rating is None else f"holds no rating of at least {min_rating:g}"
         raise RecalignError(f"{interactions} {why}, so nothing is liked; lower prepare.min_rating or give it more rows")
     query = "select min(item_id) from log anti join read_parquet($items) using (item_id)"
@@ -92,10 +95,10 @@ def split_events(connection: "DuckDBPyConnection", params: PrepareParams, clock:
     return cutoffs
 
 
-def select_training(connection: "DuckDBPyConnection", core: int) -> None:
+def select_training(connection: "DuckDBPyConnection", core: int, hidden: float) -> None:
     """Make the tables `trained` (the k-core of the train likes, and of no others) and `events` (all likes in order).
 
-    Raises RecalignError when the k-core is empty.
+    hidden: the share of the items that is hidden from training. Raises RecalignError when the k-core is empty.
     """
     run(connection, "trained")
     liked = one(connection.execute("select count(*) from trained"))
@@ -109,9 +112,10 @@ def select_training(connection: "DuckDBPyConnection", core: int) -> None:
     left = one(connection.execute("select count(*) from trained"))
     log.info("%d-core: training reads %d of %d train likes after %d rounds", core, left, liked, rounds)
     if not left:
+        fewer = f", or lower prepare.hidden_items ({hidden:g}), which leaves training so few items" if hidden else ""
         raise RecalignError(
             f"prepare.core is {core} and leaves none of {liked} train likes (the longest history has {longest}, the "
-            f"most liked item {widest}); lower it, 1 keeps everything"
+            f"most liked item {widest}); lower it, 1 keeps everything{fewer}"
         )
     run(connection, "events")
 
