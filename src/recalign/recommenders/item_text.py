@@ -28,6 +28,9 @@ MOST_VALUES = 1000  # of attributes that get a column of their own, the most fre
 FEWEST_NUMBERS = 5  # different numbers of an attribute before it is read as a quantity, not as names
 MOST_TERMS = 8192  # n-grams that are counted, the most frequent ones
 TFIDF_WIDTH = 256  # numbers that n-grams are reduced to (latent semantic analysis)
+FIT_AGAIN = (
+    "fit what reads text again, as by 'dvc repro -sf baselines@content baselines@content_prior'"  # unseen by DVC
+)
 SAME = 1e-9  # root mean square length below which all items are described alike
 
 
@@ -195,8 +198,8 @@ class Encoded:
         vectors, identity = self.read(self.name, [text_of(items, item) for item in ids])
         if identity != self.identity:
             raise RecalignError(
-                f"the text encoder '{self.name}' is another one (sha256 {identity[:12]}) than 'content' was fitted "
-                f"with ({self.identity[:12]}); run 'dvc repro baselines@content'"
+                f"the text encoder '{self.name}' is another one (sha256 {identity[:12]}) than the recommender was "
+                f"fitted with ({self.identity[:12]}); {FIT_AGAIN}"
             )
         return vectors
 
@@ -247,8 +250,8 @@ class Description:
             raw = block.vectors(items, ids)
             if raw.shape[1] != len(mean):
                 raise RecalignError(
-                    f"the text encoder '{name}' gives {raw.shape[1]} numbers an item, and 'content' was fitted with "
-                    f"{len(mean)}; run 'dvc repro baselines@content'"
+                    f"the text encoder '{name}' gives {raw.shape[1]} numbers an item, and the recommender was fitted "
+                    f"with {len(mean)}; {FIT_AGAIN}"
                 )
             parts.append((raw - mean) / scale)
         return np.concatenate(parts, axis=1)

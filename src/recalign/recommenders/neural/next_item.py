@@ -183,7 +183,9 @@ def fit(log: Fitting) -> tuple[Sequential, Tuning]:
     name = cast(EncoderName, log.name)
     training = Training.of(name, log.catalogue, log.clock, log.seed, log.params.next_item)
     cases = held_out(log.catalogue, log.events, log.clock, log.seed, log.met)
-    model, _, report = training.reading(TextReader(threads=log.threads)).fit(log.events, cases, lambda encoder: None)
+    content = log.params.content
+    reading = training.reading(TextReader(content.model, content.revision, log.threads))
+    model, _, report = reading.fit(log.events, cases, lambda encoder: None)
     return model, report
 
 
