@@ -28,13 +28,14 @@ from recalign.recommenders.neural.encoders import (
     GRU4Rec,
     SASRec,
     TextEmbedding,
-    whitened,
+    whitening,
 )
 from recalign.recommenders.neural.next_item import NO_TARGET, Histories, batch_loss
 from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder
 from recalign.recommenders.popularity import Popularity
 from recalign.recommenders.recommender import Fitting, Request, top
 from recalign.recommenders.roster import load_fitted
+from recalign.recommenders.store import ReadsItems, on_catalogue
 from recalign.recommenders.tuning import held_out
 
 ENCODERS = get_args(EncoderName)
@@ -353,6 +354,11 @@ def test_sets_are_learned_as_sets() -> None:
     assert max(row["ndcg_at_10"] for row in report["tried"]) > popularity + 0.1
 
 
+def whitened(catalogue: Items, encoder: str, width: int) -> torch.Tensor:
+    """[items, width] of what is read of a catalogue's items."""
+    return torch.from_numpy(whitening(catalogue, encoder, width, TextReader()).of(catalogue, catalogue.ids)).float()
+
+
 def described(popular: int = 30) -> Items:
     """Forty items in five genres; the last ten are new: no train event counts for them."""
     ids = FORTY.ids
@@ -392,12 +398,12 @@ def test_without_text_weights_and_settings_are_those_of_before(tmp_path: Path) -
 
 def test_whitened_columns_are_alike_in_length_and_at_right_angles() -> None:
     catalogue = described()
-    vectors = whitened(catalogue, "attributes", 4, TextReader())
+    vectors = whitened(catalogue, "attributes", 4)
     known = vectors[: len(catalogue.trained.ids)].double()
     moments = known.T @ known / len(known)
     assert torch.allclose(moments, torch.eye(4, dtype=torch.float64) / 4, atol=1e-5)
     assert known.mean(dim=0).abs().max() < 1e-6
-    wide = whitened(catalogue, "attributes", 32, TextReader())
+    wide = whitened(catalogue, "attributes", 32)
     assert (wide[:, 20:] == 0).all(), "beyond the rank there is nothing"
     assert wide[-1].norm() > 0.3, "a new item is read too"
 
@@ -405,7 +411,7 @@ def test_whitened_columns_are_alike_in_length_and_at_right_angles() -> None:
 def test_items_that_are_described_alike_are_refused() -> None:
     bare = replace(FORTY, attributes={item: {} for item in FORTY.ids})
     with pytest.raises(RecalignError, match=r"next_item\.text reads 'attributes', which says the same of all items"):
-        whitened(bare, "attributes", 4, TextReader())
+        whitened(bare, "attributes", 4)
 
 
 def test_the_encoder_model_is_the_one_that_content_names() -> None:
@@ -425,7 +431,7 @@ def test_frozen_dimensions_have_no_gradient_and_stay(name: EncoderName) -> None:
     assert isinstance(table, TextEmbedding)
     assert [key for key, _ in table.named_parameters()] == ["own"]
     assert table.weight.shape == (41, 16)
-    assert torch.equal(table.weight[:-1, :4], whitened(catalogue, "attributes", 4, TextReader()))
+    assert torch.equal(table.weight[:-1, :4], whitened(catalogue, "attributes", 4))
     assert table.own[:30].abs().min() > 0, "known items learn"
     assert (table.own[30:40] == 0).all(), "new ones are read by their text alone"
 
@@ -458,6 +464,30 @@ def test_an_encoder_with_text_comes_back_and_tells_new_items_apart(tmp_path: Pat
     assert scores.shape == (1, 40), "new items are ranked, not put last"
     assert scores[0, 30:].unique().numel() == 10
     assert torch.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("text", ["split", "delta"])
+def test_on_another_catalogue_known_items_score_as_before_and_new_ones_by_their_text(
+    tmp_path: Path, name: EncoderName, text: str
+) -> None:
+    """Renumbered, with a twin of item 131 and an item of a year far from all others beside them."""
+    own = replace(described(), titles={item: f"Title {item}" for item in FORTY.ids})
+    fitted, _ = fit_next_item(name, own, known_log(), True, 1, text_params(text, text_bound=0.05, learning_rate=0.1))
+    fitted.save(tmp_path)
+    titles = {item + 1000: title for item, title in own.titles.items()} | {2000: "Twin", 2001: "Far"}
+    told = {item + 1000: values for item, values in own.attributes.items()}
+    told |= {2000: own.attributes[131], 2001: {"genre": ["genre 1"], "year": ["2300"]}}
+    ids = tuple(sorted(titles))
+    newer = Items(ids, titles, told, dict.fromkeys(ids, 0))
+    moved = on_catalogue(load_fitted(name, tmp_path, own), own, newer)
+    before = fitted.scores([Request(1, (100, 105))], None)[0]
+    after = moved.scores([Request(1, (1100, 1105))], None)[0]
+    assert torch.allclose(after[:40], before, atol=1e-5)
+    assert after[40] == pytest.approx(before[31].item(), abs=1e-5)
+    assert after[41] != after[40]
+    assert isinstance(moved, ReadsItems)
+    assert not isinstance(new(name), ReadsItems), "without text another catalogue has nothing to say"
 
 
 def test_new_items_are_nobodys_wrong_answers() -> None:

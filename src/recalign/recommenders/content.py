@@ -40,15 +40,23 @@ from recalign.data.records import Items, read_cases
 from recalign.recommenders.item_text import (
     ATTRIBUTES,
     TFIDF,
-    Description,
     Matrix,
+    TextMap,
     TextReader,
     fit_description,
     leading,
     text_of,
 )
 from recalign.recommenders.recommender import Fitting, Request, Tuning
-from recalign.recommenders.store import bags, columns_of, in_blocks, load_state, same_for_all, save_state
+from recalign.recommenders.store import (
+    bags,
+    columns_of,
+    in_blocks,
+    load_state,
+    rows_by_title,
+    same_for_all,
+    save_state,
+)
 from recalign.recommenders.tuning import METRIC, HeldOut, held_out_items
 
 
@@ -67,29 +75,6 @@ class PriorSettings:
 
     encoder: str
     ridge: float
-
-
-@dataclass(frozen=True)
-class TextMap:
-    """Leads from a description to targets: vectors @ weights [features, d] + constant [d]."""
-
-    description: Description
-    weights: Matrix
-    constant: Matrix
-
-    def of(self, items: Items, ids: Sequence[int]) -> Matrix:
-        """[ids, d]."""
-        told: Matrix = self.description.vectors(items, ids) @ self.weights + self.constant
-        return told
-
-    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        told, arrays = self.description.state()
-        return {"blocks": told}, arrays | {"weights": self.weights, "constant": self.constant}
-
-    @classmethod
-    def of_state(cls, told: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> "TextMap":
-        description = Description.of_state(told["blocks"], arrays)
-        return cls(description, arrays["weights"], arrays["constant"])
 
 
 class Content:
@@ -138,7 +123,7 @@ class Content:
 
         Raises RecalignError where the text encoder is not what it was.
         """
-        rows, new = _met(self.catalogue, catalogue)
+        rows, new = rows_by_title(self.catalogue, catalogue)
         factors = self.factors[rows]
         if new:
             factors[rows < 0] = self.text_map.of(catalogue, new)
@@ -178,7 +163,7 @@ class ContentPrior:
 
     def on(self, catalogue: Items) -> "ContentPrior":
         """As `Content.on`."""
-        rows, new = _met(self.catalogue, catalogue)
+        rows, new = rows_by_title(self.catalogue, catalogue)
         values = self.values[rows]
         if new:
             values[rows < 0] = self.text_map.of(catalogue, new)[:, 0]
@@ -195,13 +180,6 @@ class ContentPrior:
         arrays, told = load_state(path, cls.name, catalogue)
         settings = PriorSettings(told["encoder"], told["ridge"])
         return cls(catalogue, arrays["values"], TextMap.of_state(told, arrays), settings)
-
-
-def _met(own: Items, catalogue: Items) -> tuple[NDArray[np.int64], list[int]]:
-    """The row in `own` of each item by its title, −1 where it has none, and the items that have none."""
-    rows = {own.titles[item]: row for row, item in enumerate(own.ids) if item in own.titles}
-    found = np.array([rows.get(catalogue.titles.get(item, ""), -1) for item in catalogue.ids], dtype=np.int64)
-    return found, [item for item, row in zip(catalogue.ids, found, strict=True) if row < 0]
 
 
 def history_weights(counts: NDArray[np.int64]) -> Matrix:

@@ -282,6 +282,29 @@ class Description:
         return cls(tuple(blocks), means, tuple(each["scale"] for each in told))
 
 
+@dataclass(frozen=True)
+class TextMap:
+    """Leads from a description to targets: vectors @ weights [features, d] + constant [d]."""
+
+    description: Description
+    weights: Matrix
+    constant: Matrix
+
+    def of(self, items: Items, ids: Sequence[int]) -> Matrix:
+        """[ids, d]."""
+        told: Matrix = self.description.vectors(items, ids) @ self.weights + self.constant
+        return told
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        told, arrays = self.description.state()
+        return {"blocks": told}, arrays | {"weights": self.weights, "constant": self.constant}
+
+    @classmethod
+    def of_state(cls, told: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> "TextMap":
+        description = Description.of_state(told["blocks"], arrays)
+        return cls(description, arrays["weights"], arrays["constant"])
+
+
 def fit_description(encoder: str, items: Items, known: Sequence[int], read: TextReader) -> Description:
     """The blocks that `encoder` names (joined by "+"), fitted on the items `known`.
 

@@ -196,8 +196,7 @@ class Transplanted:
         self.catalogue = catalogue
         self._own_id = _met_by_title(own, catalogue)
         self._own_items = len(own.ids)
-        places = {item: place for place, item in enumerate(own.ids)}
-        self._places = np.array([places.get(self._own_id.get(item, -1), -1) for item in catalogue.ids], dtype=np.int64)
+        self._places, _ = rows_by_title(own, catalogue)
         self._column = {item: column for column, item in enumerate(catalogue.ids)}
 
     def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
@@ -239,6 +238,13 @@ def _met_by_title(own: Items, catalogue: Items) -> dict[int, int]:
         if other is not None and (other == item or catalogue.titles.get(other) != title):
             met[item] = other
     return met
+
+
+def rows_by_title(own: Items, catalogue: Items) -> tuple[NDArray[np.int64], list[int]]:
+    """The row in `own` of each item of the catalogue by its title, −1 where it has none, and the items without one."""
+    met, places = _met_by_title(own, catalogue), {item: place for place, item in enumerate(own.ids)}
+    rows = np.array([places.get(met.get(item, -1), -1) for item in catalogue.ids], dtype=np.int64)
+    return rows, [item for item, row in zip(catalogue.ids, rows, strict=True) if row < 0]
 
 
 @runtime_checkable

@@ -21,7 +21,7 @@ from torch.nn.functional import embedding, max_pool1d, pad, relu, scaled_dot_pro
 
 from recalign.common.errors import RecalignError
 from recalign.data.records import Items
-from recalign.recommenders.item_text import TextReader, fit_description
+from recalign.recommenders.item_text import TextMap, TextReader, fit_description
 
 EncoderName = Literal["sasrec", "gru4rec", "caser"]
 INITIAL = 0.02  # standard deviation of embeddings at the start, as in BERT
@@ -172,15 +172,15 @@ SAME = 1e-9  # share of the largest singular value below which a direction says 
 LEAST = 1e-12  # norm below which nothing is cut
 
 
-def whitened(catalogue: Items, encoder: str, width: int, read: TextReader) -> Tensor:
-    """[items, width] of what `encoder` reads of items, in ascending id: the leading directions of the trained ones.
+def whitening(catalogue: Items, encoder: str, width: int, read: TextReader) -> TextMap:
+    """Leads from what `encoder` reads of an item to [width]: the leading directions of the trained items.
 
     Whitened: over the trained items each column has mean 0 and the same deviation, and rows a mean squared norm of 1.
     Columns beyond the rank are 0. Raises RecalignError where all trained items are described alike.
     """
     known = catalogue.trained.ids
     description = fit_description(encoder, catalogue, known, read)
-    trained, every = description.vectors(catalogue, known), description.vectors(catalogue, catalogue.ids)
+    trained = description.vectors(catalogue, known)
     mean = trained.mean(axis=0)
     _, values, right = np.linalg.svd(trained - mean, full_matrices=False)
     kept = int((values[:width] > SAME * values.max(initial=0.0)).sum()) if values.max(initial=0.0) > SAME else 0
@@ -189,10 +189,9 @@ def whitened(catalogue: Items, encoder: str, width: int, read: TextReader) -> Te
             f"recommenders.next_item.text reads '{encoder}', which says the same of all items: they have neither text "
             "nor attributes that differ; set it to none"
         )
-    directions = right[:kept].T / values[:kept] * np.sqrt(len(known) / kept)
-    found = np.zeros((len(catalogue.ids), width))
-    found[:, :kept] = (every - mean) @ directions
-    return torch.from_numpy(found).float()
+    directions = np.zeros((trained.shape[1], width))
+    directions[:, :kept] = right[:kept].T / values[:kept] * np.sqrt(len(known) / kept)
+    return TextMap(description, directions, -mean @ directions)
 
 
 class TextEmbedding(nn.Module):

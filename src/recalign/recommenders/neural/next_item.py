@@ -7,6 +7,7 @@ so many, so that the newest likes are not lost. The random numbers are drawn fro
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, cast
@@ -19,10 +20,10 @@ from torch import Tensor, nn
 from recalign.common import columns as c
 from recalign.data.records import Items
 from recalign.params.recommenders import NextItemParams
-from recalign.recommenders.item_text import TextReader
+from recalign.recommenders.item_text import TextMap, TextReader
 from recalign.recommenders.neural import losses as item_losses
-from recalign.recommenders.neural.encoders import INITIAL, Encoder, EncoderName, TextEmbedding, whitened
-from recalign.recommenders.neural.sequential import Sequential, Settings, build_encoder, filled
+from recalign.recommenders.neural.encoders import INITIAL, Encoder, EncoderName, TextEmbedding, whitening
+from recalign.recommenders.neural.sequential import Sequential, Settings, TextSequential, build_encoder, filled
 from recalign.recommenders.recommender import Fitting, Recommender, Tuning, own_seed
 from recalign.recommenders.store import columns_of
 from recalign.recommenders.tuning import METRIC, HeldOut, held_out
@@ -106,7 +107,7 @@ H = TypeVar("H", bound=Heads | None)
 class Training:
     """An encoder's training, alike on the part of a log that chooses its epochs and on all of it.
 
-    settings: the encoder's; seed: of all its random numbers; text: vectors [items, width] where items are read by it.
+    settings: the encoder's; seed: of all its random numbers; text: what reads items, where they are read.
     """
 
     name: EncoderName
@@ -114,7 +115,7 @@ class Training:
     settings: Settings
     seed: int
     params: NextItemParams
-    text: Tensor | None = None
+    text: TextMap | None = None
 
     @classmethod
     def of(cls, name: EncoderName, catalogue: Items, clock: bool, seed: int, params: NextItemParams) -> "Training":
@@ -128,7 +129,13 @@ class Training:
             return self
         width = params.dimension if params.text == "delta" else max(1, round(params.text_share * params.dimension))
         settings = replace(self.settings, text=params.text, text_width=width, text_bound=params.text_bound)
-        return replace(self, settings=settings, text=whitened(self.catalogue, params.text_encoder, width, read))
+        return replace(self, settings=settings, text=whitening(self.catalogue, params.text_encoder, width, read))
+
+    @cached_property
+    def vectors(self) -> Tensor:
+        """[items, width] of the catalogue's items as `text` reads them."""
+        assert self.text is not None, "items are not read"
+        return torch.from_numpy(self.text.of(self.catalogue, self.catalogue.ids)).float()
 
     def fit(self, events: pa.Table, cases: HeldOut, make_heads: Callable[[Encoder], H]) -> tuple[Sequential, H, Tuning]:
         """Trained on all events for as many epochs as are best on the held-out cases; also what was tried."""
@@ -152,8 +159,9 @@ class Training:
             encoder = build_encoder(self.name, len(self.catalogue.ids), self.settings)
             if self.text is not None and isinstance(encoder.embedding, TextEmbedding):
                 known = columns_of(self.catalogue, np.array(self.catalogue.trained.ids))
-                encoder.embedding.fill(self.text, known, INITIAL)
-        model, heads = Sequential(self.catalogue, self.name, encoder, self.settings), make_heads(encoder)
+                encoder.embedding.fill(self.vectors, known, INITIAL)
+        made = self.catalogue, self.name, encoder, self.settings
+        model, heads = TextSequential(*made, self.text) if self.text else Sequential(*made), make_heads(encoder)
         beside: Heads | None = heads
         weights = [*encoder.parameters(), *(beside.parameters() if beside else ())]
         optimiser = torch.optim.Adam(weights, lr=self.params.learning_rate, betas=(0.9, 0.98), fused=True)

@@ -1,7 +1,7 @@
 """A recommender around a sequence encoder: SASRec, GRU4Rec or Caser behind the one seam."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from recalign.data.records import Items
 from recalign.params.recommenders import NextItemParams
+from recalign.recommenders.item_text import TextMap
 from recalign.recommenders.neural.encoders import Caser, Encoder, EncoderName, GRU4Rec, SASRec, TextEmbedding, TextUse
 from recalign.recommenders.recommender import Request
-from recalign.recommenders.store import CELLS, columns_of, in_blocks, load_state, save_state
+from recalign.recommenders.store import CELLS, columns_of, in_blocks, load_state, rows_by_title, save_state
 
 
 @dataclass(frozen=True)
@@ -107,16 +108,64 @@ class Sequential:
 
     def save(self, path: Path) -> None:
         """Write the weights and settings into the folder `path`."""
+        text, reading = self._text_state()
         weights = {name: value.numpy() for name, value in self.encoder.state_dict().items()}
-        save_state(path, self.name, self.catalogue, weights, self.settings.told)
+        save_state(path, self.name, self.catalogue, weights | reading, self.settings.told | text)
 
-    @classmethod
-    def load(cls, name: EncoderName, path: Path, catalogue: Items) -> "Sequential":
+    def _text_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """What of its text is kept beside the weights."""
+        return {}, {}
+
+    @staticmethod
+    def load(name: EncoderName, path: Path, catalogue: Items) -> "Sequential":
         """Read what `save` wrote. Raises RecalignError for another recommender, or a model of another catalogue."""
-        weights, settings = load_state(path, name, catalogue)
-        encoder = build_encoder(name, len(catalogue.ids), Settings(**settings))
-        encoder.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
-        return cls(catalogue, name, encoder.eval(), Settings(**settings))
+        arrays, told = load_state(path, name, catalogue)
+        blocks = told.pop("blocks", None)  # models of before have none, and read no other catalogue
+        settings = Settings(**told)
+        encoder = build_encoder(name, len(catalogue.ids), settings)
+        own = encoder.state_dict().keys()
+        encoder.load_state_dict({key: torch.from_numpy(arrays[key]) for key in own})
+        if blocks is None:
+            return Sequential(catalogue, name, encoder.eval(), settings)
+        reading = TextMap.of_state({"blocks": blocks}, {key: kept for key, kept in arrays.items() if key not in own})
+        return TextSequential(catalogue, name, encoder.eval(), settings, reading)
+
+
+class TextSequential(Sequential):
+    """One whose items are read by their text (`TextEmbedding`), those of another catalogue too."""
+
+    def __init__(
+        self, catalogue: Items, name: EncoderName, encoder: Encoder, settings: Settings, text_map: TextMap
+    ) -> None:
+        """text_map: leads from what is written of an item to its frozen dimensions."""
+        super().__init__(catalogue, name, encoder, settings)
+        self.encoder_name = name
+        self.text_map = text_map
+
+    def on(self, catalogue: Items) -> "TextSequential":
+        """The same on another catalogue: items of the same title keep what they learned, all others are their text.
+
+        Raises RecalignError where the text encoder is not what it was.
+        """
+        rows, new = rows_by_title(self.catalogue, catalogue)
+        weights = self.encoder.state_dict()
+        before = weights["embedding.text"][:-1].norm(dim=1).mean()
+        for key in ("embedding.text", "embedding.own", "bias"):
+            moved = weights[key][np.maximum(rows, 0)]
+            moved[rows < 0] = 0.0
+            weights[key] = torch.cat([moved, weights[key][len(self.catalogue.ids) :]])  # and the start of a history
+        if new:
+            told = torch.from_numpy(self.text_map.of(catalogue, new)).float()
+            weights["embedding.text"][np.flatnonzero(rows < 0)] = told
+        # `delta` bounds what is learned by the mean norm of all texts: new ones must not move the items that are known
+        after = weights["embedding.text"][:-1].norm(dim=1).mean()
+        settings = replace(self.settings, text_bound=self.settings.text_bound * float(before / after))
+        encoder = build_encoder(self.encoder_name, len(catalogue.ids), settings)
+        encoder.load_state_dict(weights)
+        return TextSequential(catalogue, self.encoder_name, encoder.eval(), settings, self.text_map)
+
+    def _text_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        return self.text_map.state()
 
 
 def build_encoder(name: EncoderName, items: int, settings: Settings) -> Encoder:
