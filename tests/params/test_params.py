@@ -196,6 +196,17 @@ def test_the_text_of_sequence_encoders_is_one_that_there_is(tree):
         parse_params(tree)
 
 
+def test_responses_show_no_attributes_where_none_is_named(tree):
+    """The key alone would change nothing, and nobody would know."""
+    tree["prompt"]["response_attributes"] = True
+    with pytest.raises(
+        RecalignError, match=r"prompt.response_attributes is True; prompt.attributes is empty; name some"
+    ):
+        parse_params(tree)
+    tree["prompt"]["attributes"] = ["genre"]
+    assert parse_params(tree).prompt.response_attributes
+
+
 def test_params_of_before_lack_what_is_off_by_default(tree):
     """An older params.yaml still loads, and says the same."""
     for section, keys in (("sft", ["new_items", "strength"]), ("prompt", ["attributes", "response_attributes"])):

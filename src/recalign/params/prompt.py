@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import Field, model_serializer
+from pydantic import Field, ValidationInfo, field_validator, model_serializer
 
 from recalign.params.section import Section
 
@@ -16,6 +16,13 @@ class PromptParams(Section):
     max_title_tokens: int = Field(ge=1)
     attributes: tuple[str, ...] = ()  # older params.yaml files lack the next two keys
     response_attributes: bool = False
+
+    @field_validator("response_attributes")
+    @classmethod
+    def _some_to_write(cls, asked: bool, info: ValidationInfo) -> bool:
+        if asked and info.data.get("attributes") == ():
+            raise ValueError("prompt.attributes is empty; name some there, such as [genre, year], or set this to false")
+        return asked
 
     @model_serializer(mode="wrap")
     def _told(self, handler: Callable[["PromptParams"], dict[str, Any]]) -> dict[str, Any]:
