@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ from recalign.llm.scoring.packing import pack
 from recalign.objectives.losses import PreferenceBatch
 from recalign.objectives.objective import PRESETS, build_objective
 from recalign.params.sft import SftParams
-from recalign.training.examples import PreferenceExample, TextExample
+from recalign.training.examples import PreferenceExample, TextExample, in_epoch_order
 from recalign.training.loop import (
     Measured,
     Passes,
@@ -159,6 +160,34 @@ def test_every_item_is_new_in_its_share_of_the_epochs(share):
     assert all(abs(len(new) / 2000 - share) < 0.05 for new in epochs)
     assert new_in_epoch(range(2000), share, 0, seed=2) != epochs[0]
     assert new_in_epoch(range(50), share, 0, seed=1) == epochs[0] & set(range(50)), "an item's turn is its own"
+
+
+def test_a_set_is_read_in_another_order_each_epoch_and_a_history_in_time_never():
+    """The first epoch reads what was prepared; the target stays."""
+    timed = Example("1-9", 1, "train", datetime(2024, 1, 1), tuple(range(8)), 9)
+    assert all(in_epoch_order(timed, epoch, 1) is timed for epoch in range(3))
+    read = [in_epoch_order(replace(timed, cutoff=None), epoch, 1) for epoch in range(3)]
+    assert read[0].history == timed.history
+    assert len({own.history for own in read}) == 3
+    assert all((sorted(own.history), own.target) == (list(range(8)), 9) for own in read)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_sft_reads_sets_anew_in_each_epoch(world, monkeypatch, epochs):
+    given = {}
+
+    def caught(model, task, passes, *_):
+        given.update({epoch: {own.example_id: own for own in passes.read_in(epoch)} for epoch in range(2)})
+        raise RecalignError("enough")
+
+    monkeypatch.setattr("recalign.stages.sft.train", caught)
+    with pytest.raises(RecalignError, match="enough"):
+        world.sft(make_params(sft__epochs=epochs), "never")
+    first, second = given[0], given[1]
+    assert first.keys() == second.keys()
+    assert (first == second) == (epochs == 1)
+    lines = {name: [*own.prompt, *own.continuation] for name, own in first.items()}
+    assert all(sorted(lines[name]) == sorted([*own.prompt, *own.continuation]) for name, own in second.items())
 
 
 def test_a_new_item_is_the_target_and_never_in_the_history():

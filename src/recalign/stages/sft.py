@@ -20,7 +20,7 @@ from recalign.preferences.profiles.profiles import profile_texts, read_told
 from recalign.preferences.profiles.selection import nobody, sft_examples, shares_sentence, training_shares
 from recalign.project import Project
 from recalign.training import processes
-from recalign.training.examples import TextExample, read_listing, text_examples
+from recalign.training.examples import TextExample, in_epoch_order, read_listing, text_examples
 from recalign.training.loop import Passes, train
 from recalign.training.new_items import new_in_epoch, without_new
 from recalign.training.results import Checkpoints, learned_from, write_training
@@ -134,17 +134,20 @@ def _by_epoch(examples: Sequence[Example], items: Items, params: Params) -> list
     Raises RecalignError where an epoch would have nothing to read.
     """
     share = params.sft.new_items
+    orders: list[Sequence[Example]] = [
+        [in_epoch_order(own, epoch, params.seed) for own in examples] for epoch in range(params.sft.epochs)
+    ]
     if not share:
-        return [examples]
+        return orders if orders[-1] != examples else [examples]  # histories in order of time: every epoch is alike
     if params.prompt.form == "candidates":
         raise RecalignError(
             f"sft.new_items is {share:g}, but prompt.form 'candidates' lists new items in the prompt; set it to 0, or "
             "prompt.form to 'history'"
         )
     epochs: list[Sequence[Example]] = []
-    for epoch in range(params.sft.epochs):
+    for epoch, ordered in enumerate(orders):
         new = new_in_epoch(items.trained.ids, share, epoch, params.seed)
-        epochs.append([own for example in examples if (own := without_new(example, new)) is not None])
+        epochs.append([own for example in ordered if (own := without_new(example, new)) is not None])
         asked = sum(example.target in new for example in epochs[-1])
         log.info(
             "sft: epoch %d treats %d of %d items as new; %d of %d examples ask for one",

@@ -5,7 +5,7 @@ The candidates that a training prompt lists, where prompts list candidates (prom
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,6 +119,17 @@ class PreferenceExample:
     def tokens(self) -> int:
         """Tokens of the prompt and of each response without its last."""
         return len(self.prompt) + sum(len(response) - 1 for response in self.responses)
+
+
+def in_epoch_order(example: Example, epoch: int, seed: int) -> Example:
+    """The example as an epoch, counted from 0, reads it: a history without times is a set, in another order each time.
+
+    The first epoch reads it as it is prepared; a history in order of time never changes. The target stays.
+    """
+    if example.cutoff is not None or not epoch:
+        return example
+    drawn = sorted(example.history, key=lambda item: hashed_order(seed, "order", epoch, example.example_id, item))
+    return replace(example, history=tuple(drawn))
 
 
 def text_examples(
