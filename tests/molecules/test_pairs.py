@@ -63,6 +63,10 @@ def test_an_acid_and_its_salt_share_a_skeleton(one, other):
     assert read_molecule("[2H][2H]").skeleton == "[H][H]"
 
 
+def test_atoms_numbered_in_a_reaction_are_the_same_molecule():
+    assert read_molecule("[CH3:1][OH:2]") == read_molecule("CO")
+
+
 def test_mirror_images_share_a_skeleton():
     left, right = read_molecule("C[C@H](N)C(=O)O"), read_molecule("C[C@@H](N)C(=O)O")
     assert left.smiles != right.smiles
@@ -73,7 +77,7 @@ def test_mirror_images_share_a_skeleton():
     ("text", "rule"),
     [
         (None, "no SMILES"), ("  ", "no SMILES"), ("C1CC", "unparsable SMILES"), ("ethanol", "unparsable SMILES"),
-        ("C" * 2001, "SMILES too long"),
+        ("C" * 2001, "SMILES too long"), ("CCO ethanol", "unparsable SMILES"), ("C C O", "unparsable SMILES"),
     ],
 )  # fmt: skip
 def test_what_is_no_molecule(text, rule):

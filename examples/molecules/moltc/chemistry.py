@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from rdkit import Chem, DataStructs, rdBase
@@ -14,7 +14,8 @@ from recalign.evaluation.metrics import Floats
 LONGEST_SMILES = 2000  # characters; RDKit would read more, no language model here would
 BITS = 1024  # of a Morgan fingerprint
 RADIUS = 2
-MISSING, UNPARSABLE, TOO_LONG, EMPTY = "no SMILES", "unparsable SMILES", "SMILES too long", "no atom"
+KEPT = 2**15  # molecules in memory, of which RDKit need not read the SMILES again
+MISSING, UNPARSABLE, TOO_LONG = "no SMILES", "unparsable SMILES", "SMILES too long"
 DESCRIPTORS = (
     "logP", "polar surface", "hydrogen-bond donors", "hydrogen-bond acceptors", "rotatable bonds", "rings",
     "aromatic rings", "weight",
@@ -44,7 +45,9 @@ class Molecule:
 def read_molecule(text: str | None) -> Molecule:
     """The molecule that a SMILES names: of salts and mixtures the fragment with most atoms (ties: the first by SMILES).
 
-    Charges stay as they are written. Raises BadMoleculeError for a text that is missing, too long, or no molecule.
+    Charges stay as they are written; numbers of atoms in a reaction (atom maps) do not. Raises BadMoleculeError for a
+    text that is missing, too long, or no molecule. A name behind the SMILES makes it unparsable: RDKit would read the
+    part before the first blank, so that `C C O` were methane.
     """
     text = (text or "").strip()
     if not text:
@@ -52,11 +55,11 @@ def read_molecule(text: str | None) -> Molecule:
     if len(text) > LONGEST_SMILES:
         raise BadMoleculeError(TOO_LONG)
     with rdBase.BlockLogs():  # what it says of a bad text goes to quarantine, in our words
-        whole = Chem.MolFromSmiles(text)
+        whole = Chem.MolFromSmiles(text) if len(text.split()) == 1 else None
         if whole is None:
             raise BadMoleculeError(UNPARSABLE)
-        if not whole.GetNumAtoms():
-            raise BadMoleculeError(EMPTY)
+        for atom in whole.GetAtoms():
+            atom.SetAtomMapNum(0)
         fragments = Chem.GetMolFrags(whole, asMols=True)
         largest = min(fragments, key=lambda part: (-part.GetNumHeavyAtoms(), Chem.MolToSmiles(part)))
         smiles = Chem.MolToSmiles(largest)
@@ -74,7 +77,7 @@ def _skeleton(molecule: Chem.Mol) -> str:
     return text
 
 
-@cache
+@lru_cache(KEPT)
 def rdkit_molecule(smiles: str) -> Chem.Mol:
     """RDKit's molecule of a canonical SMILES that `read_molecule` gave."""
     with rdBase.BlockLogs():
@@ -83,7 +86,7 @@ def rdkit_molecule(smiles: str) -> Chem.Mol:
     return found
 
 
-@cache
+@lru_cache(KEPT)
 def descriptors(smiles: str) -> tuple[float, ...]:
     """The eight DESCRIPTORS of a molecule, in their usual units (Å² of polar surface, Da of the exact weight)."""
     molecule = rdkit_molecule(smiles)

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import torch
 from rdkit import Chem
 from torch import Tensor
 
-from moltc.chemistry import rdkit_molecule
+from moltc.chemistry import KEPT, rdkit_molecule
 
 ATOM_SIZES = (119, 8, 9, 6, 2, 4, 2)  # element, degree, charge from −4, hydrogens, aromatic, chirality, in a ring
 BOND_SIZES = (5, 6, 2)  # single double triple aromatic other; stereo; in a ring
@@ -34,7 +34,7 @@ class Graphs:
         return Graphs(atoms, bonds, ends, owner, self.count)
 
 
-@cache
+@lru_cache(KEPT)
 def graph_of(smiles: str) -> Graphs:
     """The graph of one canonical SMILES; a single atom has no bonds."""
     return molecule_graph(rdkit_molecule(smiles))
