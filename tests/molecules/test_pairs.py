@@ -184,6 +184,27 @@ def test_too_many_bad_rows_stop_the_stage_and_are_shown(tmp_path, capsys):
     assert not (tmp_path / "data" / "prepared").exists()
 
 
+@pytest.mark.parametrize(
+    ("rows", "changes", "told"),
+    [
+        ("CCO,CCN,yes\nCCC,CCN,no\n", {"data__kind": "yes-no", "data__types": None},
+         r"no pair .* 'unknown label' \(every label is 0 or 1; line 2: 'yes'\)"),
+        ("CCO,CCN,salt\nCCC,CCN,boom\n", {}, r"1 of 2 .*every label is a type of types\.csv; line 3: 'boom'"),
+        ("CCO,CCN,salt\nCCC,CCN\nCCC\nC1,CCN,salt\n", {},
+         r"3 of 4 .* 'unparsable line' \(every line can be read; line 3: '"),
+    ],
+)  # fmt: skip
+def test_a_refused_file_is_told_what_most_rows_lack_and_where(tmp_path, rows, changes, told):
+    own = own_files(tmp_path, rows, **changes)
+    with pytest.raises(RecalignError, match=told):
+        stages.prepare(own, tmp_path)
+
+
+def test_a_split_column_without_train_and_test_is_refused():
+    with pytest.raises(RecalignError, match=r"data\.split: .* says 'training', 'valid'; null"):
+        given_split(["training", "valid", "training"])
+
+
 def test_a_type_sentence_follows_the_order_of_the_prompt():
     rows = [{"type": "over", "sentence": "{drug_1} lies above {drug_2}.", "symmetric": "0"},
             {"type": "mix", "sentence": "Both mix.", "symmetric": "1"}]  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 from moltc.evaluation import METRICS, Cases
 from moltc.validation import Clean
 from recalign.audit.finding import CLEAN, LEAK, SEED, SKIPPED, WARNING, Finding
+from recalign.common.errors import RecalignError
 from recalign.evaluation.metrics import Floats
 from recalign.evaluation.significance import Interval
 
@@ -126,6 +127,13 @@ def _met(clean: Clean, train: np.ndarray, test: np.ndarray) -> Finding:
 
 
 def given_split(given: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
-    """(train, test) of a file's own split column: rows that say train, and rows that say test."""
+    """(train, test) of a file's own split column: rows that say train, and rows that say test.
+
+    Raises RecalignError where one of the two is missing.
+    """
     said = np.array([(each or "").strip().casefold() for each in given])
-    return said == "train", said == "test"
+    train, test = said == "train", said == "test"
+    if not train.any() or not test.any():
+        found = ", ".join(repr(each) for each in sorted(set(said.tolist()))[:5])
+        raise RecalignError(f"data.split: the column has to say train and test, but says {found}; null uses our split")
+    return train, test

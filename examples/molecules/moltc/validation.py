@@ -27,6 +27,7 @@ from recalign.data.database import database
 from recalign.data.records import hashed_order
 from recalign.data.sources.files import MALFORMED, require_columns
 from recalign.data.sources.reading import FILE, LINE, QUARANTINE, quoted
+from recalign.data.sources.reading import UNPARSABLE as UNREADABLE
 from recalign.data.sources.table import load_columns
 from recalign.data.validation.rules import AMONG, EXACT_COPY, PRESENT, TRUE, Rule
 from recalign.data.validation.tables import Outcome, judge, quarantined
@@ -113,7 +114,7 @@ def rules(data: DataParams, *, apart: bool = False) -> list[Rule]:
         for side in SIDES
         for fault, sentence in (MOLECULE_FAULTS | few).items()
     ]
-    allowed = "is a finite number" if data.kind == "number" else "is one of the known ones"
+    allowed = {"number": "is a finite number", "yes-no": "is 0 or 1", "types": f"is a type of {data.types}"}[data.kind]
     found.append(Rule(LABEL, "pairs", "row", f"every label {allowed}", PRESENT, "label", "label text"))
     if not data.allow_self:
         found.append(row(SELF, "a pair has two molecules", "two molecules", "second text"))
@@ -162,6 +163,7 @@ def read_pairs(data: DataParams, root: Path, spill: Path, first: Clean | None = 
         outcomes = [Outcome(rule) for rule in rules(data, apart=first is not None)]
         broken = judge(checked.frame(connection), shown, outcomes)
     quarantine = pa.concat_tables([malformed, quarantined(shown, broken, outcomes)])
+    outcomes.insert(0, Outcome(Rule(UNREADABLE, "pairs", "row", "every line can be read", "", "", ""), len(malformed)))
     named = [name for name in (data.pairs, data.molecules, data.types if data.kind == "types" else None) if name]
     return checked.kept(broken < 0, quarantine, tuple(outcomes), {name: file_digest(root / name) for name in named})
 
@@ -352,18 +354,18 @@ def refusal(clean: Clean, max_rejected: float) -> str | None:
 
     Copies, and pairs that the first file has too, are no faults of a file and do not count.
     """
-    no_fault = (EXACT_COPY, KNOWN)
-    spared = sum(outcome.failed for outcome in clean.outcomes if outcome.rule.name in no_fault)
-    rejected, kept = len(clean.quarantine) - spared, len(clean.first)
-    row_rules = [outcome for outcome in clean.outcomes if outcome.rule.level == "row"]
-    worst = max(row_rules, key=lambda o: o.failed if o.rule.name not in no_fault or not kept else -1).rule.name
-    if not kept:
-        rows = len(clean.quarantine)
-        return f"no pair of the file is clean: all of {rows} rows are in quarantine, most for '{worst}'"
-    share = rejected / (rejected + kept)
-    if share <= max_rejected:
+    reasons = Counter(clean.quarantine[c.RULE].to_pylist())
+    faults = Counter({rule: rows for rule, rows in reasons.items() if rule not in (EXACT_COPY, KNOWN)})
+    rejected, kept = faults.total(), len(clean.first)
+    if kept and rejected <= max_rejected * (rejected + kept):
         return None
+    worst = (faults if kept else reasons).most_common(1)[0][0]
+    asked = {outcome.rule.name: f"{outcome.rule.sentence}; " for outcome in clean.outcomes}.get(worst, "")
+    first = next(row for row in clean.quarantine.to_pylist() if row[c.RULE] == worst)
+    told = f"most for '{worst}' ({asked}line {first[c.LINE]}: {first[c.VALUE]!r:.80})"
+    if not kept:
+        return f"no pair of the file is clean: all of {reasons.total()} rows are in quarantine, {told}"
     return (
-        f"{rejected} of {rejected + kept} rows ({share:.1%}) are in quarantine, most for '{worst}'; allowed "
+        f"{rejected} of {rejected + kept} rows ({rejected / (rejected + kept):.1%}) are in quarantine, {told}; allowed "
         f"is data.max_rejected {max_rejected:.1%}: correct the file, or do without them with a higher data.max_rejected"
     )
