@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,8 @@ def write_package(params: Params, root: Path, out: Path) -> None:
     if not (trained / WEIGHTS).is_file():
         raise RecalignError(f"{trained} holds no model; run 'dvc repro', or 'python -m moltc interact', first")
     pairs = PairSet.read(root / project.PREPARED)
+    if read_json(trained / "training.json")["data_digest"] != pairs.digest:
+        raise RecalignError(f"{trained} learned other pairs than those in {root / project.PREPARED}; train it anew")
     with folder(out) as partial:
         for name in MODEL_FILES:
             shutil.copyfile(trained / name, partial / name)
@@ -68,23 +71,25 @@ class PairService:
         self._answers = Answers.read(package / ANSWERS)
         some = self._pairs([("C", "C")])
         self._opened: Opened = open_model(self._params, some, place, package)
+        self._one_request = threading.Lock()  # each shows its own molecules to the one graph side
 
     def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """For each row (smiles_1, smiles_2) the answer and its score: of closed answers the likeliest type, in the
         likelier of its directions, with the type's probability among all; of numbers the number, whose score is null.
         A text without a number is answered by null.
 
-        Raises RecalignError naming the row and the field that is no molecule, or is larger than training allowed.
+        Raises RecalignError naming the row and the field that is no molecule, or what training did not allow: a larger
+        molecule, or the same one twice.
         """
-        one, other = FIELDS
-        ends = [(self._read(row, n, one), self._read(row, n, other)) for n, row in enumerate(rows)]
+        ends = [self._ends(row, n) for n, row in enumerate(rows)]
         if not ends:
             return []
         pairs = self._pairs([(first.smiles, second.smiles) for first, second in ends])
-        self._opened.vectors.show(pairs.molecules)
-        opened = replace(self._opened, prompts=replace(self._opened.prompts, molecules=pairs.molecules))
         number = not len(self._answers)
-        values = predict(self._params, opened, pairs, np.nan).values if number else answer_scores(opened, pairs)
+        with self._one_request:
+            self._opened.vectors.show(pairs.molecules)
+            opened = replace(self._opened, prompts=replace(self._opened.prompts, molecules=pairs.molecules))
+            values = predict(self._params, opened, pairs, np.nan).values if number else answer_scores(opened, pairs)
         told = self._number if number else self._said
         return [told(own) | dict(zip(FIELDS, (a.smiles, b.smiles), strict=True)) for own, (a, b) in zip(
             values, ends, strict=True)]  # fmt: skip
@@ -102,6 +107,15 @@ class PairService:
         said = self._answers.said(swapped=False)[place]
         return {"answer": said, "value": None, "score": float(share[best] / share.sum())}
 
+    def _ends(self, row: Mapping[str, Any], number: int) -> tuple[Molecule, Molecule]:
+        one, other = (self._read(row, number, field) for field in FIELDS)
+        if one.smiles == other.smiles and not self._params.data.allow_self:
+            raise RecalignError(
+                f"row {number}: both molecules are {one.smiles}; the model was trained on pairs of two different ones "
+                "(data.allow_self)"
+            )
+        return one, other
+
     def _read(self, row: Mapping[str, Any], number: int, field: str) -> Molecule:
         text = row.get(field)
         try:
@@ -109,8 +123,8 @@ class PairService:
                 raise BadMoleculeError("no SMILES")
             molecule = read_molecule(text)
         except BadMoleculeError as error:
-            told = f"row {number}: {field} is {str(text)[:80]!r}: {error.rule}"
-            raise RecalignError(f"{told}; give a SMILES such as CCO") from None
+            told = f"row {number}: {field} is {text!r:.80}: {error.rule}"
+            raise RecalignError(f"{told}; give one SMILES such as CCO") from None
         if molecule.atoms > self._params.data.max_atoms:
             raise RecalignError(
                 f"row {number}: {field} has {molecule.atoms} atoms; the model was trained on molecules of at most "
