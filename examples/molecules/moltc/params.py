@@ -54,7 +54,7 @@ class SubsetParams(Section):
 
 
 class GraphParams(Section):
-    """`graph`: the graph network, the queries that read it, and whether the prompt shows graph tokens at all."""
+    """`graph`: the graph network, and the queries that read it."""
 
     tokens: int = Field(ge=1)
     layers: int = Field(ge=1)

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +12,11 @@ from moltc.params import Params
 from recalign.common.artifacts import folder, replacing, write_json
 from recalign.common.errors import RecalignError
 
+if TYPE_CHECKING:
+    from moltc.prepared import PairSet
+
 log = logging.getLogger(__name__)
+BASELINE_FACTS = "baselines.json"
 
 
 def prepare(params: Params, root: Path = Path()) -> None:
@@ -122,11 +127,17 @@ def baselines(params: Params, root: Path = Path()) -> None:
     with folder(root / project.BASELINES) as out:
         write_outputs(out / OUTPUTS, systems)
         counts = {name or "subset": len(part) for name, part in parts.items()}
-        write_json(out / "baselines.json", {"pairs": counts, "data_digest": pairs.digest})
+        write_json(out / BASELINE_FACTS, {"pairs": counts, **_asked(params, pairs)})
+
+
+def _asked(params: Params, pairs: "PairSet") -> dict[str, Any]:
+    """What decides which pairs are learned and asked: outputs of another one answer other pairs."""
+    return {"data_digest": pairs.digest, "subset": params.subset.model_dump(), "seed": params.seed}
 
 
 def evaluate(params: Params, root: Path = Path()) -> None:
-    """Every system on the same pairs: reports/metrics.json and reports/report.md; what is not trained is left out."""
+    """Every system on the same pairs: reports/metrics.json and reports/report.md; what is not trained, or was on other
+    pairs, is left out with a warning."""
     from moltc import report, training
     from moltc.joint import evaluated_jointly
     from moltc.predictions import predict, with_shuffled_graphs
@@ -138,22 +149,32 @@ def evaluate(params: Params, root: Path = Path()) -> None:
     pairs = PairSet.read(root / project.PREPARED)
     views = report.test_views(params, pairs)
     mean = float(pairs.of(c.TRAIN, params.subset.train, params.seed).labels.mean())
-    outputs = root / project.BASELINES / report.OUTPUTS
-    systems, unparsed = report.read_outputs(outputs) if outputs.is_file() else {}, {}
-    if not systems:
+    fits, asked_now = root / project.BASELINES, _asked(params, pairs)
+    systems: report.Systems = {}
+    if not (fits / report.OUTPUTS).is_file():
         log.warning("no baseline is fitted, so all are left out; 'python -m moltc baselines' fits them")
+    elif asked_now.items() <= read_json(fits / BASELINE_FACTS).items():
+        systems = report.read_outputs(fits / report.OUTPUTS)
+    else:
+        log.warning("the baselines were fitted for other pairs, so all are left out; 'python -m moltc baselines' fits "
+                    "them anew")  # fmt: skip
+    unparsed: dict[str, int] = {}
     trained = {report.GRAPHS: project.INTERACTING, report.TEXT: project.TEXT, report.PREFERRED: project.PREFERRED}
     for name, place in trained.items():
         if not (facts := root / place / "training.json").is_file():
             log.warning("%s is not trained, so it is left out; 'dvc repro' trains it", name)
             continue
-        if "skipped" in read_json(facts):
+        told = read_json(facts)
+        if "skipped" in told:
+            continue
+        if told["data_digest"] != pairs.digest:
+            log.warning("%s learned other pairs, so it is left out; 'dvc repro' trains it anew", name)
             continue
         opened = training.open_model(
             params, pairs, root / project.BASE, root / place, tokens=0 if name == report.TEXT else None
         )
         asked = {name: opened}
-        if name == report.GRAPHS and params.graph.tokens:
+        if name == report.GRAPHS:
             asked[report.SHUFFLED] = with_shuffled_graphs(opened, pairs, params.seed)
         for system, model in asked.items():
             found = {view: predict(params, model, own, mean) for view, own in views.items()}
