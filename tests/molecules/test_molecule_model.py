@@ -13,6 +13,7 @@ pytest.importorskip("rdkit", reason="the molecules project needs RDKit: pip inst
 
 from molecule_world import PROJECT, params
 from rdkit import Chem
+from safetensors.torch import load_file
 
 from moltc import baselines, project, stages, training
 from moltc.answers import Answers
@@ -267,6 +268,25 @@ def test_the_stages_train_and_are_repeatable(root, compute):
     assert np.isfinite(answer_scores(again, pairs)).all()
 
 
+def test_a_frozen_graph_network_stays_as_it_was_described(root, tmp_path):
+    """Queries and adapter go on learning; frozen or not, it learns to describe."""
+    own, pairs = params(**SMALL, subset__describe=4, graph__tuned=False), pair_set()
+    places = [tmp_path / stage for stage in ("described", "trained", "preferred")]
+    training.describe(own, pairs, root, places[0])
+    training.interact(own, pairs, root, places[1], places[0])
+    training.prefer(own, pairs, root, places[1], places[2])
+    new = dict(open_model(own, pairs, root / project.BASE, None).vectors.state_dict())
+    described, trained, preferred = (load_file(place / WEIGHTS) for place in places)
+    gin = [name for name in described if name.startswith("gin.")]
+    assert gin
+    assert any(not torch.equal(new[name], described[name]) for name in gin)
+    for name in gin:
+        assert torch.equal(described[name], trained[name])
+        assert torch.equal(described[name], preferred[name])
+    for part in ("resampler.", "adapter."):
+        assert any(not torch.equal(described[name], trained[name]) for name in described if name.startswith(part))
+
+
 def test_a_stage_refuses_weights_of_another_size_or_damaged(root, tmp_path):
     training.describe(params(**SMALL, subset__describe=2), pair_set(), root, tmp_path / "described")
     with pytest.raises(RecalignError, match="was trained with"):
@@ -446,8 +466,11 @@ def test_params_name_what_is_wrong():
     for key, value, told in (
         ("kind", "text", "data.kind is 'text'"),
         ("max_atoms", 0, "data.max_atoms is 0"),
-        ("atoms", 3, "data.atoms is 3"),
+        ("atoms", 3, "data.atoms is no key"),
         ("types", None, "data.types is null but data.kind is types"),
     ):
         with pytest.raises(RecalignError, match=told.replace(".", r"\.")):
             parse_params({**tree, "data": {**tree["data"], key: value}})
+    without = {key: value for key, value in tree["data"].items() if key != "pairs"}
+    with pytest.raises(RecalignError, match=r"params: key data\.pairs is missing; add it"):
+        parse_params({**tree, "data": without})

@@ -1,7 +1,7 @@
 """params.yaml of this project as a frozen tree; an error names the key, its value and what is allowed."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
@@ -10,6 +10,9 @@ from recalign.params.align import ObjectiveSettings
 from recalign.params.base import BaseParams
 from recalign.params.lora import LoraParams
 from recalign.params.section import OptimiserParams, Section
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 PARAMS = Path("params.yaml")
 Kind = Literal["types", "yes-no", "number"]
@@ -61,6 +64,7 @@ class GraphParams(Section):
     width: int = Field(ge=4)
     query_layers: int = Field(ge=1)
     heads: int = Field(ge=1)
+    tuned: bool = True  # with a default, as data.across
 
 
 class PromptParams(Section):
@@ -132,11 +136,19 @@ def parse_params(tree: object, origin: str = "params") -> Params:
     try:
         params = Params.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        key, said = ".".join(map(str, first["loc"])) or "the file", first["msg"].removeprefix("Value error, ")
-        raise RecalignError(f"{origin}: {key} is {first['input']!r}; {said[:1].lower()}{said[1:]}") from None
+        raise RecalignError(f"{origin}: {_told(error.errors()[0])}") from None
     if params.data.kind == "types" and params.data.types is None:
         raise RecalignError(f"{origin}: data.types is null but data.kind is types; name the file of type sentences")
     if params.graph.width % params.graph.heads:
         raise RecalignError(f"{origin}: graph.width {params.graph.width} is no multiple of graph.heads")
     return params
+
+
+def _told(error: "ErrorDetails") -> str:
+    """What is wrong with a key, in words; where it is missing, its value would be the whole section."""
+    key, said = ".".join(map(str, error["loc"])) or "the file", error["msg"].removeprefix("Value error, ")
+    if error["type"] == "missing":
+        return f"key {key} is missing; add it as examples/molecules/params.yaml has it"
+    if error["type"] == "extra_forbidden":
+        return f"{key} is no key; examples/molecules/params.yaml has them all"
+    return f"{key} is {error['input']!r}; {said[:1].lower()}{said[1:]}"

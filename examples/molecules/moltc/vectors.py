@@ -104,15 +104,17 @@ class GraphVectors(Projected):
 def attach_graphs(
     lm: LanguageModel, smiles: Sequence[str], params: GraphParams, seed: int, trained: Path | None = None
 ) -> GraphVectors:
-    """Let a language model read the graphs of molecules, new ones or those that `write_graphs` wrote into `trained`.
+    """Let a language model read the graphs of molecules by new weights, or those that `write_graphs` wrote into
+    `trained`; the graph network of these learns on only where graph.tuned says so.
 
     Raises RecalignError where that folder's are damaged, or of another size than `params` or the language model.
     """
     width = lm.model.get_input_embeddings().weight.shape[-1]
-    sizes = Sizes(**params.model_dump(), llm_dim=width)
+    sizes = Sizes(**params.model_dump(exclude={"tuned"}), llm_dim=width)
     vectors = GraphVectors(smiles, sizes, embedding_std(lm.model), seed)
     if trained is not None:
         _load(vectors, trained / WEIGHTS)
+        vectors.gin.requires_grad_(params.tuned)
     if sizes.tokens == 0:
         for part in (vectors.gin, vectors.resampler, vectors.adapter):
             part.requires_grad_(False)
