@@ -186,7 +186,7 @@ def test_the_curve_has_a_row_a_size_system_and_view(place):
     rows = write_curve(own, [12, 6], root)
     with (root / "reports" / "curve.csv").open(encoding="utf-8") as file:
         read = list(csv.DictReader(file))
-    assert len(read) == len(rows) == 2 * 7 * 3 * 2  # sizes, systems, views, metrics
+    assert len(read) == len(rows) == 2 * 9 * 3 * 2  # sizes, systems, views, metrics
     assert {row["pairs"] for row in read} == {"6", "12"}
     assert all(float(row["low"]) <= float(row["value"]) <= float(row["high"]) for row in read)
     kept = sorted((root / project.CACHE / "curve").iterdir())

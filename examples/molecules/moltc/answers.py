@@ -63,7 +63,7 @@ class Answers:
     def of_rows(cls, rows: Sequence[dict[str, str | None]], origin: str) -> "Answers":
         """Of the rows (type, sentence, symmetric 0 or 1) of a types file.
 
-        Raises RecalignError for a type without a code or sentence, one that stands twice, or another `symmetric`.
+        Raises RecalignError for a type without a code or sentence, one that is listed twice, or another `symmetric`.
         """
         codes: list[str] = []
         sentences: list[str] = []
@@ -76,7 +76,7 @@ class Answers:
             if both not in ("0", "1"):
                 raise RecalignError(f"{origin}, row {number}: symmetric is {both!r}; allowed are 0 and 1")
             if code in codes:
-                raise RecalignError(f"{origin}, row {number}: type {code!r} stands there twice; keep one row")
+                raise RecalignError(f"{origin}, row {number}: type {code!r} is listed twice; keep one row")
             if both == "0" and not (FIRST in sentence and SECOND in sentence):
                 raise RecalignError(f"{origin}, row {number}: symmetric is 0, but the sentence does not name both "
                                     f"{FIRST} and {SECOND}, so it cannot say which is which")  # fmt: skip

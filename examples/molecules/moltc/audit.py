@@ -116,12 +116,12 @@ def _order(clean: Clean, kind: str) -> Finding:
 
 
 def _met(clean: Clean, train: np.ndarray, test: np.ndarray) -> Finding:
-    """Share of the test pairs both of whose molecules stand in training."""
+    """Share of the test pairs both of whose molecules are in training."""
     known = np.union1d(clean.first[train], clean.second[train])
     met = (np.isin(clean.first[test], known) & np.isin(clean.second[test], known)).astype(np.float64)
     value = float(met.mean())
     note = "the views one-new and both-new measure what is new" if value > 0 else ""
-    measures = "share of the test pairs whose two molecules both stand in training"
+    measures = "share of the test pairs whose two molecules are both in training"
     figure = Interval(value, value, value, "a count")
     return Finding("molecules met", WARNING, measures, WARNING if value > 0 else CLEAN, figure, 0.0, note=note)
 

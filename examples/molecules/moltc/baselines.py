@@ -65,27 +65,54 @@ def ids_only(fit: Fitting) -> Predict:
 
 
 def morgan(fit: Fitting) -> Predict:
-    """Morgan counts of both molecules, side by side."""
-    counts = sparse.csr_matrix(morgan_counts(fit.train.molecules))
-    return _linear(fit, lambda pairs: sparse.hstack([counts[pairs.first], counts[pairs.second]], format="csr"))
+    """Morgan counts of both molecules, next to each other."""
+    return _linear(fit, _of_morgan(fit))
+
+
+def descriptor_linear(fit: Fitting) -> Predict:
+    """The descriptors of `descriptor_trees`, in units of their spread in training."""
+    return _linear(fit, _scaled(fit, _of_descriptors(fit)))
+
+
+def fingerprints_and_descriptors(fit: Fitting) -> Predict:
+    """Both: Morgan counts, and descriptors in units of their spread."""
+    counts, told = _of_morgan(fit), _scaled(fit, _of_descriptors(fit))
+    return _linear(fit, lambda pairs: sparse.hstack([counts(pairs), sparse.csr_matrix(told(pairs))], format="csr"))
 
 
 def descriptor_trees(fit: Fitting) -> Predict:
     """Gradient-boosted trees on RDKit's descriptors of both molecules, their products and distances."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-    table = np.array([descriptors(smiles) for smiles in fit.train.molecules])
-
-    def features(pairs: PairSet) -> Floats:
-        one, other = table[pairs.first], table[pairs.second]
-        return np.hstack([one, other, one * other, np.abs(one - other)])
-
+    features = _of_descriptors(fit)
     options = {"max_iter": TREES, "learning_rate": 0.05, "min_samples_leaf": 5, "random_state": fit.seed,
                "early_stopping": False}  # fmt: skip
     if fit.train.kind == "number":
         model = HistGradientBoostingRegressor(**options).fit(features(fit.train), fit.train.truth)
         return lambda pairs: model.predict(features(pairs))[:, None]
     return _classes(fit, HistGradientBoostingClassifier(**options), features)
+
+
+def _of_morgan(fit: Fitting) -> Callable[[PairSet], Any]:
+    counts = sparse.csr_matrix(morgan_counts(fit.train.molecules))
+    return lambda pairs: sparse.hstack([counts[pairs.first], counts[pairs.second]], format="csr")
+
+
+def _of_descriptors(fit: Fitting) -> Callable[[PairSet], Floats]:
+    table = np.array([descriptors(smiles) for smiles in fit.train.molecules])
+
+    def features(pairs: PairSet) -> Floats:
+        one, other = table[pairs.first], table[pairs.second]
+        return np.hstack([one, other, one * other, np.abs(one - other)])
+
+    return features
+
+
+def _scaled(fit: Fitting, features: Callable[[PairSet], Floats]) -> Callable[[PairSet], Floats]:
+    known = features(fit.train)
+    middle, spread = known.mean(axis=0), known.std(axis=0)
+    spread[spread == 0] = 1.0
+    return lambda pairs: (features(pairs) - middle) / spread
 
 
 def neighbours(fit: Fitting) -> Predict:
@@ -207,6 +234,8 @@ BASELINES: dict[str, Callable[[Fitting], Predict]] = {
     "most frequent": most_frequent,
     "ids only": ids_only,
     "Morgan, linear": morgan,
+    "descriptors, linear": descriptor_linear,
+    "fingerprints and descriptors, linear": fingerprints_and_descriptors,
     "Tanimoto kNN": neighbours,
     "descriptors, trees": descriptor_trees,
     "GIN alone": gin_alone,

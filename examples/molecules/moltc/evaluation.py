@@ -3,7 +3,7 @@
 A pair belongs to two molecules, so pairs are alike along both. Molecules are drawn with replacement, and a pair counts
 as often as the product of its molecules' draws says (the pigeonhole bootstrap of Owen 2007, Annals of Applied
 Statistics 1(2), for one set of molecules on both sides). Such intervals are too wide rather than too
-narrow: by up to √3 where most molecules stand in one pair only.
+narrow: by up to √3 where most molecules are in one pair only.
 """
 
 from collections.abc import Callable, Mapping

@@ -42,7 +42,7 @@ SIDES = ("first", "second")
 CONTRADICTION, SALT = "contradictory labels", "salt or mixture"
 KNOWN = "pair of the first file"
 MOLECULE_FAULTS = {  # rule: what every molecule has to be
-    UNKNOWN: "every molecule's id stands in the file of molecules",
+    UNKNOWN: "every molecule's id is in the file of molecules",
     MISSING: "every molecule has a SMILES",
     TOO_LONG: "no SMILES has more than 2,000 characters",
     UNPARSABLE: "RDKit can parse every SMILES (one, without a name behind it)",
@@ -124,7 +124,7 @@ def rules(data: DataParams, *, apart: bool = False) -> list[Rule]:
     parts = "every SMILES is one molecule (of a salt or mixture the largest part is read)"
     return [
         *found,
-        row(EXACT_COPY, "no pair stands there twice with one label (the first is kept)", "no copy", "label text"),
+        row(EXACT_COPY, "no pair is listed twice with one label (the first is kept)", "no copy", "label text"),
         row(CONTRADICTION, f"a pair has one label (of several {opposed})", "one label", "label text"),
         Rule(SALT, "pairs", "warning", parts, AMONG, "one part", "first text", TRUE),
     ]
@@ -149,7 +149,7 @@ def read_pairs(data: DataParams, root: Path, spill: Path, first: Clean | None = 
             if len(ids) < len(listed):
                 counts = Counter(row[data.molecule_id] for row in listed)
                 twice = next(name for name, count in counts.items() if count > 1)
-                raise RecalignError(f"{data.molecules}: id {twice!r} stands there twice; keep one row of each molecule")
+                raise RecalignError(f"{data.molecules}: id {twice!r} is listed twice; keep one row of each molecule")
         answers = Answers((), (), ()) if data.kind == "number" else Answers.yes_no()
         if data.kind == "types" and data.types:
             columns = dict.fromkeys(("type", "sentence", "symmetric"), "data.types")
