@@ -3,7 +3,6 @@
 import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -204,4 +203,3 @@ def test_a_model_of_the_curve_is_that_of_the_stage(place):
     weights = (root / project.INTERACTING / "adapter_model.safetensors").read_bytes()
     found = [folder / "adapter_model.safetensors" for folder in (root / project.CACHE / "curve").iterdir()]
     assert weights in [path.read_bytes() for path in found]
-    assert np.isfinite(PairSet.read(root / project.PREPARED).labels).all()
