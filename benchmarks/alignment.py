@@ -158,8 +158,13 @@ def _chosen(example: PreferenceExample) -> TextExample:
     return TextExample(example.example_id, example.prompt, example.responses[0])
 
 
-def measure(bench: Bench, arms: list[Arm], seeds: list[int], out: Path | None) -> dict[str, Any]:
-    """Every arm and seed; the JSON is written anew after each, so that what is there survives a kill."""
+def measure(
+    bench: Bench, arms: list[Arm], seeds: list[int], out: Path | None, against: str | None = None
+) -> dict[str, Any]:
+    """Every arm and seed; the JSON is written anew after each, so that what is there survives a kill.
+
+    against: an arm that all others are compared with as well.
+    """
     reached = {view: Reached(trial, trial.judged.clusters) for view, trial in bench.test.items()}
     validation = Reached(bench.validation[c.WARM])
     chosen: dict[str, list[float]] = {}
@@ -177,7 +182,7 @@ def measure(bench: Bench, arms: list[Arm], seeds: list[int], out: Path | None) -
             chosen.setdefault(arm.name, []).append(validation.keep(arm.name, scores))
             found = {
                 "data": bench.summary["data_digest"], "machine": machine(), "validation": chosen, "training": facts,
-                "views": {view: own.told(asked(own.means())) for view, own in reached.items()},
+                "views": {view: own.told(asked(own.means(), against)) for view, own in reached.items()},
             }  # fmt: skip
             print(arm.name, seed, facts[arm.name][-1], got, flush=True)
             if out:
@@ -185,11 +190,11 @@ def measure(bench: Bench, arms: list[Arm], seeds: list[int], out: Path | None) -
     return found
 
 
-def asked(arms: Iterable[str]) -> list[tuple[str, str]]:
-    """The differences to look at: each arm minus where it started, and minus SFT that went on."""
+def asked(arms: Iterable[str], against: str | None = None) -> list[tuple[str, str]]:
+    """The differences to look at: each arm minus where it started, minus SFT that went on, and minus `against`."""
     names = list(arms)
-    pairs = [(name, START) for name in names if name != START]
-    return pairs + [(name, CONTINUED) for name in names if name not in (START, CONTINUED) and CONTINUED in names]
+    others = [other for other in (START, CONTINUED, against) if other in names]
+    return [(name, other) for place, other in enumerate(others) for name in names if name not in others[: place + 1]]
 
 
 def main() -> None:
@@ -200,10 +205,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="passes of `continued` (default: 2)")
     parser.add_argument("--cases", type=int, nargs=2, default=(300, 240), help="warm and hidden test cases")
     parser.add_argument("--best", type=int, default=0, help="name the best so many objectives on validation")
+    parser.add_argument("--against", metavar="ARM", help="one of the arms, that all others are compared with as well")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    if given.against and given.against not in {arm.name for arm in given.arms}:
+        parser.error(f"--against {given.against}: no such arm; give one of --arms")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    found = measure(Bench(given.root, tuple(given.cases), given.epochs), given.arms, given.seeds, given.json)
+    found = measure(
+        Bench(given.root, tuple(given.cases), given.epochs), given.arms, given.seeds, given.json, given.against
+    )
     for told in found["views"].values():
         show(told)
     aligned = {name: np.mean(own) for name, own in found["validation"].items() if name not in (START, CONTINUED)}
