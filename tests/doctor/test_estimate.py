@@ -35,6 +35,7 @@ def test_a_log_whose_newest_likes_are_of_new_items_is_one_for_the_language_model
     assert told["coldness"]["under"]["1"] > 0.3
     assert told["coldness"]["rare_items"] >= 20
     assert told["cost"] is None
+    assert "none of item-cold-hidden: prepare.hidden_items is 0" in said
     assert "Cost: not measured, no base model lies here; 'dvc repro base' fetches it" in said
     assert said.rstrip().splitlines()[-1].startswith("Language model: only for new items. Why: ")
 

@@ -98,10 +98,11 @@ def lines(found: Estimate) -> list[str]:
     """What is printed, the verdict last."""
     cold, text, cost = found.coldness, found.text, found.cost
     shares = ", ".join(f"{cold.under[bound]:.1%} fewer than {bound}" for bound in BOUNDS)
-    views = ", ".join(f"{view} {count:,}" for view, count in cold.views.items())
+    views = ", ".join(f"{view} {count:,}" for view, count in cold.views.items() if count)
+    why = "".join(f"; none of {view}: {reason}" for view, reason in cold.left_out.items())
     told = [
         f"Coldness: of {cold.asked:,} likes in validation and test time, by train events of their item: {shares}.",
-        f"Test cases by view: {views}.",
+        f"Test cases by view: {views or 'none'}{why}.",
         f"Text: {text.attributes:.0%} of the items have attributes that differ, {text.titles:.0%} a title with a word "
         "that another title has and most lack.",
     ]

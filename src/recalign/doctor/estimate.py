@@ -6,7 +6,7 @@ a run has measured on this very log, and from nothing else.
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -31,13 +31,17 @@ Verdict = Literal["yes", "only for new items", "no"]
 
 @dataclass(frozen=True)
 class Coldness:
-    """What the newest events ask for. asked: likes of validation and test time; under: their share on items with fewer
-    train events than each bound; rare_items: different items among them under RARE; views: test cases by view."""
+    """What the newest events ask for.
+
+    asked: likes of validation and test time; under: their share on items with fewer train events than each bound;
+    rare_items: different items among them under RARE; views: test cases by view; left_out: why a view has none.
+    """
 
     asked: int
     under: dict[int, float]
     rare_items: int
     views: dict[str, int]
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,8 @@ def coldness_of(prepared: Path, catalogue: Items, summary: Prepared) -> Coldness
         for bound in BOUNDS
     }
     rare = sum(counted.get(item, 0) < RARE for item in asked)
-    return Coldness(total, under, rare, {view: own[c.TEST] for view, own in summary.counts["views"].items()})
+    views = {view: own[c.TEST] for view, own in summary.counts["views"].items()}
+    return Coldness(total, under, rare, views, summary.views_left_out)
 
 
 def text_of(catalogue: Items) -> Text:
