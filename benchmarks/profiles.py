@@ -35,7 +35,7 @@ def steps(model: LanguageModel, params: Params, items: Items, noun: str, known: 
     statements = closed_statements(items.shown, known.counts, noun)
     scorer = StatementScorer(model, items, noun)
     writer = local_writer(model, params.profiles, items, noun, clock=True)
-    tastes = local_taste_writer(model, params.dpo4rec, items, noun, constrained=True)
+    tastes = local_taste_writer(model, params.dpo4rec, items, noun)
     scorer.claims(statements, {0: known.history(known.present[0])}, 1, store=None, batch=8)  # what statements are worth
     return {
         "statements": lambda own, batch: scorer.claims(statements, own, 3, store=None, batch=batch),
@@ -50,7 +50,7 @@ def measure(root: Path, users: int, tokens: int, turns: int, engines: list[str])
     short = {"max_new_tokens": tokens}
     params = params.model_copy(update={
         "profiles": params.profiles.model_copy(update=short),
-        "dpo4rec": params.dpo4rec.model_copy(update=short | {"attempts": 1}),
+        "dpo4rec": params.dpo4rec.model_copy(update=short | {"attempts": 1, "constrained": True}),
     })  # fmt: skip
     items, noun = Items.read(project.prepared), read_json(project.prepared / "summary.json")["noun"]
     known = read_known(project.prepared, c.TEST, params.seed)

@@ -14,7 +14,8 @@ from recalign.common.errors import RecalignError
 from recalign.data.records import Items
 from recalign.data.titles import safe_title
 from recalign.llm.model.base import LanguageModel
-from recalign.params.load import parse_params
+from recalign.params.dpo4rec import Dpo4recParams
+from recalign.params.load import Params, parse_params
 from recalign.preferences.inference import answers
 from recalign.preferences.profiles.profiles import Engine
 from recalign.preferences.tastes.text import Refused, TasteText, labels, one_line, parse
@@ -127,9 +128,13 @@ def test_a_point_that_a_model_writes_is_one_safe_line_or_refused(attack):
         assert parsed.reason in ("a point is too long", "another line where a point is due")
 
 
+def held_to_points(params: Params, constrained: bool) -> Dpo4recParams:
+    return params.dpo4rec.model_copy(update={"constrained": constrained})
+
+
 def test_a_text_is_the_same_alone_and_in_a_batch_and_another_seed_gives_another(params, items, language_model):
     """Its draws are its own."""
-    writer = local_taste_writer(language_model, params.dpo4rec, items, "films", constrained=False)
+    writer = local_taste_writer(language_model, held_to_points(params, False), items, "films")
     asks = [Ask(taste_prompt(h, params.dpo4rec, items, "films"), seed, TITLES) for h, seed in (((1, 2), 5), ((3,), 6))]
     together = writer._ask(asks)
     assert [writer._ask([ask])[0] for ask in asks] == together
@@ -139,8 +144,8 @@ def test_a_text_is_the_same_alone_and_in_a_batch_and_another_seed_gives_another(
 def test_constrained_texts_always_have_the_structure_and_a_title_of_the_history(params, items, language_model):
     """Even of a random model; without it hardly one has."""
     histories = {1: (1, 2), 2: (3,), 3: (1, 4)}
-    held = local_taste_writer(language_model, params.dpo4rec, items, "films", constrained=True)
-    free = local_taste_writer(language_model, params.dpo4rec, items, "films", constrained=False)
+    held = local_taste_writer(language_model, held_to_points(params, True), items, "films")
+    free = local_taste_writer(language_model, held_to_points(params, False), items, "films")
     written = held.write(histories, 2, 1, store=None, batch=4)
     raw = [json.loads(a)["text"] for a in held._ask([Ask("x", 3, ("Heat",)), Ask("yy", 4, ("Alien", "Heat"))])]
     for text in raw:
@@ -187,7 +192,7 @@ def test_tokens_and_seconds_of_writing_are_told_also_of_texts_that_were_written_
 ):
     """Of prompts and of texts, refused ones too; texts of an older store say only what was written."""
     caplog.set_level("INFO")
-    own = local_taste_writer(language_model, params.dpo4rec, items, "films", constrained=True)
+    own = local_taste_writer(language_model, held_to_points(params, True), items, "films")
     histories = {1: (1, 2), 2: (3,)}
     written = own.write(histories, 1, 1, store=tmp_path, batch=2)
     prompts = [taste_prompt(history, params.dpo4rec, items, "films") for history in histories.values()]

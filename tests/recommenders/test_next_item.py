@@ -415,7 +415,7 @@ def test_items_that_are_described_alike_are_refused() -> None:
 
 
 def test_the_encoder_model_is_the_one_that_content_names() -> None:
-    """recommenders.content.model stands for 'model' wherever text is read."""
+    """The encoder called 'model' is read from recommenders.content.model here too."""
     sections = params_or_shipped().recommenders
     content = sections.content.model_copy(update={"model": "no/folder/here"})
     asked = sections.model_copy(update={"next_item": text_params("split", text_encoder="model"), "content": content})

@@ -4,7 +4,7 @@ And an ID recommender on another catalogue than the one it was fitted on, where 
 a champion is scored again on the newest log, whose catalogue has other items than the one it learned.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -196,7 +196,7 @@ class Transplanted:
         self.catalogue = catalogue
         self._own_id = _met_by_title(own, catalogue)
         self._own_items = len(own.ids)
-        self._places, _ = rows_by_title(own, catalogue)
+        self._places = _rows(self._own_id, own, catalogue)
         self._column = {item: column for column, item in enumerate(catalogue.ids)}
 
     def scores(self, requests: list[Request], candidates: list[list[int]] | None) -> torch.Tensor:
@@ -242,9 +242,14 @@ def _met_by_title(own: Items, catalogue: Items) -> dict[int, int]:
 
 def rows_by_title(own: Items, catalogue: Items) -> tuple[NDArray[np.int64], list[int]]:
     """The row in `own` of each item of the catalogue by its title, −1 where it has none, and the items without one."""
-    met, places = _met_by_title(own, catalogue), {item: place for place, item in enumerate(own.ids)}
-    rows = np.array([places.get(met.get(item, -1), -1) for item in catalogue.ids], dtype=np.int64)
+    rows = _rows(_met_by_title(own, catalogue), own, catalogue)
     return rows, [item for item, row in zip(catalogue.ids, rows, strict=True) if row < 0]
+
+
+def _rows(met: Mapping[int, int], own: Items, catalogue: Items) -> NDArray[np.int64]:
+    """[items] the row in `own` of what each item of the catalogue is there by `met`, −1 where it is nothing."""
+    places = {item: place for place, item in enumerate(own.ids)}
+    return np.array([places.get(met.get(item, -1), -1) for item in catalogue.ids], dtype=np.int64)
 
 
 @runtime_checkable

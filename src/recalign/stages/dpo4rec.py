@@ -156,7 +156,7 @@ class _Writers:
 
     def _local(self, adapter: Path | None, own: Dpo4recParams) -> TasteWriter:
         lm = load_language_model(self._base, self._params.base, adapter=adapter, threads=self._params.threads)
-        return local_taste_writer(lm, own, self._world.items, self._world.noun, constrained=own.constrained)
+        return local_taste_writer(lm, own, self._world.items, self._world.noun)
 
 
 def _counts(params: Params) -> dict[Group, int]:

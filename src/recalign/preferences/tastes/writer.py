@@ -200,10 +200,8 @@ def _form(params: Dpo4recParams, *about: object) -> str:
     return digest_of([VERSION, params.factors, params.max_new_tokens, params.temperature, *about])
 
 
-def local_taste_writer(
-    language_model: LanguageModel, params: Dpo4recParams, items: Items, noun: str, *, constrained: bool
-) -> TasteWriter:
-    """Samples from a local model, which continues the prompt; with `constrained` it is held to the points."""
+def local_taste_writer(language_model: LanguageModel, params: Dpo4recParams, items: Items, noun: str) -> TasteWriter:
+    """Samples from a local model, which continues the prompt; with params.constrained it is held to the points."""
     from recalign.llm.generation import GumbelNoise, HeldToPoints, Points, generate_texts
 
     tokenizer = language_model.tokenizer
@@ -215,7 +213,7 @@ def local_taste_writer(
     def ask(asks: list[Ask]) -> list[str]:
         ids = [tokenizer.encode(each.prompt) for each in asks]
         noise = GumbelNoise([each.seed for each in asks], params.temperature)
-        held = HeldToPoints(noise, points, [each.titles for each in asks], tokenizer) if constrained else None
+        held = HeldToPoints(noise, points, [each.titles for each in asks], tokenizer) if params.constrained else None
         tokens = held.most if held else params.max_new_tokens
         told = generate_texts(language_model, ids, tokens, "\n\n", held or noise)
         return [
@@ -223,7 +221,7 @@ def local_taste_writer(
             for prompt, text in zip(ids, told, strict=True)
         ]
 
-    engine = Engine("local", language_model.digest, _form(params, constrained))
+    engine = Engine("local", language_model.digest, _form(params, params.constrained))
     return TasteWriter(engine, ask, params, items, noun)
 
 
